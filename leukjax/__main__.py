@@ -1,0 +1,29 @@
+"""``leukjax COMMAND …`` is ``python -m leukjax.COMMAND …``; ``leukjax train`` is ``leukjax.main``."""
+
+import importlib
+import sys
+
+COMMANDS = {
+    "train": "main",
+    "preview": "preview",
+}
+
+
+def main() -> None:
+    """Start the command that is named first."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("--help", "-h", "help"):
+        print("leukjax COMMAND [--config=CONFIG] [--help]\n\ncommands: " + ", ".join(COMMANDS))
+        return
+    if name not in COMMANDS:
+        print(f"error: {name}: no such command; one of {', '.join(COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+    from leukjax import command
+
+    module = importlib.import_module(f"leukjax.{COMMANDS[name]}")
+    sys.argv = [f"leukjax {name}", *sys.argv[2:]]
+    command.run(module.main, module.FLAGS, doc=module.__doc__)
+
+
+if __name__ == "__main__":
+    main()

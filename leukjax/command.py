@@ -1,0 +1,167 @@
+"""How a command starts, and how it ends when something is wrong.
+
+``--config=…`` and ``--config.FIELD=…`` are read here and handed to `leukjax.config`; every other
+flag is absl's. Exit status: 0 done, 1 the user can mend it, 2 an unknown flag, 75 stopped on
+request with everything saved.
+"""
+
+import errno
+import logging as std_logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import flags, logging
+from ml_collections import ConfigDict
+
+from leukjax import config
+from leukjax.errors import Stopped, UserError
+
+ConfigTokens = tuple[list[str], list[tuple[str, str]]]
+
+
+def run(main: Callable[..., None], values: flags.FlagValues, *, doc: str | None) -> None:
+    """Parse the command line, call `main(config_name, overrides, arguments)`, exit with a status.
+
+    Args:
+      main: gets the names given by --config, the overrides as pairs of field and text, and the
+        arguments that are no flags.
+      values: the command's own absl flags.
+      doc: the module's docstring, printed by --help.
+    """
+    sys.exit(status(main, values, sys.argv[1:], doc=doc))
+
+
+def status(
+    main: Callable[..., None], values: flags.FlagValues, argv: Sequence[str], *, doc: str | None
+) -> int:
+    """What `run` does, with the exit status returned."""
+    try:
+        if any(token in ("--help", "-h", "-help", "--helpfull") for token in argv):
+            _print_help(values, doc)
+            return 0
+        names, overrides, rest = split_config_tokens(argv)
+        arguments = values(["leukjax", *rest])[1:]
+    except flags.Error as error:
+        print(f"error: {_one_line(error)}; --help lists the flags", file=sys.stderr)
+        return 2
+    except UserError as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return 1
+    _quiet_logging()
+    # Worker processes of the input pipeline want absl's global flags parsed.
+    flags.FLAGS(["leukjax"])
+    try:
+        main(names, overrides, arguments)
+    except Stopped as stop:
+        print(f"stopped: {_one_line(stop)}", file=sys.stderr)
+        return 75
+    except UserError as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted before anything had to be saved", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno not in _MENDABLE:
+            raise
+        print(f"error: {error.filename or 'a file'}: {_MENDABLE[error.errno]}", file=sys.stderr)
+        return 1
+    return 0
+
+
+_MENDABLE = {
+    errno.ENOSPC: "no space left on the device; free some and start again",
+    errno.EDQUOT: "the disk quota is used up; free some and start again",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EACCES: "permission denied; choose a folder that you may write",
+    errno.EPERM: "not permitted; choose a folder that you may write",
+    errno.ENOTDIR: "a part of this path is a file, not a folder; choose another path",
+}
+
+
+def split_config_tokens(
+    argv: Sequence[str],
+) -> tuple[list[str], list[tuple[str, str]], list[str]]:
+    """Part a command line into config names, overrides and the rest.
+
+    Both ``--config=NAME`` and ``--config NAME`` are read, likewise for fields.
+
+    Raises:
+      UserError: --config given twice (the last would win in silence), or without a value.
+    """
+    names: list[str] = []
+    overrides: list[tuple[str, str]] = []
+    rest: list[str] = []
+    tokens = iter(argv)
+    for token in tokens:
+        flag, equals, value = token.partition("=")
+        flag = "--" + flag.lstrip("-") if flag.startswith("-") else flag
+        if flag != "--config" and not flag.startswith("--config."):
+            rest.append(token)
+            continue
+        if not equals:
+            following = next(tokens, None)
+            if following is None or following.startswith("--"):
+                raise UserError(f"{flag}: needs a value, as in {flag}=VALUE")
+            value = following
+        if flag == "--config":
+            names.append(value)
+        else:
+            overrides.append((flag.removeprefix("--config."), value))
+    if len(names) > 1:
+        raise UserError(f"--config is given {len(names)} times: {', '.join(names)}; give one")
+    fields = [field for field, _ in overrides]
+    for field in fields:
+        if fields.count(field) > 1:
+            raise UserError(f"--config.{field} is given {fields.count(field)} times; give one")
+    return names, overrides, rest
+
+
+def one_config(
+    names: Sequence[str], overrides: Sequence[tuple[str, str]], arguments: Sequence[str]
+) -> ConfigDict:
+    """The config of a command that takes exactly one, and nothing but flags.
+
+    Raises:
+      UserError: no --config, or an argument that is no flag.
+    """
+    if arguments:
+        raise UserError(f"{arguments[0]}: not understood; this command takes flags only")
+    if not names:
+        raise UserError("--config is missing; for instance --config=configs/resnet50.py")
+    return config.load(names[0], overrides)
+
+
+def _print_help(values: flags.FlagValues, doc: str | None) -> None:
+    print((doc or "").strip(), "\n\nFlags:", sep="")
+    print("  --config=PATH.py[:DATASET[,RECIPE]]  --config.FIELD=VALUE\n")
+    print(values.main_module_help() or values.get_help())
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _quiet_logging() -> None:
+    """Plain lines on stderr: ours from INFO up, other libraries' only when they are errors."""
+    package = str(Path(__file__).resolve().parent) + os.sep
+
+    class Plain(std_logging.Formatter):
+        def format(self, record: std_logging.LogRecord) -> str:
+            message = record.getMessage()
+            return (
+                message
+                if record.levelno <= std_logging.INFO
+                else f"{record.levelname.lower()}: {message}"
+            )
+
+    def ours(record: std_logging.LogRecord) -> bool:
+        return record.levelno >= std_logging.ERROR or record.pathname.startswith(package)
+
+    logging.use_absl_handler()
+    handler = logging.get_absl_handler()
+    handler.setFormatter(Plain())
+    handler.addFilter(ours)
+    logging.set_verbosity(logging.INFO)

@@ -1,0 +1,370 @@
+"""Every rule about a config: where it is found, what a field may hold, what differs.
+
+A config file is Python with ``get_config(argument) -> ConfigDict``; ``NAME.py:ARGUMENT`` passes the
+argument. Every field stands in ``configs/default.py``; nothing else in leukjax reads a field with a
+fallback.
+"""
+
+import difflib
+import importlib.util
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from leukjax.errors import UserError
+
+_PACKAGE = Path(__file__).resolve().parent
+
+# Fields that change how fast a run is or where its files lie, never its numbers: a run may be
+# resumed with other values of these.
+FREE_TO_CHANGE = (
+    "data.cache_dir",
+    "data.prefetch",
+    "data.root",
+    "data.threads",
+    "data.workers",
+    "checkpoint.keep_latest",
+    "mesh.",
+    "profile.",
+    "runtime.",
+)
+
+_CHOICES = {
+    "compute_dtype": ("auto", "float32", "bfloat16"),
+    "data.name": ("smears", "cnmc", "all_idb2", "image_folder"),
+    "data.denoise": ("none", "median", "gaussian", "bilateral", "nlm"),
+    "data.bad_images": ("error", "skip"),
+    "data.sampling": ("as_is", "class_balanced", "subject_balanced"),
+    "split.protocol": ("auto", "subject", "official", "kfold", "image"),
+    "model.name": ("cnn", "resnet", "hybrid_vit"),
+    "model.depth": (18, 34, 50, 101, 152),
+    "model.variant": ("small", "r26_s32", "r50_b16"),
+    "model.norm": ("batch", "group", "frozen"),
+    "loss.name": ("cross_entropy", "focal"),
+    "optimizer.name": ("adam", "adamw", "sgd"),
+    "optimizer.schedule": ("constant", "cosine", "step"),
+    "checkpoint.metric": (
+        "loss",
+        "accuracy",
+        "balanced_accuracy",
+        "f1",
+        "weighted_f1",
+        "macro_f1",
+        "auroc",
+    ),
+}
+
+# Field -> (lowest, highest), both allowed.
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**32 - 1),
+    "data.image_size": (8, 2048),
+    "data.crop": (0, 20_000),
+    "data.threads": (1, 256),
+    "data.workers": (0, 256),
+    "data.prefetch": (1, 1024),
+    "data.smears_subjects": (6, 10**7),
+    "data.smears_cells": (1, 10**6),
+    "data.smears_seed": (0, 2**32 - 1),
+    "split.seed": (0, 2**32 - 1),
+    "split.folds": (3, 1000),
+    "split.fold": (0, 999),
+    "model.width": (1, 4096),
+    "model.norm_batch": (0, 2**20),
+    "model.dropout": (0, 0.99),
+    "model.stochastic_depth": (0, 0.99),
+    "augment.rotate": (0, 180),
+    "augment.zoom": (0, 4),
+    "augment.brightness": (0, 1),
+    "augment.contrast": (0, 1),
+    "loss.label_smoothing": (0, 0.99),
+    "loss.focal_gamma": (0, 100),
+    "optimizer.learning_rate": (0, 1e3),
+    "optimizer.b1": (0, 0.9999999),
+    "optimizer.b2": (0, 0.9999999),
+    "optimizer.eps": (0, 1),
+    "optimizer.momentum": (0, 0.9999999),
+    "optimizer.weight_decay": (0, 1e3),
+    "optimizer.clip_norm": (0, 1e9),
+    "optimizer.final": (0, 1),
+    "optimizer.step_factor": (0, 1),
+    "train.epochs": (0, 1e9),
+    "train.batch_size": (1, 2**24),
+    "train.accumulate": (1, 2**16),
+    "train.ema_decay": (0, 0.9999999),
+    "train.eval_batch_size": (0, 2**24),
+    "checkpoint.keep_latest": (2, 10_000),
+    "mesh.data": (-1, 2**20),
+    "mesh.model": (1, 2**20),
+    "profile.first": (0, 2**40),
+    "profile.steps": (0, 10_000),
+    "runtime.timeout": (1, 10**6),
+}
+
+_DURATIONS = ("optimizer.warmup", "optimizer.step_every", "train.eval_every", "checkpoint.every")
+_EXPRESSIONS = ("data.subject_pattern", "optimizer.decay_mask")
+
+
+def shipped_folder() -> Path:
+    """The folder of the configs that come with leukjax: inside the wheel, or beside the package."""
+    inside = _PACKAGE / "configs"
+    return inside if inside.is_dir() else _PACKAGE.parent / "configs"
+
+
+def load(name: str, overrides: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> ConfigDict:
+    """Load a config, change fields of it, and check every field.
+
+    Args:
+      name: ``PATH.py[:ARGUMENT]``, or the bare name of a shipped config, as in ``resnet50:cnmc``.
+      overrides: field -> value, as in ``{"data.image_size": 96}``. A text is read as the type that
+        the field has, so that ``"96"`` does as well.
+
+    Raises:
+      UserError: no such file, an unknown field (the nearest one is named), or a value out of
+        bounds.
+    """
+    path, _, argument = name.partition(":")
+    config = _get_config(_find(path), argument)
+    pairs = overrides.items() if isinstance(overrides, Mapping) else overrides
+    for field, value in pairs:
+        set_field(config, field, value)
+    check(config)
+    return config
+
+
+def name_of(name: str) -> str:
+    """``configs/resnet50.py:cnmc`` -> ``resnet50``."""
+    return Path(name.partition(":")[0]).stem
+
+
+def recipes(argument: str, known: Iterable[str]) -> tuple[str, list[str]]:
+    """Split the argument of a config file into data set and recipes.
+
+    ``"cnmc,large"`` -> ``("cnmc", ["large"])``; ``""`` -> ``("", [])``.
+
+    Raises:
+      UserError: a recipe that is not in `known`.
+    """
+    dataset, *chosen = argument.split(",") if argument else [""]
+    for recipe in chosen:
+        if recipe not in known:
+            raise UserError(
+                f"config argument {argument!r}: no recipe {recipe!r} here; "
+                f"known: {', '.join(known) or 'none'}"
+            )
+    return dataset, chosen
+
+
+def _find(path: str) -> Path:
+    given = Path(path)
+    if given.suffix == ".py":
+        if given.is_file():
+            return given
+        # From an installed package `configs/resnet50.py` means the shipped file.
+        if given.parent.name == "configs" and (shipped_folder() / given.name).is_file():
+            return shipped_folder() / given.name
+    elif (shipped_folder() / f"{path}.py").is_file():
+        return shipped_folder() / f"{path}.py"
+    names = sorted(file.stem for file in shipped_folder().glob("[a-z]*.py"))
+    raise UserError(
+        f"--config={path}: no such file, and no shipped config of that name; "
+        f"give a path ending in .py or one of: {', '.join(names)}"
+    )
+
+
+def _get_config(file: Path, argument: str) -> ConfigDict:
+    spec = importlib.util.spec_from_file_location(f"leukjax_config_{file.stem}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{file}: {type(error).__name__}: {error}; mend the config file") from error
+    if not callable(getattr(module, "get_config", None)):
+        raise UserError(f"{file}: defines no get_config(argument); see configs/default.py")
+    try:
+        config = module.get_config(argument)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{file}: get_config({argument!r}) failed: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{file}: get_config must return an ml_collections.ConfigDict")
+    return config
+
+
+def flatten(config: ConfigDict | Mapping, prefix: str = "") -> dict[str, Any]:
+    """``{"data.image_size": 48, …}`` of a config or of its JSON form."""
+    flat: dict[str, Any] = {}
+    for key in config:
+        value = config[key]
+        if isinstance(value, ConfigDict | Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def set_field(config: ConfigDict, field: str, value: Any) -> None:
+    """Set one field, in place; a text is read as the field's own type.
+
+    Raises:
+      UserError: unknown field, with the nearest known one; or a value of another type.
+    """
+    flat = flatten(config)
+    if field not in flat:
+        raise UserError(f"--config.{field}: no such field{_nearest(field, flat)}")
+    *sections, last = field.split(".")
+    section = config
+    for name in sections:
+        section = section[name]
+    section[last] = _as_type_of(flat[field], value, field)
+
+
+def _nearest(field: str, flat: Mapping[str, Any]) -> str:
+    inside = [name for name in flat if name.startswith(field + ".")]
+    if inside:
+        return f": it is a section; its fields: {', '.join(inside)}"
+    close = difflib.get_close_matches(field, flat, n=1, cutoff=0.4)
+    last = [name for name in flat if name.split(".")[-1] == field.split(".")[-1]]
+    guess = (last or close)[:1]
+    return f"; did you mean --config.{guess[0]}?" if guess else "; configs/default.py lists all"
+
+
+def _as_type_of(current: Any, value: Any, field: str) -> Any:
+    kind = type(current)
+    if isinstance(value, str) and kind is bool:
+        words = {"true": True, "1": True, "false": False, "0": False}
+        if value.lower() in words:
+            return words[value.lower()]
+    elif kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    elif kind is int and isinstance(value, str):
+        try:
+            return int(value)
+        except ValueError:
+            pass
+    elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+    raise UserError(f"--config.{field}={value}: must be {names[kind]}, as {current!r} is")
+
+
+def check(config: ConfigDict) -> None:
+    """Check names, types, bounds and combinations of fields.
+
+    Raises:
+      UserError: naming the first field that is wrong, and what it may hold.
+    """
+    flat = flatten(config)
+    _check_names_and_types(flat)
+    for field, choices in _CHOICES.items():
+        if flat[field] not in choices:
+            listed = ", ".join(map(str, choices))
+            raise UserError(f"--config.{field}={flat[field]}: must be one of {listed}")
+    for field, (low, high) in _BOUNDS.items():
+        if not low <= flat[field] <= high:  # false for NaN as well
+            raise UserError(f"--config.{field}={flat[field]}: must lie in {low:g} to {high:g}")
+    for field in _DURATIONS:
+        parse_duration(flat[field], field)
+    for field in _EXPRESSIONS:
+        try:
+            expression = re.compile(flat[field])
+        except re.error as error:
+            raise UserError(
+                f"--config.{field}={flat[field]}: not a regular expression: {error}"
+            ) from error
+        if field == "data.subject_pattern" and flat[field] and not expression.groups:
+            raise UserError(
+                f"--config.{field}={flat[field]}: must hold a group in brackets, the subject"
+            )
+    _check_combinations(flat)
+
+
+def _check_names_and_types(flat: dict[str, Any]) -> None:
+    default = flatten(_get_config(shipped_folder() / "default.py", ""))
+    for field in flat:
+        if field not in default:
+            raise UserError(f"config field {field}: no such field{_nearest(field, default)}")
+    for field, value in default.items():
+        if field not in flat:
+            raise UserError(f"config field {field}: missing; start from load('default')")
+        _as_type_of(value, flat[field], field)
+
+
+def _check_combinations(flat: dict[str, Any]) -> None:
+    def refuse(field: str, why: str) -> None:
+        raise UserError(f"--config.{field}={flat[field]}: {why}")
+
+    batch = flat["train.batch_size"]
+    if flat["train.epochs"] <= 0:
+        refuse("train.epochs", "must be above 0")
+    if flat["optimizer.learning_rate"] <= 0:
+        refuse("optimizer.learning_rate", "must be above 0")
+    if flat["mesh.data"] == 0:
+        refuse("mesh.data", "must be -1 (all devices) or at least 1")
+    if flat["split.fold"] >= flat["split.folds"]:
+        refuse("split.fold", f"must be below split.folds={flat['split.folds']} (counts from 0)")
+    if batch % flat["train.accumulate"]:
+        refuse("train.accumulate", f"must divide train.batch_size={batch}")
+    group = flat["model.norm_batch"]
+    if group and (batch // flat["train.accumulate"]) % group:
+        refuse("model.norm_batch", "must divide train.batch_size / train.accumulate")
+    if flat["data.subject_pattern"] and flat["data.subject_csv"]:
+        refuse("data.subject_csv", "give either this or data.subject_pattern, not both")
+
+
+def parse_duration(text: str, field: str) -> tuple[float, str]:
+    """``"5 epochs"`` -> ``(5.0, "epochs")``; the unit is epochs, steps or examples.
+
+    Raises:
+      UserError: anything else.
+    """
+    match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*(epoch|step|example)s?\s*", text)
+    try:
+        number = float(match[1]) if match else math.nan
+    except ValueError:
+        number = math.nan
+    if not match or math.isnan(number):
+        raise UserError(
+            f"--config.{field}={text}: must read like '5 epochs', '200 steps', '1e6 examples'"
+        )
+    return number, match[2] + "s"
+
+
+def steps(text: str, *, steps_per_epoch: int, batch_size: int, field: str) -> int:
+    """Turn a duration into a number of optimiser steps, rounded to the nearest."""
+    number, unit = parse_duration(text, field)
+    factor = {"epochs": float(steps_per_epoch), "steps": 1.0, "examples": 1.0 / batch_size}[unit]
+    return round(number * factor)
+
+
+def differences(before: Mapping, after: Mapping, *, ignore: Iterable[str] = ()) -> list[str]:
+    """Lines ``field: before -> after`` for all fields that differ.
+
+    Args:
+      before: a config or its JSON form.
+      after: likewise.
+      ignore: fields, or sections ending in a dot, that may differ.
+    """
+    old, new = flatten(before), flatten(after)
+    ignored = tuple(ignore)
+    lines = []
+    for field in sorted(old.keys() | new.keys()):
+        skip = any(
+            field == name or (name[-1] == "." and field.startswith(name)) for name in ignored
+        )
+        if not skip and old.get(field) != new.get(field):
+            lines.append(f"{field}: {old.get(field, 'absent')!r} -> {new.get(field, 'absent')!r}")
+    return lines

@@ -1,0 +1,13 @@
+"""The exceptions that are meant for the person at the keyboard."""
+
+
+class UserError(Exception):
+    """A mistake that the user can mend.
+
+    The message is one line: which field or file, what is wrong with it, and the mend. Commands
+    print it without a traceback and exit with status 1.
+    """
+
+
+class Stopped(Exception):
+    """The run was asked to stop, and everything is saved: the same command goes on (status 75)."""

@@ -1,0 +1,36 @@
+"""Train a classifier, choose its best epoch on validation, score it once on test.
+
+python -m leukjax.main --config=configs/resnet50.py --workdir=runs/resnet50
+
+The same command again goes on where a stopped or killed run was. Ends with a table of test scores;
+docs/data.md and the README say what each file of the work directory is.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from leukjax import command, config
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string(
+    "workdir", "", "folder of the run; default runs/<config>-<data>", flag_values=FLAGS
+)
+
+
+def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
+    """Check the flags, train, report."""
+    chosen = command.one_config(names, overrides, arguments)
+    default = f"runs/{config.name_of(names[0])}-{chosen.data.name}"
+    workdir = Path(FLAGS.workdir or default)
+
+    # Imported late: the flags above answer at once, JAX and TFDS take seconds.
+    from leukjax.report import run_report
+    from leukjax.train import session
+
+    outcome = session.run(chosen, workdir)
+    run_report.write_and_print(outcome)
+
+
+if __name__ == "__main__":
+    command.run(main, FLAGS, doc=__doc__)

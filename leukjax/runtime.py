@@ -1,0 +1,113 @@
+"""The machine: processes, devices, compilation cache, memory."""
+
+import os
+import resource
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+from ml_collections import ConfigDict
+
+from leukjax.errors import UserError
+
+# Dense bfloat16 FLOP/s of one device, from the makers' data sheets; a device that is not listed
+# has no "share of peak" in the log rather than a guessed one.
+_PEAK_BFLOAT16 = {
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+    "TPU v3": 61.5e12,  # a core, which JAX counts as a device
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+}
+
+
+def start(config: ConfigDict) -> None:
+    """Join the other processes if there are any, and switch on the compilation cache.
+
+    Several processes are started with ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and
+    ``JAX_PROCESS_ID`` in the environment of each.
+
+    Raises:
+      UserError: an incomplete set of these, or peers that do not come within runtime.timeout.
+    """
+    _join_processes(config.runtime.timeout)
+    folder = cache_folder(config.runtime.compilation_cache)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_compilation_cache_min_compile_time_secs", 0.5)
+
+
+def cache_folder(choice: str) -> Path | None:
+    """Where compiled programs are kept: ``auto`` is the user's cache folder, ``none`` nowhere."""
+    if choice == "none":
+        return None
+    if choice != "auto":
+        return Path(choice)
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "leukjax" / "compiled"
+
+
+def _join_processes(timeout: int) -> None:
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    given = [name for name in names if os.environ.get(name)]
+    if not given:
+        return
+    if len(given) < len(names):
+        missing = ", ".join(name for name in names if name not in given)
+        raise UserError(f"environment: {missing} missing; several processes need all of {names}")
+    address, count, index = (os.environ[name] for name in names)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(
+            address, int(count), int(index), initialization_timeout=int(timeout)
+        )
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"JAX_COORDINATOR_ADDRESS={address}: process {index} of {count} did not meet its peers "
+            f"within runtime.timeout={timeout} s ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def compute_dtype(choice: str) -> jnp.dtype:
+    """``auto`` is bfloat16 on GPU and TPU and float32 on CPU."""
+    if choice == "auto":
+        choice = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(choice)
+
+
+def peak_flops(device: jax.Device) -> float | None:
+    """Dense bfloat16 FLOP/s of one device, or None where it is not known."""
+    for kind, value in _PEAK_BFLOAT16.items():
+        if device.device_kind.startswith(kind):
+            return value
+    return None
+
+
+def peak_memory() -> int:
+    """Peak bytes: of the first device where it says, else of this process in host memory."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return int(stats["peak_bytes_in_use"])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def describe() -> str:
+    """One line: devices, processes, JAX's version."""
+    devices = jax.devices()
+    kind = "CPU" if devices[0].platform == "cpu" else devices[0].device_kind
+    processes = jax.process_count()
+    where = f", {processes} processes" if processes > 1 else ""
+    cores = f" ({os.cpu_count()} cores)" if kind == "CPU" else ""
+    return f"{len(devices)} x {kind}{cores}{where}, jax {jax.__version__}"
+
+
+def log_start() -> None:
+    """Say on which machine this runs."""
+    logging.info("device: %s", describe())

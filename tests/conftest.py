@@ -1,0 +1,30 @@
+"""Eight fake devices for every test, and the real images where they are."""
+
+import os
+from pathlib import Path
+
+# Before JAX is first imported by a test: devices cannot be added later. Commands that tests start
+# as subprocesses do not inherit this.
+import jax
+
+jax.config.update("jax_num_cpu_devices", 8)
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest  # noqa: E402
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real images, which is no part of the project."""
+    folder = REPOSITORY.parent / "shared"
+    if not (folder / "data").is_dir():
+        pytest.skip("the real images (../shared/data) are not on this machine")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return REPOSITORY

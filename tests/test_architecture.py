@@ -1,0 +1,72 @@
+"""The house: imports run one way, and heavy libraries stay in their rooms."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "leukjax"
+
+# A room may import from the rooms named here, and from itself. `.` is the top of the package that
+# is no command.
+BASE = {"config", "errors", "files", "runtime", "sharding"}
+ALLOWED = {
+    "data": {"config", "errors", "files"},
+    "images": {"errors"},
+    "models": {"errors"},
+    "metrics": {"errors"},
+    "train": BASE | {"data", "images", "models", "metrics"},
+    "report": BASE | {"data", "images", "models", "metrics", "train"},
+}
+COMMANDS = {"main", "preview", "__main__", "command"}
+
+
+def imports(file: Path) -> set[str]:
+    """Every module that a file imports, at the top or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            found.add(node.module or "")
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+NAMES = [str(file.relative_to(PACKAGE)) for file in FILES]
+
+
+@pytest.mark.parametrize("file", FILES, ids=NAMES)
+def test_imports_run_one_way(file: Path):
+    room = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    ours = {name.split(".")[1] for name in imports(file) if name.startswith("leukjax.")}
+    ours -= {room, "__version__"}
+    rooms = set(ALLOWED) | BASE | COMMANDS
+    ours &= rooms
+    if room in ALLOWED:
+        assert ours <= ALLOWED[room]
+    elif room in BASE:
+        assert ours <= BASE
+    else:
+        assert room in COMMANDS | {"__init__"}, f"{file} belongs to no room; say here where"
+
+
+@pytest.mark.parametrize("file", FILES, ids=NAMES)
+def test_libraries_stay_in_their_rooms(file: Path):
+    room = file.relative_to(PACKAGE).parts[0]
+    libraries = {name.split(".")[0] for name in imports(file)}
+    assert not libraries & {"tensorflow", "torch", "torchvision", "timm", "clu"}
+    if room in ("data", "metrics"):
+        assert not libraries & {"jax", "flax", "optax"}
+    if room != "data":
+        assert not libraries & {"grain", "tensorflow_datasets", "array_record"}
+    if str(file.relative_to(PACKAGE)) != "train/checkpoint.py":
+        assert "orbax" not in libraries
+    if room != "report":
+        assert "matplotlib" not in libraries
+
+
+def test_there_is_no_drawer_for_everything():
+    assert not {"utils.py", "helpers.py", "misc.py", "common.py"} & {f.name for f in FILES}

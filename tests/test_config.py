@@ -1,0 +1,142 @@
+"""Configs: found by path or name, strict about fields, values and combinations."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from leukjax import config
+from leukjax.errors import UserError
+
+SHIPPED = ("cnn", "resnet50", "hybrid_vit", "default")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("dataset", ["", ":cnmc", ":all_idb2", ":image_folder"])
+def test_every_shipped_config_loads_and_is_json(name, dataset):
+    loaded = config.load(name + dataset)
+    assert loaded.data.name == (dataset[1:] or "smears")
+    assert json.loads(json.dumps(loaded.to_dict())) == loaded.to_dict()
+
+
+def test_path_and_bare_name_are_the_same(repository):
+    path = config.load(str(repository / "configs" / "resnet50.py") + ":cnmc")
+    assert path.to_dict() == config.load("resnet50:cnmc").to_dict()
+
+
+def test_published_protocol():
+    loaded = config.load("resnet50:cnmc")
+    assert (loaded.data.image_size, loaded.train.batch_size, loaded.train.epochs) == (224, 32, 50)
+    assert loaded.optimizer.name == "adam"
+    assert loaded.data.positive == "all"
+    large = config.load("resnet50:cnmc,large")
+    assert large.train.batch_size == 1024
+    assert large.model.norm_batch > 0
+    assert large.optimizer.learning_rate > loaded.optimizer.learning_rate
+
+
+def test_overrides_take_the_type_of_the_field():
+    loaded = config.load(
+        "cnn", [("data.image_size", "96"), ("augment.flip", "false"), ("train.epochs", "3")]
+    )
+    assert (loaded.data.image_size, loaded.augment.flip, loaded.train.epochs) == (96, False, 3.0)
+    assert isinstance(loaded.train.epochs, float)
+    assert config.load("cnn", {"data.image_size": 64}).data.image_size == 64
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("data.imagesize", "3", "did you mean --config.data.image_size"),
+        ("batch_size", "3", "did you mean --config.train.batch_size"),
+        ("data", "3", "it is a section"),
+        ("train.batch_size", "32.5", "a whole number"),
+        ("train.epochs", "many", "a number"),
+        ("train.epochs", "nan", "must lie in"),
+        ("augment.flip", "maybe", "true or false"),
+        ("data.denoise", "wavelet", "must be one of none, median"),
+        ("model.depth", "51", "must be one of 18"),
+        ("seed", "-1", "must lie in 0 to"),
+        ("train.epochs", "0", "above 0"),
+        ("optimizer.warmup", "5", "must read like"),
+        ("optimizer.decay_mask", "(", "not a regular expression"),
+        ("data.subject_pattern", "BloodImage", "group in brackets"),
+        ("train.accumulate", "5", "must divide train.batch_size=32"),
+        ("model.norm_batch", "5", "must divide"),
+        ("split.fold", "5", "must be below split.folds=5"),
+        ("mesh.data", "0", "must be -1"),
+    ],
+)
+def test_a_wrong_override_names_field_and_mend(field, value, says):
+    with pytest.raises(UserError) as caught:
+        config.load("resnet50", [(field, value)])
+    message = str(caught.value)
+    assert field in message
+    assert says in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("nowhere.py", "no such file"),
+        ("resnet51", "one of: cnn, default, hybrid_vit, resnet50"),
+        ("resnet50:cmnc", "no such data set"),
+        ("resnet50:cnmc,huge", "known: large"),
+    ],
+)
+def test_a_wrong_name_lists_what_there_is(name, says):
+    with pytest.raises(UserError, match=says):
+        config.load(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("x = (", "SyntaxError"),
+        ("x = 1", "defines no get_config"),
+        ("def get_config(argument):\n    return {}", "must return an ml_collections.ConfigDict"),
+        ("def get_config(argument):\n    return 1 / 0", "ZeroDivisionError"),
+        (
+            "from leukjax.config import load\n"
+            "def get_config(argument):\n"
+            "    config = load('default')\n"
+            "    config.data.imagesize = 3\n"
+            "    return config",
+            "did you mean --config.data.image_size",
+        ),
+    ],
+)
+def test_a_users_own_file_with_a_mistake(tmp_path: Path, text, says):
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    with pytest.raises(UserError, match=says):
+        config.load(str(file))
+
+
+def test_durations():
+    def steps(text):
+        return config.steps(text, steps_per_epoch=26, batch_size=32, field="train.eval_every")
+
+    assert steps("2 epochs") == 52
+    assert steps("0.5 epochs") == 13
+    assert steps("7 steps") == 7
+    assert steps("1 step") == 1
+    assert steps("3.2e2 examples") == 10
+
+
+def test_differences_name_both_values_and_leave_out_what_is_free():
+    before = config.load("cnn").to_dict()
+    after = config.load(
+        "cnn", {"data.threads": 3, "train.epochs": 9, "runtime.timeout": 5}
+    ).to_dict()
+    assert config.differences(before, after, ignore=config.FREE_TO_CHANGE) == [
+        "train.epochs: 20.0 -> 9.0"
+    ]
+    assert len(config.differences(before, after)) == 3
+
+
+def test_every_free_field_exists():
+    flat = config.flatten(config.load("default"))
+    for name in config.FREE_TO_CHANGE:
+        assert any(field == name or field.startswith(name) for field in flat), name
