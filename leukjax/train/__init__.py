@@ -1,0 +1,1 @@
+"""From batches to a trained state: one jitted step, one loop, exact resume."""

@@ -1,0 +1,85 @@
+"""The end of a run: the best epoch is scored once on test, and all that prediction needs is written."""
+
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from leukjax.files import write_whole
+from leukjax.train.checkpoint import Checkpoints
+from leukjax.train.evaluate import predict, write_predictions
+from leukjax.train.log import Log
+from leukjax.train.run import Run
+
+LEDGER = "test_openings.jsonl"
+
+
+def score_best(run: Run, checkpoints: Checkpoints, log: Log) -> int:
+    """Restore the best checkpoint and write its predictions on validation and test.
+
+    Every opening of the test part is a line in ``test_openings.jsonl``, written before the part is
+    read: a run killed while it scores opens it once more, and says so.
+
+    Returns:
+      The step of the best checkpoint.
+    """
+    step = checkpoints.best()
+    if (run.workdir / "predictions" / "test.csv").exists():
+        return step  # a start after the end: test is not opened again
+    state = checkpoints.restore(step, run.state)
+    for part in ("val", "test"):
+        if part == "test":
+            _note_opening(run.workdir, step)
+        log.say(f"scoring step {step} on {part}: {len(run.rows[part])} images")
+        predictions = predict(run.eval_step, state, run.eval_batches(part), run.mesh)
+        if jax.process_index() == 0:
+            path = run.workdir / "predictions" / f"{part}.csv"
+            write_predictions(path, predictions, run.records.manifest)
+    return step
+
+
+def openings(workdir: Path) -> int:
+    """How often the test part of a run was opened."""
+    path = workdir / LEDGER
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def _note_opening(workdir: Path, step: int) -> None:
+    if jax.process_index() == 0:
+        path = workdir / LEDGER
+        before = path.read_text() if path.exists() else ""
+        write_whole(path, before + json.dumps({"step": step, "part": "test"}) + "\n")
+
+
+def write_preprocessing(run: Run) -> None:
+    """Write ``preprocessing.json``: all that turns a new image into this run's probabilities."""
+    config, settings = run.config, jax.device_get(run.state.settings)
+    content: dict[str, Any] = {
+        "classes": list(run.records.classes),
+        "positive": run.positive,
+        "data": run.records.name,
+        "synthetic": run.records.synthetic,
+        "background": run.records.background,
+        "crop": config.data.crop,
+        "denoise": config.data.denoise,
+        "image_size": config.data.image_size,
+        "resize": "area when shrinking, Lanczos when growing",
+        "scale": "uint8 / 255",
+        "mean": [float(value) for value in np.asarray(settings.mean)],
+        "std": [float(value) for value in np.asarray(settings.std)],
+        "model": config.model.to_dict(),
+        "compute_dtype": config.compute_dtype,
+        "versions": versions(),
+    }
+    if jax.process_index() == 0:
+        write_whole(run.workdir / "preprocessing.json", json.dumps(content, indent=1) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages that numbers depend on."""
+    names = ("leukjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy",
+             "opencv-python-headless", "pillow", "scikit-learn", "scipy")  # fmt: skip
+    return {name: metadata.version(name) for name in names}

@@ -1,0 +1,127 @@
+"""The loop: evaluate, save, take the batch, step, log.
+
+The order is what makes a resume exact. At step k the state holds k updates and nothing of batch k.
+A checkpoint of step k is all that is needed to go on: evaluation and log lines of step k are on the
+disk before it is saved, batch k is a function of (seed, k), and so are the random numbers of its
+step. A run restored at k goes on with batch k as if it had never stopped.
+"""
+
+import math
+from typing import Any
+
+import jax
+
+from leukjax.errors import Stopped, UserError
+from leukjax.metrics.scores import scores
+from leukjax.train.checkpoint import Checkpoints
+from leukjax.train.evaluate import predict
+from leukjax.train.feed import Feed
+from leukjax.train.log import Log, epoch_line
+from leukjax.train.pace import Pace
+from leukjax.train.run import Run
+from leukjax.train.state import TrainState
+from leukjax.train.stop import StopRequest
+
+
+def train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, log: Log) -> None:
+    """Train from the state of step `start` to the end of the run; the end is in `checkpoints`.
+
+    Raises:
+      Stopped: a signal asked for it; everything is saved.
+      UserError: the loss is not a number any more.
+    """
+    total = run.total_steps
+    eval_every, save_every = run.steps("train.eval_every"), run.steps("checkpoint.every")
+    pace = Pace(
+        batch_size=run.config.train.batch_size,
+        total_steps=total,
+        flops_per_image=run.training_flops,
+    )
+    feed = Feed(run.train_batches, run.mesh, start, total)
+    pending: tuple[int, dict[str, jax.Array]] | None = None
+    last: dict[str, float] = {}
+
+    with StopRequest() as stop, jax.transfer_guard("disallow"):
+        for step in range(start, total + 1):
+            fresh = step > start
+            evaluate = fresh and (step % eval_every == 0 or step == total)
+            save = evaluate or (fresh and step % save_every == 0) or bool(stop.signal and fresh)
+            score = None
+            if save and pending is not None:
+                last, pending = _read(log, *pending), None  # never save a step gone wrong
+            if evaluate:
+                times = pace.read(step, feed.waited)
+                with pace.paused():
+                    score = _evaluate(run, state, step, last | times, log, pace)
+                state = state.with_zero_totals()
+            if save:
+                with pace.paused():
+                    checkpoints.save(step, state, {}, score)
+            if stop.signal:
+                checkpoints.wait()
+                raise Stopped(
+                    f"{stop.signal} at step {step} of {total}, saved in {run.workdir}; "
+                    "the same command goes on from here"
+                )
+            if step == total:
+                break
+            batch = next(feed)
+            state, metrics = run.train_step(state, batch)
+            # The metrics of a step are read when the next one is under way, so that the device
+            # never waits for the host.
+            if pending is not None:
+                last = _read(log, *pending)
+            pending = (step + 1, metrics)
+            if not fresh:
+                jax.block_until_ready(metrics)
+                pace.first_step_done(step + 1, feed.waited)
+    checkpoints.wait()
+
+
+def _read(log: Log, step: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    if not math.isfinite(values["loss"]):
+        raise UserError(
+            f"the loss is {values['loss']} at step {step}, learning rate "
+            f"{values['learning_rate']:.3g}: lower --config.optimizer.learning_rate, lengthen "
+            "optimizer.warmup or set optimizer.clip_norm; the checkpoints before it stand"
+        )
+    log.step(step, values["loss"])
+    return values
+
+
+def _evaluate(
+    run: Run, state: TrainState, step: int, last: dict[str, float], log: Log, pace: Pace
+) -> float | None:
+    """Log the training since the last evaluation and the scores on the validation part.
+
+    Returns:
+      The score that chooses the best checkpoint; None where it is undefined.
+    """
+    totals = jax.device_get(state.totals)
+    where: dict[str, Any] = {"step": step, "epoch": round(step / run.steps_per_epoch, 4)}
+    train_line = {
+        **where,
+        "part": "train",
+        **last,  # learning rate, and the speed since the last line
+        "loss": float(totals.loss / totals.examples),
+        "accuracy": float(totals.correct / totals.examples),
+        "grad_norm": float(totals.grad_norm / totals.steps),
+    }
+    predictions = predict(run.eval_step, state, run.eval_batches("val"), run.mesh)
+    found = scores(predictions.labels, predictions.probabilities, run.records.classes, run.positive)
+    val_line = {**where, "part": "val", **found.values}
+    log.write(train_line)
+    log.write(val_line)
+    log.say(
+        epoch_line(
+            train_line,
+            val_line,
+            epochs=run.config.train.epochs,
+            positive=run.positive,
+            left=pace.time_left(step),
+        )
+    )
+    for name, reason in found.reasons.items():
+        log.say(f"  {name} is undefined: {reason}")
+    return found.values[run.config.checkpoint.metric]

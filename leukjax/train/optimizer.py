@@ -1,0 +1,73 @@
+"""The optimiser of a config: an optax transformation, and a learning rate that is a value.
+
+The transformation turns gradients into directions; the step multiplies them by ``-learning_rate``.
+Learning rate and lengths of the schedule are values in the state, so that one compiled step serves
+all folds, seeds and learning rates.
+"""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
+
+from leukjax.sharding import path_name
+
+
+def make_transform(options: ConfigDict) -> optax.GradientTransformation:
+    """Clipping, weight decay and Adam, AdamW or momentum, in the order the literature has them."""
+    decay = (
+        [optax.add_decayed_weights(options.weight_decay, mask=decays(options.decay_mask))]
+        if options.weight_decay
+        else []
+    )
+    clip = [optax.clip_by_global_norm(options.clip_norm)] if options.clip_norm else []
+    if options.name == "sgd":
+        return optax.chain(*clip, *decay, optax.trace(decay=options.momentum))
+    adam = optax.scale_by_adam(b1=options.b1, b2=options.b2, eps=options.eps)
+    if options.name == "adam":
+        return optax.chain(*clip, *decay, adam)
+    return optax.chain(*clip, adam, *decay)  # Loshchilov & Hutter 2019, algorithm 2
+
+
+def decays(expression: str):
+    """A mask function: true for the parameters whose path matches the regular expression."""
+
+    def mask(params):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: re.search(expression, path_name(path)) is not None, params
+        )
+
+    return mask
+
+
+def learning_rate(
+    step: Int[Array, ""],
+    *,
+    schedule: str,
+    peak: Float[Array, ""],
+    total_steps: Float[Array, ""],
+    warmup_steps: Float[Array, ""],
+    step_every: Float[Array, ""],
+    final: float,
+    step_factor: float,
+) -> Float[Array, ""]:
+    """Learning rate of a step (counted from 0).
+
+    A linear warm-up, ``peak * (step + 1) / warmup_steps``, then ``constant``; ``cosine`` from the
+    peak to ``final * peak`` at the last step (Loshchilov & Hutter 2017, equation 5, one cycle); or
+    ``step``, multiplied by `step_factor` every `step_every` steps.
+    """
+    now = step.astype(jnp.float32)
+    if schedule == "cosine":
+        length = jnp.maximum(total_steps - warmup_steps, 1.0)
+        progress = jnp.clip((now - warmup_steps) / length, 0.0, 1.0)
+        factor = final + (1 - final) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+    elif schedule == "step":
+        factor = step_factor ** jnp.floor(now / step_every)
+    else:
+        factor = jnp.float32(1.0)
+    warm = jnp.minimum((now + 1) / jnp.maximum(warmup_steps, 1.0), 1.0)
+    return peak * warm * factor

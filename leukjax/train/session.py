@@ -1,0 +1,82 @@
+"""One start of a run: fresh or resumed, to the end or to the next stop."""
+
+import contextlib
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from leukjax import runtime
+from leukjax.files import write_whole
+from leukjax.train import finish, workdir
+from leukjax.train.checkpoint import Checkpoints
+from leukjax.train.log import Log
+from leukjax.train.loop import train
+from leukjax.train.run import Run, assemble
+
+STARTS = "starts.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a finished run hands to its report."""
+
+    run: Run
+    best_step: int
+    seconds: float  # of this start, from its first line
+
+
+def run(config: ConfigDict, folder: Path) -> Outcome:
+    """Train, or go on, in a work directory; score the best epoch on test at the end.
+
+    Raises:
+      UserError: config, data or folder do not allow it; one line says what to mend.
+      Stopped: a signal asked for it; everything is saved.
+    """
+    began = time.perf_counter()
+    runtime.start(config)
+    # One process of several writes; the others only read what it wrote.
+    lock = workdir.locked(folder) if jax.process_index() == 0 else contextlib.nullcontext()
+    with lock:
+        assembled, resumed = assemble(config, folder)
+        checkpoints = Checkpoints(
+            folder / "checkpoints",
+            keep_latest=config.checkpoint.keep_latest,
+            lower_is_better=config.checkpoint.metric == "loss",
+        )
+        step = checkpoints.latest() if resumed else None
+        state = assembled.state if step is None else checkpoints.restore(step, assembled.state)
+        start = step or 0
+        log = Log(
+            folder,
+            start=start,
+            total_steps=assembled.total_steps,
+            steps_per_epoch=assembled.steps_per_epoch,
+        )
+        try:
+            if resumed:
+                log.say(f"going on from step {start} of {assembled.total_steps}")
+            _note_start(folder, start)
+            finish.write_preprocessing(assembled)
+            train(assembled, state, start, checkpoints, log)
+            best = finish.score_best(assembled, checkpoints, log)
+        finally:
+            log.close()
+            checkpoints.close()
+    return Outcome(assembled, best, time.perf_counter() - began)
+
+
+def count_starts(folder: Path) -> int:
+    """How often the run was started, the first time included."""
+    path = folder / STARTS
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def _note_start(folder: Path, step: int) -> None:
+    if jax.process_index() == 0:
+        path = folder / STARTS
+        before = path.read_text() if path.exists() else ""
+        write_whole(path, before + json.dumps({"step": step, "time": round(time.time(), 3)}) + "\n")

@@ -1,0 +1,107 @@
+"""Everything that a run is at one step, as one tree of arrays."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from flax import struct
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, UInt
+
+from leukjax import sharding
+
+
+class Settings(struct.PyTreeNode):
+    """Values of a run that are no code: another fold, seed or learning rate compiles nothing."""
+
+    seed: UInt[Array, ""]
+    mean: Float[Array, "3"]  # of the foreground, in [0, 1]
+    std: Float[Array, "3"]
+    class_weights: Float[Array, " c"]
+    learning_rate: Float[Array, ""]
+    total_steps: Float[Array, ""]
+    warmup_steps: Float[Array, ""]
+    step_every: Float[Array, ""]
+
+
+class Totals(struct.PyTreeNode):
+    """Sums since the last line of the log; in the state, so that a resumed epoch's line is exact."""
+
+    steps: Float[Array, ""]
+    examples: Float[Array, ""]
+    loss: Float[Array, ""]  # weighted by examples
+    correct: Float[Array, ""]
+    grad_norm: Float[Array, ""]
+
+    @classmethod
+    def zero(cls) -> "Totals":
+        """Nothing counted yet; NumPy values, to be put where the state lies."""
+        return cls(*(np.zeros((), np.float32) for _ in range(5)))
+
+
+class TrainState(struct.PyTreeNode):
+    """Parameters, statistics, optimiser slots, moving averages, sums, and the run's values.
+
+    ``ema_params`` and ``ema_batch_stats`` are empty dictionaries where no average is kept.
+    """
+
+    step: Int[Array, ""]
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    ema_params: Any
+    ema_batch_stats: Any
+    totals: Totals
+    settings: Settings
+
+    def for_evaluation(self) -> dict[str, Any]:
+        """The variables that are evaluated: the moving averages where they are kept."""
+        if self.ema_params:
+            return {"params": self.ema_params, "batch_stats": self.ema_batch_stats}
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    def with_zero_totals(self) -> "TrainState":
+        """The same state with nothing counted, the sums lying where they lay."""
+        places = jax.tree.map(lambda x: x.sharding, self.totals)
+        return self.replace(totals=jax.device_put(Totals.zero(), places))
+
+
+def create(
+    module: nn.Module,
+    transform: optax.GradientTransformation,
+    settings: Settings,
+    *,
+    image_size: int,
+    ema: bool,
+    mesh: Mesh,
+    rules: sharding.Rules,
+) -> tuple[TrainState, TrainState]:
+    """A fresh state, made already sharded: no device ever holds more than its share.
+
+    Returns:
+      The state, and a tree of the same form with the sharding of each array.
+    """
+
+    def init(settings: Settings) -> TrainState:
+        images = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
+        variables = module.init(jax.random.key(settings.seed), images, train=False)
+        params, statistics = variables["params"], variables.get("batch_stats", {})
+        # Copies: averages and values share no buffer, so that the whole state can be donated.
+        copy = (lambda tree: jax.tree.map(jnp.copy, tree)) if ema else (lambda tree: {})
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            batch_stats=statistics,
+            opt_state=transform.init(params),
+            ema_params=copy(params),
+            ema_batch_stats=copy(statistics),
+            totals=jax.tree.map(jnp.asarray, Totals.zero()),
+            settings=settings,
+        )
+
+    shapes = jax.eval_shape(init, settings)
+    shardings = sharding.tree_shardings(shapes, mesh, rules)
+    return jax.jit(init, out_shardings=shardings)(settings), shardings

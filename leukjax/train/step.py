@@ -1,0 +1,171 @@
+"""The one step of training and the one of evaluation, for all models and any number of devices."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
+
+from leukjax import sharding
+from leukjax.images.augment import AugmentOptions, augment
+from leukjax.images.normalize import standardize, to_float
+from leukjax.train import loss as losses
+from leukjax.train import optimizer
+from leukjax.train.state import Totals, TrainState
+
+Batch = dict[str, Any]
+Metrics = dict[str, Float[Array, ""]]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+EvalStep = Callable[[TrainState, Batch], Float[Array, "b c"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOptions:
+    """What is compiled into a step: choices, no numbers that differ between folds and seeds."""
+
+    augment: AugmentOptions
+    loss: losses.LossOptions
+    schedule: str
+    final: float
+    step_factor: float
+    accumulate: int
+    ema_decay: float
+
+
+def make_train_step(
+    module: nn.Module,
+    transform: optax.GradientTransformation,
+    options: StepOptions,
+    mesh: Mesh,
+    state_shardings: TrainState,
+) -> TrainStep:
+    """``train_step(state, batch) -> (state, metrics)``, jitted, the state donated.
+
+    The batch is ``{"image": uint8[b,h,w,3], "label": int32[b], "mask": bool[b], "index": int32[b]}``
+    over the mesh's data axis; metrics are ``loss``, ``grad_norm`` and ``learning_rate``, float32.
+    """
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        settings = state.settings
+        step_key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
+        count = batch["label"].shape[0]
+        positions = jnp.arange(count, dtype=jnp.int32)
+        images = augment(step_key, to_float(batch["image"]), positions, options.augment)
+        images = standardize(images, settings.mean, settings.std)
+        # Positions are below the batch size, so that the last number is free for dropout.
+        dropout_key = jax.random.fold_in(step_key, jnp.uint32(2**32 - 1))
+
+        weights = settings.class_weights[batch["label"]]
+        weights = weights / jnp.sum(weights)
+        micro = _split((images, batch["label"], weights), options.accumulate, mesh)
+
+        def loss_of(params, statistics, part, index):
+            images, labels, weights = part
+            logits, updated = module.apply(
+                {"params": params, "batch_stats": statistics},
+                images,
+                train=True,
+                rngs={"dropout": jax.random.fold_in(dropout_key, index)},
+                mutable=["batch_stats"],
+            )
+            value = jnp.sum(weights * losses.per_example(logits, labels, options.loss))
+            correct = jnp.sum(jnp.argmax(logits, -1) == labels).astype(jnp.float32)
+            return value, (updated.get("batch_stats", {}), correct)
+
+        gradient = jax.value_and_grad(loss_of, has_aux=True)
+
+        def one(carry, numbered):
+            statistics, *sums = carry
+            index, part = numbered
+            (value, (statistics, correct)), grads = gradient(state.params, statistics, part, index)
+            return (statistics, *jax.tree.map(jnp.add, sums, [value, correct, grads])), None
+
+        if options.accumulate == 1:
+            (value, (statistics, correct)), grads = gradient(
+                state.params, state.batch_stats, jax.tree.map(lambda x: x[0], micro), 0
+            )
+        else:
+            zeros = [jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params)]
+            carry = (state.batch_stats, *zeros)
+            (statistics, value, correct, grads), _ = jax.lax.scan(
+                one, carry, (jnp.arange(options.accumulate), micro)
+            )
+
+        rate = optimizer.learning_rate(
+            state.step,
+            schedule=options.schedule,
+            peak=settings.learning_rate,
+            total_steps=settings.total_steps,
+            warmup_steps=settings.warmup_steps,
+            step_every=settings.step_every,
+            final=options.final,
+            step_factor=options.step_factor,
+        )
+        norm = optax.global_norm(grads)
+        directions, opt_state = transform.update(grads, state.opt_state, state.params)
+        params = jax.tree.map(lambda p, d: p - rate * d, state.params, directions)
+        totals = Totals(
+            steps=state.totals.steps + 1,
+            examples=state.totals.examples + count,
+            loss=state.totals.loss + value * count,
+            correct=state.totals.correct + correct,
+            grad_norm=state.totals.grad_norm + norm,
+        )
+        state = state.replace(
+            step=state.step + 1,
+            params=params,
+            batch_stats=statistics,
+            opt_state=opt_state,
+            ema_params=_average(state.ema_params, params, options.ema_decay),
+            ema_batch_stats=_average(state.ema_batch_stats, statistics, options.ema_decay),
+            totals=totals,
+        )
+        return state, {"loss": value, "grad_norm": norm, "learning_rate": rate}
+
+    return jax.jit(
+        train_step,
+        donate_argnums=0,
+        in_shardings=(state_shardings, sharding.batch_sharding(mesh)),
+        out_shardings=(state_shardings, sharding.replicated(mesh)),
+    )
+
+
+def make_eval_step(module: nn.Module, mesh: Mesh, state_shardings: TrainState) -> EvalStep:
+    """``eval_step(state, batch) -> probabilities``, float32[b, classes] on every process, jitted."""
+
+    def eval_step(state: TrainState, batch: Batch) -> Float[Array, "b c"]:
+        settings = state.settings
+        images = standardize(to_float(batch["image"]), settings.mean, settings.std)
+        logits = module.apply(state.for_evaluation(), images, train=False)
+        return jax.nn.softmax(logits.astype(jnp.float32))
+
+    return jax.jit(
+        eval_step,
+        in_shardings=(state_shardings, sharding.batch_sharding(mesh)),
+        out_shardings=sharding.replicated(mesh),
+    )
+
+
+def _average(average: Any, new: Any, decay: float) -> Any:
+    """Exponential moving average; an empty tree stays empty."""
+    if not average:
+        return average
+    return jax.tree.map(lambda old, now: decay * old + (1 - decay) * now, average, new)
+
+
+def _split(tree: Any, parts: int, mesh: Mesh) -> Any:
+    """``[b, …] -> [parts, b / parts, …]``, micro-batch j taking examples j, j + parts, ….
+
+    Strided, so that every micro-batch lies evenly over the devices and nothing moves.
+    """
+
+    def of(x: Array) -> Array:
+        x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(None, "data")))
+
+    return jax.tree.map(of, tree)

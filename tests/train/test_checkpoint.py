@@ -1,0 +1,183 @@
+"""Checkpoints: exact, kept by score and age, and never believed when damaged."""
+
+import json
+import random
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from leukjax.errors import UserError
+from leukjax.train.checkpoint import SEAL, Checkpoints
+
+
+def _state(seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "params": {"kernel": jnp.asarray(rng.normal(size=(300, 40)), jnp.float32)},
+        "empty": {},
+        "step": jnp.asarray(seed, jnp.int32),
+        "half": jnp.asarray(rng.normal(size=7), jnp.bfloat16),
+    }
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    made = Checkpoints(tmp_path / "checkpoints", keep_latest=2, lower_is_better=False)
+    yield made
+    made.close()
+
+
+def _folder(tmp_path):
+    return tmp_path / "checkpoints"
+
+
+def _equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+def test_round_trip_is_bitwise_though_the_state_is_donated_at_once(checkpoints):
+    state = _state()
+    expected = jax.tree.map(np.array, state)
+    spoil = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
+    checkpoints.save(5, state, {"note": "x"}, 0.5)
+    for _ in range(3):
+        state = spoil(state)
+    checkpoints.wait()
+    _equal(checkpoints.restore(5, state), expected)
+    assert checkpoints.read_meta(5) == {"note": "x", "step": 5, "score": 0.5}
+
+
+def test_the_latest_two_and_the_best_stay_and_ties_go_to_the_earliest(checkpoints, tmp_path):
+    scores = {10: 0.5, 20: 0.9, 30: 0.7, 40: 0.9, 50: 0.6, 60: None}
+    for step, score in scores.items():
+        checkpoints.save(step, _state(step), {}, score)
+    checkpoints.wait()
+    names = sorted(path.name for path in _folder(tmp_path).iterdir())
+    assert names == ["20", "50", "60"]
+    assert checkpoints.best() == 20
+    assert checkpoints.latest() == 60
+
+
+def test_a_restarted_run_remembers_the_best(checkpoints, tmp_path):
+    checkpoints.save(1, _state(1), {}, 0.9)
+    checkpoints.close()
+    again = Checkpoints(_folder(tmp_path), keep_latest=2, lower_is_better=False)
+    for step in (2, 3, 4):
+        again.save(step, _state(step), {}, 0.1 * step)
+    again.wait()
+    assert again.best() == 1
+    _equal(again.restore(1, _state()), _state(1))
+    again.close()
+
+
+def test_lower_is_better(tmp_path):
+    made = Checkpoints(_folder(tmp_path), keep_latest=2, lower_is_better=True)
+    for step, score in enumerate([0.7, 0.3, 0.5, 0.9]):
+        made.save(step, _state(step), {}, score)
+    made.wait()
+    assert made.best() == 1
+    made.close()
+
+
+def _data_files(folder):
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SEAL)
+
+
+def test_a_flipped_byte_anywhere_is_noticed_and_the_one_before_is_used(checkpoints, tmp_path):
+    checkpoints.save(1, _state(1), {}, 0.1)
+    checkpoints.save(2, _state(2), {}, 0.2)
+    checkpoints.wait()
+    newest = _folder(tmp_path) / "2"
+    draw = random.Random(0)
+    for file in _data_files(newest):
+        whole = file.read_bytes()
+        if not whole:
+            continue
+        damaged = bytearray(whole)
+        damaged[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+        file.write_bytes(damaged)
+        problem = checkpoints._problem(2)
+        assert problem is not None
+        assert "damaged" in problem
+        file.write_bytes(whole)
+    assert checkpoints._problem(2) is None
+
+    file.write_bytes(damaged)
+    assert checkpoints.latest() == 1
+    _equal(checkpoints.restore(1, _state()), _state(1))
+    checkpoints.save(2, _state(2), {}, 0.2)  # the step is free again
+    checkpoints.wait()
+    assert checkpoints.latest() == 2
+
+
+@pytest.mark.parametrize("how", ["cut", "missing", "added", "seal missing", "seal broken"])
+def test_other_damage(checkpoints, tmp_path, how):
+    checkpoints.save(1, _state(1), {}, 0.1)
+    checkpoints.save(2, _state(2), {}, 0.2)
+    checkpoints.wait()
+    newest = _folder(tmp_path) / "2"
+    largest = max(_data_files(newest), key=lambda p: p.stat().st_size)
+    if how == "cut":
+        largest.write_bytes(largest.read_bytes()[:-1])
+    elif how == "missing":
+        largest.unlink()
+    elif how == "added":
+        (newest / "state" / "stray").write_text("x")
+    elif how == "seal missing":
+        (newest / SEAL).unlink()
+    else:
+        (newest / SEAL).write_text(json.dumps({})[:-1])
+    assert checkpoints.latest() == 1
+
+
+def test_a_damaged_best_is_an_error_not_another_result(checkpoints, tmp_path):
+    for step, score in {1: 0.9, 2: 0.1, 3: 0.2, 4: 0.3}.items():
+        checkpoints.save(step, _state(step), {}, score)
+    checkpoints.wait()
+    file = max(_data_files(_folder(tmp_path) / "1"), key=lambda p: p.stat().st_size)
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with pytest.raises(UserError, match="same command gives the same run"):
+        checkpoints.best()
+
+
+def test_no_score_at_all(checkpoints):
+    checkpoints.save(1, _state(), {}, None)
+    checkpoints.wait()
+    with pytest.raises(UserError, match="no checkpoint has a validation score"):
+        checkpoints.best()
+
+
+def test_an_empty_folder_has_no_latest(checkpoints):
+    assert checkpoints.latest() is None
+
+
+def test_remains_of_a_killed_save_are_removed(checkpoints, tmp_path):
+    checkpoints.save(1, _state(1), {}, 0.1)
+    checkpoints.close()
+    (_folder(tmp_path) / "2.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+    again = Checkpoints(_folder(tmp_path), keep_latest=2, lower_is_better=False)
+    assert again.latest() == 1
+    assert not (_folder(tmp_path) / "2.orbax-checkpoint-tmp").exists()
+    again.close()
+
+
+def test_other_shardings_restore_the_same_numbers(checkpoints):
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from leukjax.sharding import make_mesh
+    from ml_collections import ConfigDict
+
+    mesh = make_mesh(ConfigDict({"data": 4, "model": 1, "fsdp": True}), 8)
+    split = NamedSharding(mesh, PartitionSpec("data"))
+    state = {"kernel": jax.device_put(np.arange(32.0, dtype=np.float32), split)}
+    checkpoints.save(1, state, {}, 0.1)
+    checkpoints.wait()
+    whole = {"kernel": jnp.zeros(32)}
+    restored = checkpoints.restore(1, whole)
+    np.testing.assert_array_equal(restored["kernel"], np.arange(32.0))
+    assert restored["kernel"].sharding == whole["kernel"].sharding

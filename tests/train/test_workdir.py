@@ -1,0 +1,54 @@
+"""A work directory belongs to one run and to one process at a time."""
+
+import subprocess
+import sys
+
+import pytest
+
+from leukjax import config
+from leukjax.errors import UserError
+from leukjax.train.workdir import claim, locked
+
+FACTS = {"images": 10, "records_sha256": "a"}
+
+
+def test_the_same_run_goes_on_and_another_is_refused(tmp_path):
+    first = config.load("cnn")
+    assert claim(tmp_path, first, FACTS) is False
+    assert claim(tmp_path, first, FACTS) is True
+    assert claim(tmp_path, config.load("cnn", {"data.threads": 2}), FACTS) is True
+    with pytest.raises(UserError, match=r"train\.epochs: 20\.0 -> 3\.0; undo"):
+        claim(tmp_path, config.load("cnn", {"train.epochs": 3}), FACTS)
+    with pytest.raises(UserError, match="records_sha256: 'a' -> 'b'"):
+        claim(tmp_path, first, FACTS | {"records_sha256": "b"})
+
+
+def test_a_broken_config_json_is_said(tmp_path):
+    claim(tmp_path, config.load("cnn"), FACTS)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json: cannot be read"):
+        claim(tmp_path, config.load("cnn"), FACTS)
+
+
+def test_a_second_process_is_refused_and_a_dead_one_is_not_in_the_way(tmp_path):
+    code = (
+        "import sys, pathlib\n"
+        "from leukjax.train.workdir import locked\n"
+        "with locked(pathlib.Path(sys.argv[1])):\n"
+        "    print('in', flush=True); sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout.readline() == b"in\n"
+        with pytest.raises(UserError, match="another process"), locked(tmp_path):
+            pass
+        other.kill()
+    with locked(tmp_path):
+        pass
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"), locked(tmp_path / "file" / "run"):
+        pass
