@@ -1,4 +1,4 @@
-"""``leukjax COMMAND …`` is ``python -m leukjax.COMMAND …``; ``leukjax train`` is ``leukjax.main``."""
+"""``leukjax COMMAND`` is ``python -m leukjax.COMMAND``; ``leukjax train`` is ``leukjax.main``."""
 
 import importlib
 import sys

@@ -39,7 +39,7 @@ def start(config: ConfigDict) -> None:
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_compilation_cache_min_compile_time_secs", 0.5)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def cache_folder(choice: str) -> Path | None:

@@ -125,8 +125,9 @@ class Checkpoints:
         return restored["state"]
 
     def _best_of(self, steps: Iterable[int]) -> int | None:
-        scored = [step for step in steps if self._score(step) is not None]
-        return min(scored, key=lambda step: (-self._sign * self._score(step), step), default=None)
+        found = ((step, self._score(step)) for step in steps)
+        scored = [(-self._sign * score, step) for step, score in found if score is not None]
+        return min(scored)[1] if scored else None
 
     def _score(self, step: int) -> float | None:
         if step not in self._scores:

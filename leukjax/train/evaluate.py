@@ -1,4 +1,4 @@
-"""A state and a part of the data become predictions: one row an image, the source of every score."""
+"""A state and a part of the data become predictions: the source of every score."""
 
 import csv
 import dataclasses
@@ -7,15 +7,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from leukjax.data.batches import Batches
 from leukjax.data.manifest import Manifest
 from leukjax.files import write_whole
 from leukjax.train.feed import Feed
+from leukjax.train.run import Run
 from leukjax.train.state import TrainState
-from leukjax.train.step import EvalStep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,16 +25,18 @@ class Predictions:
     probabilities: Float[np.ndarray, "n c"]
 
 
-def predict(eval_step: EvalStep, state: TrainState, batches: Batches, mesh: Mesh) -> Predictions:
+def predict(run: Run, state: TrainState, part: str) -> Predictions:
     """Run the evaluation step over a part; each image counts once, on every process alike."""
-    pending = []
-    for batch in Feed(batches, mesh, 0, batches.steps_per_epoch):
-        pending.append(eval_step(state, batch))
-    # Read once all are dispatched, so that the device never waits for the host.
-    probabilities = np.concatenate([jax.device_get(part) for part in pending])
-    rows = np.concatenate([batches.indices(step) for step in range(batches.steps_per_epoch)])
-    count = len(batches.rows)  # what follows is the padding of the last batch
-    return Predictions(rows[:count], batches.labels(rows[:count]), probabilities[:count])
+    batches = run.eval_batches(part)
+    steps = range(batches.steps_per_epoch)
+    pending = [run.eval_step(state, batch) for batch in Feed(batches, run.mesh, 0, len(steps))]
+    # Read once all are under way, so that the device never waits for the host.
+    probabilities = np.concatenate([jax.device_get(batch) for batch in pending])
+    rows = np.concatenate([batches.indices(step) for step in steps])
+    counts = np.concatenate([batches.mask(step) for step in steps])
+    return Predictions(
+        rows[counts], run.records.manifest.label[rows[counts]], probabilities[counts]
+    )
 
 
 def write_predictions(path: Path, predictions: Predictions, manifest: Manifest) -> None:

@@ -7,12 +7,11 @@ or device memory changes this file alone, and gives the same batches.
 import collections
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from leukjax.data.batches import Batches
+from leukjax.data.batches import Batch, Batches
 from leukjax.sharding import batch_sharding
 
 # Batches that lie on the device ahead of the step: one in use, one under way.
@@ -26,7 +25,7 @@ class Feed:
         """Give the batches of the steps from `start` to before `stop`."""
         self.waited = 0.0  # seconds
         self._sharding = batch_sharding(mesh)
-        self._source: Iterator[dict[str, Any]] = batches.iterate(start, stop)
+        self._source: Iterator[Batch] = batches.iterate(start, stop)
         self._ready: collections.deque[dict[str, jax.Array]] = collections.deque()
 
     def __iter__(self) -> "Feed":
@@ -44,7 +43,7 @@ class Feed:
             raise StopIteration
         return self._ready.popleft()
 
-    def _put(self, batch: dict[str, Any]) -> dict[str, jax.Array]:
+    def _put(self, batch: Batch) -> dict[str, jax.Array]:
         if jax.process_count() == 1:
             return jax.device_put(batch, self._sharding)
         return {

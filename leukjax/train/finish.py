@@ -1,4 +1,4 @@
-"""The end of a run: the best epoch is scored once on test, and all that prediction needs is written."""
+"""The end of a run: its best epoch is scored once on test; what prediction needs is written."""
 
 import json
 from importlib import metadata
@@ -34,7 +34,7 @@ def score_best(run: Run, checkpoints: Checkpoints, log: Log) -> int:
         if part == "test":
             _note_opening(run.workdir, step)
         log.say(f"scoring step {step} on {part}: {len(run.rows[part])} images")
-        predictions = predict(run.eval_step, state, run.eval_batches(part), run.mesh)
+        predictions = predict(run, state, part)
         if jax.process_index() == 0:
             path = run.workdir / "predictions" / f"{part}.csv"
             write_predictions(path, predictions, run.records.manifest)

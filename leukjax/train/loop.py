@@ -35,7 +35,7 @@ def train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, log
     pace = Pace(
         batch_size=run.config.train.batch_size,
         total_steps=total,
-        flops_per_image=run.training_flops,
+        flops_per_image=run.training_flops if run.summary else 0.0,
     )
     feed = Feed(run.train_batches, run.mesh, start, total)
     pending: tuple[int, dict[str, jax.Array]] | None = None
@@ -108,7 +108,7 @@ def _evaluate(
         "accuracy": float(totals.correct / totals.examples),
         "grad_norm": float(totals.grad_norm / totals.steps),
     }
-    predictions = predict(run.eval_step, state, run.eval_batches("val"), run.mesh)
+    predictions = predict(run, state, "val")
     found = scores(predictions.labels, predictions.probabilities, run.records.classes, run.positive)
     val_line = {**where, "part": "val", **found.values}
     log.write(train_line)

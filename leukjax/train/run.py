@@ -1,6 +1,7 @@
 """A config becomes a run: data, split, model, state and steps, ready for the loop."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from leukjax.data import duplicates
 from leukjax.data import records as data_records
 from leukjax.data import split as data_split
 from leukjax.data.batches import Batches
+from leukjax.data.measure import foreground
 from leukjax.errors import UserError
 from leukjax.images.augment import AugmentOptions
 from leukjax.images.normalize import foreground_statistics
@@ -45,7 +47,7 @@ class Run:
     eval_step: EvalStep
     total_steps: int
     steps_per_epoch: int
-    summary: models.summary.Summary
+    summary: Any = None
 
     @property
     def training_flops(self) -> float:
@@ -221,8 +223,10 @@ def _statistics(
     if "std" in values and not all(value > 0 for value in values["std"]):
         raise UserError(f"--config.data.std={config.data.std}: must be above 0")
     if len(values) < 2:
-        chunks = (records.images(part) for part in np.array_split(rows, -(-len(rows) // 512)))
-        mean, std = foreground_statistics(chunks, records.background)
+        chunks = np.array_split(rows, -(-len(rows) // 256))
+        images = (image for chunk in chunks for image in records.images(chunk))
+        rule = functools.partial(foreground, background=records.background)
+        mean, std = foreground_statistics(images, rule)
         values = {"mean": mean, "std": std} | values
     mean, std = values["mean"], values["std"]
     logging.info("mean %s, standard deviation %s", np.round(mean, 4), np.round(std, 4))

@@ -28,7 +28,7 @@ class Settings(struct.PyTreeNode):
 
 
 class Totals(struct.PyTreeNode):
-    """Sums since the last line of the log; in the state, so that a resumed epoch's line is exact."""
+    """Sums since the last line of the log; in the state, so that a resumed line is exact."""
 
     steps: Float[Array, ""]
     examples: Float[Array, ""]
@@ -39,7 +39,8 @@ class Totals(struct.PyTreeNode):
     @classmethod
     def zero(cls) -> "Totals":
         """Nothing counted yet; NumPy values, to be put where the state lies."""
-        return cls(*(np.zeros((), np.float32) for _ in range(5)))
+        zero: Any = np.zeros((), np.float32)
+        return cls(zero, zero, zero, zero, zero)
 
 
 class TrainState(struct.PyTreeNode):

@@ -46,8 +46,8 @@ def make_train_step(
 ) -> TrainStep:
     """``train_step(state, batch) -> (state, metrics)``, jitted, the state donated.
 
-    The batch is ``{"image": uint8[b,h,w,3], "label": int32[b], "mask": bool[b], "index": int32[b]}``
-    over the mesh's data axis; metrics are ``loss``, ``grad_norm`` and ``learning_rate``, float32.
+    The batch is that of `leukjax.data.batches`, over the mesh's data axis; metrics are ``loss``,
+    ``grad_norm`` and ``learning_rate``, float32.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -136,12 +136,12 @@ def make_train_step(
 
 
 def make_eval_step(module: nn.Module, mesh: Mesh, state_shardings: TrainState) -> EvalStep:
-    """``eval_step(state, batch) -> probabilities``, float32[b, classes] on every process, jitted."""
+    """``eval_step(state, batch) -> float32[b, classes]``: probabilities, on every process."""
 
     def eval_step(state: TrainState, batch: Batch) -> Float[Array, "b c"]:
         settings = state.settings
         images = standardize(to_float(batch["image"]), settings.mean, settings.std)
-        logits = module.apply(state.for_evaluation(), images, train=False)
+        logits: Any = module.apply(state.for_evaluation(), images, train=False)
         return jax.nn.softmax(logits.astype(jnp.float32))
 
     return jax.jit(

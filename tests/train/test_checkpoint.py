@@ -168,9 +168,9 @@ def test_remains_of_a_killed_save_are_removed(checkpoints, tmp_path):
 
 def test_other_shardings_restore_the_same_numbers(checkpoints):
     from jax.sharding import NamedSharding, PartitionSpec
+    from ml_collections import ConfigDict
 
     from leukjax.sharding import make_mesh
-    from ml_collections import ConfigDict
 
     mesh = make_mesh(ConfigDict({"data": 4, "model": 1, "fsdp": True}), 8)
     split = NamedSharding(mesh, PartitionSpec("data"))

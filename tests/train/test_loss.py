@@ -39,4 +39,7 @@ def test_focal():
 
 
 def test_bfloat16_logits_give_float32_losses():
-    assert per_example(jnp.asarray(LOGITS, jnp.bfloat16), jnp.asarray(LABELS), LossOptions()).dtype == jnp.float32
+    assert (
+        per_example(jnp.asarray(LOGITS, jnp.bfloat16), jnp.asarray(LABELS), LossOptions()).dtype
+        == jnp.float32
+    )

@@ -1,0 +1,51 @@
+# Each target makes the environment it needs; nothing has to be done before.
+#   make train    install, then train a ResNet-50 on the embedded cells (minutes, two CPU cores)
+#   make test     install, then lint, type check and the tests
+#   make proofs   the slow proofs
+#   make lint     ruff and mypy alone
+#   make wheel    build the wheel
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+CONSTRAINTS = $(shell $(PYTHON) -c 'import sys; print("constraints/py311.txt" if sys.version_info < (3, 12) else "constraints/py312plus.txt")')
+PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
+
+.PHONY: train test proofs lint wheel clean
+.DELETE_ON_ERROR:
+
+train: $(VENV)/.installed
+	$(BIN)/python -m leukjax.main --config=configs/resnet50.py --workdir=runs/resnet50
+
+test: lint
+	$(BIN)/python -m pytest -n 2 -m 'not slow' --cov --cov-report=term:skip-covered
+
+proofs: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow --durations=0
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+wheel: $(VENV)/.installed-dev
+	$(BIN)/python -m build --wheel
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: leukjax needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml $(wildcard constraints/*.txt) | $(BIN)/python
+	@echo "installing leukjax into $(VENV) (about a minute)"
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "installing the development tools into $(VENV)"
+	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .coverage

@@ -1,0 +1,70 @@
+"""Meshes and rules, on eight fake devices."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec
+from ml_collections import ConfigDict
+
+from leukjax import sharding
+from leukjax.errors import UserError
+
+
+def _mesh_options(**changes):
+    return ConfigDict({"data": -1, "model": 1, "fsdp": False} | changes)
+
+
+def test_a_mesh_takes_all_devices_unless_told_otherwise():
+    assert dict(sharding.make_mesh(_mesh_options(), 32).shape) == {"data": 8, "model": 1}
+    assert dict(sharding.make_mesh(_mesh_options(model=2), 32).shape) == {"data": 4, "model": 2}
+    assert dict(sharding.make_mesh(_mesh_options(data=2), 32).shape) == {"data": 2, "model": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "batch", "says"),
+    [
+        ({"data": 16}, 32, "only 8 devices"),
+        ({"data": 8, "model": 2}, 32, "only 8 devices"),
+        ({}, 12, "not divisible by the 8 devices"),
+    ],
+)
+def test_what_a_mesh_cannot_be(options, batch, says):
+    with pytest.raises(UserError, match=says):
+        sharding.make_mesh(_mesh_options(**options), batch)
+
+
+TREE = {
+    "params": {"kernel": jax.ShapeDtypeStruct((3, 3, 16, 64), jnp.float32)},
+    "odd": jax.ShapeDtypeStruct((7, 3), jnp.float32),
+    "scalar": jax.ShapeDtypeStruct((), jnp.float32),
+}
+
+
+def _specs(options):
+    mesh = sharding.make_mesh(options, 32)
+    tree = sharding.tree_shardings(TREE, mesh, sharding.rules(options))
+    return jax.tree.map(lambda s: s.spec, tree)
+
+
+def test_data_parallel_is_no_rule():
+    options = _mesh_options()
+    assert sharding.rules(options) == ()
+    assert set(
+        jax.tree.leaves(_specs(options), is_leaf=lambda x: isinstance(x, PartitionSpec))
+    ) == {PartitionSpec()}
+
+
+def test_fully_sharded_splits_the_widest_dimension_that_divides():
+    specs = _specs(_mesh_options(fsdp=True))
+    assert specs["params"]["kernel"] == PartitionSpec(None, None, None, ("data",))
+    assert specs["odd"] == PartitionSpec()
+    assert specs["scalar"] == PartitionSpec()
+    both = _specs(_mesh_options(fsdp=True, model=2))
+    assert both["params"]["kernel"] == PartitionSpec(None, None, None, ("data", "model"))
+
+
+def test_rules_are_regular_expressions_and_the_first_wins():
+    mesh = sharding.make_mesh(_mesh_options(), 32)
+    rules = (("kernel$", ()), (".*", ("data",)))
+    tree = sharding.tree_shardings({"a": {"kernel": TREE["params"]["kernel"]}}, mesh, rules)
+    assert tree["a"]["kernel"].spec == PartitionSpec(None, None, None, None)
