@@ -1,0 +1,212 @@
+"""Files under a root, in folders or in zips, read without unpacking anything to the disk."""
+
+import dataclasses
+import os
+import re
+import stat
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from leukjax.data.decode import BadImage
+from leukjax.errors import UserError
+
+# A zip may claim anything. The largest published part (C-NMC on Kaggle) unpacks to 10 GB of files
+# under 2 MB.
+MAX_MEMBER_BYTES = 2**28
+MAX_ARCHIVE_BYTES = 2**36
+
+_WANTED = (".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".csv")
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """A file below the root.
+
+    Attributes:
+      path: relative, posix; a member of a zip is "folder/archive.zip!member/path".
+      place: the same with the zip as one more folder: what layouts are recognised by.
+      size: bytes, unpacked.
+      stamp: what changes when the file is written anew (times and sizes in nanoseconds, bytes).
+    """
+
+    path: str
+    place: str
+    size: int
+    stamp: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.place.rsplit("/", 1)[-1]
+
+    @property
+    def stem(self) -> str:
+        """The name without its last suffix."""
+        return self.name.rsplit(".", 1)[0]
+
+    @property
+    def suffix(self) -> str:
+        """The name's last suffix with its dot, in lower case."""
+        return os.path.splitext(self.name)[1].lower()
+
+    @property
+    def zipped(self) -> bool:
+        """Whether it lies in a zip."""
+        return "!" in self.path
+
+
+class Files:
+    """Images and CSV files below a root folder, its zips included, or in one zip.
+
+    Args:
+      root: a folder or a zip.
+      field: the config field that names it, for messages.
+
+    Raises:
+      UserError: root missing, empty, unreadable; or a zip that is damaged, encrypted, reaches
+        outside itself or unpacks beyond MAX_MEMBER_BYTES a member, MAX_ARCHIVE_BYTES in all.
+    """
+
+    def __init__(self, root: str, field: str = "data.root"):
+        if not root:
+            raise UserError(f"{field}: is empty: give the folder that holds the images")
+        self.root = Path(root).expanduser()
+        self._zips: dict[str, zipfile.ZipFile] = {}
+        self.files: list[File] = []
+        self.folders: set[str] = set()  # directly below the root, empty ones included
+        try:
+            if self.root.is_file():
+                self._base = self.root.parent
+                self.files.extend(self._members(self.root.name))
+            elif self.root.is_dir():
+                self._base = self.root
+                for path in self._walk():
+                    self.files.extend(self._found(path))
+            else:
+                raise UserError(f"{field}: {root} does not exist: give the folder of the images")
+        except OSError as error:
+            place = error.filename or root
+            reason = error.strerror or error
+            raise UserError(
+                f"{field}: {place} cannot be read ({reason}): mend its access"
+            ) from error
+        self.files.sort(key=lambda file: file.path)
+        if not self.files:
+            raise UserError(
+                f"{field}: {root} holds no image (png, jpg, bmp, tif; zips are looked into): "
+                "give the folder that holds the images"
+            )
+
+    def read(self, path: str) -> bytes:
+        """The bytes of `File.path`. Thread-safe.
+
+        Raises:
+          BadImage: the member of a zip is damaged.
+          UserError: the file cannot be read at all (gone, access denied, device error).
+        """
+        archive, bang, member = path.partition("!")
+        zipped = bool(bang) and archive in self._zips
+        try:
+            if zipped:
+                return self._zips[archive].read(member)
+            where = self._base / path
+            if where.stat().st_size > MAX_MEMBER_BYTES:
+                raise BadImage(
+                    f"{path}: has more than {MAX_MEMBER_BYTES >> 20} MiB: crop or shrink it"
+                )
+            return where.read_bytes()
+        except UserError:
+            raise
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(
+                f"{self._base / path}: cannot be read ({reason}): restore it"
+            ) from error
+        except Exception as error:
+            if not zipped:
+                raise
+            raise BadImage(
+                f"{path}: damaged in its zip ({error}): download the zip again"
+            ) from error
+
+    def _walk(self) -> Iterator[str]:
+        """Relative posix paths of the regular files below the root, links followed once."""
+        seen: set[tuple[int, int]] = set()
+
+        def refuse(error: OSError) -> None:
+            raise error
+
+        for folder, folders, names in os.walk(self._base, followlinks=True, onerror=refuse):
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen:  # a link back up would never end
+                folders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            folders[:] = sorted(name for name in folders if not _hidden(name))
+            if folder == str(self._base):
+                self.folders.update(folders)
+            for name in sorted(names):
+                if not _hidden(name):
+                    yield _printable((Path(folder) / name).relative_to(self._base).as_posix())
+
+    def _found(self, path: str) -> Iterator[File]:
+        suffix = os.path.splitext(path)[1].lower()
+        if suffix == ".zip":
+            yield from self._members(path)
+        elif suffix in _WANTED:
+            status = os.stat(self._base / path)
+            if stat.S_ISREG(status.st_mode):  # a pipe named like an image would be waited for
+                yield File(path, path, status.st_size, (status.st_size, status.st_mtime_ns))
+
+    def _members(self, archive: str) -> Iterator[File]:
+        where = self._base / archive
+        try:
+            opened = zipfile.ZipFile(where)
+        except OSError:
+            raise
+        # Damaged directories of zips raise nearly anything.
+        except Exception as error:
+            raise UserError(f"{where}: not a whole zip ({error}): download it again") from error
+        self._zips[archive] = opened
+        status = os.stat(where)
+        stamp = (status.st_size, status.st_mtime_ns)
+        total = 0
+        seen: set[str] = set()
+        for info in opened.infolist():
+            name = info.filename
+            parts = name.split("/")
+            if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or ":" in parts[0]:
+                raise UserError(
+                    f"{where}: member {name!r} points outside the zip: do not use this file"
+                )
+            if info.is_dir() or any(map(_hidden, parts)) or not name.lower().endswith(_WANTED):
+                continue
+            if name in seen:
+                raise UserError(f"{where}: member {name!r} occurs twice: pack the zip again")
+            seen.add(name)
+            total += info.file_size
+            if info.file_size > MAX_MEMBER_BYTES or total > MAX_ARCHIVE_BYTES:
+                raise UserError(
+                    f"{where}: member {name!r} brings the unpacked size over the limit "
+                    f"({MAX_MEMBER_BYTES >> 20} MiB a file, {MAX_ARCHIVE_BYTES >> 30} GiB a zip): "
+                    "unpack it yourself if you trust it, and give the folder"
+                )
+            if info.flag_bits & 1:
+                raise UserError(f"{where}: is encrypted: unpack it and give the folder")
+            _printable(name)
+            place = name if where == self.root else f"{archive}/{name}"
+            yield File(f"{archive}!{name}", place, info.file_size, (*stamp, info.CRC))
+
+
+def _hidden(name: str) -> bool:
+    """Names that file managers leave behind: .DS_Store, ._image.bmp, __MACOSX."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _printable(path: str) -> str:
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path!a}: the name is not valid UTF-8: rename the file") from error
+    return path

@@ -1,0 +1,154 @@
+"""The cache folder: prepared folders in it are there whole or not at all, whoever is killed."""
+
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from absl import logging
+
+from leukjax.errors import UserError
+
+
+def root(configured: str) -> Path:
+    """The cache folder: `data.cache_dir`, else $LEUKJAX_CACHE, else the user's cache folder."""
+    chosen = configured or os.environ.get("LEUKJAX_CACHE", "")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base).absolute() / "leukjax"
+
+
+def make_once(
+    folder: Path, is_whole: Callable[[Path], bool], write: Callable[[Path], None], size: int
+) -> None:
+    """Fills `folder` by `write` unless `is_whole(folder)`; many processes may ask at once.
+
+    `write` is given an empty folder beside the target; what it leaves there reaches the disk and
+    takes the target's name in one step. One process writes, the others wait for it. Folders that
+    killed processes left behind are removed.
+
+    Args:
+      folder: the target. Its parent also holds a lock file and a temporary folder while it is made.
+      is_whole: tells a finished folder from a missing or damaged one; must not raise.
+      write: fills a folder.
+      size: bytes that `write` is expected to need.
+
+    Raises:
+      UserError: the cache folder cannot be written or is full.
+    """
+    _sweep(folder.parent)
+    if is_whole(folder):
+        return
+    with _writing(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            if is_whole(folder):
+                return
+            free = shutil.disk_usage(folder.parent).free
+            if free < size:
+                raise UserError(
+                    f"data.cache_dir: {folder.parent} has {free / 1e9:.1f} GB free and the records "
+                    f"need {size / 1e9:.1f} GB: free space there or choose another folder"
+                )
+            _make(folder, write)
+
+
+def _make(folder: Path, write: Callable[[Path], None]) -> None:
+    temporary = _temporary(folder)
+    try:
+        write(temporary)
+        _flush(temporary)
+        if folder.exists():
+            logging.warning("%s is damaged: it was made again", folder)
+            damaged = _temporary(folder)
+            os.replace(folder, damaged)
+            shutil.rmtree(damaged, ignore_errors=True)
+        os.rename(temporary, folder)
+        _flush_folder(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(folder: Path) -> Path:
+    path = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    path.chmod(0o755)  # mkdtemp's 0700 would keep a group out of a shared cache
+    return path
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.lock"
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds the lock of `folder`; the kernel lets go of it when the process dies, however it dies.
+
+    The lock file stays: removing it would let two processes lock two files of one name.
+    """
+    with open(_lock_file(folder), "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logging.info("another process is preparing %s: waiting for it", folder)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _sweep(parent: Path) -> None:
+    """Removes temporary folders whose maker no longer lives (it would hold the lock)."""
+    for temporary in parent.glob(".*.tmp"):
+        target = parent / temporary.name[1:].split(".")[0]
+        try:
+            with open(_lock_file(target), "a") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(temporary, ignore_errors=True)
+        except OSError:  # its maker lives, or the cache may only be read
+            continue
+
+
+@contextmanager
+def _writing(parent: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = _disk_trouble(error)
+        if reason is None:
+            raise
+        raise UserError(
+            f"data.cache_dir: {parent} cannot be written ({reason}): free space there or choose "
+            "another folder"
+        ) from error
+
+
+def _disk_trouble(error: Exception) -> str | None:
+    """What the disk refused, if that is what the error is about."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    # The writer of ArrayRecord turns the system's error into a RuntimeError with its text.
+    texts = (os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))
+    return next((text for text in texts if text in str(error)), None)
+
+
+def _flush(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            _flush_folder(path)
+        else:
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+    _flush_folder(folder)
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

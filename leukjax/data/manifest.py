@@ -1,0 +1,180 @@
+"""The manifest: one row a file, with what training, splitting and proof need to know of it."""
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from leukjax.errors import UserError
+from leukjax.files import write_whole
+
+UNLABELLED = -1
+
+_TEXT = ("id", "path", "subject", "group", "phase", "sha256", "pixels")
+_COLUMNS = ("id", "path", "label", "subject", "group", "phase", "sha256", "pixels", "phash", "area")
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """Images as columns of equal length. A scan returns the rows sorted by id.
+
+    Attributes:
+      classes: class names; `label` indexes them.
+      id: str[n], unique.
+      path: str[n], relative to the root; "archive.zip!member" in a zip; "" if drawn.
+      label: int32[n]; -1 = unlabelled.
+      subject: str[n], the person (or slide, or field) that the image is of.
+      group: str[n], subjects joined by identical images: the unit of splits and statistics.
+      phase: str[n], part of the data set in its official release ("fold_0", "final", …) or "".
+      sha256: str[n], hex digest of the file's bytes.
+      pixels: str[n], hex digest of shape and decoded RGB pixels.
+      phash: uint64[n], perceptual hash (leukjax.data.measure).
+      area: float32[n], share of the image at source resolution that is foreground, in [0, 1].
+    """
+
+    classes: tuple[str, ...]
+    id: np.ndarray
+    path: np.ndarray
+    label: np.ndarray
+    subject: np.ndarray
+    group: np.ndarray
+    phase: np.ndarray
+    sha256: np.ndarray
+    pixels: np.ndarray
+    phash: np.ndarray
+    area: np.ndarray
+
+    def __post_init__(self) -> None:
+        for name in _TEXT:
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.str_))
+        object.__setattr__(self, "classes", tuple(self.classes))
+        object.__setattr__(self, "label", np.asarray(self.label, dtype=np.int32))
+        object.__setattr__(self, "phash", np.asarray(self.phash, dtype=np.uint64))
+        object.__setattr__(self, "area", np.asarray(self.area, dtype=np.float32))
+        lengths = {name: len(getattr(self, name)) for name in _COLUMNS}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"columns of different lengths: {lengths}")
+        if len(np.unique(self.id)) != len(self.id):
+            raise ValueError("ids are not unique")
+        if len(self) and not -1 <= self.label.min() <= self.label.max() < len(self.classes):
+            raise ValueError(f"labels outside -1..{len(self.classes) - 1}")
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    @cached_property
+    def group_codes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Sorted unique group names str[g], and the index of each row's group int[n]."""
+        names, codes = np.unique(self.group, return_inverse=True)
+        return names, codes.reshape(-1)
+
+    def take(self, rows: Int[np.ndarray, "m"]) -> "Manifest":
+        """The manifest of these rows, in their order."""
+        columns = {name: getattr(self, name)[rows] for name in _COLUMNS}
+        return Manifest(classes=self.classes, **columns)
+
+    def checksum(self) -> str:
+        """Hex digest of what determines training: ids, labels, subjects, groups and pixels.
+
+        The order of the rows, paths and the files' encoding do not enter it.
+        """
+        digest = hashlib.sha256(json.dumps(self.classes).encode())
+        for row in np.argsort(self.id):
+            fields = (self.id, self.subject, self.group, self.pixels)
+            text = "\0".join(str(column[row]) for column in fields)
+            digest.update(f"{text}\0{self.label[row]}\n".encode())
+        return digest.hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Writes the manifest as CSV; its first line, a comment, holds the class names."""
+        text = io.StringIO()
+        text.write("#" + json.dumps({"classes": self.classes}) + "\n")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        for row in range(len(self)):
+            values = {name: getattr(self, name)[row] for name in _COLUMNS}
+            # 9 significant digits give a float32 back exactly.
+            values |= {"phash": f"{values['phash']:016x}", "area": f"{values['area']:.9g}"}
+            writer.writerow([values[name] for name in _COLUMNS])
+        write_whole(path, text.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> "Manifest":
+        """Reads what `save` wrote.
+
+        Raises:
+          UserError: the file is missing or no manifest.
+        """
+        try:
+            with open(path, encoding="utf-8", newline="") as file:
+                classes = json.loads(file.readline().removeprefix("#"))["classes"]
+                rows = list(csv.DictReader(file))
+            columns: dict = {name: [row[name] for row in rows] for name in _COLUMNS}
+            columns["label"] = [int(label) for label in columns["label"]]
+            columns["phash"] = [int(value, 16) for value in columns["phash"]]
+            columns["area"] = [float(area) for area in columns["area"]]
+            return cls(classes=tuple(classes), **columns)
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+            raise UserError(
+                f"{path}: not a readable manifest ({error}): delete it and start again"
+            ) from error
+
+
+def natural(text: str) -> tuple:
+    """Sort key that puts 3 before 20, and H2 before H10."""
+    parts = (part for part in re.split(r"([0-9]+)", text) if part)
+    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)
+
+
+def join_groups(
+    subject: Sequence[str] | np.ndarray,
+    sha256: Sequence[str] | np.ndarray,
+    pixels: Sequence[str] | np.ndarray,
+) -> np.ndarray:
+    """Joins subjects that share an identical image, by bytes or by pixels.
+
+    Args:
+      subject: str[n].
+      sha256: str[n], digests of the bytes; "" = not known.
+      pixels: str[n], digests of the decoded pixels; "" = not known.
+
+    Returns:
+      str[n], the group of each row: the subject's own name, or the joined names ("H2+H4+H5"); above
+      eight members the first and the number of the others.
+    """
+    names, owner = np.unique(np.asarray(subject, dtype=np.str_), return_inverse=True)
+    parent = list(range(len(names)))
+
+    def find(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for digests in (sha256, pixels):
+        first: dict[str, int] = {}
+        for code, digest in zip(owner.tolist(), np.asarray(digests).tolist(), strict=True):
+            if digest:
+                a, b = find(first.setdefault(digest, code)), find(code)
+                parent[max(a, b)] = min(a, b)
+
+    members: dict[int, list[str]] = {}
+    for i, name in enumerate(names.tolist()):
+        members.setdefault(find(i), []).append(name)
+    title = {root: _joined(sorted(group, key=natural)) for root, group in members.items()}
+    by_subject = np.array([title[find(i)] for i in range(len(names))], dtype=np.str_)
+    return by_subject[owner.reshape(-1)] if len(names) else np.zeros(0, np.str_)
+
+
+def _joined(members: list[str]) -> str:
+    if len(members) > 8:
+        return f"{members[0]}+{len(members) - 1} others"
+    return "+".join(members)

@@ -1,0 +1,82 @@
+"""What is measured on each image at the scan: foreground, area, box, perceptual hash."""
+
+import dataclasses
+import hashlib
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+
+def pixel_digest(image: UInt8[np.ndarray, "h w 3"]) -> str:
+    """Hex SHA-256 of the shape and the RGB pixels: equal for equal pictures of any encoding."""
+    digest = hashlib.sha256(repr(image.shape).encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
+
+
+def foreground(image: UInt8[np.ndarray, "h w 3"], background: str) -> Bool[np.ndarray, "h w"]:
+    """Pixels of the cell.
+
+    Args:
+      image: RGB.
+      background: "black": every pixel that is not exactly black. "bright": every pixel whose grey
+        level is at or under Otsu's threshold (Otsu 1979, doi 10.1109/TSMC.1979.4310076), for a cell
+        is darker than the field around it.
+    """
+    if background == "black":
+        return (image[..., 0] | image[..., 1] | image[..., 2]) != 0
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    threshold, _ = cv2.threshold(grey, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    if grey.min() == grey.max():
+        return np.zeros(grey.shape, bool)
+    return grey <= threshold
+
+
+def box(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int]:
+    """Box around a mask: (top, bottom, left, right), ends exclusive; the whole if it is empty."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    columns = np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return 0, mask.shape[0], 0, mask.shape[1]
+    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+
+
+def perceptual_hash(image: UInt8[np.ndarray, "h w 3"]) -> int:
+    """64-bit hash whose bits change little when a picture is encoded, scaled or brightened anew.
+
+    Signs, against their median, of the 8 x 8 lowest coefficients that vary along both axes, of the
+    cosine transform of the grey picture shrunk to 32 x 32 (Zauner 2010, "Implementation and
+    benchmarking of perceptual image hash functions"). A picture without structure gives 0.
+    """
+    grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
+    low = cv2.dct(small)[1:9, 1:9].ravel()
+    return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """Measures of one image: columns of the manifest, and the cell's longer side in pixels."""
+
+    pixels: str
+    phash: int
+    area: float
+    side: int
+
+
+def measure(image: UInt8[np.ndarray, "h w 3"], background: str) -> Measured:
+    """Measures one image; `background` as in `foreground`.
+
+    On black only the box around the cell is hashed, or all centred cells would look alike. On a
+    bright background the threshold moves with the encoding, and the whole image is hashed.
+    """
+    mask = foreground(image, background)
+    top, bottom, left, right = box(mask)
+    hashed = image[top:bottom, left:right] if background == "black" else image
+    return Measured(
+        pixels=pixel_digest(image),
+        phash=perceptual_hash(hashed),
+        area=float(np.float32(mask.mean())),
+        side=max(bottom - top, right - left),
+    )

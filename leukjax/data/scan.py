@@ -1,0 +1,201 @@
+"""Reads every image of a source once and makes the manifest."""
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+from leukjax.data.decode import BadImage
+from leukjax.data.manifest import Manifest, join_groups
+from leukjax.data.measure import Measured, measure
+from leukjax.data.parallel import map_in_order
+from leukjax.data.progress import progress
+from leukjax.data.source import Entry, Skipped, Source
+from leukjax.errors import UserError
+from leukjax.files import write_whole
+
+# Enters the key of the cache: raise it when a measure or a decoding rule changes.
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    """What stays of an image after its pixels are let go."""
+
+    sha256: str
+    measured: Measured
+    conversions: tuple[str, ...]
+
+
+def scan(
+    source: Source, cache_dir: Path, threads: int, bad_images: str
+) -> tuple[Manifest, list[Skipped]]:
+    """Reads every image once (in parallel, with a progress bar) and makes the manifest.
+
+    The result is kept under `cache_dir/scans` by `source.stat_key()`, so that a second start reads
+    no image. Findings (conversions, identical images with different labels, skipped files) are
+    appended to `source.notes`.
+
+    Args:
+      source: the data set.
+      cache_dir: folder of the package's cache.
+      threads: threads that read and decode.
+      bad_images: "error" or "skip".
+
+    Returns:
+      The manifest, rows sorted by id, and the images left out.
+
+    Raises:
+      BadImage: an image cannot be decoded and `bad_images` is "error".
+      UserError: a file cannot be read, a class lost all its images, or the cache cannot be written.
+    """
+    key = hashlib.sha256(f"{VERSION} {bad_images} {source.stat_key()}".encode()).hexdigest()[:32]
+    folder = Path(cache_dir) / "scans"
+    kept = _load(folder, key)
+    if kept is None:
+        kept = _scan(source, threads, bad_images)
+        _save(folder, key, *kept)
+    manifest, skipped, findings = kept
+    source.notes.extend(findings)
+    return manifest, skipped
+
+
+def _scan(
+    source: Source, threads: int, bad_images: str
+) -> tuple[Manifest, list[Skipped], list[str]]:
+    entries = sorted(source.entries, key=lambda entry: entry.id)
+    skipped: list[Skipped] = []
+    taken: list[tuple[Entry, _Read]] = []
+
+    def read(entry: Entry) -> _Read | BadImage:
+        try:
+            loaded = source.load(entry)
+        except BadImage as error:
+            if bad_images == "error":
+                raise
+            return error
+        digest = hashlib.sha256(loaded.data).hexdigest()
+        return _Read(digest, measure(loaded.image, source.background), loaded.conversions)
+
+    results = map_in_order(read, entries, threads)
+    for entry, result in zip(
+        entries, progress(results, len(entries), f"scanning {source.name}"), strict=True
+    ):
+        if isinstance(result, BadImage):
+            skipped.append(Skipped(entry.id, entry.path, str(result)))
+        else:
+            taken.append((entry, result))
+
+    manifest = _manifest(source.classes, taken)
+    lost = [
+        name
+        for label, name in enumerate(source.classes)
+        if not (manifest.label == label).any() and any(e.label == label for e in entries)
+    ]
+    if lost or not taken:
+        raise UserError(
+            f"data.root: no image of {', '.join(lost) or source.name} can be decoded "
+            f"(first: {skipped[0].reason}): replace the files"
+        )
+    findings = _findings(source, manifest, taken, skipped)
+    return manifest, skipped, findings
+
+
+def _manifest(classes: tuple[str, ...], taken: list[tuple[Entry, _Read]]) -> Manifest:
+    sha256 = [read.sha256 for _, read in taken]
+    pixels = [read.measured.pixels for _, read in taken]
+    subject = [entry.subject for entry, _ in taken]
+    return Manifest(
+        classes=classes,
+        id=np.array([entry.id for entry, _ in taken], np.str_),
+        path=np.array([entry.path for entry, _ in taken], np.str_),
+        label=np.array([entry.label for entry, _ in taken], np.int32),
+        subject=np.array(subject, np.str_),
+        group=join_groups(subject, sha256, pixels),
+        phase=np.array([entry.phase for entry, _ in taken], np.str_),
+        sha256=np.array(sha256, np.str_),
+        pixels=np.array(pixels, np.str_),
+        phash=np.array([read.measured.phash for _, read in taken], np.uint64),
+        area=np.array([read.measured.area for _, read in taken], np.float32),
+    )
+
+
+def _findings(
+    source: Source,
+    manifest: Manifest,
+    taken: list[tuple[Entry, _Read]],
+    skipped: list[Skipped],
+) -> list[str]:
+    findings = []
+    if skipped:
+        findings.append(
+            f"WARNING: {len(skipped)} of {len(source.entries)} images cannot be decoded and are "
+            f"left out; the first: {skipped[0].reason}"
+        )
+    conversions = Counter(name for _, read in taken for name in read.conversions)
+    if conversions:
+        counts = ", ".join(f"{name}: {count}" for name, count in sorted(conversions.items()))
+        findings.append(f"converted to 8-bit RGB ({counts} images)")
+    flat = sum(read.measured.phash == 0 for _, read in taken)
+    if flat:
+        findings.append(f"WARNING: {flat} images are of one even colour or nearly so")
+    conflicts = conflicting_labels(manifest)
+    if conflicts:
+        shown = "; ".join(" = ".join(ids) for ids in conflicts[:3])
+        findings.append(
+            f"WARNING: {len(conflicts)} sets of identical images carry DIFFERENT labels: {shown}"
+        )
+    sides = np.array([read.measured.side for _, read in taken], np.int32)
+    return findings + source.findings(manifest, sides)
+
+
+def conflicting_labels(manifest: Manifest) -> list[list[str]]:
+    """Ids of identical images (by pixels) that carry different labels, a list for each picture."""
+    rows_of: dict[str, list[int]] = {}
+    for row in np.flatnonzero(manifest.label >= 0).tolist():
+        rows_of.setdefault(str(manifest.pixels[row]), []).append(row)
+    return [
+        sorted(manifest.id[rows].tolist())
+        for rows in rows_of.values()
+        if len(set(manifest.label[rows].tolist())) > 1
+    ]
+
+
+def _save(
+    folder: Path, key: str, manifest: Manifest, skipped: list[Skipped], findings: list[str]
+) -> None:
+    table = folder / f"{key}.csv"
+    try:
+        manifest.save(table)
+        side = {
+            "sha256": hashlib.sha256(table.read_bytes()).hexdigest(),
+            "skipped": [dataclasses.asdict(skip) for skip in skipped],
+            "findings": findings,
+        }
+        # Last: without it, or with another checksum, the table does not count.
+        write_whole(folder / f"{key}.json", json.dumps(side, indent=1))
+    except OSError as error:
+        raise UserError(
+            f"data.cache_dir: {folder} cannot be written ({error.strerror or error}): "
+            "free space there or choose another folder"
+        ) from error
+
+
+def _load(folder: Path, key: str) -> tuple[Manifest, list[Skipped], list[str]] | None:
+    """What `_save` wrote, or None if it is not there, not whole or not readable."""
+    table = folder / f"{key}.csv"
+    try:
+        side = json.loads((folder / f"{key}.json").read_text(encoding="utf-8"))
+        if hashlib.sha256(table.read_bytes()).hexdigest() != side["sha256"]:
+            raise ValueError("checksum")
+        skipped = [Skipped(**skip) for skip in side["skipped"]]
+        return Manifest.load(table), skipped, list(side["findings"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, UserError):
+        logging.warning("the kept scan %s is damaged: reading the images again", table)
+        return None

@@ -1,0 +1,200 @@
+"""Images in one folder a class."""
+
+import numpy as np
+import pytest
+from trees import cell, data_config, encode, write, zip_folder
+
+from leukjax.data import image_folder
+from leukjax.data.scan import scan
+from leukjax.data.split import crossing_groups, make_split
+from leukjax.errors import UserError
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = tmp_path / "root"
+    write(root / "normal" / "p1_a.BMP", encode(cell(0)))
+    write(root / "normal" / "deep" / "er" / "p2_b.tiff", encode(cell(1, 32), "TIFF"))
+    write(root / "blast" / "p1_c.JPG", encode(cell(2), "JPEG"))
+    write(root / "blast" / "p3_d.jpeg", encode(cell(3, 50), "JPEG"))
+    write(root / "blast" / "p3_e.png", encode(cell(4), "PNG"))
+    write(root / "blast" / "notes.txt", "x")
+    return root
+
+
+def make(root, **fields):
+    return image_folder.source(data_config(root, **fields))
+
+
+def test_classes_ids_and_labels(root):
+    source = make(root)
+    assert source.classes == ("blast", "normal")
+    assert source.positive == "normal"
+    assert make(root, positive="blast").positive == "blast"
+    assert not source.subjects_known
+    found = {e.id: (e.label, e.subject, e.path) for e in source.entries}
+    expected = {
+        "blast/p1_c.JPG": 0,
+        "blast/p3_d.jpeg": 0,
+        "blast/p3_e.png": 0,
+        "normal/deep/er/p2_b.tiff": 1,
+        "normal/p1_a.BMP": 1,
+    }
+    assert found == {id: (label, id, id) for id, label in expected.items()}
+    assert source.image(source.entries[1]).shape == (50, 50, 3)
+    assert "5 images (blast 3, normal 2) of 5 subjects, each image its own" in source.notes[0]
+    assert any("positive class: normal" in n for n in source.notes)
+
+
+def test_three_classes_have_no_positive_one(root):
+    write(root / "other" / "x.png", encode(cell(5), "PNG"))
+    assert make(root).positive == ""
+    with pytest.raises(UserError, match="none of the classes blast, normal, other"):
+        make(root, positive="alien")
+
+
+def test_subjects_by_pattern(root):
+    source = make(root, subject_pattern=r"(p\d)_")
+    assert source.subjects_known
+    assert {e.id: e.subject for e in source.entries} == {
+        "blast/p1_c.JPG": "p1",
+        "blast/p3_d.jpeg": "p3",
+        "blast/p3_e.png": "p3",
+        "normal/deep/er/p2_b.tiff": "p2",
+        "normal/p1_a.BMP": "p1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        (r"(p[12])_", r"finds no subject in blast/p3_d\.jpeg"),
+        (r"p\d", "has no group"),
+        (r"(p\d", "no regular expression"),
+        (r"(q?)", "finds no subject"),
+    ],
+)
+def test_a_pattern_that_does_not_fit(root, pattern, message):
+    with pytest.raises(UserError, match=message) as caught:
+        make(root, subject_pattern=pattern)
+    assert str(caught.value).startswith("data.subject_pattern: ")
+
+
+ROWS = {
+    "blast/p1_c.JPG": "A",
+    "blast/p3_d.jpeg": "B",
+    "blast/p3_e.png": "B",
+    "normal/deep/er/p2_b.tiff": "C",
+    "normal/p1_a.BMP": "A",
+}
+
+
+def table(rows, header="path,subject"):
+    return "\n".join([header, *(f"{path},{subject}" for path, subject in rows)]) + "\n"
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_subjects_by_csv(root, tmp_path, inside):
+    text = table([(f"./{p}", s) for p, s in ROWS.items()], "\ufeffpath,subject,remark")
+    path = write((root if inside else tmp_path) / "subjects.csv", text)
+    source = make(root, subject_csv="subjects.csv" if inside else str(path))
+    assert {e.id: e.subject for e in source.entries} == ROWS
+    assert source.subjects_known
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (table(list(ROWS.items())[1:]), r"no row for blast/p1_c\.JPG \(1 such"),
+        (table([*ROWS.items(), ("blast/p1_c.JPG", "Z")]), "line 7: .* has two rows"),
+        (table([*ROWS.items(), ("blast/none.png", "Z")]), "blast/none.png is no image"),
+        (table([*ROWS.items(), ("blast/none.png", "")]), "lacks a value"),
+        (table(ROWS.items(), "file,person"), "lacks a value of the columns path, subject"),
+        (None, "cannot be read"),
+        (b"\xff\xfe\x00", "cannot be read"),
+        ('path,subject\n"open', "cannot be read"),
+    ],
+)
+def test_a_csv_that_does_not_fit(root, tmp_path, text, message):
+    path = tmp_path / "subjects.csv"
+    if text is not None:
+        write(path, text)
+    with pytest.raises(UserError, match=message) as caught:
+        make(root, subject_csv=str(path))
+    assert str(caught.value).startswith("data.subject_csv: ")
+    assert "\n" not in str(caught.value)
+
+
+def empty_class(root):
+    (root / "empty").mkdir()
+
+
+def loose(root):
+    write(root / "x.png", encode(cell(0), "PNG"))
+
+
+def zipped_class(root):
+    zip_folder(root / "blast", root / "more.zip")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (empty_class, "class empty has no image"),
+        (loose, r"x\.png lies in no class folder"),
+        (zipped_class, r"more\.zip would be a class"),
+    ],
+)
+def test_another_layout(root, change, message):
+    change(root)
+    with pytest.raises(UserError, match=message):
+        make(root)
+
+
+def test_a_root_that_is_a_level_too_high(root):
+    with pytest.raises(UserError, match=r"one class only \(root; .*a level too high"):
+        make(root.parent)
+
+
+def test_one_zip_with_the_classes(root, tmp_path):
+    path = zip_folder(root, tmp_path / "all.zip")
+    zipped, plain = make(path), make(root)
+    assert [(e.id, e.label) for e in zipped.entries] == [(e.id, e.label) for e in plain.entries]
+    for a, b in zip(zipped.entries, plain.entries, strict=True):
+        np.testing.assert_array_equal(zipped.image(a), plain.image(b))
+
+
+def test_the_background_is_looked_at(root, tmp_path):
+    assert make(root).background == "black"
+    for number in range(4):
+        write(
+            tmp_path / "b" / "ab"[number % 2] / f"{number}.png",
+            encode(cell(1, 40, "bright"), "PNG"),
+        )
+    source = make(tmp_path / "b")
+    assert source.background == "bright"
+    assert any(n.startswith("background: bright (0% of") for n in source.notes)
+
+
+def test_a_bad_image_does_not_hinder_the_look(root):
+    write(root / "blast" / "p9_bad.png", b"nothing")
+    assert make(root).background == "black"
+
+
+def test_real_cells_of_fields_with_several_classes(shared, tmp_path):
+    pattern = r"(BloodImage_\d+)"
+    source = make(shared / "data" / "bccd_cells", subject_pattern=pattern)
+    assert source.classes == ("Platelets", "RBC", "WBC")
+    assert source.background == "bright"
+    m, _ = scan(source, tmp_path, 2, "error")
+    assert len(m) == 1430
+    assert np.bincount(m.label).tolist() == [361, 697, 372]
+    assert len(set(m.subject.tolist())) == 364
+    for seed in range(20):
+        split = make_split(m, "subject", seed)
+        assert crossing_groups(m, split) == []
+        for part, share in (("train", 0.7), ("val", 0.15), ("test", 0.15)):
+            for label in range(3):
+                of_class = m.label == label
+                got = (of_class & (split.part == part)).sum() / of_class.sum()
+                assert abs(got - share) < 0.02

@@ -1,0 +1,132 @@
+"""A run that was killed ends with the same bits as one that never was."""
+
+import json
+import signal
+
+import pytest
+
+from runs import assert_same_bits, command, finish, metrics, start, with_patch
+
+# Every kind of state that a step may carry: dropout, momentum, averages, micro-batches.
+CHANGES = {
+    "model.dropout": 0.3,
+    "train.ema_decay": 0.9,
+    "train.accumulate": 2,
+    "augment.rotate": 180,
+    "augment.brightness": 0.2,
+    "optimizer.schedule": "cosine",
+    "checkpoint.every": "2 steps",
+}
+
+MID_EPOCH = """
+from leukjax.train import log
+original = log.Log.step
+def dying(self, step, loss):
+    original(self, step, loss)
+    if step == {step}: os.kill(os.getpid(), signal.SIGKILL)
+log.Log.step = dying
+"""
+DURING_SAVE = """
+from leukjax.train import checkpoint
+original = checkpoint.Checkpoints.save
+def dying(self, step, *rest):
+    original(self, step, *rest)
+    if step == {step}: os.kill(os.getpid(), signal.SIGKILL)
+checkpoint.Checkpoints.save = dying
+"""
+BEFORE_SEAL = """
+from leukjax.train import checkpoint
+original = checkpoint.Checkpoints._seal
+def dying(self, step):
+    if step == {step}:
+        self._manager.wait_until_finished()
+        os.kill(os.getpid(), signal.SIGKILL)
+    original(self, step)
+checkpoint.Checkpoints._seal = dying
+"""
+DURING_TEST = """
+from leukjax.train import evaluate
+original = evaluate.write_predictions
+def dying(path, *rest):
+    if path.name == "test.csv": os.kill(os.getpid(), signal.SIGKILL)
+    original(path, *rest)
+evaluate.write_predictions = dying
+from leukjax.train import finish
+finish.write_predictions = dying
+"""
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, cache):
+    """A run that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    finish(command("cnn", workdir, CHANGES), cache)
+    return workdir
+
+
+@pytest.mark.parametrize(
+    ("name", "patch"),
+    [
+        ("in the middle of an epoch", MID_EPOCH.format(step=9)),
+        ("before the first checkpoint", MID_EPOCH.format(step=1)),
+        ("during a save", DURING_SAVE.format(step=8)),
+        ("between commit and checksums", BEFORE_SEAL.format(step=12)),
+        ("while test is scored", DURING_TEST),
+    ],
+)
+def test_killed_and_started_again(tmp_path, cache, whole, name, patch):
+    workdir = tmp_path / "run"
+    arguments = command("cnn", workdir, CHANGES)
+    finish(with_patch(patch, arguments), cache, expect=-signal.SIGKILL)
+    said = finish(arguments, cache)
+    assert "going on from step" in said
+    assert_same_bits(whole, workdir)
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert summary["starts"] == 2
+    assert summary["test_openings"] == (2 if name == "while test is scored" else 1)
+
+
+def test_sigterm_saves_and_exits_75(tmp_path, cache, whole):
+    workdir = tmp_path / "run"
+    arguments = command("cnn", workdir, CHANGES)
+    # The signal comes from inside, so that it meets the loop and not the imports before it.
+    patch = MID_EPOCH.replace("SIGKILL", "SIGTERM").format(step=7)
+    said = finish(with_patch(patch, arguments), cache, expect=75)
+    assert "SIGTERM at step 8" in said
+    assert "the same command goes on" in said
+    assert "going on from step 8" in finish(arguments, cache)
+    assert_same_bits(whole, workdir)
+
+
+def test_a_finished_run_is_not_run_again(cache, whole):
+    before = metrics(whole)
+    said = finish(command("cnn", whole, CHANGES), cache)
+    assert metrics(whole) == before
+    assert "test" in said
+    summary = json.loads((whole / "summary.json").read_text())
+    assert summary["test_openings"] == 1
+
+
+def test_another_config_in_the_same_folder_is_refused(cache, whole):
+    said = finish(command("cnn", whole, CHANGES | {"train.epochs": 4}), cache, expect=1)
+    assert "train.epochs: 3.0 -> 4.0" in said
+    assert "Traceback" not in said
+
+
+def test_a_second_process_on_the_same_folder_is_refused(tmp_path, cache):
+    arguments = command("cnn", tmp_path / "run", CHANGES)
+    hold = "from leukjax.train import loop\nimport time\n"
+    hold += "def train(*_): print('in', flush=True); time.sleep(600)\n"
+    hold += "from leukjax.train import session\nsession.train = train"
+    first = start(with_patch(hold, arguments), cache)
+    try:
+        assert first.stdout.readline() == "in\n"
+        assert "another process is working in it" in finish(arguments, cache, expect=1)
+    finally:
+        first.kill()
+        first.communicate()

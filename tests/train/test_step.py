@@ -1,0 +1,243 @@
+"""One step for all: the same numbers on one device and eight, in one batch or in micro-batches."""
+
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from leukjax import config as configs
+from leukjax import models, sharding
+from leukjax.train import optimizer
+from leukjax.train import state as states
+from leukjax.train.run import step_options
+from leukjax.train.step import make_eval_step, make_train_step
+
+SIZE, BATCH = 32, 16
+SMALL = {
+    "data.image_size": SIZE,
+    "train.batch_size": BATCH,
+    "model.width": 8,
+    "model.depth": 18,
+    "optimizer.learning_rate": 0.01,
+}
+
+
+def _batch(seed=0):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (BATCH, SIZE, SIZE, 3), dtype=np.uint8)
+    images[:, :4] = 0
+    labels = rng.integers(0, 2, BATCH).astype(np.int32)
+    images[labels == 1, 10:20] //= 2
+    return {
+        "image": images,
+        "label": labels,
+        "mask": np.ones(BATCH, bool),
+        "index": np.arange(BATCH, dtype=np.int32),
+    }
+
+
+def _settings(config, seed=0):
+    return states.Settings(
+        seed=jnp.uint32(seed),
+        mean=jnp.full(3, 0.5),
+        std=jnp.full(3, 0.25),
+        class_weights=jnp.array([0.8, 1.2]),
+        learning_rate=jnp.float32(config.optimizer.learning_rate),
+        total_steps=jnp.float32(20),
+        warmup_steps=jnp.float32(2),
+        step_every=jnp.float32(5),
+    )
+
+
+class Trainer:
+    """A model with its steps on some of the eight fake devices."""
+
+    def __init__(self, name, devices=1, **changes):
+        dotted = {key.replace("__", "."): value for key, value in changes.items()}
+        self.config = configs.load(
+            "default", {**SMALL, "model.name": name, "mesh.data": devices, **dotted}
+        )
+        config = self.config
+        self.mesh = sharding.make_mesh(config.mesh, BATCH)
+        module = models.create(
+            name, 2, **{key: config.model[key] for key in config.model if key != "name"}
+        )
+        transform = optimizer.make_transform(config.optimizer)
+        self.make_state = functools.partial(
+            states.create,
+            module,
+            transform,
+            image_size=SIZE,
+            ema=config.train.ema_decay > 0,
+            mesh=self.mesh,
+            rules=sharding.rules(config.mesh),
+        )
+        self.state, shardings = self.make_state(_settings(config))
+        options = step_options(config, "black")
+        self.train_step = make_train_step(module, transform, options, self.mesh, shardings)
+        self.eval_step = make_eval_step(module, self.mesh, shardings)
+
+    def put(self, batch):
+        return jax.device_put(batch, sharding.batch_sharding(self.mesh))
+
+    def run(self, steps=3):
+        state = self.state
+        metrics = {}
+        for step in range(steps):
+            state, metrics = self.train_step(state, self.put(_batch(step)))
+            jax.block_until_ready(metrics)  # fake devices dispatched far ahead can hang
+        return jax.device_get(state), jax.device_get(metrics), jax.device_get(
+            self.eval_step(state, self.put(_batch(9)))
+        )
+
+
+EVERYTHING = {
+    "model__dropout": 0.3,
+    "augment__rotate": 180.0,
+    "augment__zoom": 0.2,
+    "augment__brightness": 0.2,
+    "augment__contrast": 0.2,
+    "train__ema_decay": 0.9,
+    "optimizer__clip_norm": 1.0,
+    # Plain momentum: Adam divides by the root of a tiny second moment in its first steps and turns
+    # the last bit of a gradient into a whole step.
+    "optimizer__name": "sgd",
+}
+
+
+def _close(ours, theirs, rtol=2e-4, atol=2e-5):
+    leaves = jax.tree_util.tree_leaves_with_path(ours)
+    for (path, a), b in zip(leaves, jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(
+            a, b, rtol=rtol, atol=atol, err_msg=jax.tree_util.keystr(path)
+        )
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet", "hybrid_vit"])
+@pytest.mark.parametrize("devices", [8])
+def test_eight_devices_train_as_one(name, devices):
+    one = Trainer(name, 1, **EVERYTHING).run()
+    many = Trainer(name, devices, **EVERYTHING).run()
+    _close(many, one)
+
+
+def test_two_devices_and_fully_sharded_parameters_train_as_one():
+    one = Trainer("cnn", 1, **EVERYTHING).run()
+    _close(Trainer("cnn", 2, **EVERYTHING).run(), one)
+    sharded = Trainer("cnn", 8, mesh__fsdp=True, **EVERYTHING)
+    kernels = [x for x in jax.tree.leaves(sharded.state.params) if x.size >= 64]
+    assert any(x.addressable_shards[0].data.size == x.size // 8 for x in kernels)
+    _close(sharded.run(), one)
+
+
+def test_norm_batch_gives_the_same_numbers_on_any_number_of_devices():
+    options = EVERYTHING | {"model__norm_batch": 2}
+    one = Trainer("cnn", 1, **options).run()
+    for devices in (2, 8):
+        _close(Trainer("cnn", devices, **options).run(), one)
+    other = Trainer("cnn", 1, **EVERYTHING).run()
+    assert abs(other[1]["loss"] - one[1]["loss"]) > 1e-3  # it is another model than norm_batch 0
+
+
+def test_micro_batches_equal_the_large_batch_where_no_norm_crosses_them():
+    plain = {"model__norm": "group", "augment__flip": False, "optimizer__name": "sgd"}
+    _close(
+        Trainer("cnn", 1, train__accumulate=4, **plain).run(),
+        Trainer("cnn", 1, **plain).run(),
+        rtol=1e-4,
+        atol=1e-6,
+    )
+
+
+def test_the_average_follows_parameters_and_statistics():
+    trainer = Trainer("cnn", 1, train__ema_decay=0.75)
+    before = jax.device_get(trainer.state)
+    after, _, _ = trainer.run(steps=1)
+    for average, new, old in (
+        (after.ema_params, after.params, before.params),
+        (after.ema_batch_stats, after.batch_stats, before.batch_stats),
+    ):
+        expected = jax.tree.map(lambda n, o: 0.75 * o + 0.25 * n, new, old)
+        _close(average, expected, rtol=1e-6, atol=1e-7)
+    assert jax.tree.leaves(after.batch_stats)
+
+
+def test_one_compilation_serves_seeds_schedules_and_weights():
+    trainer = Trainer("cnn", 1)
+    trainer.run(steps=2)
+    other, _ = trainer.make_state(
+        _settings(trainer.config, seed=7).replace(
+            total_steps=jnp.float32(500),
+            learning_rate=jnp.float32(0.5),
+            class_weights=jnp.array([2.0, 0.1]),
+        )
+    )
+    trainer.train_step(other, trainer.put(_batch()))
+    assert trainer.train_step._cache_size() == 1
+
+
+def test_the_state_is_donated_whole():
+    trainer = Trainer("cnn", 1, train__ema_decay=0.9)
+    state = trainer.state
+    trainer.train_step(state, trainer.put(_batch()))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
+def test_the_seed_decides_the_parameters_and_the_augmentation():
+    trainer = Trainer("cnn", 1)
+    again, _ = trainer.make_state(_settings(trainer.config))
+    other, _ = trainer.make_state(_settings(trainer.config, seed=1))
+    first = jax.tree.leaves(trainer.state.params)
+    assert all(np.array_equal(a, b) for a, b in zip(first, jax.tree.leaves(again.params), strict=True))
+    assert not all(
+        np.array_equal(a, b) for a, b in zip(first, jax.tree.leaves(other.params), strict=True)
+    )
+
+
+def test_totals_are_the_sums_of_the_steps():
+    trainer = Trainer("cnn", 1)
+    state, losses = trainer.state, []
+    for step in range(3):
+        state, metrics = trainer.train_step(state, trainer.put(_batch(step)))
+        losses.append(float(metrics["loss"]))
+    totals = jax.device_get(state.totals)
+    assert totals.steps == 3
+    assert totals.examples == 3 * BATCH
+    assert totals.loss / totals.examples == pytest.approx(np.mean(losses), rel=1e-5)
+    assert jax.device_get(state.with_zero_totals().totals).examples == 0
+
+
+def test_class_weights_weigh_the_loss():
+    trainer = Trainer("cnn", 1, augment__flip=False, augment__quarter_turns=False)
+    settings = _settings(trainer.config)
+    batch = _batch()
+    losses = {}
+    for name, weights in {"even": [1, 1], "first": [1, 0], "second": [0, 1]}.items():
+        state, _ = trainer.make_state(settings.replace(class_weights=jnp.array(weights, jnp.float32)))
+        losses[name] = float(trainer.train_step(state, trainer.put(batch))[1]["loss"])
+    share = np.mean(batch["label"] == 0)
+    mixed = share * losses["first"] + (1 - share) * losses["second"]
+    assert losses["even"] == pytest.approx(mixed, rel=1e-5)
+
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "one_step.json"
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet", "hybrid_vit"])
+def test_golden_metrics_of_the_first_steps(name):
+    """A change here changes every result ever published with leukjax: explain it in the commit.
+
+    `python tests/golden/one_step.py` writes the file anew.
+    """
+    _, metrics, probabilities = Trainer(name, 1).run(steps=2)
+    golden = json.loads(GOLDEN.read_text())[name]
+    found = {key: float(value) for key, value in metrics.items()}
+    found["probability"] = float(probabilities[0, 1])
+    assert found == pytest.approx(golden, rel=2e-3), (
+        f"{name}: loss, gradient or probability after two steps changed: the model, its "
+        "initialisation, the augmentation or the optimiser is not what it was"
+    )
