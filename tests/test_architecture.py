@@ -14,7 +14,7 @@ ALLOWED = {
     "data": {"config", "errors", "files"},
     "images": {"errors"},
     "models": {"errors"},
-    "metrics": {"errors"},
+    "metrics": {"errors", "files"},
     "train": BASE | {"data", "images", "models", "metrics"},
     "report": BASE | {"data", "images", "models", "metrics", "train"},
 }

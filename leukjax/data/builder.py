@@ -105,9 +105,9 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
         step = max(1, PART_BYTES // (data.image_size**2 * 3))
         parts = [rows[start : start + step] for start in range(0, len(rows), step)]
         # TFDS writes one split after the other, so that all of them can draw from one stream.
-        processed = self._process(manifest)
+        stream = self._process(manifest)
         return {
-            f"part_{number:05d}": self._generate_examples(manifest, part, processed)
+            f"part_{number:05d}": self._generate_examples(manifest, part, stream)
             for number, part in enumerate(parts)
         }
 
@@ -128,16 +128,14 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
         for image, size in progress(results, len(todo), f"preparing {source.name}"):
             digest.update(image.data)
             sizes.append(size)
-            # The last image is taken, and no more asked for: be ready before it leaves.
-            if len(sizes) == len(todo):
-                self.checksum, self.sizes = digest.hexdigest(), np.array(sizes, np.int64)
             yield image
+        self.checksum, self.sizes = digest.hexdigest(), np.array(sizes, np.int64)
 
     def _generate_examples(
-        self, manifest: Manifest, rows: range, processed: Iterator[np.ndarray]
+        self, manifest: Manifest, rows: range, stream: Iterator[np.ndarray]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         # `rows` first: at its end nothing must be taken from the stream, which goes on.
-        for row, image in zip(rows, processed, strict=False):
+        for row, image in zip(rows, stream, strict=False):
             yield (
                 row,
                 {
@@ -148,6 +146,8 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
                     "id": str(manifest.id[row]),
                 },
             )
+        if rows.stop == len(manifest):
+            next(stream, None)  # lets the stream come to its end, where the checksum is taken
 
     def _log_download_bytes(self) -> None:
         """Says nothing: nothing is downloaded."""

@@ -27,7 +27,7 @@ VERSION = 1
 SIZE = 96  # pixels a side, unless said otherwise
 BLOCK = 32  # cells of a subject that are drawn at once
 NUCLEOLI = 4  # the most that one cell has
-STAGE = 0.36  # spread of the subjects' own stage; the classes lie at +1 (blast) and -1 (mature)
+STAGE = 0.33  # spread of the subjects' own stage; the classes lie at +1 (blast) and -1 (mature)
 COUNT = 0.25  # spread of the logarithm of the number of cells
 
 
@@ -161,10 +161,10 @@ def _sample(seed: int, index: int, block: int, count: int) -> Cells:
         return cell.random(count) < probability
 
     scale = np.exp(trait(0.0, 0.06, 0.0))
-    radius = np.clip(scale * np.exp(feature(np.log(0.68), 0.045, 0.04, 0.08)), 0.42, 0.86)
-    ratio = np.clip(feature(0.79, 0.065, 0.02, 0.03), 0.6, 0.93)
+    radius = np.clip(scale * np.exp(feature(np.log(0.68), 0.032, 0.04, 0.085)), 0.42, 0.86)
+    ratio = np.clip(feature(0.79, 0.065, 0.022, 0.03), 0.6, 0.93)
     grain = scale * np.exp(feature(np.log(0.055), -0.30, 0.12, 0.08))
-    contrast = np.exp(feature(np.log(0.12), -0.30, 0.12, 0.10))
+    contrast = np.exp(feature(np.log(0.12), -0.30, 0.13, 0.10))
     contour = np.exp(feature(np.log(0.030), 0.28, 0.12, 0.2))
     cleft = np.where(seldom(0.3 / (1 + np.exp(-3 * stage))), cell.uniform(0.15, 0.4, count), 0.0)
 
@@ -202,9 +202,9 @@ def _sample(seed: int, index: int, block: int, count: int) -> Cells:
         "spike": spike,
         "bite": bite,
         "cut": cut,
-        "haematoxylin": np.exp(trait(0.0, 0.12, 0.06)),
-        "eosin": np.exp(trait(0.0, 0.2, 0.08)),
-        "hue": trait(0.0, 0.035, 0.012),
+        "haematoxylin": np.exp(trait(0.0, 0.14, 0.04)),
+        "eosin": np.exp(trait(0.0, 0.3, 0.06)),
+        "hue": trait(0.0, 0.034, 0.008),
         "illumination": np.exp(vector(0.05, 0.015)) * np.exp(trait(0.0, 0.08, 0.03))[:, None],
         "gradient": vector(0.04, 0.03, 2),
         "unevenness": np.exp(trait(np.log(0.06), 0.2, 0.2)),

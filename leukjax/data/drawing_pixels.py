@@ -187,7 +187,7 @@ def _bump(rng: np.random.Generator, count: int, low: float, high: float) -> np.n
     centre = rng.uniform(0, 2 * np.pi, (count, 1))
     apart = np.abs((angle - centre + np.pi) % (2 * np.pi) - np.pi)
     width = rng.uniform(low, high, (count, 1))
-    return np.exp(-((apart / width) ** 4)).astype(np.float32)
+    return np.exp(-np.square(apart / width)).astype(np.float32)
 
 
 def _cleft(rng: np.random.Generator, depth: np.ndarray) -> np.ndarray:

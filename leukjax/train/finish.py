@@ -10,7 +10,7 @@ import numpy as np
 
 from leukjax.files import write_whole
 from leukjax.train.checkpoint import Checkpoints
-from leukjax.train.evaluate import predict, write_predictions
+from leukjax.train.evaluate import predict
 from leukjax.train.log import Log
 from leukjax.train.run import Run
 
@@ -36,8 +36,7 @@ def score_best(run: Run, checkpoints: Checkpoints, log: Log) -> int:
         log.say(f"scoring step {step} on {part}: {len(run.rows[part])} images")
         predictions = predict(run, state, part)
         if jax.process_index() == 0:
-            path = run.workdir / "predictions" / f"{part}.csv"
-            write_predictions(path, predictions, run.records.manifest)
+            predictions.write(run.workdir / "predictions" / f"{part}.csv")
     return step
 
 

@@ -97,9 +97,6 @@ def assemble(config: ConfigDict, folder: Path) -> tuple[Run, bool]:
     train_batches = make_batches(
         config, records, rows["train"], config.train.batch_size, training=True
     )
-    resumed = workdir.claim(folder, config, _facts(records, split))
-    _write_and_say(folder, records, split)
-
     per_epoch = train_batches.steps_per_epoch
     total = max(1, round(config.train.epochs * per_epoch))
     module = models.create(
@@ -108,11 +105,16 @@ def assemble(config: ConfigDict, folder: Path) -> tuple[Run, bool]:
         dtype=runtime.compute_dtype(config.compute_dtype),
         **{name: config.model[name] for name in config.model if name != "name"},
     )
+    # All that can be wrong with config and data is known here; from now on files are written.
+    resumed = workdir.claim(folder, config, _facts(records, split))
+    _write_and_say(folder, records, split)
+
     transform = optimizer.make_transform(config.optimizer)
-    state, shardings = states.create(
+    settings = make_settings(config, records, rows["train"], per_epoch, total)
+    init, shardings = states.make_init(
         module,
         transform,
-        make_settings(config, records, rows["train"], per_epoch, total),
+        settings,
         image_size=config.data.image_size,
         ema=config.train.ema_decay > 0,
         mesh=mesh,
@@ -129,7 +131,7 @@ def assemble(config: ConfigDict, folder: Path) -> tuple[Run, bool]:
         module=module,
         mesh=mesh,
         train_batches=train_batches,
-        state=state,
+        state=init(settings),
         train_step=make_train_step(module, transform, options, mesh, shardings),
         eval_step=make_eval_step(module, mesh, shardings),
         total_steps=total,

@@ -1,5 +1,6 @@
 """Everything that a run is at one step, as one tree of arrays."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -70,20 +71,22 @@ class TrainState(struct.PyTreeNode):
         return self.replace(totals=jax.device_put(Totals.zero(), places))
 
 
-def create(
+def make_init(
     module: nn.Module,
     transform: optax.GradientTransformation,
-    settings: Settings,
+    like: Settings,
     *,
     image_size: int,
     ema: bool,
     mesh: Mesh,
     rules: sharding.Rules,
-) -> tuple[TrainState, TrainState]:
-    """A fresh state, made already sharded: no device ever holds more than its share.
+) -> tuple[Callable[[Settings], TrainState], TrainState]:
+    """A jitted ``init(settings) -> state`` that makes a fresh state already sharded.
+
+    No device ever holds more than its share, so that a model larger than one device can start.
 
     Returns:
-      The state, and a tree of the same form with the sharding of each array.
+      The function, and a tree of the state's form with the sharding of each array.
     """
 
     def init(settings: Settings) -> TrainState:
@@ -103,6 +106,5 @@ def create(
             settings=settings,
         )
 
-    shapes = jax.eval_shape(init, settings)
-    shardings = sharding.tree_shardings(shapes, mesh, rules)
-    return jax.jit(init, out_shardings=shardings)(settings), shardings
+    shardings = sharding.tree_shardings(jax.eval_shape(init, like), mesh, rules)
+    return jax.jit(init, out_shardings=shardings), shardings

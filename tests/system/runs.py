@@ -26,7 +26,14 @@ TINY = {
 def command(config: str, workdir: Path, changes: dict | None = None) -> list[str]:
     """The command line of a training run."""
     fields = [f"--config.{name}={value}" for name, value in (TINY | (changes or {})).items()]
-    return [sys.executable, "-m", "leukjax.main", f"--config={config}", f"--workdir={workdir}", *fields]
+    return [
+        sys.executable,
+        "-m",
+        "leukjax.main",
+        f"--config={config}",
+        f"--workdir={workdir}",
+        *fields,
+    ]
 
 
 def start(arguments: list[str], cache: Path, *, devices: int = 1, **options) -> subprocess.Popen:

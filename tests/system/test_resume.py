@@ -4,7 +4,6 @@ import json
 import signal
 
 import pytest
-
 from runs import assert_same_bits, command, finish, metrics, start, with_patch
 
 # Every kind of state that a step may carry: dropout, momentum, averages, micro-batches.
@@ -45,14 +44,12 @@ def dying(self, step):
 checkpoint.Checkpoints._seal = dying
 """
 DURING_TEST = """
-from leukjax.train import evaluate
-original = evaluate.write_predictions
-def dying(path, *rest):
+from leukjax.metrics import predictions
+original = predictions.Predictions.write
+def dying(self, path):
     if path.name == "test.csv": os.kill(os.getpid(), signal.SIGKILL)
-    original(path, *rest)
-evaluate.write_predictions = dying
-from leukjax.train import finish
-finish.write_predictions = dying
+    original(self, path)
+predictions.Predictions.write = dying
 """
 
 

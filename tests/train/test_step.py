@@ -67,16 +67,17 @@ class Trainer:
             name, 2, **{key: config.model[key] for key in config.model if key != "name"}
         )
         transform = optimizer.make_transform(config.optimizer)
-        self.make_state = functools.partial(
-            states.create,
+        settings = _settings(config)
+        self.init, shardings = states.make_init(
             module,
             transform,
+            settings,
             image_size=SIZE,
             ema=config.train.ema_decay > 0,
             mesh=self.mesh,
             rules=sharding.rules(config.mesh),
         )
-        self.state, shardings = self.make_state(_settings(config))
+        self.state = self.init(settings)
         options = step_options(config, "black")
         self.train_step = make_train_step(module, transform, options, self.mesh, shardings)
         self.eval_step = make_eval_step(module, self.mesh, shardings)
@@ -90,8 +91,10 @@ class Trainer:
         for step in range(steps):
             state, metrics = self.train_step(state, self.put(_batch(step)))
             jax.block_until_ready(metrics)  # fake devices dispatched far ahead can hang
-        return jax.device_get(state), jax.device_get(metrics), jax.device_get(
-            self.eval_step(state, self.put(_batch(9)))
+        return (
+            jax.device_get(state),
+            jax.device_get(metrics),
+            jax.device_get(self.eval_step(state, self.put(_batch(9)))),
         )
 
 
@@ -109,29 +112,29 @@ EVERYTHING = {
 }
 
 
+@functools.cache
+def _one_device(name):
+    """What one device makes of everything at once; several tests compare with it."""
+    return Trainer(name, 1, **EVERYTHING).run()
+
+
 def _close(ours, theirs, rtol=2e-4, atol=2e-5):
     leaves = jax.tree_util.tree_leaves_with_path(ours)
     for (path, a), b in zip(leaves, jax.tree.leaves(theirs), strict=True):
-        np.testing.assert_allclose(
-            a, b, rtol=rtol, atol=atol, err_msg=jax.tree_util.keystr(path)
-        )
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol, err_msg=jax.tree_util.keystr(path))
 
 
 @pytest.mark.parametrize("name", ["cnn", "resnet", "hybrid_vit"])
-@pytest.mark.parametrize("devices", [8])
-def test_eight_devices_train_as_one(name, devices):
-    one = Trainer(name, 1, **EVERYTHING).run()
-    many = Trainer(name, devices, **EVERYTHING).run()
-    _close(many, one)
+def test_eight_devices_train_as_one(name):
+    _close(Trainer(name, 8, **EVERYTHING).run(), _one_device(name))
 
 
 def test_two_devices_and_fully_sharded_parameters_train_as_one():
-    one = Trainer("cnn", 1, **EVERYTHING).run()
-    _close(Trainer("cnn", 2, **EVERYTHING).run(), one)
+    _close(Trainer("cnn", 2, **EVERYTHING).run(), _one_device("cnn"))
     sharded = Trainer("cnn", 8, mesh__fsdp=True, **EVERYTHING)
     kernels = [x for x in jax.tree.leaves(sharded.state.params) if x.size >= 64]
     assert any(x.addressable_shards[0].data.size == x.size // 8 for x in kernels)
-    _close(sharded.run(), one)
+    _close(sharded.run(), _one_device("cnn"))
 
 
 def test_norm_batch_gives_the_same_numbers_on_any_number_of_devices():
@@ -139,8 +142,9 @@ def test_norm_batch_gives_the_same_numbers_on_any_number_of_devices():
     one = Trainer("cnn", 1, **options).run()
     for devices in (2, 8):
         _close(Trainer("cnn", devices, **options).run(), one)
-    other = Trainer("cnn", 1, **EVERYTHING).run()
-    assert abs(other[1]["loss"] - one[1]["loss"]) > 1e-3  # it is another model than norm_batch 0
+    assert (
+        abs(_one_device("cnn")[1]["loss"] - one[1]["loss"]) > 1e-3
+    )  # it is another model than norm_batch 0
 
 
 def test_micro_batches_equal_the_large_batch_where_no_norm_crosses_them():
@@ -169,15 +173,14 @@ def test_the_average_follows_parameters_and_statistics():
 def test_one_compilation_serves_seeds_schedules_and_weights():
     trainer = Trainer("cnn", 1)
     trainer.run(steps=2)
-    other, _ = trainer.make_state(
-        _settings(trainer.config, seed=7).replace(
-            total_steps=jnp.float32(500),
-            learning_rate=jnp.float32(0.5),
-            class_weights=jnp.array([2.0, 0.1]),
-        )
+    settings = _settings(trainer.config, seed=7).replace(
+        total_steps=jnp.float32(500),
+        learning_rate=jnp.float32(0.5),
+        class_weights=jnp.array([2.0, 0.1]),
     )
-    trainer.train_step(other, trainer.put(_batch()))
+    trainer.train_step(trainer.init(settings), trainer.put(_batch()))
     assert trainer.train_step._cache_size() == 1
+    assert trainer.init._cache_size() == 1
 
 
 def test_the_state_is_donated_whole():
@@ -189,10 +192,12 @@ def test_the_state_is_donated_whole():
 
 def test_the_seed_decides_the_parameters_and_the_augmentation():
     trainer = Trainer("cnn", 1)
-    again, _ = trainer.make_state(_settings(trainer.config))
-    other, _ = trainer.make_state(_settings(trainer.config, seed=1))
+    again = trainer.init(_settings(trainer.config))
+    other = trainer.init(_settings(trainer.config, seed=1))
     first = jax.tree.leaves(trainer.state.params)
-    assert all(np.array_equal(a, b) for a, b in zip(first, jax.tree.leaves(again.params), strict=True))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(first, jax.tree.leaves(again.params), strict=True)
+    )
     assert not all(
         np.array_equal(a, b) for a, b in zip(first, jax.tree.leaves(other.params), strict=True)
     )
@@ -217,7 +222,7 @@ def test_class_weights_weigh_the_loss():
     batch = _batch()
     losses = {}
     for name, weights in {"even": [1, 1], "first": [1, 0], "second": [0, 1]}.items():
-        state, _ = trainer.make_state(settings.replace(class_weights=jnp.array(weights, jnp.float32)))
+        state = trainer.init(settings.replace(class_weights=jnp.array(weights, jnp.float32)))
         losses[name] = float(trainer.train_step(state, trainer.put(batch))[1]["loss"])
     share = np.mean(batch["label"] == 0)
     mixed = share * losses["first"] + (1 - share) * losses["second"]

@@ -1,0 +1,232 @@
+"""What a set of predictions is worth: every score that leukjax prints, with its definition."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+from sklearn import metrics as sk
+
+from leukjax.metrics import confusion
+
+BINS = 15  # of the calibration errors, as in Guo et al. 2017
+
+
+def _sensitivity_at_95_specificity(is_class: np.ndarray, probability: np.ndarray) -> float:
+    false, true, _ = sk.roc_curve(is_class, probability, drop_intermediate=False)
+    # 1 of 20 and 1 - 0.95 differ in their last bits.
+    return float(true[false <= 0.05 + 1e-12].max())
+
+
+# Scores of ranks, one class against the rest, from (is it that class, its probability).
+RANKS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "auroc": sk.roc_auc_score,
+    "average_precision": sk.average_precision_score,
+    "sensitivity_at_95_specificity": _sensitivity_at_95_specificity,
+}
+NAMES = ("loss", *confusion.NAMES, *RANKS, "brier", "ece", "ece_equal_mass")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Scores of one set of predictions.
+
+    Attributes:
+        values: every name of `NAMES`; None where the score is undefined.
+        reasons: for each None of `values` a sentence why.
+        by_class: for each class precision, recall, specificity, f1 and auroc against the rest, and
+            images (their number).
+    """
+
+    values: dict[str, float | None]
+    reasons: dict[str, str]
+    by_class: dict[str, dict[str, float | None]]
+
+
+def predicted_class(probabilities: Float[np.ndarray, "n c"]) -> Int[np.ndarray, " n"]:
+    """The class with the largest probability; the first of equals."""
+    return probabilities.argmax(axis=1)
+
+
+def scores(
+    labels: Int[np.ndarray, " n"],
+    probabilities: Float[np.ndarray, "n c"],
+    classes: Sequence[str],
+    positive: str,
+) -> Scores:
+    """All scores of one set of predictions.
+
+    - loss: mean of -log of the probability given to the true class (natural logarithm;
+      probabilities under float64's epsilon count as that, as in scikit-learn).
+    - accuracy, balanced_accuracy, precision, recall (sensitivity), specificity, f1, weighted_f1,
+      macro_f1, mcc: of the class with the largest probability, see `confusion.score`.
+    - auroc: probability that an image of the class gets a larger probability of it than one of
+      the rest, ties counting half (Hanley & McNeil 1982, Radiology 143:29).
+    - average_precision: sum over thresholds of precision times the step in recall.
+    - sensitivity_at_95_specificity: largest sensitivity of any threshold whose specificity is
+      0.95 or more.
+    - brier: two classes: mean squared error of the positive class' probability (Brier 1950);
+      more: the sum of it over the classes.
+    - ece: expected calibration error of the largest probability (Guo et al. 2017, ICML) in 15
+      bins of equal width; ece_equal_mass: in 15 bins of equal numbers of images.
+
+    With two classes precision, recall, specificity, f1, auroc, average_precision and
+    sensitivity_at_95_specificity speak of `positive`; above two classes each is the mean over the
+    classes against the rest.
+
+    Args:
+        labels: class indices.
+        probabilities: a row an image, rows sum to 1.
+        classes: names, in the order of the columns.
+        positive: one of `classes`; above two classes nothing speaks of it, and it may be "".
+    """
+    count, n_classes = probabilities.shape
+    if count == 0:
+        return _undefined("there are no images", classes)
+    if not np.isfinite(probabilities).all():
+        bad = int((~np.isfinite(probabilities)).any(axis=1).sum())
+        return _undefined(f"{bad} of {count} predictions are not finite numbers", classes)
+    probabilities = probabilities.astype(np.float64)
+    chosen = classes.index(positive) if positive or n_classes == 2 else 0
+    matrix = confusion.confusion_matrix(labels, predicted_class(probabilities), n_classes)
+    each: dict[str, np.ndarray] = dict(confusion.by_class(matrix))
+    for name, rank in RANKS.items():
+        each[name] = np.array(
+            [_ranked(rank, labels == c, probabilities[:, c]) for c in range(n_classes)]
+        )
+    found = {name: float(confusion.score(name, matrix, chosen)) for name in confusion.NAMES}
+    for name in RANKS:
+        found[name] = float(each[name][chosen] if n_classes == 2 else each[name].mean())
+    found |= _of_probabilities(labels, probabilities, chosen)
+    values = {name: _or_none(found[name]) for name in NAMES}
+    reasons = {
+        name: _why(name, matrix, classes, positive) for name in NAMES if values[name] is None
+    }
+    shown = (*confusion.ONE_CLASS, "auroc")
+    of_class = {
+        c: {name: _or_none(each[name][i]) for name in shown} | {"images": int(matrix[i].sum())}
+        for i, c in enumerate(classes)
+    }
+    return Scores(values, reasons, of_class)
+
+
+@dataclasses.dataclass(frozen=True)
+class Subjects:
+    """One row a subject, sorted by name: the mean probabilities of its cells.
+
+    Attributes:
+        names, labels, probabilities, groups: of each subject.
+        cells: number of its images.
+        accuracy: share of its images that were called right.
+    """
+
+    names: Shaped[np.ndarray, " s"]
+    labels: Int[np.ndarray, " s"]
+    probabilities: Float[np.ndarray, "s c"]
+    groups: Shaped[np.ndarray, " s"]
+    cells: Int[np.ndarray, " s"]
+    accuracy: Float[np.ndarray, " s"]
+
+
+def subject_table(
+    labels: Int[np.ndarray, " n"],
+    probabilities: Float[np.ndarray, "n c"],
+    subjects: Shaped[np.ndarray, " n"],
+    groups: Shaped[np.ndarray, " n"],
+) -> Subjects | str:
+    """Predictions by subject; or, where that has no meaning, a sentence why.
+
+    A subject whose cells are of several classes (a smear field, say) has no class of its own.
+    """
+    if not len(labels):
+        return "there are no images"
+    names, first, member, cells = np.unique(
+        subjects, return_index=True, return_inverse=True, return_counts=True
+    )
+    mixed = np.unique(member[labels != labels[first][member]])
+    if len(mixed):
+        return (
+            f"{len(mixed)} of {len(names)} subjects have cells of several classes"
+            f" ({names[mixed[0]]}, for one)"
+        )
+    means = [np.bincount(member, column) / cells for column in probabilities.T.astype(np.float64)]
+    # Means of equal numbers differ in their last bits, which would order subjects that are level.
+    means = [np.round(mean, 12) for mean in means]
+    right = np.bincount(member, predicted_class(probabilities) == labels) / cells
+    return Subjects(names, labels[first], np.stack(means, 1), groups[first], cells, right)
+
+
+def by_subject(
+    labels: Int[np.ndarray, " n"],
+    probabilities: Float[np.ndarray, "n c"],
+    subjects: Shaped[np.ndarray, " n"],
+    classes: Sequence[str],
+    positive: str,
+) -> Scores:
+    """All scores with the subject as the unit: its class against its cells' mean probability."""
+    table = subject_table(labels, probabilities, subjects, subjects)
+    if isinstance(table, str):
+        return _undefined(table, classes)
+    return scores(table.labels, table.probabilities, classes, positive)
+
+
+def _ranked(rank, is_class: np.ndarray, probability: np.ndarray) -> float:
+    return np.nan if is_class.all() or not is_class.any() else float(rank(is_class, probability))
+
+
+def _of_probabilities(labels, probabilities, chosen) -> dict[str, float]:
+    given = probabilities[np.arange(len(labels)), labels]
+    confidence, right = probabilities.max(axis=1), predicted_class(probabilities) == labels
+    if probabilities.shape[1] == 2:
+        brier = np.mean((probabilities[:, chosen] - (labels == chosen)) ** 2)
+    else:
+        truth = labels[:, None] == np.arange(probabilities.shape[1])
+        brier = np.mean(((probabilities - truth) ** 2).sum(axis=1))
+    # Bins are (low, high], so that a confidence of exactly 1 falls into the last one.
+    width = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+    # Equal confidences are ordered too, or the order of the rows would decide their bins.
+    mass = np.empty(len(labels), int)
+    mass[np.lexsort((right, confidence))] = np.arange(len(labels)) * BINS // len(labels)
+    return {
+        "loss": float(-np.log(np.maximum(given, np.finfo(np.float64).eps)).mean()),
+        "brier": float(brier),
+        "ece": _calibration_error(confidence, right, width),
+        "ece_equal_mass": _calibration_error(confidence, right, mass),
+    }
+
+
+def _calibration_error(confidence, right, bins) -> float:
+    gaps = np.bincount(bins, confidence) - np.bincount(bins, right)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _undefined(reason: str, classes: Sequence[str]) -> Scores:
+    nothing: dict[str, float | None] = dict.fromkeys((*confusion.ONE_CLASS, "auroc", "images"))
+    return Scores(
+        dict.fromkeys(NAMES), dict.fromkeys(NAMES, reason), {c: dict(nothing) for c in classes}
+    )
+
+
+def _why(name: str, matrix: np.ndarray, classes: Sequence[str], positive: str) -> str:
+    """The reason for an undefined score, from what the confusion matrix lacks."""
+    missing = [c for c, n in zip(classes, matrix.sum(axis=1), strict=True) if n == 0]
+    uncalled = [c for c, n in zip(classes, matrix.sum(axis=0), strict=True) if n == 0]
+    present = [c for c in classes if c not in missing]
+    if name == "precision" and uncalled:
+        return f"no image was called {_any_of([positive] if len(classes) == 2 else uncalled)}"
+    if name in ("f1", "macro_f1"):
+        neither = [c for c in missing if c in uncalled]
+        return f"no image is {_any_of(neither)} and none was called so"
+    if len(present) == 1:
+        return f"every image is {present[0]}"
+    if name == "mcc":
+        return "every image was called the same class"
+    return f"no image is {_any_of(missing)}"
+
+
+def _any_of(names: Sequence[str]) -> str:
+    return " or ".join(names)

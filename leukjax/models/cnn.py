@@ -1,0 +1,60 @@
+"""The plain convolutional network that the literature compares with.
+
+Four stages of a 3x3 convolution, normalisation, ReLU and 2x2 max pooling, then two fully connected
+layers. The papers give no widths: doubling channels and 128 hidden units are ours.
+"""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, DTypeLike, Float
+
+from leukjax.errors import UserError
+from leukjax.models import norms
+from leukjax.models.initializers import fan_in
+from leukjax.models.layers import Conv
+from leukjax.models.pooling import max_pool
+
+STAGES = 4
+HIDDEN = 128
+
+
+class CNN(nn.Module):
+    """Images to logits; the fully connected part ties the model to one image size.
+
+    Attributes:
+      width: channels of the first stage; each later stage doubles them.
+      norm, norm_batch: as in ``resnet.ResNet``.
+      dropout: before the head.
+      dtype: of convolutions and the hidden layer; parameters, statistics and head are float32.
+    """
+
+    classes: int
+    width: int = 32
+    norm: str = "batch"
+    norm_batch: int = 0
+    dropout: float = 0.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "n h w 3"], *, train: bool) -> Float[Array, "n c"]:
+        if min(images.shape[1:3]) < 2**STAGES:
+            raise UserError(
+                f"--config.data.image_size={min(images.shape[1:3])}: too small for the cnn, whose "
+                f"{STAGES} poolings halve it; give at least {2**STAGES}"
+            )
+        norm = norms.chosen(self.norm, self.norm_batch)
+        x = images
+        for stage in range(STAGES):
+            conv = Conv(self.width * 2**stage, (3, 3), dtype=self.dtype, name=f"conv{stage + 1}")
+            x = nn.relu(norm(name=f"norm{stage + 1}")(conv(x), train=train))
+            if stage == STAGES - 1:
+                self.sow("intermediates", "feature_map", x)
+            x = max_pool(x, (2, 2), (2, 2), "VALID")
+
+        hidden = nn.Dense(HIDDEN, dtype=self.dtype, kernel_init=fan_in, name="hidden")
+        x = nn.relu(hidden(x.reshape(x.shape[0], -1))).astype(jnp.float32)
+        self.sow("intermediates", "pooled", x)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        logits = nn.Dense(self.classes, kernel_init=fan_in, name="fc")(x)
+        self.sow("intermediates", "logits", logits)
+        return logits

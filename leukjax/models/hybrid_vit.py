@@ -1,0 +1,208 @@
+"""Hybrid vision transformer (Dosovitskiy et al. 2021): a ResNet's feature map becomes the tokens.
+
+``r26_s32`` and ``r50_b16`` are google-research/vision_transformer's R26+ViT-S/32 and R50+ViT-B/16:
+weight-standardised convolutions, 'SAME' padding, GroupNorm, pre-norm transformer blocks, a class
+token. Parameters are named after timm's (``block0/attn/qkv`` is ``blocks.0.attn.qkv``).
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, DTypeLike, Float
+
+from leukjax.errors import UserError
+from leukjax.models import initializers, norms
+from leukjax.models.layers import StandardizedConv, StochasticDepth, linear_rates
+from leukjax.models.pooling import max_pool
+from leukjax.models.resnet import Block as ResNetBlock
+
+
+class Variant(NamedTuple):
+    """Sizes of a hybrid."""
+
+    stages: tuple[int, ...]  # ResNet blocks a stage; the stride is 4, doubled by each later stage
+    features: int  # of a token
+    depth: int  # transformer blocks
+    heads: int
+
+
+VARIANTS = {
+    "small": Variant(stages=(2, 2), features=192, depth=6, heads=3),  # stride 8: for 48 to 128 px
+    "r26_s32": Variant(stages=(2, 2, 2, 2), features=384, depth=12, heads=6),
+    "r50_b16": Variant(stages=(3, 4, 9), features=768, depth=12, heads=12),
+}
+STEM_WIDTH = 64
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; the softmax is float32."""
+
+    heads: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "n t d"]
+    ) -> tuple[Float[Array, "n t d"], Float[Array, "n h t t"]]:
+        """The result, and the weight that each token (third axis) gives to each (last)."""
+        features = x.shape[-1]
+        size = features // self.heads
+        qkv = nn.DenseGeneral(
+            (3, self.heads, size), dtype=self.dtype, kernel_init=_glorot_qkv, name="qkv"
+        )(x)
+        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        scores = jnp.einsum("nqhd,nkhd->nhqk", query / math.sqrt(size), key)
+        weights = jax.nn.softmax(scores.astype(jnp.float32))
+        mixed = jnp.einsum("nhqk,nkhd->nqhd", weights.astype(self.dtype), value)
+        mixed = mixed.reshape(*x.shape[:2], features)
+        project = nn.Dense(features, dtype=self.dtype, kernel_init=initializers.glorot, name="proj")
+        return project(mixed), weights
+
+
+class TransformerBlock(nn.Module):
+    """Attention and two fully connected layers, each after a LayerNorm and around a shortcut."""
+
+    heads: int
+    dropout: float
+    drop: float
+    gelu_tanh: bool
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "n t d"], *, train: bool
+    ) -> tuple[Float[Array, "n t d"], Float[Array, "n h t t"]]:
+        norm = functools.partial(nn.LayerNorm, epsilon=1e-6, dtype=self.dtype)
+        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=initializers.glorot)
+        dropout = nn.Dropout(self.dropout, deterministic=not train)
+        skip = functools.partial(StochasticDepth(self.drop), train=train)
+
+        y, weights = Attention(self.heads, self.dtype, name="attn")(norm(name="norm1")(x))
+        x = x + skip(dropout(y))
+        y = dense(4 * x.shape[-1], name="fc1")(norm(name="norm2")(x))
+        y = dropout(nn.gelu(y, approximate=self.gelu_tanh))
+        y = dropout(dense(x.shape[-1], name="fc2")(y))
+        return x + skip(y), weights
+
+
+class HybridViT(nn.Module):
+    """Images to logits; position embeddings tie the parameters to one image size.
+
+    Attributes:
+      variant: ``small``, ``r26_s32`` or ``r50_b16``.
+      norm, norm_batch: of the ResNet, as in ``resnet.ResNet``; the references have ``group``.
+      zero_init: the scale of each ResNet block's last normalisation starts at 0.
+      dropout: after the position embeddings, in the transformer's blocks and before the head.
+      stochastic_depth: of the transformer's blocks, growing linearly from 0 to this at the last.
+      gelu_tanh: the tanh approximation of GELU, as in google-research's code; timm has the exact.
+      dtype: of convolutions and matrix products; parameters, statistics, softmax, head: float32.
+    """
+
+    classes: int
+    variant: str = "small"
+    norm: str = "group"
+    norm_batch: int = 0
+    zero_init: bool = True
+    dropout: float = 0.0
+    stochastic_depth: float = 0.0
+    gelu_tanh: bool = True
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "n h w 3"], *, train: bool) -> Float[Array, "n c"]:
+        variant = VARIANTS[self.variant]
+        dropout = nn.Dropout(self.dropout, deterministic=not train)
+
+        x = self._resnet(images, variant.stages, train=train)
+        self.sow("intermediates", "feature_map", x)
+        x = nn.Dense(
+            variant.features, dtype=self.dtype, kernel_init=initializers.fan_in, name="embedding"
+        )(x)
+        x = dropout(self._tokens(x))
+
+        drops = linear_rates(self.stochastic_depth, variant.depth)
+        for number, drop in enumerate(drops):
+            x, weights = TransformerBlock(
+                variant.heads,
+                self.dropout,
+                drop,
+                self.gelu_tanh,
+                self.dtype,
+                name=f"block{number}",
+            )(x, train=train)
+            self.sow("intermediates", "attention", weights)
+        pooled = nn.LayerNorm(epsilon=1e-6, name="norm")(x[:, 0])
+        self.sow("intermediates", "pooled", pooled)
+        logits = nn.Dense(self.classes, kernel_init=nn.initializers.zeros, name="head")(
+            dropout(pooled)
+        )
+        self.sow("intermediates", "logits", logits)
+        return logits
+
+    def _resnet(
+        self, images: Float[Array, "n h w 3"], stages: tuple[int, ...], *, train: bool
+    ) -> Float[Array, "n p q c"]:
+        conv = functools.partial(StandardizedConv, padding="SAME", dtype=self.dtype)
+        norm = norms.chosen(self.norm, self.norm_batch)
+        x = conv(STEM_WIDTH, (7, 7), (2, 2), name="stem_conv")(images)
+        x = nn.relu(norm(name="stem_norm")(x, train=train))
+        x = max_pool(x, (3, 3), (2, 2), "SAME")
+        for stage, blocks in enumerate(stages):
+            for number in range(blocks):
+                x = ResNetBlock(
+                    STEM_WIDTH * 2**stage,
+                    bottleneck=True,
+                    strides=(2, 2) if stage > 0 and number == 0 else (1, 1),
+                    conv=conv,
+                    norm=norm,
+                    zero_init=self.zero_init,
+                    name=f"stage{stage + 1}_{number}",
+                )(x, train=train)
+        return x
+
+    def _tokens(self, x: Float[Array, "n p q d"]) -> Float[Array, "n t d"]:
+        """A class token, then the feature map in reading order, with position embeddings."""
+        images, rows, columns, features = x.shape
+        shape = (1, 1 + rows * columns, features)
+        if self.has_variable("params", "pos_embed"):
+            known = self.get_variable("params", "pos_embed").shape[1] - 1
+            if known != rows * columns:
+                raise UserError(
+                    f"--config.data.image_size: these images give a feature map of {rows} x "
+                    f"{columns}, the position embeddings are for {known} places; use the size of "
+                    "the training, or resize_position_embeddings"
+                )
+        token = self.param("cls_token", nn.initializers.zeros, (1, 1, features), jnp.float32)
+        places = self.param("pos_embed", initializers.deviation(0.02), shape, jnp.float32)
+        token = jnp.broadcast_to(token, (images, 1, features)).astype(x.dtype)
+        x = jnp.concatenate([token, x.reshape(images, rows * columns, features)], axis=1)
+        return x + places.astype(x.dtype)
+
+
+def resize_position_embeddings(
+    embeddings: Float[Array, "1 t d"], grid: tuple[int, int], method: str = "bilinear"
+) -> Float[Array, "1 u d"]:
+    """Position embeddings for a feature map of another size; the class token's stays.
+
+    Args:
+      embeddings: of the class token and then of a square grid in reading order.
+      grid: rows and columns of the new feature map.
+      method: ``bilinear`` or ``bicubic``, smoothed where the grid shrinks.
+    """
+    side = math.isqrt(embeddings.shape[1] - 1)
+    if (side, side) == grid:
+        return embeddings
+    token, places = embeddings[:, :1], embeddings[0, 1:]
+    places = places.reshape(side, side, -1)
+    places = jax.image.resize(places, (*grid, places.shape[-1]), method)
+    return jnp.concatenate([token, places.reshape(1, grid[0] * grid[1], -1)], axis=1)
+
+
+def _glorot_qkv(key, shape, dtype=jnp.float32, out_sharding=None) -> Array:
+    """Query, key and value are three layers of ``inputs x inputs``, drawn at once."""
+    del out_sharding
+    return initializers.deviation(math.sqrt(1 / shape[0]))(key, shape, dtype)

@@ -1,0 +1,63 @@
+"""Random initial parameters that compile fast.
+
+A model has dozens of kernels, and XLA compiles every draw for itself: with ``jax.random`` that
+takes as long as compiling the training step. Here a kernel's numbers come from a short integer hash
+of (key, position), which depends on nothing else: any number of devices makes the same numbers.
+Uniform numbers have the variance that the papers ask for, and need no inverse error function.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax.linen.initializers import Initializer
+from jax import lax
+from jaxtyping import Array, Float, UInt32
+
+# Multipliers of the finaliser of MurmurHash3 (Appleby, public domain).
+_MULTIPLIERS = (0x85EBCA6B, 0xC2B2AE35)
+
+
+def uniform_by_hash(key: Array, shape: Sequence[int]) -> Float[Array, "..."]:
+    """Numbers in [-1, 1), float32: for initial values, not for simulation or security."""
+    words = jax.random.key_data(key).reshape(-1)
+    mixed = lax.iota(jnp.uint32, math.prod(shape))
+    for word in (words[0], words[-1]):
+        mixed = _mix(mixed + word)
+    # 24 bits are all that float32 holds.
+    numbers = (mixed >> 8).astype(jnp.int32).astype(jnp.float32)
+    return (numbers * 2.0**-23 - 1).reshape(shape)
+
+
+def _mix(x: UInt32[Array, " n"]) -> UInt32[Array, " n"]:
+    """Every bit of the input changes half of the bits of the output; one to one."""
+    for shift, multiplier in zip((16, 13), _MULTIPLIERS, strict=True):
+        x = (x ^ (x >> shift)) * jnp.uint32(multiplier)
+    return x ^ (x >> 16)
+
+
+def deviation(standard_deviation: float) -> Initializer:
+    """Uniform, with this standard deviation about 0."""
+
+    def initializer(key, shape, dtype=jnp.float32, out_sharding=None):
+        del out_sharding
+        width = math.sqrt(3) * standard_deviation
+        return (uniform_by_hash(key, shape) * width).astype(dtype)
+
+    return initializer
+
+
+def he_fan_out(key, shape, dtype=jnp.float32, out_sharding=None) -> Array:
+    """Variance 2 / (window x output channels), for convolutions before ReLU (He et al. 2015)."""
+    return deviation(math.sqrt(2 / (math.prod(shape) // shape[-2])))(key, shape, dtype)
+
+
+def fan_in(key, shape, dtype=jnp.float32, out_sharding=None) -> Array:
+    """Variance 1 / inputs, for fully connected layers (LeCun et al. 1998)."""
+    return deviation(math.sqrt(1 / (math.prod(shape) // shape[-1])))(key, shape, dtype)
+
+
+def glorot(key, shape, dtype=jnp.float32, out_sharding=None) -> Array:
+    """Variance 2 / (inputs + outputs), for the transformer (Glorot and Bengio 2010)."""
+    return deviation(math.sqrt(2 / (shape[0] + shape[1])))(key, shape, dtype)

@@ -1,0 +1,216 @@
+"""Convolution in the form that is fastest where it runs, and stochastic depth.
+
+XLA:CPU's own convolutions and their gradients are several times slower than its matrix product, so
+on CPU a convolution is lowered to patches (pad, slices, concatenate) and one matrix product; every
+other platform gets the native convolution. The choice is made when a program is lowered, not when
+it is traced: the same traced model can be exported for another platform.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, DTypeLike, Float
+
+from leukjax.models import initializers
+
+Pair = tuple[int, int]
+Pads = tuple[Pair, Pair]  # ((top, bottom), (left, right))
+Padding = str | Pads
+
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+def conv(
+    x: Float[Array, "n h w c"],
+    kernel: Float[Array, "kh kw c o"],
+    strides: Pair = (1, 1),
+    padding: Padding = ((0, 0), (0, 0)),
+) -> Float[Array, "n p q o"]:
+    """Two-dimensional convolution (cross-correlation, as everywhere in deep learning).
+
+    Differentiable in reverse mode. Equal to ``lax.conv_general_dilated`` up to the order of sums.
+
+    Args:
+      x: images or features, float32 or bfloat16.
+      kernel: same dtype, height x width x in x out.
+      strides: rows, columns.
+      padding: ``"SAME"`` and ``"VALID"`` as in TensorFlow, ``"HALF"`` of the window on every side
+        as in PyTorch (differs from SAME where the stride is above 1), or the zeros to add:
+        ((top, bottom), (left, right)).
+    """
+    return _conv(
+        x, kernel, strides, resolve_padding(padding, x.shape[1:3], kernel.shape[:2], strides)
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _conv(x: Array, kernel: Array, strides: Pair, pads: Pads) -> Array:
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=functools.partial(_conv_patches, strides=strides, pads=pads),
+        default=functools.partial(_conv_native, strides=strides, pads=pads),
+    )
+
+
+def _conv_forward(
+    x: Array, kernel: Array, strides: Pair, pads: Pads
+) -> tuple[Array, tuple[Array, Array]]:
+    return _conv(x, kernel, strides, pads), (x, kernel)
+
+
+def _conv_backward(
+    strides: Pair, pads: Pads, saved: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
+    # A custom_vjp around the choice, not a choice between two differentiable branches: JAX would
+    # keep what either branch needs for its gradient.
+    return lax.platform_dependent(
+        *saved,
+        gradient,
+        cpu=functools.partial(_gradients_patches, strides=strides, pads=pads),
+        default=functools.partial(_gradients_native, strides=strides, pads=pads),
+    )
+
+
+_conv.defvjp(_conv_forward, _conv_backward)
+
+
+def _conv_native(x: Array, kernel: Array, *, strides: Pair, pads: Pads) -> Array:
+    return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=_LAYOUT)
+
+
+def _gradients_native(
+    x: Array, kernel: Array, gradient: Array, *, strides: Pair, pads: Pads
+) -> tuple[Array, Array]:
+    forward = functools.partial(_conv_native, strides=strides, pads=pads)
+    return jax.vjp(forward, x, kernel)[1](gradient)
+
+
+def _conv_patches(x: Array, kernel: Array, *, strides: Pair, pads: Pads) -> Array:
+    patches = _patches(x, kernel.shape[:2], strides, pads)
+    depth = patches.shape[-1]
+    return lax.dot_general(patches, kernel.reshape(depth, -1), (((3,), (0,)), ((), ())))
+
+
+def _gradients_patches(
+    x: Array, kernel: Array, gradient: Array, *, strides: Pair, pads: Pads
+) -> tuple[Array, Array]:
+    out = kernel.shape[3]
+    patches = _patches(x, kernel.shape[:2], strides, pads)
+    patches = patches.reshape(-1, patches.shape[-1])
+    by_kernel = _transposed_product(patches, gradient.reshape(-1, out)).reshape(kernel.shape)
+    return _input_gradient(gradient, kernel, x.shape[1:3], strides, pads), by_kernel
+
+
+def _transposed_product(a: Float[Array, "m i"], b: Float[Array, "m j"]) -> Float[Array, "i j"]:
+    """``a.T @ b``; XLA:CPU copies the transposed operand, so the narrower one is transposed."""
+    if a.shape[1] <= b.shape[1]:
+        return a.T @ b
+    return (b.T @ a).T
+
+
+def _input_gradient(
+    gradient: Array, kernel: Array, size: Sequence[int], strides: Pair, pads: Pads
+) -> Array:
+    """What each patch gets, and these summed where patches overlap: no copy of the kernel."""
+    height, width, _, outputs = kernel.shape
+    by_patch = lax.dot_general(gradient, kernel.reshape(-1, outputs), (((3,), (1,)), ((), ())))
+    by_column = _overlap(by_patch, 1, height, strides[0], pads[0], size[0])
+    return _overlap(by_column, 2, width, strides[1], pads[1], size[1])
+
+
+def _overlap(x: Array, axis: int, window: int, stride: int, pads: Pair, size: int) -> Array:
+    """The transpose of ``_windows`` after padding: channels hold the places of the window."""
+    spread = (x.shape[axis] - 1) * stride + 1
+    moved = []
+    for place, part in enumerate(jnp.split(x, window, 3)):
+        edges = [(0, 0, 0)] * 4
+        low = place - pads[0]
+        edges[axis] = (low, size - low - spread, stride - 1)
+        moved.append(lax.pad(part, jnp.zeros((), x.dtype), edges))
+    return functools.reduce(jnp.add, moved)
+
+
+def _patches(
+    x: Float[Array, "n h w c"], window: Sequence[int], strides: Pair, pads: Pads
+) -> Float[Array, "n p q k"]:
+    """Every window of the image as a row of ``window rows x window columns x c`` numbers."""
+    if pads != ((0, 0), (0, 0)):
+        # The barrier keeps XLA from writing the padding as a test in the loop of every slice.
+        x = lax.optimization_barrier(jnp.pad(x, ((0, 0), *pads, (0, 0))))
+    columns = _windows(x, 2, window[1], strides[1])
+    return _windows(columns, 1, window[0], strides[0])
+
+
+def _windows(x: Array, axis: int, window: int, stride: int) -> Array:
+    last = x.shape[axis] - window
+    parts = [lax.slice_in_dim(x, start, start + last + 1, stride, axis) for start in range(window)]
+    return parts[0] if window == 1 else lax.concatenate(parts, 3)
+
+
+def resolve_padding(
+    padding: Padding, size: Sequence[int], window: Sequence[int], strides: Pair
+) -> Pads:
+    """The zeros to add for a padding by name."""
+    if not isinstance(padding, str):
+        return padding
+    if padding == "HALF":
+        return (window[0] // 2, window[0] // 2), (window[1] // 2, window[1] // 2)
+    (top, bottom), (left, right) = lax.padtype_to_pads(size, window, strides, padding)
+    return (top, bottom), (left, right)
+
+
+class Conv(nn.Module):
+    """A convolution without bias, with the parameter ``kernel`` as in ``nn.Conv``."""
+
+    features: int
+    window: Pair
+    strides: Pair = (1, 1)
+    padding: Padding = "SAME"
+    dtype: DTypeLike = jnp.float32
+    kernel_init: nn.initializers.Initializer = initializers.he_fan_out
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n p q o"]:
+        shape = (*self.window, x.shape[-1], self.features)
+        kernel = self.weights(self.param("kernel", self.kernel_init, shape, jnp.float32))
+        return conv(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.padding)
+
+    def weights(self, kernel: Float[Array, "kh kw c o"]) -> Float[Array, "kh kw c o"]:
+        """What the images are convolved with."""
+        return kernel
+
+
+class StandardizedConv(Conv):
+    """A convolution whose weights have mean 0 and variance 1 over each output channel's inputs.
+
+    Weight standardisation (Qiao et al. 2019) with the epsilon of google-research's hybrids.
+    """
+
+    def weights(self, kernel: Float[Array, "kh kw c o"]) -> Float[Array, "kh kw c o"]:
+        """Standardised, float32."""
+        centred = kernel - jnp.mean(kernel, (0, 1, 2))
+        return centred / (jnp.sqrt(jnp.mean(jnp.square(centred), (0, 1, 2))) + 1e-5)
+
+
+class StochasticDepth(nn.Module):
+    """Drops whole images from a residual branch in training (Huang et al. 2016)."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n *dims"], *, train: bool) -> Float[Array, "n *dims"]:
+        if self.rate == 0 or not train:
+            return x
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, shape)
+        return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)
+
+
+def linear_rates(last: float, blocks: int) -> list[float]:
+    """Stochastic-depth rates growing linearly from 0 at the first block."""
+    return [last * number / max(1, blocks - 1) for number in range(blocks)]

@@ -1,0 +1,115 @@
+"""Max pooling in the form that is fastest where it runs.
+
+XLA:CPU's own gradient of a max pool is an order of magnitude slower than comparisons of shifted
+slices, so these take its place on CPU, chosen at lowering as in ``layers``.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from leukjax.models.layers import Padding, Pads, Pair, resolve_padding
+
+
+class _Window(NamedTuple):
+    size: Pair
+    strides: Pair
+    pads: Pads
+
+
+def max_pool(
+    x: Float[Array, "n h w c"], size: Pair, strides: Pair, padding: Padding
+) -> Float[Array, "n p q c"]:
+    """Maximum over windows; outside the image lies minus infinity.
+
+    Of equal maxima in a window the first in reading order gets the gradient.
+    """
+    pads = resolve_padding(padding, x.shape[1:3], size, strides)
+    return _max_pool(x, _Window(size, strides, pads))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _max_pool(x: Array, window: _Window) -> Array:
+    return lax.platform_dependent(
+        x,
+        cpu=functools.partial(_shifted_maximum, window=window),
+        default=functools.partial(_native_maximum, window=window),
+    )
+
+
+def _forward(x: Array, window: _Window) -> tuple[Array, Array]:
+    return _max_pool(x, window), x
+
+
+def _backward(window: _Window, x: Array, gradient: Array) -> tuple[Array]:
+    by_x = lax.platform_dependent(
+        x,
+        gradient,
+        cpu=functools.partial(_shifted_gradient, window=window),
+        default=functools.partial(_native_gradient, window=window),
+    )
+    return (by_x,)
+
+
+_max_pool.defvjp(_forward, _backward)
+
+
+def _native_maximum(x: Array, *, window: _Window) -> Array:
+    size, strides, pads = window
+    return lax.reduce_window(
+        x, -jnp.inf, lax.max, (1, *size, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0))
+    )
+
+
+def _native_gradient(x: Array, gradient: Array, *, window: _Window) -> Array:
+    return jax.vjp(functools.partial(_native_maximum, window=window), x)[1](gradient)[0]
+
+
+def _shifted_maximum(x: Array, *, window: _Window) -> Array:
+    # Columns, then rows: fewer comparisons than over the whole window at once.
+    for axis in (2, 1):
+        x = functools.reduce(jnp.maximum, _shifted(x, axis, window))
+    return x
+
+
+def _shifted_gradient(x: Array, gradient: Array, *, window: _Window) -> Array:
+    columns = _shifted(x, 2, window)
+    by_column = functools.reduce(jnp.maximum, columns)
+    rows = _shifted(by_column, 1, window)
+    gradient = _give_to_first(rows, gradient, 1, by_column.shape[1], window)
+    return _give_to_first(columns, gradient, 2, x.shape[2], window)
+
+
+def _shifted(x: Array, axis: int, window: _Window) -> list[Array]:
+    """What each place of the window sees, along one axis."""
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = window.pads[axis - 1]
+    padded = jnp.pad(x, widths, constant_values=-jnp.inf)
+    places = window.size[axis - 1]
+    reach = padded.shape[axis] - places + 1
+    stride = window.strides[axis - 1]
+    return [lax.slice_in_dim(padded, i, i + reach, stride, axis) for i in range(places)]
+
+
+def _give_to_first(
+    parts: list[Array], gradient: Array, axis: int, size: int, window: _Window
+) -> Array:
+    """Give the gradient to the first of the parts that holds the maximum; undo the shifts."""
+    highest = functools.reduce(jnp.maximum, parts)
+    free = jnp.ones(gradient.shape, bool)
+    stride, before = window.strides[axis - 1], window.pads[axis - 1][0]
+    spread = (gradient.shape[axis] - 1) * stride + 1
+    given = []
+    for place, part in enumerate(parts):
+        mine = free & (part == highest)
+        free &= ~mine
+        low = place - before
+        edges = [(0, 0, 0)] * gradient.ndim
+        edges[axis] = (low, size - low - spread, stride - 1)
+        zero = jnp.zeros((), gradient.dtype)
+        given.append(lax.pad(jnp.where(mine, gradient, zero), zero, edges))
+    return functools.reduce(jnp.add, given)

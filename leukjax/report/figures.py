@@ -1,0 +1,249 @@
+"""The figures of one run: curves, confusion matrix, ROC, scores by subject."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from sklearn.metrics import roc_curve
+
+from leukjax.metrics import confusion, grouped
+from leukjax.metrics.intervals import interval
+from leukjax.metrics.scores import predicted_class
+from leukjax.report.about import About
+from leukjax.report.style import (
+    BLUE,
+    CLASSES,
+    GREY,
+    LINES,
+    MARKERS,
+    VERMILION,
+    entitle,
+    save,
+    style,
+)
+from leukjax.report.tables import number, span
+
+SUBJECTS_NAMED = 45  # more subjects than this are numbered by rank only
+CLASSES_WRITTEN = 12  # more classes than this leave no room for numbers in the matrix
+
+
+def write_figures(
+    folder: Path,
+    history: Sequence[Mapping[str, Any]],
+    labels: Int[np.ndarray, " n"],
+    probabilities: Float[np.ndarray, "n c"],
+    subjects: Shaped[np.ndarray, " n"],
+    groups: Shaped[np.ndarray, " n"],
+    about: About,
+    best_epoch: float | None = None,
+) -> list[Path]:
+    """All figures of a run as PNG and SVG: curves, confusion, roc, subjects.
+
+    Args:
+        folder: made if it is missing.
+        history: lines of metrics.jsonl; those of part train and val are drawn.
+        labels, probabilities, subjects, groups: one row a scored image.
+        about: what was scored.
+        best_epoch: the epoch whose parameters were scored, marked in the curves.
+
+    Returns:
+        The files written.
+    """
+    figures = {
+        "curves": curves(history, about, best_epoch),
+        "confusion": confusion_figure(labels, predicted_class(probabilities), about),
+        "roc": roc_figure(labels, probabilities, groups, about),
+        "subjects": subjects_figure(labels, predicted_class(probabilities), subjects, about),
+    }
+    return [path for name, figure in figures.items() for path in save(figure, folder, name)]
+
+
+def curves(
+    history: Sequence[Mapping[str, Any]], about: About, best_epoch: float | None = None
+) -> Figure:
+    """Loss and accuracy over epochs, training and validation."""
+    parts = (("train", "training", GREY, "s", "--"), ("val", "validation", BLUE, "o", "-"))
+    with style():
+        figure = Figure(figsize=(7.2, 3.2))
+        entitle(figure, f"Training – {about.data}", about.marks())
+        for axes, score in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+            last, highest = 1.0, 0.0
+            for part, name, colour, marker, line in parts:
+                points = [
+                    (float(row["epoch"]), row[score])
+                    for row in history
+                    if row["part"] == part and row.get(score) is not None
+                ]
+                if not points:
+                    continue
+                x, y = zip(*points, strict=True)
+                last, highest = max(last, *x), max(highest, *y)
+                shown = marker if len(points) <= 40 else None
+                axes.plot(x, y, line, marker=shown, ms=4, color=colour, label=name)
+            if best_epoch is not None:
+                axes.axvline(best_epoch, color=VERMILION, lw=1, ls=":", label="chosen epoch")
+            axes.set(
+                title=score.capitalize(), xlabel="epoch", xlim=(0, last + max(0.3, 0.04 * last))
+            )
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+            if score == "accuracy":
+                axes.set_ylim(0, 1.02)
+                axes.yaxis.set_major_formatter(PercentFormatter(1))
+            else:
+                axes.set_ylim(0, 1.1 * highest or 1)
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(loc="best")
+            else:
+                _say(axes, "no values logged")
+    return figure
+
+
+def confusion_figure(
+    labels: Int[np.ndarray, " n"], predicted: Int[np.ndarray, " n"], about: About
+) -> Figure:
+    """Confusion matrix: numbers of images, shaded and annotated by the share of their row."""
+    names = about.classes
+    matrix = confusion.confusion_matrix(labels, predicted, len(names))
+    share = confusion.ratio(matrix, matrix.sum(axis=1, keepdims=True))
+    size = 2.2 + 0.75 * min(len(names), 10)
+    with style():
+        figure = Figure(figsize=(size + 0.9, size))
+        axes = figure.subplots()
+        entitle(figure, f"Confusion – {about.data}, {about.part}", about.marks())
+        picture = axes.imshow(np.nan_to_num(share), cmap="Blues", vmin=0, vmax=1)
+        ticks = np.arange(len(names))
+        wrapped = [textwrap.fill(name, 12) for name in names]
+        slanted = len(names) > 4 or any(len(line) > 12 for name in names for line in name.split())
+        axes.set_xticks(
+            ticks, wrapped, rotation=40 if slanted else 0, ha="right" if slanted else "center"
+        )
+        axes.set_yticks(ticks, wrapped)
+        axes.set(xlabel="predicted", ylabel="true")
+        axes.grid(False)
+        for (row, column), count in np.ndenumerate(matrix):
+            if len(names) > CLASSES_WRITTEN:
+                break
+            of_row = share[row, column]
+            text = f"{count:,}" if np.isnan(of_row) else f"{count:,}\n{of_row:.1%}"
+            axes.text(
+                column,
+                row,
+                text,
+                ha="center",
+                va="center",
+                fontsize=9 if len(names) <= 6 else 6,
+                color="white" if of_row > 0.55 else "black",
+            )
+        bar = figure.colorbar(picture, ax=axes, shrink=0.8, format=PercentFormatter(1))
+        bar.set_label("share of the true class")
+    return figure
+
+
+def roc_figure(
+    labels: Int[np.ndarray, " n"],
+    probabilities: Float[np.ndarray, "n c"],
+    groups: Shaped[np.ndarray, " n"],
+    about: About,
+) -> Figure:
+    """ROC of the positive class, or with more than two classes of each against the rest."""
+    classes = about.classes
+    two = len(classes) == 2
+    drawn = [classes.index(about.positive)] if two else range(len(classes))
+    with style():
+        figure = Figure(figsize=(4.8, 5.0 + 0.19 * len(drawn)))
+        axes = figure.subplots()
+        entitle(figure, f"ROC – {about.data}, {about.part}", about.marks())
+        axes.plot([0, 1], [0, 1], color="#AAAAAA", lw=1, ls=":")
+        for i in drawn:
+            own = np.stack([1 - probabilities[:, i], probabilities[:, i]], axis=1)
+            is_class = (labels == i).astype(int)
+            auroc = interval("auroc", grouped.group(is_class, own, groups), 1)
+            between = span(auroc)
+            text = f"{classes[i]}: AUROC {number(auroc.value)}" + (f" ({between})" * bool(between))
+            if auroc.value is None:
+                missing = "every image is" if is_class.all() else "no image is"
+                axes.plot([], [], color=CLASSES[i % 6], label=f"{missing} {classes[i]}: undefined")
+                continue
+            false, true, _ = roc_curve(is_class, own[:, 1])
+            line = LINES[0] if two else LINES[(i + i // 6) % 4]
+            axes.plot(false, true, line, color=CLASSES[i % 6], label=text, clip_on=False)
+        axes.set(
+            xlim=(0, 1),
+            ylim=(0, 1),
+            aspect="equal",
+            xlabel="1 − specificity",
+            ylabel="sensitivity",
+        )
+        # Below the axes: inside, it would cover a curve sooner or later.
+        figure.legend(loc="outside lower center", title="95 % interval by group", title_fontsize=8)
+    return figure
+
+
+def subjects_figure(
+    labels: Int[np.ndarray, " n"],
+    predicted: Int[np.ndarray, " n"],
+    subjects: Shaped[np.ndarray, " n"],
+    about: About,
+) -> Figure:
+    """Share of each subject's cells that were called right, from the worst to the best."""
+    names, first, member, cells = np.unique(
+        subjects, return_index=True, return_inverse=True, return_counts=True
+    )
+    right = np.bincount(member, predicted == labels) / cells
+    mixed = np.bincount(member, labels != labels[first][member]) > 0
+    kind = np.where(mixed, -1, labels[first])
+    order = np.lexsort((names, kind, right))
+    with style():
+        columns = max(1, min(len(about.classes) + 1, 90 // (8 + max(map(len, about.classes)))))
+        figure = Figure(figsize=(7.2, 3.4 + 0.17 * (len(about.classes) + 1) / columns))
+        axes = figure.subplots()
+        entitle(figure, f"Accuracy by subject – {about.data}, {about.part}", about.marks())
+        place = np.empty(len(names))
+        place[order] = np.arange(1, len(names) + 1)
+        largest = cells.max()
+        named = len(names) <= SUBJECTS_NAMED
+        for which in (*range(len(about.classes)), -1):
+            mine = kind == which
+            if not mine.any():
+                continue
+            several = which == -1
+            axes.scatter(
+                place[mine],
+                right[mine],
+                s=10 + (100 if named else 40) * cells[mine] / largest,
+                color=GREY if several else CLASSES[which % 6],
+                marker="X" if several else MARKERS[which % 6],
+                alpha=0.8,
+                linewidths=0.5,
+                edgecolors="white",
+                label="several classes" if several else about.classes[which],
+                clip_on=False,
+                zorder=3,
+            )
+        axes.set(ylabel="cells called right", ylim=(-0.03, 1.03), xlim=(0, len(names) + 1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        if named:
+            small = 7 if len(names) <= 30 else 6
+            ranks = np.arange(1, len(names) + 1)
+            axes.set_xticks(ranks, names[order], rotation=90, fontsize=small)
+            axes.set_xlabel("subject")
+        else:
+            axes.set_xlabel(f"{len(names)} subjects, worst first")
+        axes.grid(axis="x", visible=False)
+        sizes = f"{cells.min()} to {largest} cells, larger marks for more"
+        figure.legend(
+            loc="outside lower center",
+            ncols=columns,
+            title=f"a mark is a subject: {sizes}",
+            title_fontsize=8,
+        )
+    return figure
+
+
+def _say(axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=GREY)

@@ -1,0 +1,191 @@
+"""The end of a run for its reader: summary.json, summary.md, figures, and the table on the screen.
+
+Every score is computed from ``predictions/*.csv`` as they stand on the disk.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from leukjax import runtime
+from leukjax.data.baselines import baselines
+from leukjax.files import write_whole
+from leukjax.metrics import predictions as tables_of
+from leukjax.metrics.intervals import Interval, intervals
+from leukjax.metrics.predictions import Predictions
+from leukjax.metrics.scores import scores, subject_table
+from leukjax.report.about import About
+from leukjax.report.figures import write_figures
+from leukjax.report.tables import Row, score_table
+from leukjax.train import finish, session
+from leukjax.train.log import read_metrics
+from leukjax.train.pace import duration
+from leukjax.train.run import Run
+
+
+def write_and_print(outcome: session.Outcome) -> None:
+    """Write summary.json, summary.md and the figures, and print the table of test scores."""
+    if jax.process_index() != 0:
+        return
+    run, folder = outcome.run, outcome.run.workdir
+    predicted = {
+        part: tables_of.read(folder / "predictions" / f"{part}.csv") for part in ("val", "test")
+    }
+    test = predicted["test"]
+    about = About(
+        data=run.records.name,
+        part="test",
+        classes=run.records.classes,
+        positive=run.positive,
+        synthetic=run.records.synthetic,
+        leaky=run.split.leaky,
+        subjects_known=run.records.subjects_known,
+    )
+    rows, no_subjects = _rows(run, test)
+    shape = _shape(test)
+    best_epoch = round(outcome.best_step / run.steps_per_epoch, 4)
+    write_figures(
+        folder / "figures",
+        read_metrics(folder),
+        test.labels,
+        test.probabilities,
+        test.subject,
+        test.group,
+        about,
+        best_epoch,
+    )
+    text = {
+        markdown: score_table(rows, about, **shape, no_subjects=no_subjects, markdown=markdown)
+        for markdown in (False, True)
+    }
+    ending = [*_what_the_baselines_are(run), *_ending(outcome, best_epoch)]
+    write_whole(
+        folder / "summary.md", text[True] + "\n" + "\n".join(f"- {s}" for s in ending) + "\n"
+    )
+    write_whole(
+        folder / "summary.json",
+        json.dumps(_summary(outcome, predicted, rows, shape, best_epoch), indent=1) + "\n",
+    )
+    print("\n" + text[False] + "\n" + "\n".join(ending))
+
+
+def _rows(run: Run, test: Predictions) -> tuple[list[Row], str]:
+    """The model and the baselines, scored alike; and why there are no scores by subject, if so."""
+    found = baselines(run.records.manifest, run.split, run.records.background)
+    in_order = {
+        str(name): row for row, name in enumerate(run.records.manifest.id[run.rows["test"]])
+    }
+    order = np.array([in_order[str(name)] for name in test.id])
+    candidates = {_model_name(run): test.probabilities}
+    candidates |= {baseline.name: baseline.probabilities["test"][order] for baseline in found}
+    positive = run.positive or run.records.classes[0]  # not used above two classes
+    rows, why = [], ""
+    for name, probabilities in candidates.items():
+        by_image = intervals(test.labels, probabilities, test.group, test.classes, positive)
+        table = subject_table(test.labels, probabilities, test.subject, test.group)
+        if isinstance(table, str):
+            rows.append(Row(name, by_image))
+            why = table
+        else:
+            by_subject = intervals(
+                table.labels, table.probabilities, table.groups, test.classes, positive
+            )
+            rows.append(Row(name, by_image, by_subject))
+    return rows, why
+
+
+def _what_the_baselines_are(run: Run) -> list[str]:
+    found = baselines(run.records.manifest, run.split, run.records.background)
+    return [f"{baseline.name.capitalize()}: {baseline.description}." for baseline in found]
+
+
+def _model_name(run: Run) -> str:
+    model = run.config.model
+    return {
+        "cnn": "CNN",
+        "resnet": f"ResNet-{model.depth}",
+        "hybrid_vit": f"hybrid ViT ({model.variant})",
+    }[model.name]
+
+
+def _shape(test: Predictions) -> dict[str, Any]:
+    held = {
+        name: len(np.unique(test.group[test.labels == label]))
+        for label, name in enumerate(test.classes)
+    }
+    return {
+        "images": len(test),
+        "subjects": len(np.unique(test.subject)),
+        "groups": len(np.unique(test.group)),
+        "groups_with": held,
+    }
+
+
+def _ending(outcome: session.Outcome, best_epoch: float) -> list[str]:
+    run = outcome.run
+    opened, starts = finish.openings(run.workdir), session.count_starts(run.workdir)
+    return [
+        f"Epoch {best_epoch:g} of {run.config.train.epochs:g}, chosen by "
+        f"{run.config.checkpoint.metric} on validation; test opened {_times(opened)}.",
+        f"Took {duration(outcome.seconds)} (this start of {starts}) on {runtime.describe()}.",
+        f"Figures: {run.workdir / 'figures'}; all scores: {run.workdir / 'summary.json'}",
+    ]
+
+
+def _times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
+def _summary(
+    outcome: session.Outcome,
+    predicted: Mapping[str, Predictions],
+    rows: list[Row],
+    shape: Mapping[str, Any],
+    best_epoch: float,
+) -> dict[str, Any]:
+    run = outcome.run
+    scored = {
+        part: scores(p.labels, p.probabilities, p.classes, run.positive)
+        for part, p in predicted.items()
+    }
+    return {
+        "model": _model_name(run),
+        "parameters": run.summary.parameters,
+        "flops_per_image": run.summary.flops,
+        "data": run.records.name,
+        "synthetic": run.records.synthetic,
+        "subjects_known": run.records.subjects_known,
+        "protocol": run.split.protocol,
+        "leaky": run.split.leaky,
+        "classes": list(run.records.classes),
+        "positive": run.positive,
+        "seed": run.config.seed,
+        "epoch_chosen": best_epoch,
+        "step_chosen": outcome.best_step,
+        "chosen_by": f"{run.config.checkpoint.metric} on val",
+        "test_openings": finish.openings(run.workdir),
+        "starts": session.count_starts(run.workdir),
+        "steps": run.total_steps,
+        "seconds_of_this_start": round(outcome.seconds, 1),
+        "device": runtime.describe(),
+        "versions": finish.versions(),
+        "test": {**shape, **scored["test"].values},
+        "test_by_class": scored["test"].by_class,
+        "val": scored["val"].values,
+        "undefined": {part: found.reasons for part, found in scored.items()},
+        "intervals": {
+            row.name: {
+                "by_image": _as_json(row.by_image),
+                "by_subject": None if row.by_subject is None else _as_json(row.by_subject),
+            }
+            for row in rows
+        },
+    }
+
+
+def _as_json(found: Mapping[str, Interval]) -> dict[str, Any]:
+    return {name: dataclasses.asdict(interval) for name, interval in found.items()}

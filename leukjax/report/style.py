@@ -1,0 +1,73 @@
+"""How figures look, and how they become files that are the same on every run."""
+
+import contextlib
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+# Okabe & Ito: told apart with every kind of colour vision, and in print by lightness.
+BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE, GREY = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#E69F00",
+    "#6E6E6E",
+)
+CLASSES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+MARKERS = ("o", "s", "^", "D", "v", "P")
+LINES = ("-", "--", "-.", ":")
+_SETTINGS: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.6,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 200,  # of the layout too, which must be that of the file
+    "savefig.dpi": 200,
+    # Identifiers inside an SVG are otherwise drawn at random.
+    "svg.hashsalt": "leukjax",
+}
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """Settings in force while a figure is made or saved, whatever the user's own are."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        settings: Any = matplotlib.rcParams  # its type knows only literal names
+        settings.update(_SETTINGS)
+        yield
+
+
+def entitle(figure: Figure, text: str, marks: Sequence[str]) -> None:
+    """A title with the warnings below it, wrapped to the figure's width."""
+    lines = textwrap.wrap(" · ".join(marks), width=int(figure.get_figwidth() * 9))
+    figure.suptitle("\n".join([text, *lines]), fontweight="bold", fontsize=10)
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write `name`.png and `name`.svg, without dates, so that equal data give equal bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    png, svg = folder / f"{name}.png", folder / f"{name}.svg"
+    with style():
+        # Each drawing moves the layout a little: once for all, so that saving again is the same.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        figure.savefig(png, metadata={"Software": None})
+        figure.savefig(svg, metadata={"Date": None, "Creator": None})
+    return [png, svg]

@@ -1,0 +1,69 @@
+"""Do the intervals cover? Thousands of studies whose truth is known."""
+
+import numpy as np
+import pytest
+import toy
+from scipy import stats
+
+from leukjax.metrics import grouped
+from leukjax.metrics.intervals import interval
+
+DRAWS = 4000
+
+
+def study(rng):
+    """13 + 15 subjects whose accuracies and numbers of cells vary (statistics.md)."""
+    parts = []
+    for label, (subjects, mean, sd, cells) in enumerate(
+        [(13, 0.898, 0.097, 94), (15, 0.711, 0.182, 43)]
+    ):
+        size = mean * (1 - mean) / sd**2 - 1
+        accuracy = rng.beta(mean * size, (1 - mean) * size, subjects)
+        n = np.maximum(1, np.round(cells * rng.lognormal(0, 0.8, subjects))).astype(int)
+        member = np.repeat(np.arange(subjects), n)
+        right = rng.random(len(member)) < accuracy[member]
+        called = np.where(right, label, 1 - label)
+        parts.append((np.full(len(member), label), 0.1 + 0.8 * called, member + 100 * label))
+    labels, p, member = (np.concatenate(c) for c in zip(*parts, strict=True))
+    return grouped.group(labels, toy.columns(p), member)
+
+
+def test_the_default_covers_and_independent_images_do_not():
+    rng = np.random.default_rng(0)
+    truth = (0.898 + 0.711) / 2
+    holds = dict.fromkeys(("jackknife", "group_means", "independent_images"), 0)
+    for _ in range(DRAWS):
+        data = study(rng)
+        for method in holds:
+            found = interval("balanced_accuracy", data, 1, method)
+            holds[method] += found.low <= truth <= found.high
+    assert 0.92 <= holds["jackknife"] / DRAWS <= 0.97
+    assert 0.92 <= holds["group_means"] / DRAWS <= 0.97
+    assert holds["independent_images"] / DRAWS < 0.6
+
+
+@pytest.mark.slow
+def test_the_defaults_of_recall_accuracy_and_auroc_cover():
+    """Subjects' probabilities differ by a normal effect; AUROC has a closed form."""
+    rng = np.random.default_rng(1)
+    shift, spread = 1.0, 0.7
+    effect = np.sqrt(1 + spread**2)
+    truth = {
+        "auroc": stats.norm.cdf(shift / (np.sqrt(2) * effect)),
+        "recall": stats.norm.cdf(shift / 2 / effect),
+        "specificity": stats.norm.cdf(shift / 2 / effect),
+        "balanced_accuracy": stats.norm.cdf(shift / 2 / effect),
+    }
+    holds = dict.fromkeys(truth, 0)
+    for _ in range(DRAWS):
+        cells = np.repeat([30, 20], [13, 15]) * rng.lognormal(0, 0.8, 28)
+        member = np.repeat(np.arange(28), np.maximum(1, np.round(cells)).astype(int))
+        labels = (member >= 13).astype(int)
+        x = shift * (labels - 0.5) + spread * rng.normal(size=28)[member]
+        p = stats.norm.cdf(x + rng.normal(size=len(member)))
+        data = grouped.group(labels, toy.columns(p), member)
+        for name, value in truth.items():
+            found = interval(name, data, 1)
+            holds[name] += found.low <= value <= found.high
+    for name, number in holds.items():
+        assert 0.92 <= number / DRAWS <= 0.97, name
