@@ -22,7 +22,7 @@ from leukjax.report.about import About
 from leukjax.report.figures import write_figures
 from leukjax.report.tables import Row, score_table
 from leukjax.train import finish, session
-from leukjax.train.log import read_metrics
+from leukjax.train.log import read_metrics, seconds_trained
 from leukjax.train.pace import duration
 from leukjax.train.run import Run
 
@@ -128,10 +128,12 @@ def _shape(test: Predictions) -> dict[str, Any]:
 def _ending(outcome: session.Outcome, best_epoch: float) -> list[str]:
     run = outcome.run
     opened, starts = finish.openings(run.workdir), session.count_starts(run.workdir)
+    trained = duration(seconds_trained(run.workdir))
+    again = "" if starts == 1 else f" (start {starts}; trained for {trained} in all)"
     return [
         f"Epoch {best_epoch:g} of {run.config.train.epochs:g}, chosen by "
         f"{run.config.checkpoint.metric} on validation; test opened {_times(opened)}.",
-        f"Took {duration(outcome.seconds)} (this start of {starts}) on {runtime.describe()}.",
+        f"Took {duration(outcome.seconds)}{again} on {runtime.describe()}.",
         f"Figures: {run.workdir / 'figures'}; all scores: {run.workdir / 'summary.json'}",
     ]
 
@@ -170,6 +172,7 @@ def _summary(
         "test_openings": finish.openings(run.workdir),
         "starts": session.count_starts(run.workdir),
         "steps": run.total_steps,
+        "seconds_trained": round(seconds_trained(run.workdir), 1),
         "seconds_of_this_start": round(outcome.seconds, 1),
         "device": runtime.describe(),
         "versions": finish.versions(),

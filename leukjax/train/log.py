@@ -15,7 +15,7 @@ from tqdm import tqdm
 from leukjax.files import write_whole
 
 # Fields of a line that depend on the machine and not on the run; two runs agree in all others.
-TIMES = ("images_per_second", "data_wait", "mfu", "peak_memory")
+TIMES = ("elapsed", "images_per_second", "data_wait", "mfu", "peak_memory")
 
 
 class Log:
@@ -121,6 +121,11 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return records
+
+
+def seconds_trained(workdir: Path) -> float:
+    """Seconds of training and validation up to the last line of the log, over all starts."""
+    return max((record.get("elapsed", 0.0) for record in read_metrics(workdir)), default=0.0)
 
 
 def _drop_lines_after(path: Path, step: int) -> None:

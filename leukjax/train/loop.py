@@ -16,7 +16,7 @@ from leukjax.metrics.scores import scores
 from leukjax.train.checkpoint import Checkpoints
 from leukjax.train.evaluate import predict
 from leukjax.train.feed import Feed
-from leukjax.train.log import Log, epoch_line
+from leukjax.train.log import Log, epoch_line, seconds_trained
 from leukjax.train.pace import Pace
 from leukjax.train.run import Run
 from leukjax.train.state import TrainState
@@ -35,7 +35,8 @@ def train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, log
     pace = Pace(
         batch_size=run.config.train.batch_size,
         total_steps=total,
-        flops_per_image=run.training_flops if run.summary else 0.0,
+        flops_per_image=run.training_flops,
+        seconds_before=seconds_trained(run.workdir),
     )
     feed = Feed(run.train_batches, run.mesh, start, total)
     pending: tuple[int, dict[str, jax.Array]] | None = None

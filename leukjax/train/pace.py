@@ -12,8 +12,18 @@ from leukjax import runtime
 class Pace:
     """Clocks the training steps; compilation and everything under `paused` are left out."""
 
-    def __init__(self, *, batch_size: int, total_steps: int, flops_per_image: float):
-        """`flops_per_image` of a training step: forward and backward."""
+    def __init__(
+        self, *, batch_size: int, total_steps: int, flops_per_image: float, seconds_before: float
+    ):
+        """Start counting.
+
+        Args:
+          batch_size: images a step.
+          total_steps: of the run.
+          flops_per_image: of a training step, forward and backward.
+          seconds_before: what earlier starts of the run took to the step that this one begins at.
+        """
+        self._origin = time.perf_counter() - seconds_before
         self._batch, self._total, self._flops = batch_size, total_steps, flops_per_image
         self._devices = jax.device_count()
         self._peak = runtime.peak_flops(jax.devices()[0])
@@ -30,7 +40,10 @@ class Pace:
         """The fields of a log line since the last read; empty before there is anything to say."""
         began, first, waited_before = self._since
         seconds, images = time.perf_counter() - began, (step - first) * self._batch
-        fields = {"peak_memory": float(runtime.peak_memory())}
+        fields = {
+            "elapsed": time.perf_counter() - self._origin,
+            "peak_memory": float(runtime.peak_memory()),
+        }
         if images > 0:
             fields["images_per_second"] = images / seconds
             fields["data_wait"] = (waited - waited_before) / seconds

@@ -84,6 +84,12 @@ def test_balanced_epochs_hold_each_class_equally_often(counts, seed, epochs):
             assert members.max() - members.min() <= 1
 
 
+def test_classes_of_one_size_are_not_permuted_alike():
+    order = Order(manifest([0] * 30 + [1] * 30), np.arange(60), 60, 0, "class_balanced")
+    taken = [order._pools[label].take(0, 30) - 30 * label for label in (0, 1)]
+    assert not np.array_equal(*taken)
+
+
 def test_balanced_by_subject():
     subjects = ["a"] * 30 + ["b"] * 3 + ["c"] * 7
     order = Order(manifest([0] * 40, subjects), np.arange(40), 40, 0, "subject_balanced")

@@ -36,6 +36,10 @@ def test_an_error_is_raised_and_the_rest_is_dropped():
     with pytest.raises(ValueError, match="five"):
         list(results)
     assert len(done) < 20
+    done.clear()
+    with pytest.raises(ValueError, match="five"):
+        list(map_in_order(lambda item: time.sleep(0.05) or work(item), range(5, 100), 1))
+    assert not {7, 8} & set(done)
 
 
 def test_nothing_to_do():

@@ -80,10 +80,12 @@ def test_growing_interpolates_by_lanczos():
     # Pixel centres: output column j lies at (j + 1/2) / 4 - 1/2 of the input.
     wanted = 20 + 10 * ((np.arange(80) + 0.5) / 4 - 0.5)
     assert np.abs(grown[40, 20:60, 0] - wanted[20:60]).max() < 1.5
-    # An edge overshoots, which linear interpolation or areas never do.
-    edge = np.full((20, 20, 3), 50, np.uint8)
-    edge[:, 10:] = 150
-    assert process(edge, 80, background="bright").max() > 152
+    # A line is felt up to four pixels away; linear interpolation reaches one, cubic two.
+    line = np.full((20, 20, 3), 50, np.uint8)
+    line[:, 10] = 250
+    felt = np.flatnonzero(process(line, 80, background="bright")[40, :, 0] != 50)
+    assert 10.5 - 4 <= felt.min() / 4 < 10.5 - 2.5
+    assert 10.5 + 2.5 < felt.max() / 4 <= 10.5 + 4
 
 
 @pytest.mark.parametrize("denoise", DENOISERS)

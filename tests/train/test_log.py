@@ -2,7 +2,7 @@
 
 import json
 
-from leukjax.train.log import Log, epoch_line, read_metrics
+from leukjax.train.log import Log, epoch_line, read_metrics, seconds_trained
 from leukjax.train.pace import duration
 
 
@@ -27,6 +27,14 @@ def test_lines_after_the_restored_step_are_dropped(tmp_path):
         (20, 20 / 7),
         (30, 0.5),
     ]
+
+
+def test_seconds_add_up_over_starts(tmp_path):
+    assert seconds_trained(tmp_path) == 0
+    log = _log(tmp_path)
+    log.write({"step": 10, "part": "train", "elapsed": 12.5})
+    log.close()
+    assert seconds_trained(tmp_path) == 12.5
 
 
 def test_tensorboard_opens_the_events(tmp_path):
