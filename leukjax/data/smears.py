@@ -28,8 +28,10 @@ class Drawing(Source):
 
     seed: int
     cells: int
-    _kept: OrderedDict[tuple[int, int], Future] = field(default_factory=OrderedDict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _kept: OrderedDict[tuple[int, int], Future] = field(
+        default_factory=OrderedDict, init=False, repr=False
+    )
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def read(self, entry: Entry) -> bytes:
         return self.image(entry).tobytes()
@@ -59,8 +61,9 @@ class Drawing(Source):
             try:
                 future.set_result(drawing.draw_block(self.seed, index, block, self.cells).images)
             except BaseException as error:
+                with self._lock:
+                    self._kept.pop((index, block), None)
                 future.set_exception(error)
-                raise
         return future.result()
 
 

@@ -51,6 +51,7 @@ class CNN(nn.Module):
                 self.sow("intermediates", "feature_map", x)
             x = max_pool(x, (2, 2), (2, 2), "VALID")
 
+        self._check_size(x[0].size, images.shape[1])
         hidden = nn.Dense(HIDDEN, dtype=self.dtype, kernel_init=fan_in, name="hidden")
         x = nn.relu(hidden(x.reshape(x.shape[0], -1))).astype(jnp.float32)
         self.sow("intermediates", "pooled", x)
@@ -58,3 +59,12 @@ class CNN(nn.Module):
         logits = nn.Dense(self.classes, kernel_init=fan_in, name="fc")(x)
         self.sow("intermediates", "logits", logits)
         return logits
+
+    def _check_size(self, inputs: int, size: int) -> None:
+        if self.has_variable("params", "hidden"):
+            known = self.get_variable("params", "hidden")["kernel"].shape[0]
+            if known != inputs:
+                raise UserError(
+                    f"--config.data.image_size={size}: gives {inputs} inputs of the fully "
+                    f"connected layer, which has {known}; use the size of the training"
+                )

@@ -193,8 +193,11 @@ class StandardizedConv(Conv):
 
     def weights(self, kernel: Float[Array, "kh kw c o"]) -> Float[Array, "kh kw c o"]:
         """Standardised, float32."""
-        centred = kernel - jnp.mean(kernel, (0, 1, 2))
-        return centred / (jnp.sqrt(jnp.mean(jnp.square(centred), (0, 1, 2))) + 1e-5)
+        # Two axes: XLA:CPU sums over leading axes of size 1 many times slower.
+        flat = kernel.reshape(-1, kernel.shape[-1])
+        centred = flat - jnp.mean(flat, 0)
+        deviation = jnp.sqrt(jnp.mean(jnp.square(centred), 0))
+        return (centred / (deviation + 1e-5)).reshape(kernel.shape)
 
 
 class StochasticDepth(nn.Module):

@@ -6,6 +6,7 @@ disk before it is saved, batch k is a function of (seed, k), and so are the rand
 step. A run restored at k goes on with batch k as if it had never stopped.
 """
 
+import contextlib
 import math
 from typing import Any
 
@@ -21,6 +22,7 @@ from leukjax.train.pace import Pace
 from leukjax.train.run import Run
 from leukjax.train.state import TrainState
 from leukjax.train.stop import StopRequest
+from leukjax.train.trace import Trace
 
 
 def train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, log: Log) -> None:
@@ -39,10 +41,15 @@ def train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, log
         seconds_before=seconds_trained(run.workdir),
     )
     feed = Feed(run.train_batches, run.mesh, start, total)
+    trace = Trace(
+        run.workdir / "profile",
+        first=run.config.profile.first,
+        count=run.config.profile.steps,
+    )
     pending: tuple[int, dict[str, jax.Array]] | None = None
     last: dict[str, float] = {}
 
-    with StopRequest() as stop, jax.transfer_guard("disallow"):
+    with StopRequest() as stop, contextlib.closing(trace), jax.transfer_guard("disallow"):
         for step in range(start, total + 1):
             fresh = step > start
             evaluate = fresh and (step % eval_every == 0 or step == total)
@@ -58,6 +65,7 @@ def train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, log
             if save:
                 with pace.paused():
                     checkpoints.save(step, state, {}, score)
+            trace.before(step, state)
             if stop.signal:
                 checkpoints.wait()
                 raise Stopped(

@@ -23,6 +23,7 @@ from leukjax.data.measure import foreground
 from leukjax.errors import UserError
 from leukjax.images.augment import AugmentOptions
 from leukjax.images.normalize import foreground_statistics
+from leukjax.models.summary import Summary, table
 from leukjax.train import optimizer, workdir
 from leukjax.train import state as states
 from leukjax.train.loss import LossOptions
@@ -47,7 +48,7 @@ class Run:
     eval_step: EvalStep
     total_steps: int
     steps_per_epoch: int
-    summary: Any = None
+    summary: Summary
 
     @property
     def training_flops(self) -> float:
@@ -105,6 +106,8 @@ def assemble(config: ConfigDict, folder: Path) -> tuple[Run, bool]:
         dtype=runtime.compute_dtype(config.compute_dtype),
         **{name: config.model[name] for name in config.model if name != "name"},
     )
+    summary = table(module, config.data.image_size)
+    logging.info("%s\n", summary.text())
     # All that can be wrong with config and data is known here; from now on files are written.
     resumed = workdir.claim(folder, config, _facts(records, split))
     _write_and_say(folder, records, split)
@@ -136,6 +139,7 @@ def assemble(config: ConfigDict, folder: Path) -> tuple[Run, bool]:
         eval_step=make_eval_step(module, mesh, shardings),
         total_steps=total,
         steps_per_epoch=per_epoch,
+        summary=summary,
     )
     return run, resumed
 

@@ -1,0 +1,173 @@
+"""The convolution: patches on CPU, native elsewhere, the same numbers and gradients."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from leukjax.models.layers import (
+    Conv,
+    StandardizedConv,
+    StochasticDepth,
+    conv,
+    linear_rates,
+    resolve_padding,
+)
+
+HALF = ((1, 1), (1, 1))
+
+
+def _random(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def _native(x, kernel, strides, padding):
+    return lax.conv_general_dilated(
+        x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _with_gradients(function, x, kernel):
+    def all_three(x, kernel):
+        out, pull = jax.vjp(function, x, kernel)
+        return (out, *pull(jnp.asarray(_random(9, *out.shape))))
+
+    return jax.jit(all_three)(x, kernel)
+
+
+def _assert_close(ours, theirs):
+    for ours_, theirs_ in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(ours_, theirs_, atol=1e-5 * np.abs(theirs_).max())
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "strides", "padding"),
+    [
+        ((12, 12), (3, 3), (1, 1), HALF),
+        ((12, 12), (3, 3), (2, 2), HALF),
+        ((13, 11), (3, 3), (2, 2), HALF),  # the last row and column are in no window's centre
+        ((12, 12), (1, 1), (1, 1), ((0, 0), (0, 0))),
+        ((11, 12), (1, 1), (2, 2), ((0, 0), (0, 0))),
+        ((24, 24), (7, 7), (2, 2), ((3, 3), (3, 3))),
+        ((2, 2), (3, 3), (1, 1), HALF),
+        ((12, 13), (3, 3), (2, 2), "SAME"),
+        ((9, 9), (4, 3), (2, 3), "VALID"),
+    ],
+)
+def test_values_and_both_gradients_equal_the_native_convolution(size, window, strides, padding):
+    x, kernel = _random(0, 3, *size, 5), _random(1, *window, 5, 7)
+    ours = _with_gradients(lambda x, k: conv(x, k, strides, padding), x, kernel)
+    theirs = _with_gradients(lambda x, k: _native(x, k, strides, padding), x, kernel)
+    _assert_close(ours, theirs)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    size=st.tuples(st.integers(4, 9), st.integers(4, 9)),
+    window=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    strides=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    pads=st.tuples(*[st.tuples(st.integers(0, 4), st.integers(0, 4))] * 2),
+)
+def test_any_window_stride_and_padding(size, window, strides, pads):
+    x, kernel = _random(0, 2, *size, 2), _random(1, *window, 2, 3)
+    ours = _with_gradients(lambda x, k: conv(x, k, strides, pads), x, kernel)
+    theirs = _with_gradients(lambda x, k: _native(x, k, strides, pads), x, kernel)
+    _assert_close(ours, theirs)
+
+
+def test_half_is_the_padding_of_pytorch_and_differs_from_same():
+    assert resolve_padding("HALF", (12, 12), (3, 3), (2, 2)) == HALF
+    assert resolve_padding("SAME", (12, 12), (3, 3), (2, 2)) == ((0, 1), (0, 1))
+
+
+def test_the_platform_is_chosen_when_lowering():
+    def loss(x, kernel):
+        return jnp.sum(conv(x, kernel, (2, 2), "HALF") ** 2)
+
+    step = jax.jit(jax.grad(loss, (0, 1)))
+    arguments = _random(0, 2, 8, 8, 4), _random(1, 3, 3, 4, 4)
+    assert "stablehlo.convolution" not in step.lower(*arguments).as_text()
+    # One branch, without a choice at run time.
+    assert "conditional" not in step.lower(*arguments).compile().as_text()
+    for platform in ("cuda", "tpu"):
+        module = jax.export.export(step, platforms=[platform])(*arguments).mlir_module()
+        assert module.count("stablehlo.convolution") == 3  # forward and two gradients
+        assert "stablehlo.concatenate" not in module
+
+
+def test_exported_for_cpu_and_cuda_together_it_still_runs_here():
+    def function(x, kernel):
+        return conv(x, kernel, (1, 1), "HALF")
+
+    x, kernel = _random(0, 2, 6, 6, 3), _random(1, 3, 3, 3, 4)
+    exported = jax.export.export(jax.jit(function), platforms=["cpu", "cuda"])(x, kernel)
+    np.testing.assert_allclose(exported.call(x, kernel), function(x, kernel), atol=1e-5)
+
+
+def test_vmap_adds_an_axis():
+    xs, kernel = _random(0, 3, 2, 6, 6, 3), _random(1, 3, 3, 3, 4)
+    function = functools.partial(conv, strides=(2, 2), padding="HALF")
+
+    def loss(kernel):
+        return jnp.sum(jax.vmap(function, (0, None))(xs, kernel) ** 2)
+
+    def one_by_one(kernel):
+        return sum(jnp.sum(function(x, kernel) ** 2) for x in xs)
+
+    _assert_close([jax.grad(loss)(kernel)], [jax.grad(one_by_one)(kernel)])
+
+
+def test_sharded_over_eight_devices_it_is_the_same():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    whole = NamedSharding(mesh, PartitionSpec())
+    x, kernel = _random(0, 16, 8, 8, 3), _random(1, 3, 3, 3, 4)
+
+    def loss(x, kernel):
+        return jnp.sum(conv(x, kernel, (2, 2), "HALF") ** 2)
+
+    gradient = jax.grad(loss, (0, 1))
+    sharded = jax.jit(gradient, in_shardings=(rows, whole))
+    _assert_close(sharded(x, kernel), jax.jit(gradient)(x, kernel))
+    assert "all-gather" not in sharded.lower(x, kernel).compile().as_text()
+
+
+def test_module_keeps_float32_parameters_and_computes_in_its_dtype():
+    module = Conv(4, (3, 3), dtype=jnp.bfloat16)
+    out, variables = module.init_with_output(jax.random.key(0), _random(0, 2, 6, 6, 3))
+    assert variables["params"]["kernel"].dtype == jnp.float32
+    assert out.dtype == jnp.bfloat16
+
+
+def test_standardized_weights_have_no_mean_and_unit_variance():
+    module = StandardizedConv(4, (3, 3))
+    kernel = 5 + 3 * _random(0, 3, 3, 6, 4)
+    weights = module.weights(kernel)
+    np.testing.assert_allclose(jnp.mean(weights, (0, 1, 2)), 0, atol=1e-6)
+    np.testing.assert_allclose(jnp.var(weights, (0, 1, 2)), 1, atol=1e-4)
+    x = _random(1, 2, 6, 6, 6)
+    ours = module.apply({"params": {"kernel": kernel}}, x)
+    scaled = module.apply({"params": {"kernel": 7 * kernel - 2}}, x)
+    np.testing.assert_allclose(ours, scaled, atol=1e-3)
+
+
+def test_stochastic_depth_drops_whole_images_and_keeps_the_mean():
+    x = jnp.ones((4000, 2, 3))
+    layer = StochasticDepth(0.25)
+    out = layer.apply({}, x, train=True, rngs={"dropout": jax.random.key(0)})
+    by_image = np.asarray(out).reshape(4000, -1)
+    assert (by_image == by_image[:, :1]).all()
+    assert (by_image[:, 0] == 0).mean() == pytest.approx(0.25, abs=0.03)
+    assert by_image.mean() == pytest.approx(1, abs=0.04)
+    assert (layer.apply({}, x, train=False) == x).all()
+
+
+def test_stochastic_depth_grows_from_none_to_its_rate():
+    assert linear_rates(0.2, 5) == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
+    assert linear_rates(0.2, 1) == [0]
