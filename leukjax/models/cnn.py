@@ -62,7 +62,7 @@ class CNN(nn.Module):
 
     def _check_size(self, inputs: int, size: int) -> None:
         if self.has_variable("params", "hidden"):
-            known = self.get_variable("params", "hidden")["kernel"].shape[0]
+            known: int = self.get_variable("params", "hidden")["kernel"].shape[0]
             if known != inputs:
                 raise UserError(
                     f"--config.data.image_size={size}: gives {inputs} inputs of the fully "

@@ -11,13 +11,15 @@ from leukjax.errors import UserError
 
 def _init(module, size, count=2):
     images = np.random.default_rng(0).normal(size=(count, size, size, 3)).astype(np.float32)
-    return images, module.init(jax.random.key(0), images, train=False)
+    return images, jax.jit(lambda: module.init(jax.random.key(0), images, train=False))()
 
 
 def test_shapes_and_intermediate_results():
     module = models.create("cnn", 3, width=8)
     images, variables = _init(module, 48)
-    logits, state = module.apply(variables, images, train=False, mutable=["intermediates"])
+    logits, state = jax.jit(
+        lambda v: module.apply(v, images, train=False, mutable=["intermediates"])
+    )(variables)
     assert logits.shape == (2, 3)
     assert logits.dtype == jnp.float32
     assert state["intermediates"]["feature_map"][0].shape == (2, 6, 6, 64)

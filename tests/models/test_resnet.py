@@ -67,9 +67,9 @@ def test_zero_init_makes_blocks_the_identity(bottleneck):
 def test_intermediate_results_can_be_asked_for():
     module = _small()
     images = _images()
-    logits, state = module.apply(
-        _init(module, images), images, train=False, mutable=["intermediates"]
-    )
+    logits, state = jax.jit(
+        lambda v: module.apply(v, images, train=False, mutable=["intermediates"])
+    )(_init(module, images))
     named = state["intermediates"]
     assert named["feature_map"][0].shape == (2, 1, 1, 64)
     assert named["pooled"][0].shape == (2, 64)
@@ -135,5 +135,6 @@ def test_dropout_and_stochastic_depth_act_in_training_only():
 
     assert (run(0) == run(0)).all()
     assert (run(0) != run(1)).any()
-    plain = _small(zero_init=False).apply(variables, images, train=False)
-    np.testing.assert_array_equal(module.apply(variables, images, train=False), plain)
+    plain = _small(zero_init=False)
+    evaluate = [jax.jit(lambda v, m=m: m.apply(v, images, train=False)) for m in (module, plain)]
+    np.testing.assert_array_equal(evaluate[0](variables), evaluate[1](variables))
