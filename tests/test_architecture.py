@@ -1,6 +1,8 @@
 """The house: imports run one way, and heavy libraries stay in their rooms."""
 
 import ast
+import re
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "leukjax"
 
 # A room may import from the rooms named here, and from itself. `.` is the top of the package that
 # is no command.
-BASE = {"config", "errors", "files", "runtime", "sharding"}
+BASE = {"config", "disk", "errors", "files", "runtime", "sharding"}
 ALLOWED = {
-    "data": {"config", "errors", "files"},
+    "data": {"config", "disk", "errors", "files"},
     "images": {"errors"},
     "models": {"errors"},
     "metrics": {"errors", "files"},
@@ -66,6 +68,28 @@ def test_libraries_stay_in_their_rooms(file: Path):
         assert "orbax" not in libraries
     if room != "report":
         assert "matplotlib" not in libraries
+
+
+def _needs(name: str, seen: set[str]) -> set[str]:
+    """All distributions that installing one brings in, extras left out."""
+    if name in seen:
+        return seen
+    seen.add(name)
+    try:
+        requirements = metadata.requires(name) or []
+    except metadata.PackageNotFoundError:
+        return seen  # needed on other platforms or Pythons only
+    for requirement in requirements:
+        if "extra ==" not in requirement:
+            needed = re.split(r"[^A-Za-z0-9_.-]", requirement, maxsplit=1)[0]
+            _needs(re.sub(r"[-_.]+", "-", needed).lower(), seen)
+    return seen
+
+
+def test_no_dependency_brings_in_tensorflow_or_pytorch():
+    needed = _needs("leukjax", set())
+    assert {"jax", "tensorflow-datasets", "grain"} <= needed
+    assert not {name for name in needed if re.fullmatch(r"(tensorflow|torch)(-?cpu|vision)?", name)}
 
 
 def test_there_is_no_drawer_for_everything():

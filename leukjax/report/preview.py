@@ -24,8 +24,8 @@ def write(config: ConfigDict, output: Path, *, rows: int, views: int) -> None:
     Raises:
       UserError: the output is neither PNG nor SVG, or what stands against config and data.
     """
-    if output.suffix not in ("", ".png", ".svg"):
-        raise UserError(f"--output={output}: must end in .png or .svg; both are written")
+    if output.suffix not in (".png", ".svg"):
+        raise UserError(f"--output={output}: must end in .png or .svg")
     records = data_records.prepare(config.data)
     split = data_split.make_split(
         records.manifest,
@@ -51,5 +51,5 @@ def write(config: ConfigDict, output: Path, *, rows: int, views: int) -> None:
     if records.synthetic:
         title += " (SYNTHETIC)"
     figure = sheet(batch["image"], np.stack(seen, axis=1), names, title)
-    save(figure, output.parent, output.stem)
+    save(figure, output.parent, output.stem, kinds=(output.suffix[1:],))
     logging.info("wrote %s", output)

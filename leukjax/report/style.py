@@ -60,14 +60,21 @@ def entitle(figure: Figure, text: str, marks: Sequence[str]) -> None:
     figure.suptitle("\n".join([text, *lines]), fontweight="bold", fontsize=10)
 
 
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+def save(
+    figure: Figure, folder: Path, name: str, kinds: Sequence[str] = ("png", "svg")
+) -> list[Path]:
     """Write `name`.png and `name`.svg, without dates, so that equal data give equal bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    png, svg = folder / f"{name}.png", folder / f"{name}.svg"
+    metadata: dict[str, dict[str, Any]] = {
+        "png": {"Software": None},
+        "svg": {"Date": None, "Creator": None},
+    }
+    paths = [folder / f"{name}.{kind}" for kind in kinds]
     with style():
-        # Each drawing moves the layout a little: once for all, so that saving again is the same.
+        # Each drawing moves the layout a little: once for all, so that saving again changes
+        # nothing.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
-        figure.savefig(png, metadata={"Software": None})
-        figure.savefig(svg, metadata={"Date": None, "Creator": None})
-    return [png, svg]
+        for path, kind in zip(paths, kinds, strict=True):
+            figure.savefig(path, metadata=metadata[kind])
+    return paths

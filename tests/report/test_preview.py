@@ -1,0 +1,37 @@
+"""The preview command: one sheet, of the kind that was asked for."""
+
+import pytest
+
+from leukjax import command, preview
+
+
+def _status(*arguments):
+    preview.FLAGS.unparse_flags()
+    return command.status(preview.main, preview.FLAGS, list(arguments), doc=preview.__doc__)
+
+
+FIELDS = (
+    "--config=cnn",
+    "--config.data.smears_subjects=12",
+    "--config.data.smears_cells=6",
+    "--config.data.image_size=24",
+    "--config.augment.rotate=90",
+)
+
+
+def test_a_sheet_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEUKJAX_CACHE", str(tmp_path / "cache"))
+    output = tmp_path / "sheets" / "cells.png"
+    assert _status(*FIELDS, f"--output={output}", "--rows=3", "--views=2") == 0
+    assert output.read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in output.parent.iterdir()] == ["cells.png"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected", "says"),
+    [("--output=cells.gif", 1, "must end in .png or .svg"), ("--rows=0", 2, "rows")],
+)
+def test_mistakes(tmp_path, monkeypatch, capsys, argument, expected, says):
+    monkeypatch.setenv("LEUKJAX_CACHE", str(tmp_path / "cache"))
+    assert _status(*FIELDS, argument) == expected
+    assert says in capsys.readouterr().err
