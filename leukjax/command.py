@@ -5,7 +5,6 @@ flag is absl's. Exit status: 0 done, 1 the user can mend it, 2 an unknown flag, 
 request with everything saved.
 """
 
-import errno
 import logging as std_logging
 import os
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from leukjax import config
+from leukjax import config, disk
 from leukjax.errors import Stopped, UserError
 
 ConfigTokens = tuple[list[str], list[tuple[str, str]]]
@@ -50,6 +49,7 @@ def status(
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return 1
     _quiet_logging()
+    sys.unraisablehook = _unraisable
     # Worker processes of the input pipeline want absl's global flags parsed.
     flags.FLAGS(["leukjax"])
     try:
@@ -63,22 +63,20 @@ def status(
     except KeyboardInterrupt:
         print("interrupted before anything had to be saved", file=sys.stderr)
         return 130
-    except OSError as error:
-        if error.errno not in _MENDABLE:
-            raise
-        print(f"error: {error.filename or 'a file'}: {_MENDABLE[error.errno]}", file=sys.stderr)
+    except Exception as error:
+        line = disk.refusal(error) or _out_of_memory(error)
+        if line is None:
+            raise  # a bug keeps its traceback
+        print(f"error: {_one_line(line)}", file=sys.stderr)
         return 1
     return 0
 
 
-_MENDABLE = {
-    errno.ENOSPC: "no space left on the device; free some and start again",
-    errno.EDQUOT: "the disk quota is used up; free some and start again",
-    errno.EROFS: "the file system is read-only; choose another folder",
-    errno.EACCES: "permission denied; choose a folder that you may write",
-    errno.EPERM: "not permitted; choose a folder that you may write",
-    errno.ENOTDIR: "a part of this path is a file, not a folder; choose another path",
-}
+def _out_of_memory(error: Exception) -> str | None:
+    """NumPy raises MemoryError, XLA an error of its own; both say it in words."""
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return "out of memory; lower train.batch_size, data.image_size or the size of the model"
+    return None
 
 
 def split_config_tokens(
@@ -140,12 +138,28 @@ def _print_help(values: flags.FlagValues, doc: str | None) -> None:
     print(values.main_module_help() or values.get_help())
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+def _one_line(error: BaseException | str) -> str:
+    # A file's name may hold anything, what moves the cursor of a terminal included.
+    line = " ".join(str(error).split())
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
+
+
+def _unraisable(error: "sys.UnraisableHookArgs") -> None:
+    """Python's own hook, deaf to what follows a save that the disk refused.
+
+    Orbax has raised the first error and closed its event loop by then, and TensorStore's threads
+    still call into it.
+    """
+    if str(error.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(error)
 
 
 def _quiet_logging() -> None:
-    """Plain lines on stderr: ours from INFO up, other libraries' only when they are errors."""
+    """Plain lines on stderr: ours from INFO up, other libraries' only when they are errors.
+
+    Orbax' are left out, and those of asyncio, which only Orbax uses: each error is logged by both,
+    up to four times, before it is raised.
+    """
     package = str(Path(__file__).resolve().parent) + os.sep
 
     class Plain(std_logging.Formatter):
@@ -158,7 +172,10 @@ def _quiet_logging() -> None:
             )
 
     def ours(record: std_logging.LogRecord) -> bool:
-        return record.levelno >= std_logging.ERROR or record.pathname.startswith(package)
+        if record.pathname.startswith(package):
+            return True
+        from_orbax = record.name == "asyncio" or "orbax" in record.pathname
+        return record.levelno >= std_logging.ERROR and not from_orbax
 
     logging.use_absl_handler()
     handler = logging.get_absl_handler()

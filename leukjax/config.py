@@ -33,7 +33,7 @@ FREE_TO_CHANGE = (
     "runtime.",
 )
 
-_CHOICES = {
+CHOICES = {
     "compute_dtype": ("auto", "float32", "bfloat16"),
     "data.name": ("smears", "cnmc", "all_idb2", "image_folder"),
     "data.denoise": ("none", "median", "gaussian", "bilateral", "nlm"),
@@ -59,10 +59,10 @@ _CHOICES = {
 }
 
 # Field -> (lowest, highest), both allowed.
-_BOUNDS: dict[str, tuple[float, float]] = {
+BOUNDS: dict[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),
     "data.image_size": (8, 2048),
-    "data.crop": (0, 20_000),
+    "data.crop": (0, 7_000),
     "data.threads": (1, 256),
     "data.workers": (0, 256),
     "data.prefetch": (1, 1024),
@@ -184,7 +184,7 @@ def _get_config(file: Path, argument: str) -> ConfigDict:
         spec.loader.exec_module(module)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{file}: {type(error).__name__}: {error}; mend the config file") from error
     if not callable(getattr(module, "get_config", None)):
         raise UserError(f"{file}: defines no get_config(argument); see configs/default.py")
@@ -192,12 +192,19 @@ def _get_config(file: Path, argument: str) -> ConfigDict:
         config = module.get_config(argument)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(
-            f"{file}: get_config({argument!r}) failed: {type(error).__name__}: {error}"
+            f"{file}: get_config({argument!r}) failed: {type(error).__name__}: {error}; "
+            "mend the config file"
         ) from error
     if not isinstance(config, ConfigDict):
-        raise UserError(f"{file}: get_config must return an ml_collections.ConfigDict")
+        raise UserError(
+            f"{file}: get_config must return an ml_collections.ConfigDict; see configs/default.py"
+        )
+    try:
+        flatten(config)
+    except RecursionError as error:
+        raise UserError(f"{file}: a section of the config holds itself; mend it") from error
     return config
 
 
@@ -269,11 +276,11 @@ def check(config: ConfigDict) -> None:
     """
     flat = flatten(config)
     _check_names_and_types(flat)
-    for field, choices in _CHOICES.items():
+    for field, choices in CHOICES.items():
         if flat[field] not in choices:
             listed = ", ".join(map(str, choices))
             raise UserError(f"--config.{field}={flat[field]}: must be one of {listed}")
-    for field, (low, high) in _BOUNDS.items():
+    for field, (low, high) in BOUNDS.items():
         if not low <= flat[field] <= high:  # false for NaN as well
             raise UserError(f"--config.{field}={flat[field]}: must lie in {low:g} to {high:g}")
     for field in _DURATIONS:
@@ -300,6 +307,8 @@ def _check_names_and_types(flat: dict[str, Any]) -> None:
     for field, value in default.items():
         if field not in flat:
             raise UserError(f"config field {field}: missing; start from load('default')")
+        if isinstance(flat[field], str) and not isinstance(value, str):
+            raise UserError(f"--config.{field}={flat[field]}: a text, where {value!r} is none")
         _as_type_of(value, flat[field], field)
 
 

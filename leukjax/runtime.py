@@ -9,8 +9,6 @@ import jax.numpy as jnp
 from absl import logging
 from ml_collections import ConfigDict
 
-from leukjax.errors import UserError
-
 # Dense bfloat16 FLOP/s of one device, from the makers' data sheets; a device that is not listed
 # has no "share of peak" in the log rather than a guessed one.
 _PEAK_BFLOAT16 = {
@@ -26,15 +24,7 @@ _PEAK_BFLOAT16 = {
 
 
 def start(config: ConfigDict) -> None:
-    """Join the other processes if there are any, and switch on the compilation cache.
-
-    Several processes are started with ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and
-    ``JAX_PROCESS_ID`` in the environment of each.
-
-    Raises:
-      UserError: an incomplete set of these, or peers that do not come within runtime.timeout.
-    """
-    _join_processes(config.runtime.timeout)
+    """Switch on the compilation cache."""
     folder = cache_folder(config.runtime.compilation_cache)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -52,27 +42,6 @@ def cache_folder(choice: str) -> Path | None:
         return Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "leukjax" / "compiled"
-
-
-def _join_processes(timeout: int) -> None:
-    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-    given = [name for name in names if os.environ.get(name)]
-    if not given:
-        return
-    if len(given) < len(names):
-        missing = ", ".join(name for name in names if name not in given)
-        raise UserError(f"environment: {missing} missing; several processes need all of {names}")
-    address, count, index = (os.environ[name] for name in names)
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    try:
-        jax.distributed.initialize(
-            address, int(count), int(index), initialization_timeout=int(timeout)
-        )
-    except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"JAX_COORDINATOR_ADDRESS={address}: process {index} of {count} did not meet its peers "
-            f"within runtime.timeout={timeout} s ({str(error).splitlines()[0]})"
-        ) from error
 
 
 def compute_dtype(choice: str) -> jnp.dtype:

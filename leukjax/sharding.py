@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
@@ -32,15 +33,32 @@ def make_mesh(options: ConfigDict, batch_size: int) -> Mesh:
             f"--config.mesh.data={options.data}: {jax.process_count()} processes "
             f"use all of their {available} devices; leave it at -1"
         )
+    own = jax.local_device_count()
+    if jax.process_count() > 1 and own > 1 and jax.default_backend() == "cpu":
+        raise UserError(  # steps that are dispatched ahead hang then
+            f"JAX_NUM_CPU_DEVICES={own}: on CPU each of several processes takes one device; "
+            "start more processes instead"
+        )
+    if jax.process_count() > 1 and own % options.model:
+        raise UserError(
+            f"--config.mesh.model={options.model}: must divide the {own} devices of a process, "
+            "because each process reads its own part of a batch"
+        )
     if batch_size % data:
         raise UserError(
             f"--config.train.batch_size={batch_size}: not divisible by the {data} devices "
             "of the mesh's data axis; change it or mesh.data"
         )
+    names, types = ("data", "model"), (AxisType.Auto, AxisType.Auto)
+    if jax.process_count() > 1:
+        # In the order of the processes, each of which reads a contiguous part of the batch;
+        # `make_mesh` may choose another order, by the wiring.
+        devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+        return Mesh(np.array(devices).reshape(data, options.model), names, axis_types=types)
     return jax.make_mesh(
         (data, options.model),
-        ("data", "model"),
-        axis_types=(AxisType.Auto, AxisType.Auto),
+        names,
+        axis_types=types,
         devices=jax.devices()[: data * options.model],
     )
 

@@ -47,6 +47,9 @@ def _status(main, argv):
         (Stopped("at step 3"), 75),
         (OSError(28, "No space left", "out.csv"), 1),
         (OSError(30, "Read-only", "out.csv"), 1),
+        (ValueError("Failed writing: No space left on device [os_error_code='28']"), 1),
+        (MemoryError("Unable to allocate 9 TiB"), 1),
+        (UserError("a\x1b[2Jb.png: is damaged; mend it"), 1),
     ],
 )
 def test_exit_status_and_one_line(error, expected, capsys):
@@ -55,7 +58,9 @@ def test_exit_status_and_one_line(error, expected, capsys):
             raise error
 
     assert _status(main, []) == expected
-    assert len(capsys.readouterr().err.splitlines()) == (1 if error else 0)
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == (1 if error else 0)
+    assert "\x1b" not in said
 
 
 def test_an_unknown_flag_is_2(capsys):

@@ -97,6 +97,25 @@ def test_a_wrong_name_lists_what_there_is(name, says):
         ("x = 1", "defines no get_config"),
         ("def get_config(argument):\n    return {}", "must return an ml_collections.ConfigDict"),
         ("def get_config(argument):\n    return 1 / 0", "ZeroDivisionError"),
+        ("def get_config(argument):\n    raise SystemExit(3)", "SystemExit: 3; mend the config"),
+        (
+            "from leukjax.config import load\n"
+            "def get_config(argument):\n"
+            "    config = load('default')\n"
+            "    with config.ignore_type():\n"
+            "        config.train.batch_size = '32'\n"
+            "    return config",
+            "train.batch_size=32: a text, where 32 is none",
+        ),
+        (
+            "from leukjax.config import load\n"
+            "def get_config(argument):\n"
+            "    config = load('default')\n"
+            "    with config.ignore_type():\n"
+            "        config.seed = config\n"
+            "    return config",
+            "a section of the config holds itself",
+        ),
         (
             "from leukjax.config import load\n"
             "def get_config(argument):\n"

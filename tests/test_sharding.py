@@ -68,3 +68,27 @@ def test_rules_are_regular_expressions_and_the_first_wins():
     rules = (("kernel$", ()), (".*", ("data",)))
     tree = sharding.tree_shardings({"a": {"kernel": TREE["params"]["kernel"]}}, mesh, rules)
     assert tree["a"]["kernel"].spec == PartitionSpec(None, None, None, None)
+
+
+class _Device:
+    """As much of a device as a mesh asks for."""
+
+    def __init__(self, number, process):
+        self.id, self.process_index = number, process
+
+
+def test_several_processes_get_the_rows_of_the_mesh_in_their_order(monkeypatch):
+    devices = [_Device(number, process) for number, process in ((5, 1), (0, 0), (4, 1), (1, 0))]
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match="JAX_NUM_CPU_DEVICES=2: on CPU each of several"):
+        sharding.make_mesh(_mesh_options(), 32)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    mesh = sharding.make_mesh(_mesh_options(model=2), 32)
+    assert [[device.id for device in row] for row in mesh.devices] == [[0, 1], [4, 5]]
+    with pytest.raises(UserError, match="must divide the 2 devices of a process"):
+        sharding.make_mesh(_mesh_options(model=4), 32)
+    with pytest.raises(UserError, match="use all of their 4 devices"):
+        sharding.make_mesh(_mesh_options(data=2), 32)

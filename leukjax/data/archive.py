@@ -77,6 +77,10 @@ class Files:
         self.folders: set[str] = set()  # directly below the root, empty ones included
         try:
             if self.root.is_file():
+                if self.root.suffix.lower() != ".zip" and not zipfile.is_zipfile(self.root):
+                    raise UserError(
+                        f"{field}: {root} is a file and no zip: give the folder of the images"
+                    )
                 self._base = self.root.parent
                 self.files.extend(self._members(self.root.name))
             elif self.root.is_dir():
@@ -121,7 +125,7 @@ class Files:
         except OSError as error:
             reason = error.strerror or error
             raise UserError(
-                f"{self._base / path}: cannot be read ({reason}): restore it"
+                f"{self._base / path}: cannot be read ({reason}): restore it or mend its access"
             ) from error
         except Exception as error:
             if not zipped:

@@ -5,8 +5,10 @@ import io
 import re
 
 from leukjax.data.archive import File, Files
-from leukjax.data.cnmc_names import OF_LABELS_FILE, parse
+from leukjax.data.cnmc_names import OF_LABELS_FILE, PRELIMINARY, PUBLISHED, parse
 from leukjax.errors import UserError
+
+_IMAGES = sum(images for images, _ in PUBLISHED[PRELIMINARY].values())
 
 
 def official_names(files: Files, preliminary: dict[str, File], notes: list[str]) -> dict[str, str]:
@@ -56,8 +58,12 @@ def official_names(files: Files, preliminary: dict[str, File], notes: list[str])
                 f"{path}: line {number}: {patient!r} with label {label!r} is no pair of C-NMC "
                 "(1 = all, 0 = hem): download it again"
             )
-        if not re.fullmatch(r"[0-9]+\.bmp", name):
-            raise UserError(f"{path}: line {number}: {name!r} is no preliminary file: mend the row")
+        numbered = re.fullmatch(r"([0-9]{1,9})\.bmp", name)
+        if numbered is None or not 1 <= int(numbered[1]) <= _IMAGES:
+            raise UserError(
+                f"{path}: line {number}: {name!r} is none of the preliminary files 1.bmp to "
+                f"{_IMAGES}.bmp: mend the row"
+            )
         if name in official:
             raise UserError(f"{path}: line {number}: {name} has two rows: remove one")
         official[name] = patient

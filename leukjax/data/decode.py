@@ -11,6 +11,7 @@ from leukjax.errors import UserError
 
 MIN_SIDE = 8
 MAX_PIXELS = 50_000_000
+MAX_SIDE = 10_000  # a narrow strip is padded to a square later
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 
 # Sizes are checked here, against a tighter bound than the one Pillow warns at; what it says of odd
@@ -58,6 +59,11 @@ def decode(data: bytes, name: str) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[st
     if min(width, height) < MIN_SIDE:
         raise BadImage(
             f"{name}: {width} x {height} pixels, and the least is {MIN_SIDE} a side: remove it"
+        )
+    if max(width, height) > MAX_SIDE:
+        raise BadImage(
+            f"{name}: {width} x {height} pixels, and the most is {MAX_SIDE:,} a side: "
+            "crop or shrink it"
         )
     if width * height > MAX_PIXELS:
         raise BadImage(

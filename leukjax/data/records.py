@@ -27,7 +27,7 @@ from leukjax.errors import UserError
 from leukjax.files import write_whole
 
 # Enters every key: raise it when `preprocess` or the layout of a folder of records changes.
-FORMAT = 1
+FORMAT = 2
 
 # data.name -> its module in leukjax.data and the TFDS builder there
 _DATA_SETS = {
@@ -67,7 +67,7 @@ class Records:
         folder: Path,
     ) -> None:
         """Opens what `prepare` wrote."""
-        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+        index = _read_index(folder)
         self.name = source.name
         self.manifest = manifest
         self.classes = source.classes
@@ -99,16 +99,20 @@ class Records:
 
         Raises:
           IndexError: a row is not in 0..len-1.
+          UserError: a record cannot be read.
         """
         rows = np.asarray(rows)
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"rows outside 0..{len(self) - 1}")
         side = self.image_size
         pixels = np.empty((len(rows), side * side * 3), np.uint8)
-        for image, row in zip(pixels, rows.tolist(), strict=True):
-            example = tf_example_pb2.Example.FromString(self._data_source[row])
-            stored = example.features.feature["image"].bytes_list.value[0]
-            image[:] = np.frombuffer(stored, np.uint8)
+        try:
+            for image, row in zip(pixels, rows.tolist(), strict=True):
+                example = tf_example_pb2.Example.FromString(self._data_source[row])
+                stored = example.features.feature["image"].bytes_list.value[0]
+                image[:] = np.frombuffer(stored, np.uint8)
+        except Exception as error:  # array_record and protobuf each have their own
+            raise self._damaged() from error
         return pixels.reshape(len(rows), side, side, 3)
 
     def verify(self) -> None:
@@ -118,18 +122,16 @@ class Records:
           UserError: they differ.
         """
         digest = hashlib.sha256()
-        try:
-            for start in range(0, len(self), _READ_AT_ONCE):
-                stop = min(start + _READ_AT_ONCE, len(self))
-                digest.update(self.images(np.arange(start, stop)).data)
-            whole = digest.hexdigest() == self.checksum
-        except Exception as error:  # array_record and protobuf each have their own
-            logging.debug("reading %s: %s", self.folder, error)
-            whole = False
-        if not whole:
-            raise UserError(
-                f"{self.folder}: the records are damaged: delete the folder and start again"
-            )
+        for start in range(0, len(self), _READ_AT_ONCE):
+            stop = min(start + _READ_AT_ONCE, len(self))
+            digest.update(self.images(np.arange(start, stop)).data)
+        if digest.hexdigest() != self.checksum:
+            raise self._damaged()
+
+    def _damaged(self) -> UserError:
+        return UserError(
+            f"{self.folder}: the records are damaged: delete the folder and start again"
+        )
 
     def save_skipped(self, path: Path) -> None:
         """Writes the images that were left out as CSV: id, path, reason."""
@@ -214,19 +216,46 @@ def _write(
             builder.sizes, data.image_size, data.crop, data.denoise
         ),
         "tfds": str(Path(builder.data_dir).relative_to(folder)),
-        "files": {str(path.relative_to(folder)): path.stat().st_size for path in _files(folder)},
+        "files": {str(path.relative_to(folder)): _mark(path) for path in _files(folder)},
     }
-    write_whole(folder / _INDEX, json.dumps(index, indent=1))
+    content = {"sha256": _digest(index), "index": index}
+    write_whole(folder / _INDEX, json.dumps(content, indent=1))
 
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file())
 
 
+def _mark(path: Path) -> str:
+    """What tells a file from a damaged one, cheap enough for every start.
+
+    Files of records are as large as the data, and ArrayRecord finds damage in them when it reads.
+    """
+    if ".array_record" in path.name:
+        return f"{path.stat().st_size} bytes"
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    """The index of a folder of records.
+
+    Raises:
+      OSError, ValueError, KeyError, TypeError: it is missing or damaged.
+    """
+    content = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+    if content["sha256"] != _digest(content["index"]):
+        raise ValueError(f"{folder / _INDEX}: its checksum differs")
+    return content["index"]
+
+
+def _digest(index: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(index).encode()).hexdigest()
+
+
 def _is_whole(folder: Path) -> bool:
-    """The index can be read and every file that it names has its size: cheap, for every start."""
+    """The index is whole and every file that it names has its mark."""
     try:
-        files = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["files"]
-        return all((folder / name).stat().st_size == size for name, size in files.items())
-    except (OSError, ValueError, KeyError, AttributeError):
+        files = _read_index(folder)["files"]
+        return all(_mark(folder / name) == mark for name, mark in files.items())
+    except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -115,6 +115,12 @@ class HybridViT(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, "n h w 3"], *, train: bool) -> Float[Array, "n c"]:
         variant = VARIANTS[self.variant]
+        stride, size = 2 ** (len(variant.stages) + 1), min(images.shape[1:3])
+        if size <= stride:
+            raise UserError(
+                f"--config.data.image_size={size}: too small for the hybrid_vit {self.variant}, "
+                f"whose transformer sees one place in {stride} pixels; give more than {stride}"
+            )
         dropout = nn.Dropout(self.dropout, deterministic=not train)
 
         x = self._resnet(images, variant.stages, train=train)

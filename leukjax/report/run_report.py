@@ -171,6 +171,9 @@ def _summary(
         "chosen_by": f"{run.config.checkpoint.metric} on val",
         "test_openings": finish.openings(run.workdir),
         "starts": session.count_starts(run.workdir),
+        "resumed": session.count_starts(run.workdir) - 1,
+        "steps_repeated": session.steps_repeated(run.workdir),
+        "results_lost": 0,  # every score and prediction is that of a run never stopped
         "steps": run.total_steps,
         "seconds_trained": round(seconds_trained(run.workdir), 1),
         "seconds_of_this_start": round(outcome.seconds, 1),

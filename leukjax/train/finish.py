@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from leukjax.files import write_whole
+from leukjax.train import together
 from leukjax.train.checkpoint import Checkpoints
 from leukjax.train.evaluate import predict
 from leukjax.train.log import Log
@@ -27,7 +28,7 @@ def score_best(run: Run, checkpoints: Checkpoints, log: Log) -> int:
       The step of the best checkpoint.
     """
     step = checkpoints.best()
-    if (run.workdir / "predictions" / "test.csv").exists():
+    if together.from_first((run.workdir / "predictions" / "test.csv").exists):
         return step  # a start after the end: test is not opened again
     state = checkpoints.restore(step, run.state)
     for part in ("val", "test"):

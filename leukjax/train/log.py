@@ -18,18 +18,26 @@ from leukjax.files import write_whole
 TIMES = ("elapsed", "images_per_second", "data_wait", "mfu", "peak_memory")
 
 
+# Holds the step that the last start came to; a kill leaves it as it was.
+REACHED = ".reached"
+
+
 class Log:
     """The log of one run. On all processes but the first it does nothing."""
 
-    def __init__(self, workdir: Path, *, start: int, total_steps: int, steps_per_epoch: int):
+    def __init__(
+        self, workdir: Path, *, start: int, total_steps: int, steps_per_epoch: int, positive: str
+    ):
         """Go on at step `start`: lines of later steps, written by a killed run, are dropped."""
         self._path = workdir / "metrics.jsonl"
         self._total, self._per_epoch = total_steps, steps_per_epoch
+        self._positive, self._titled = positive, False
         self._active = jax.process_index() == 0
         if not self._active:
             return
         _drop_lines_after(self._path, start)
         self._file = self._path.open("a")
+        self._reached = (workdir / REACHED).open("wb", buffering=0)
         # purge_step makes TensorBoard hide what a killed run had written beyond this step.
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
         self._bar = tqdm(
@@ -44,8 +52,9 @@ class Log:
         )
 
     def step(self, step: int, loss: float) -> None:
-        """Move the progress bar; nothing is written."""
+        """Move the progress bar, and leave word of the step for a start after a kill."""
         if self._active:
+            os.pwrite(self._reached.fileno(), b"%20d\n" % step, 0)
             epoch = min((step - 1) // self._per_epoch + 1, math.ceil(self._total / self._per_epoch))
             self._bar.set_description_str(f"epoch {epoch}  loss {loss:.3f}", refresh=False)
             self._bar.update(step - self._bar.n)
@@ -63,6 +72,13 @@ class Log:
                 self._board.add_scalar(f"{part}/{name}", value, record["step"])
         self._board.flush()
 
+    def epoch(self, train: dict[str, Any], val: dict[str, Any], *, left: str) -> None:
+        """Print the row of an evaluation, under titles the first time."""
+        if not self._titled:
+            self.say(epoch_header(self._positive))
+            self._titled = True
+        self.say(epoch_line(train, val, epochs=self._total / self._per_epoch, left=left))
+
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""
         if self._active:
@@ -75,40 +91,52 @@ class Log:
             self._bar.close()
             self._board.close()
             self._file.close()
+            self._reached.close()
 
 
-def epoch_line(
-    train: dict[str, Any], val: dict[str, Any], *, epochs: float, positive: str, left: str
-) -> str:
-    """The line that is printed after each evaluation; what does not apply is left out."""
-    parts = [
-        f"epoch {train['epoch']:g}/{epochs:g}",
-        f"train loss {_number(train['loss'])} accuracy {_number(train['accuracy'])}"
-        f" lr {train['learning_rate']:.2e} grad {train['grad_norm']:.2g}",
-    ]
-    of = f" ({positive})" if positive else " (macro)"
-    names = {
-        "loss": "loss",
-        "balanced_accuracy": "balanced acc",
-        "precision": f"precision{of}",
-        "recall": "recall",
-        "specificity": "specificity",
-        "f1": "F1",
-        "auroc": "AUROC",
-    }
-    scores = " ".join(f"{title} {_number(val[key])}" for key, title in names.items() if key in val)
-    parts.append("val " + scores)
-    if "images_per_second" in train:
-        rate = f"{train['images_per_second']:.1f} images/s"
-        if "mfu" in train:
-            rate += f" {train['mfu']:.1%} of peak FLOP/s"
-        parts.append(f"{rate}, waiting for data {train['data_wait']:.1%}")
-    parts.append(f"{train['peak_memory'] / 2**30:.2f} GiB, {left} left")
-    return " | ".join(parts)
+# Columns of the printed table: title, width, and the text of a cell from the two lines of the log.
+_TRAIN = (("loss", 6), ("acc", 5), ("rate", 7), ("grad", 5))
+_VAL = {
+    "loss": "loss",
+    "balanced_accuracy": "bal.acc",
+    "precision": "prec",
+    "recall": "recall",
+    "specificity": "spec",
+    "f1": "F1",
+    "auroc": "AUROC",
+}
+
+
+def epoch_header(positive: str) -> str:
+    """Titles over the lines of `epoch_line`; says of which class precision and the rest speak."""
+    of = f"precision, recall, specificity, F1 of {positive}" if positive else "means over classes"
+    train = " ".join(title.rjust(width) for title, width in _TRAIN)
+    val = " ".join(title.rjust(7) for title in _VAL.values())
+    groups = f"{'':9}| {'training'.ljust(len(train))} | {f'validation: {of}'.ljust(len(val))} |"
+    titles = f"{'epoch':>8} | {train} | {val} | images/s  wait   GiB     left"
+    return f"{groups}\n{titles}"
+
+
+def epoch_line(train: dict[str, Any], val: dict[str, Any], *, epochs: float, left: str) -> str:
+    """One row: what was trained since the last, and the validation scores."""
+    trained = (
+        f"{train['loss']:6.3f}",
+        f"{train['accuracy']:5.3f}",
+        f"{train['learning_rate']:7.1e}",
+        f"{train['grad_norm']:5.2g}",
+    )
+    scores = " ".join(_number(val.get(name)).rjust(7) for name in _VAL)
+    rate = f"{train['images_per_second']:8.1f}" if "images_per_second" in train else " " * 8
+    wait = f"{train['data_wait']:5.1%}" if "data_wait" in train else " " * 5
+    peak = f"  {train['mfu']:.1%} of peak FLOP/s" if "mfu" in train else ""
+    return (
+        f"{train['epoch']:>4g}/{epochs:<3g} | {' '.join(trained)} | {scores} | "
+        f"{rate} {wait} {train['peak_memory'] / 2**30:5.2f} {left:>8}{peak}"
+    )
 
 
 def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"
+    return "–" if value is None else f"{value:.3f}"
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
@@ -126,6 +154,14 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 def seconds_trained(workdir: Path) -> float:
     """Seconds of training and validation up to the last line of the log, over all starts."""
     return max((record.get("elapsed", 0.0) for record in read_metrics(workdir)), default=0.0)
+
+
+def reached(workdir: Path) -> int:
+    """The last step that was done before this start, whether it was saved or not."""
+    try:
+        return int((workdir / REACHED).read_bytes())
+    except (OSError, ValueError):  # no step was done
+        return 0
 
 
 def _drop_lines_after(path: Path, step: int) -> None:

@@ -17,7 +17,7 @@ from leukjax.metrics.scores import scores
 from leukjax.train.checkpoint import Checkpoints
 from leukjax.train.evaluate import predict
 from leukjax.train.feed import Feed
-from leukjax.train.log import Log, epoch_line, seconds_trained
+from leukjax.train.log import Log, seconds_trained
 from leukjax.train.pace import Pace
 from leukjax.train.run import Run
 from leukjax.train.state import TrainState
@@ -44,7 +44,8 @@ def train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, log
     trace = Trace(
         run.workdir / "profile",
         first=run.config.profile.first,
-        count=run.config.profile.steps,
+        # Of several processes one: traces of one machine would take each other's names.
+        count=run.config.profile.steps if jax.process_index() == 0 else 0,
     )
     pending: tuple[int, dict[str, jax.Array]] | None = None
     last: dict[str, float] = {}
@@ -52,8 +53,9 @@ def train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, log
     with StopRequest() as stop, contextlib.closing(trace), jax.transfer_guard("disallow"):
         for step in range(start, total + 1):
             fresh = step > start
+            stopping = stop.requested(step)  # asked once: what is saved here is what is said
             evaluate = fresh and (step % eval_every == 0 or step == total)
-            save = evaluate or (fresh and step % save_every == 0) or bool(stop.signal and fresh)
+            save = fresh and (evaluate or step % save_every == 0 or bool(stopping))
             score = None
             if save and pending is not None:
                 last, pending = _read(log, *pending), None  # never save a step gone wrong
@@ -66,10 +68,10 @@ def train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, log
                 with pace.paused():
                     checkpoints.save(step, state, {}, score)
             trace.before(step, state)
-            if stop.signal:
+            if stopping:
                 checkpoints.wait()
                 raise Stopped(
-                    f"{stop.signal} at step {step} of {total}, saved in {run.workdir}; "
+                    f"{stopping} at step {step} of {total}, saved in {run.workdir}; "
                     "the same command goes on from here"
                 )
             if step == total:
@@ -122,15 +124,7 @@ def _evaluate(
     val_line = {**where, "part": "val", **found.values}
     log.write(train_line)
     log.write(val_line)
-    log.say(
-        epoch_line(
-            train_line,
-            val_line,
-            epochs=run.config.train.epochs,
-            positive=run.positive,
-            left=pace.time_left(step),
-        )
-    )
+    log.epoch(train_line, val_line, left=pace.time_left(step))
     for name, reason in found.reasons.items():
         log.say(f"  {name} is undefined: {reason}")
     return found.values[run.config.checkpoint.metric]

@@ -24,7 +24,7 @@ from leukjax.errors import UserError
 from leukjax.images.augment import AugmentOptions
 from leukjax.images.normalize import foreground_statistics
 from leukjax.models.summary import Summary, table
-from leukjax.train import optimizer, workdir
+from leukjax.train import optimizer, together, workdir
 from leukjax.train import state as states
 from leukjax.train.loss import LossOptions
 from leukjax.train.step import EvalStep, StepOptions, TrainStep, make_eval_step, make_train_step
@@ -85,7 +85,8 @@ def assemble(config: ConfigDict, folder: Path) -> tuple[Run, bool]:
     """
     runtime.log_start()
     mesh = sharding.make_mesh(config.mesh, config.train.batch_size)
-    records = data_records.prepare(config.data)
+    _check_eval_batch(config, mesh)
+    records = together.first(lambda: data_records.prepare(config.data))
     split = data_split.make_split(
         records.manifest,
         config.split.protocol,
@@ -108,12 +109,14 @@ def assemble(config: ConfigDict, folder: Path) -> tuple[Run, bool]:
     )
     summary = table(module, config.data.image_size)
     logging.info("%s\n", summary.text())
+    settings = make_settings(config, records, rows["train"], per_epoch, total)
     # All that can be wrong with config and data is known here; from now on files are written.
-    resumed = workdir.claim(folder, config, _facts(records, split))
+    facts = _facts(records, split)
+    together.check_same(facts, "the prepared data")
+    resumed = together.from_first(lambda: workdir.claim(folder, config, facts))
     _write_and_say(folder, records, split)
 
     transform = optimizer.make_transform(config.optimizer)
-    settings = make_settings(config, records, rows["train"], per_epoch, total)
     init, shardings = states.make_init(
         module,
         transform,
@@ -142,6 +145,15 @@ def assemble(config: ConfigDict, folder: Path) -> tuple[Run, bool]:
         summary=summary,
     )
     return run, resumed
+
+
+def _check_eval_batch(config: ConfigDict, mesh: Mesh) -> None:
+    size, devices = config.train.eval_batch_size, mesh.shape["data"]
+    if size % devices:
+        raise UserError(
+            f"--config.train.eval_batch_size={size}: not divisible by the {devices} devices of the "
+            "mesh's data axis; change it, or leave it at 0 for train.batch_size"
+        )
 
 
 def make_batches(
@@ -204,7 +216,7 @@ def make_settings(
             )
         )
 
-    mean, std = _statistics(config, records, rows)
+    mean, std = together.from_first(lambda: _statistics(config, records, rows))
     labels = records.manifest.label[rows]
     return states.Settings(
         seed=jnp.uint32(config.seed),
@@ -222,7 +234,7 @@ def make_settings(
 
 def _statistics(
     config: ConfigDict, records: data_records.Records, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each colour, given or fitted on the training part."""
     given = {name: config.data[name] for name in ("mean", "std") if config.data[name] != "fit"}
     values = {name: _three(text, f"data.{name}") for name, text in given.items()}
@@ -236,7 +248,7 @@ def _statistics(
         values = {"mean": mean, "std": std} | values
     mean, std = values["mean"], values["std"]
     logging.info("mean %s, standard deviation %s", np.round(mean, 4), np.round(std, 4))
-    return mean, std
+    return [float(value) for value in mean], [float(value) for value in std]
 
 
 def _three(text: str, field: str) -> np.ndarray:

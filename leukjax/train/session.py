@@ -11,13 +11,16 @@ from ml_collections import ConfigDict
 
 from leukjax import runtime
 from leukjax.files import write_whole
-from leukjax.train import finish, workdir
+from leukjax.train import finish, together, workdir
 from leukjax.train.checkpoint import Checkpoints
-from leukjax.train.log import Log
+from leukjax.train.log import Log, reached
 from leukjax.train.loop import train
 from leukjax.train.run import Run, assemble
 
 STARTS = "starts.jsonl"
+
+# Fields in which the processes of a run may differ, for instance because their machines do.
+_OWN = ("data.cache_dir", "data.prefetch", "data.root", "data.threads", "data.workers", "runtime.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +40,12 @@ def run(config: ConfigDict, folder: Path) -> Outcome:
       Stopped: a signal asked for it; everything is saved.
     """
     began = time.perf_counter()
+    together.join(config.runtime.timeout)
     runtime.start(config)
     # One process of several writes; the others only read what it wrote.
     lock = workdir.locked(folder) if jax.process_index() == 0 else contextlib.nullcontext()
-    with lock:
+    with together.ending_together(), lock:
+        together.check_same(config.to_dict(), "--config", ignore=_OWN)
         assembled, resumed = assemble(config, folder)
         checkpoints = Checkpoints(
             folder / "checkpoints",
@@ -50,19 +55,23 @@ def run(config: ConfigDict, folder: Path) -> Outcome:
         step = checkpoints.latest() if resumed else None
         state = assembled.state if step is None else checkpoints.restore(step, assembled.state)
         start = step or 0
+        repeated = max(0, reached(folder) - start)
         log = Log(
             folder,
             start=start,
             total_steps=assembled.total_steps,
             steps_per_epoch=assembled.steps_per_epoch,
+            positive=assembled.positive,
         )
         try:
-            if resumed:
-                log.say(f"going on from step {start} of {assembled.total_steps}")
-            _note_start(folder, start)
-            finish.write_preprocessing(assembled)
-            train(assembled, state, start, checkpoints, log)
-            best = finish.score_best(assembled, checkpoints, log)
+            # Once more inside, because closing the checkpoints waits for the other processes.
+            with together.ending_together():
+                if resumed:
+                    log.say(f"going on from step {start} of {assembled.total_steps}")
+                _note_start(folder, start, repeated)
+                finish.write_preprocessing(assembled)
+                train(assembled, state, start, checkpoints, log)
+                best = finish.score_best(assembled, checkpoints, log)
         finally:
             log.close()
             checkpoints.close()
@@ -75,8 +84,16 @@ def count_starts(folder: Path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def _note_start(folder: Path, step: int) -> None:
+def steps_repeated(folder: Path) -> int:
+    """How many steps were done again, because a kill came between them and the next checkpoint."""
+    path = folder / STARTS
+    lines = path.read_text().splitlines() if path.exists() else []
+    return sum(json.loads(line)["repeated"] for line in lines)
+
+
+def _note_start(folder: Path, step: int, repeated: int) -> None:
     if jax.process_index() == 0:
         path = folder / STARTS
         before = path.read_text() if path.exists() else ""
-        write_whole(path, before + json.dumps({"step": step, "time": round(time.time(), 3)}) + "\n")
+        line = {"step": step, "repeated": repeated, "time": round(time.time(), 3)}
+        write_whole(path, before + json.dumps(line) + "\n")

@@ -3,16 +3,25 @@
 import signal
 from types import FrameType
 
+from jax.experimental import multihost_utils
+
+from leukjax.train import together
+
 
 class StopRequest:
-    """Catches the signals while it is entered; the second Ctrl-C interrupts at once."""
+    """Catches the signals while it is entered; the second Ctrl-C interrupts at once.
+
+    Of several processes any one may get the signal, and all stop at the same step: JAX takes
+    SIGTERM itself then, and its processes agree on a step in the background.
+    """
 
     def __init__(self) -> None:
-        self.signal: str = ""
+        self._signal: str = ""
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGTERM, signal.SIGINT):
+        numbers = (signal.SIGINT,) if together.several() else (signal.SIGTERM, signal.SIGINT)
+        for number in numbers:
             self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -20,7 +29,15 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
+    def requested(self, step: int) -> str:
+        """The signal that asks to stop at this step, or "". Call it once at every step."""
+        if together.several():
+            return "SIGTERM" if multihost_utils.reached_preemption_sync_point(step) else ""
+        return self._signal
+
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal and number == signal.SIGINT:
+        if self._signal and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = signal.Signals(number).name
+        self._signal = signal.Signals(number).name
+        if together.several():
+            signal.raise_signal(signal.SIGTERM)

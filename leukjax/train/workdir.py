@@ -3,9 +3,10 @@
 import contextlib
 import fcntl
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ml_collections import ConfigDict
 
@@ -18,25 +19,74 @@ from leukjax.files import write_whole
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder for this process; the lock dies with it, however it dies.
 
+    A folder that is still empty at the end (the command failed before the run began) is removed.
+
     Raises:
-      UserError: the folder cannot be written, or another process works in it.
+      UserError: the folder cannot be written, another process works in it, or it was removed or
+        unmounted while it was held.
     """
     try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / ".lock").open("w")
-    except OSError as error:
+        handle = _lock(folder)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"--workdir={folder}: cannot be written ({error.strerror}); choose another folder"
+            f"--workdir={folder}: cannot be written ({reason}); choose another folder"
         ) from error
     with handle:
         try:
+            yield
+        except Exception as error:
+            _still_there(folder, handle, error)
+            raise
+        else:
+            _still_there(folder, handle)
+        finally:
+            _remove_if_empty(folder, handle, made)
+
+
+def _lock(folder: Path) -> IO[str]:
+    while True:
+        handle = (folder / ".lock").open("w")
+        try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
+            handle.close()
             raise UserError(
                 f"--workdir={folder}: another process is working in it; "
                 "wait for it or choose another folder"
             ) from error
-        yield
+        if _is_ours(folder, handle):
+            return handle
+        # Its holder ended and removed it after we had opened it.
+        handle.close()
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def _is_ours(folder: Path, handle: IO[str]) -> bool:
+    try:
+        return os.path.samestat(os.stat(folder / ".lock"), os.fstat(handle.fileno()))
+    except OSError:
+        return False
+
+
+def _still_there(folder: Path, handle: IO[str], error: Exception | None = None) -> None:
+    if not _is_ours(folder, handle):
+        raise UserError(
+            f"--workdir={folder}: was removed, replaced or unmounted in the middle of the run; "
+            "bring it back and start again, or choose another folder"
+        ) from error
+
+
+def _remove_if_empty(folder: Path, handle: IO[str], made: list[Path]) -> None:
+    """Takes the lock file away, and the folders that were made for it, unless there is more."""
+    if not _is_ours(folder, handle) or len(list(folder.iterdir())) > 1:
+        return
+    with contextlib.suppress(OSError):
+        (folder / ".lock").unlink()
+        for path in made:
+            path.rmdir()
 
 
 def claim(folder: Path, config: ConfigDict, facts: dict[str, Any]) -> bool:

@@ -65,7 +65,7 @@ def test_a_linked_folder_is_followed(tmp_path):
         (lambda p: "", "data.root: is empty"),
         (lambda p: str(p / "none"), "does not exist"),
         (lambda p: str(write(p / "d" / "x.txt", "x").parent), "holds no image"),
-        (lambda p: str(write(p / "x.bmp", BMP)), "not a whole zip"),
+        (lambda p: str(write(p / "x.bmp", BMP)), "is a file and no zip"),
         (lambda p: str(write(p / "x.zip", b"PK\3\4 cut off")), "not a whole zip"),
         (lambda p: str(write(p / "f" / os.fsdecode(b"\xff.bmp"), BMP).parent), "UTF-8"),
     ],

@@ -223,7 +223,8 @@ def test_a_training_folder_that_contradicts_itself(tmp_path, change, message):
     [
         (lambda t: t.replace("UID_50_1_1_all.bmp,1.bmp,1\n", ""), "no row for 1.bmp"),
         (lambda t: t + "UID_50_1_1_all.bmp,1.bmp,1\n", "1.bmp has two rows"),
-        (lambda t: t + "UID_50_1_1_all.bmp,x.bmp,1\n", "'x.bmp' is no preliminary file"),
+        (lambda t: t + "UID_50_1_1_all.bmp,1868.bmp,1\n", "'1868.bmp' is none"),
+        (lambda t: t + "UID_50_1_1_all.bmp,x.bmp,1\n", "'x.bmp' is none of the preliminary files"),
         (lambda t: t.replace("_all.bmp,1.bmp,1", "_all.bmp,1.bmp,0"), "line 2.*label '0'"),
         (lambda t: t.replace("_all.bmp,1.bmp,1", "_all.bmp,1.bmp,2"), "label '2'"),
         (lambda t: t.replace("UID_50_1_1_all", "somebody"), "'somebody.bmp'"),

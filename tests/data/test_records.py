@@ -122,6 +122,38 @@ def test_damage_is_found(tmp_path):
     tiny_records(tmp_path, tiny_source(12)).verify()
 
 
+@pytest.mark.parametrize("name", ["index.json", "features.json", "dataset_info.json"])
+def test_a_damaged_description_is_made_again(tmp_path, name):
+    found = tiny_records(tmp_path, tiny_source(12))
+    file = next(found.folder.rglob(name))
+    content = file.read_bytes()
+    for place in (len(content) // 3, len(content) // 2):
+        file.write_bytes(content[:place] + b"\xff" + content[place + 1 :])  # the same size
+        again = tiny_records(tmp_path, tiny_source(12))
+        again.verify()
+        assert again.checksum == found.checksum
+
+
+def test_every_flipped_bit_of_the_pixels_is_found_when_they_are_read(tmp_path):
+    found = tiny_records(tmp_path, tiny_source(12))
+    file = next(found.folder.rglob("*array_record*"))
+    content = file.read_bytes()
+    rows, generator = np.arange(12), np.random.default_rng(0)
+    before, refused = found.images(rows), 0
+    for place in generator.integers(len(content), size=60).tolist():
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << int(generator.integers(8))
+        file.write_bytes(damaged)
+        opened = tiny_records(tmp_path, tiny_source(12))
+        try:
+            after = opened.images(rows)
+        except UserError:
+            refused += 1
+            continue
+        np.testing.assert_array_equal(after, before)  # the flip lies in the padding
+    assert refused > 5
+
+
 def test_killed_at_any_moment_nothing_half_is_taken_for_whole(tmp_path):
     def start(delay: float) -> subprocess.Popen:
         return subprocess.Popen(

@@ -105,6 +105,18 @@ def test_every_norm_and_option_trains(tiny, norm):
     assert ("batch_stats" in variables) == (norm != "group")
 
 
+@pytest.mark.parametrize(("variant", "size"), [("small", 8), ("r26_s32", 32), ("r50_b16", 16)])
+def test_images_of_one_place_are_refused(variant, size):
+    module = models.create("hybrid_vit", 2, variant=variant)
+
+    def init(size):
+        return module.init(jax.random.key(0), jnp.zeros((1, size, size, 3)), train=False)
+
+    with pytest.raises(UserError, match=rf"data\.image_size={size}: .* give more than {size}"):
+        jax.eval_shape(lambda: init(size))
+    jax.eval_shape(lambda: init(size + 1))
+
+
 def test_images_of_another_size_want_other_position_embeddings(tiny):
     module = tiny()
     variables = _init(module, _images(32))

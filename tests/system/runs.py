@@ -81,17 +81,26 @@ def metrics(workdir: Path) -> list[dict]:
     ]
 
 
-def parameters(workdir: Path) -> dict[str, np.ndarray]:
-    """Every array of the newest checkpoint, by path."""
+def saved_tree(checkpoint: Path) -> dict:
+    """What a checkpoint holds, as NumPy arrays, whatever devices it was saved from."""
     import jax
     import orbax.checkpoint as ocp
 
-    folder = max(
+    checkpointer = ocp.PyTreeCheckpointer()
+    metadata = checkpointer.metadata(checkpoint / "state").item_metadata
+    how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree)
+    return checkpointer.restore(checkpoint / "state", ocp.args.PyTreeRestore(restore_args=how))
+
+
+def parameters(workdir: Path) -> dict[str, np.ndarray]:
+    """Every array of the newest checkpoint, by path."""
+    import jax
+
+    newest = max(
         (path for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()),
         key=lambda path: int(path.name),
     )
-    tree = ocp.StandardCheckpointer().restore(folder / "state")
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    leaves = jax.tree_util.tree_leaves_with_path(saved_tree(newest))
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 

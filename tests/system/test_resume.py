@@ -67,16 +67,17 @@ def whole(tmp_path_factory, cache):
 
 
 @pytest.mark.parametrize(
-    ("name", "patch"),
+    ("name", "patch", "repeated"),
     [
-        ("in the middle of an epoch", MID_EPOCH.format(step=9)),
-        ("before the first checkpoint", MID_EPOCH.format(step=1)),
-        ("during a save", DURING_SAVE.format(step=8)),
-        ("between commit and checksums", BEFORE_SEAL.format(step=12)),
-        ("while test is scored", DURING_TEST),
+        # The steps after the last sealed checkpoint are done again; one every two steps.
+        ("in the middle of an epoch", MID_EPOCH.format(step=9), (1, 3)),
+        ("before the first checkpoint", MID_EPOCH.format(step=1), (1,)),
+        ("during a save", DURING_SAVE.format(step=8), (2,)),
+        ("between commit and checksums", BEFORE_SEAL.format(step=12), (2, 3, 4)),
+        ("while test is scored", DURING_TEST, (0,)),
     ],
 )
-def test_killed_and_started_again(tmp_path, cache, whole, name, patch):
+def test_killed_and_started_again(tmp_path, cache, whole, name, patch, repeated):
     workdir = tmp_path / "run"
     arguments = command("cnn", workdir, CHANGES)
     finish(with_patch(patch, arguments), cache, expect=-signal.SIGKILL)
@@ -85,6 +86,9 @@ def test_killed_and_started_again(tmp_path, cache, whole, name, patch):
     assert_same_bits(whole, workdir)
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["starts"] == 2
+    assert summary["resumed"] == 1
+    assert summary["results_lost"] == 0
+    assert summary["steps_repeated"] in repeated
     assert summary["test_openings"] == (2 if name == "while test is scored" else 1)
 
 

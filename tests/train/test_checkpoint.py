@@ -1,7 +1,9 @@
 """Checkpoints: exact, kept by score and age, and never believed when damaged."""
 
+import errno
 import json
 import random
+import resource
 
 import jax
 import jax.numpy as jnp
@@ -163,6 +165,57 @@ def test_remains_of_a_killed_save_are_removed(checkpoints, tmp_path):
     again = Checkpoints(_folder(tmp_path), keep_latest=2, lower_is_better=False)
     assert again.latest() == 1
     assert not (_folder(tmp_path) / "2.orbax-checkpoint-tmp").exists()
+    again.close()
+
+
+@pytest.fixture
+def largest_file():
+    """Sets the size above which no file may grow: a disk that refuses, without being root."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("noticed_by", ["wait", "save", "close"])
+def test_a_save_that_the_disk_refuses(checkpoints, tmp_path, largest_file, capfd, noticed_by):
+    checkpoints.save(1, _state(1), {}, 0.1)
+    checkpoints.wait()
+    largest_file(8192)
+    checkpoints.save(2, _state(2), {}, 0.2)
+    if noticed_by == "wait":
+        with pytest.raises(UserError, match=r"larger than the largest file.*stand") as raised:
+            checkpoints.wait()
+        assert "\n" not in str(raised.value)
+    elif noticed_by == "save":
+        with pytest.raises(UserError, match="larger than the largest file"):
+            checkpoints.save(3, _state(3), {}, 0.3)
+    checkpoints.close()
+    assert "Traceback" not in capfd.readouterr().err
+    assert [path.name for path in _folder(tmp_path).iterdir()] == ["1"]
+    largest_file(resource.RLIM_INFINITY)
+    again = Checkpoints(_folder(tmp_path), keep_latest=2, lower_is_better=False)
+    assert again.latest() == 1
+    _equal(again.restore(1, _state()), _state(1))
+    again.save(2, _state(2), {}, 0.2)
+    again.wait()
+    assert again.latest() == 2
+    again.close()
+
+
+def test_a_seal_that_the_disk_refuses(checkpoints, tmp_path, monkeypatch):
+    checkpoints.save(1, _state(1), {}, 0.1)
+    checkpoints.wait()
+
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("leukjax.train.checkpoint.write_whole", full)
+    checkpoints.save(2, _state(2), {}, 0.2)
+    with pytest.raises(UserError, match=r"checksums.json: no space left on the device"):
+        checkpoints.wait()
+    checkpoints.close()
+    again = Checkpoints(_folder(tmp_path), keep_latest=2, lower_is_better=False)
+    assert again.latest() == 1
     again.close()
 
 

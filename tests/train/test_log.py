@@ -2,12 +2,12 @@
 
 import json
 
-from leukjax.train.log import Log, epoch_line, read_metrics, seconds_trained
+from leukjax.train.log import Log, epoch_header, epoch_line, read_metrics, seconds_trained
 from leukjax.train.pace import duration
 
 
 def _log(folder, start=0):
-    return Log(folder, start=start, total_steps=100, steps_per_epoch=10)
+    return Log(folder, start=start, total_steps=100, steps_per_epoch=10, positive="all")
 
 
 def test_lines_after_the_restored_step_are_dropped(tmp_path):
@@ -49,20 +49,22 @@ def test_tensorboard_opens_the_events(tmp_path):
     assert [e.step for e in events.Scalars("val/auroc")] == [20]
 
 
-def test_the_epoch_line_names_the_positive_class_and_leaves_out_what_is_unknown():
+def test_rows_stand_under_their_titles_and_leave_out_what_is_unknown():
     train = {"epoch": 2.0, "loss": 0.5, "accuracy": 0.75, "learning_rate": 1e-3, "grad_norm": 1.5}
     train["peak_memory"] = 2**31
     val = {"loss": 0.6, "balanced_accuracy": 0.7, "precision": 0.8, "recall": None, "auroc": 0.9}
-    line = epoch_line(train, val, epochs=8.0, positive="all", left="1:05")
-    assert "epoch 2/8" in line
-    assert "precision (all) 0.800" in line
-    assert "recall undefined" in line
-    assert "images/s" not in line
-    assert "2.00 GiB, 1:05 left" in line
+    groups, titles = epoch_header("all").splitlines()
+    assert "F1 of all" in groups
+    row = epoch_line(train, val, epochs=8.0, left="1:05")
+    for title, cell in {"bal.acc": "0.700", "prec": "0.800", "recall": "–", "left": "1:05"}.items():
+        end = titles.index(title) + len(title)
+        assert row[:end].endswith(cell), title
+    assert "%" not in row
     speed = {"images_per_second": 30.0, "data_wait": 0.01, "mfu": 0.2}
-    line = epoch_line(train | speed, val, epochs=8.0, positive="", left="?")
-    assert "30.0 images/s 20.0% of peak FLOP/s, waiting for data 1.0%" in line
-    assert "precision (macro)" in line
+    row = epoch_line(train | speed, val, epochs=8.0, left="?")
+    assert row.endswith("?  20.0% of peak FLOP/s")
+    assert row[: titles.index("images/s") + 8].endswith("30.0")
+    assert "means over classes" in epoch_header("")
 
 
 def test_durations():

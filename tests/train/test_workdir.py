@@ -1,5 +1,6 @@
 """A work directory belongs to one run and to one process at a time."""
 
+import shutil
 import subprocess
 import sys
 
@@ -52,3 +53,30 @@ def test_a_file_in_the_place_of_the_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"), locked(tmp_path / "file" / "run"):
         pass
+
+
+def test_a_folder_in_which_nothing_was_written_is_removed(tmp_path):
+    with pytest.raises(UserError, match="no data"), locked(tmp_path / "runs" / "new"):
+        raise UserError("no data")
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "kept").mkdir()
+    with locked(tmp_path / "kept"):
+        (tmp_path / "kept" / "config.json").write_text("{}")
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == {".lock", "config.json"}
+
+
+@pytest.mark.parametrize("error", [None, OSError(5, "Input/output error"), ValueError("NOT_FOUND")])
+def test_a_folder_that_vanishes_while_it_is_held(tmp_path, error):
+    folder = tmp_path / "run"
+
+    def work() -> None:
+        with locked(folder):
+            shutil.rmtree(folder)
+            folder.mkdir()  # an empty mount point
+            if error is not None:
+                raise error
+
+    with pytest.raises(UserError, match="removed, replaced or unmounted") as said:
+        work()
+    assert said.value.__cause__ is error
+    assert folder.exists()

@@ -1,0 +1,95 @@
+"""A case of the fuzz command: a command line, a folder, and the ways in which bytes are damaged."""
+
+import dataclasses
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SIDE = 18
+CLASSES = ("blast", "healthy")
+SUBJECTS = 5
+
+# Small enough for seconds; the mutations change some of it.
+FIELDS = {
+    "data.subject_pattern": "(p[0-9]+)_",
+    "data.image_size": 16,
+    "data.threads": 2,
+    "model.width": 4,
+    "train.batch_size": 4,
+    "train.epochs": 1,
+}
+
+TEXTS = ("", " ", "nan", "inf", "-inf", "-1", "0", "1", "2", "0.5", "1e999", "-0", "true", "False",
+          "None", "[]", "{}", "1,2,3", "0.5,0.5,0.5", "0,0,0", "a\nb", "\u0664\u0662", "é" * 40,
+          "x" * 5000, "/", "..", "/dev/null", "/proc/self/mem", "none", "balanced", "fit", "skip",
+          "5 epochs", "1e400 steps", "-3 steps", "0 examples", "3 steps", "(", "(?P<n>", "(x)|y",
+          "()", "(.*)", "[[:alpha:]]", "image", "kfold", "official", "auto", "nlm", "median",
+          "bilateral", "gaussian", "healthy", "cosine", "step", "focal", "group", "frozen",
+          "99999999999999999999", "1_0", "0x10", "1.5", "--seed", "=", "%s", "${HOME}")  # fmt: skip
+
+
+@dataclasses.dataclass
+class Case:
+    """A command line, and the folder that holds what it names."""
+
+    kind: str
+    folder: Path
+    config: str
+    fields: dict[str, object]
+
+    def argv(self) -> list[str]:
+        """What stands behind ``python -m leukjax.main``."""
+        return [
+            f"--config={self.config}",
+            f"--workdir={self.folder / 'run'}",
+            *(f"--config.{field}={value}" for field, value in self.fields.items()),
+        ]
+
+
+def cell(random: np.random.Generator) -> np.ndarray:
+    y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
+    image = random.integers(30, 220, (SIDE, SIDE, 3), np.uint8)
+    image[np.hypot(x, y) > SIDE * random.uniform(0.25, 0.5)] = 0
+    return image
+
+
+def damage(data: bytes, random: np.random.Generator) -> bytes:
+    """Bytes changed, cut, repeated, doubled or replaced."""
+    values = np.frombuffer(data, np.uint8).copy()
+    how = random.integers(8)
+    if how == 0:
+        return b""
+    if how == 1:
+        return random.bytes(int(random.integers(1, 300)))
+    if how == 2:
+        return data[: random.integers(len(data) + 1)]
+    if how == 3:
+        start = random.integers(len(data) + 1)
+        return data[:start] + random.bytes(int(random.integers(1, 50))) + data[start:]
+    if how == 4:
+        start, stop = sorted(random.integers(len(data) + 1, size=2))
+        return data[:start] + data[stop:]
+    # Headers break in more ways than pixels do.
+    reach = len(values) if how == 5 else min(len(values), 100)
+    count = random.integers(1, 9)
+    if len(values):
+        values[random.integers(reach, size=count)] = random.integers(256, size=count)
+    return values.tobytes() + (data if how == 7 else b"")
+
+
+def write_folder(case: Case, random: np.random.Generator) -> list[Path]:
+    root = case.folder / "data"
+    case.fields["data.root"] = root
+    paths = []
+    for number, kind in enumerate(CLASSES):
+        for subject in range(SUBJECTS):
+            for cell in range(2):
+                path = root / kind / f"p{number}{subject}_{cell}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = io.BytesIO()
+                Image.fromarray(cell(random)).save(file, "PNG")
+                path.write_bytes(file.getvalue())
+                paths.append(path)
+    return paths

@@ -1,0 +1,275 @@
+"""Kill runs at random moments, or flip bytes of checkpoints, until trust is earned.
+
+python benchmarks/soak.py --kills=200            about 25 minutes on two quiet cores
+python benchmarks/soak.py --kills=0 --flips=200  about 3 minutes
+
+A run of seconds is killed (SIGKILL) at seeded random moments of its whole life, up to four times,
+and started again until it ends; then every score, prediction and parameter must have the bits of a
+run that nothing disturbed. A flipped byte must be noticed, and the run go on from the checkpoint
+before. What was done is kept in --folder, so that the same command goes on where it was stopped.
+One line is the verdict, one row is added to --results.
+"""
+
+import csv
+import json
+import os
+import platform
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+from absl import app, flags, logging
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "system")]
+
+import runs  # noqa: E402  (the small runs of the tests, and the comparison of two of them)
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("kills", 200, "how many kills", lower_bound=0)
+flags.DEFINE_integer("flips", 0, "how many flipped bytes", lower_bound=0)
+flags.DEFINE_integer("seed", 0, "of the moments and of the places")
+flags.DEFINE_string("folder", str(REPOSITORY / "runs" / "soak"), "where the runs are kept")
+flags.DEFINE_string(
+    "results", str(REPOSITORY / "benchmarks" / "results" / "soak.csv"), "table that gets a row"
+)
+
+# Every kind of state that a step may carry: dropout, momentum, averages, micro-batches.
+CHANGES = {
+    "model.dropout": 0.3,
+    "train.ema_decay": 0.9,
+    "train.accumulate": 2,
+    "augment.rotate": 180,
+    "augment.brightness": 0.2,
+    "optimizer.schedule": "cosine",
+    "checkpoint.every": "2 steps",
+}
+MOMENTS = (
+    "start", "preparation", "building", "training", "save", "scoring", "report", "at the end"
+)  # fmt: skip
+KILLS_A_RUN = 4
+FRESH_CACHE = 4  # every so many runs one has to prepare its records again
+COMMAND_FLIPS = 20  # every so many flips one goes through the whole command
+
+
+def main(_: list[str]) -> None:
+    folder = Path(FLAGS.folder)
+    began = time.perf_counter()
+    logging.set_verbosity(logging.ERROR)
+    reference = make_reference(folder)
+    outcomes: dict[str, Counter] = {}
+    if FLAGS.kills:
+        outcomes["kills"] = kill_runs(folder, reference, FLAGS.kills, FLAGS.seed)
+    if FLAGS.flips:
+        outcomes["flips"] = flip_bytes(folder, reference, FLAGS.flips, FLAGS.seed)
+    bad = 0
+    for what, counts in outcomes.items():
+        print(f"{what}: {verdict(what, counts)}")
+        bad += counts["different"] + counts["unnoticed"] + counts["failed"]
+        add_row(Path(FLAGS.results), what, counts, time.perf_counter() - began)
+    sys.exit(bool(bad))
+
+
+def make_reference(folder: Path) -> Path:
+    """The run that nothing disturbed; made once."""
+    reference = folder / "reference"
+    if not (reference / "summary.json").exists():
+        runs.finish(runs.command("cnn", reference, CHANGES), folder / "cache")
+    return reference
+
+
+def kill_runs(folder: Path, reference: Path, kills: int, seed: int) -> Counter:
+    """Run after run until there were so many kills; counts of moments and of outcomes."""
+    ledger = folder / f"kills-{seed}.jsonl"
+    done = [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.exists() else []
+    while sum(len(line["moments"]) for line in done) < kills:
+        left = kills - sum(len(line["moments"]) for line in done)
+        line = one_killed_run(folder, reference, len(done), min(left, KILLS_A_RUN), seed)
+        done.append(line)
+        with ledger.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        total = sum(len(line["moments"]) for line in done)
+        print(f"[{total}/{kills}] run {len(done) - 1}: {line['outcome']}; {line['moments']}")
+    counts = Counter(moment for line in done for moment in line["moments"])
+    counts += Counter(line["outcome"].split(":")[0] for line in done)
+    counts["tried"], counts["runs"] = sum(len(line["moments"]) for line in done), len(done)
+    return counts
+
+
+def one_killed_run(folder: Path, reference: Path, number: int, kills: int, seed: int) -> dict:
+    """Start, kill, start, kill …, start and let it end; compare."""
+    draw = random.Random(f"{seed} {number}")
+    workdir = folder / f"killed-{seed}-{number}"
+    shutil.rmtree(workdir, ignore_errors=True)
+    fresh = number % FRESH_CACHE == FRESH_CACHE - 1
+    cache = folder / ("fresh-cache" if fresh else "cache")
+    shutil.rmtree(folder / "fresh-cache", ignore_errors=True)
+    arguments = runs.command("cnn", workdir, CHANGES)
+    moments = []
+    for _ in range(kills):
+        process = runs.start(arguments, cache)
+        if draw.random() < 0.85:
+            # From the first word of a start to its end takes about this long.
+            process.stderr.readline()
+            kill_after(process, draw.uniform(0.0, 5.0 if fresh else 3.5))
+        else:
+            kill_after(process, draw.uniform(0.0, 2.5))
+        if process.returncode != -signal.SIGKILL:
+            break  # it ended before its moment came; no kill
+        moments.append(moment(workdir, cache))
+    try:
+        runs.finish(arguments, cache)
+        runs.assert_same_bits(reference, workdir)
+        outcome = "same"
+    except AssertionError as error:
+        kind = "failed" if str(error).startswith("exit") else "different"
+        return {"moments": moments, "outcome": f"{kind}: {str(error)[-500:]}", "kept": str(workdir)}
+    shutil.rmtree(workdir)
+    return {"moments": moments, "outcome": outcome}
+
+
+def kill_after(process: subprocess.Popen, seconds: float) -> None:
+    """Kill after a time, whatever it then does; its output is read so that it never waits."""
+    timer = threading.Timer(seconds, process.kill)
+    timer.start()
+    process.communicate()
+    timer.cancel()
+
+
+def moment(workdir: Path, cache: Path) -> str:
+    """What a killed run was doing, from what it left."""
+    checkpoints = workdir / "checkpoints"
+    if (workdir / "summary.json").exists():
+        return "at the end"
+    if (workdir / "predictions" / "test.csv").exists():
+        return "report"
+    if (workdir / "test_openings.jsonl").exists():
+        return "scoring"
+    if checkpoints.exists():
+        unsealed = [
+            path
+            for path in checkpoints.iterdir()
+            if path.name.isdigit() and not (path / "checksums.json").exists()
+        ]
+        if unsealed or list(checkpoints.glob("*.orbax-checkpoint-tmp")):
+            return "save"
+        return "training"
+    if (workdir / "config.json").exists():
+        return "building"
+    if list(cache.rglob(".*.tmp")):
+        return "preparation"
+    return "start"
+
+
+def flip_bytes(folder: Path, reference: Path, flips: int, seed: int) -> Counter:
+    """One byte of the newest checkpoint at a time; is it noticed, and the one before it used?"""
+    import jax
+    import numpy as np
+
+    from leukjax.train.checkpoint import Checkpoints
+
+    steps = sorted(int(p.name) for p in (reference / "checkpoints").iterdir() if p.name.isdigit())
+    before, newest = steps[-2:]
+    counts: Counter = Counter()
+    expected = None
+    work = folder / "flipped"
+    for number in range(flips):
+        draw = random.Random(f"{seed} {number}")
+        shutil.rmtree(work, ignore_errors=True)
+        shutil.copytree(reference, work)
+        where = flip_one(work / "checkpoints" / str(newest), draw)
+        counts["tried"] += 1
+        if number % COMMAND_FLIPS == COMMAND_FLIPS - 1:
+            try:
+                said = go_on_from(work, folder / "cache")
+                noticed = f"checkpoint {newest} is not used" in said
+                runs.assert_same_bits(reference, work)
+            except AssertionError as error:
+                noticed = False
+                print(error)
+            counts["by the command"] += 1
+        else:
+            made = Checkpoints(work / "checkpoints", keep_latest=2, lower_is_better=False)
+            noticed = made.latest() == before
+            if noticed:
+                like = runs.saved_tree(work / "checkpoints" / str(before))
+                restored = jax.tree.map(np.asarray, made.restore(before, like))
+                expected = restored if expected is None else expected
+                noticed = all(
+                    a.tobytes() == b.tobytes()
+                    for a, b in zip(
+                        jax.tree.leaves(restored), jax.tree.leaves(expected), strict=True
+                    )
+                )
+            made.close()
+        counts["noticed" if noticed else "unnoticed"] += 1
+        print(f"[{number + 1}/{flips}] {where}: {'noticed' if noticed else 'NOT NOTICED'}")
+    return counts
+
+
+def flip_one(checkpoint: Path, draw: random.Random) -> str:
+    """Change one byte, drawn among all bytes of all files; half of the draws go by file first."""
+    files = sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.stat().st_size)
+    weights = [p.stat().st_size for p in files] if draw.random() < 0.5 else None
+    file = draw.choices(files, weights)[0]
+    content = bytearray(file.read_bytes())
+    place = draw.randrange(len(content))
+    content[place] ^= draw.randrange(1, 256)
+    file.write_bytes(content)
+    return f"{file.relative_to(checkpoint)} byte {place} of {len(content)}"
+
+
+def go_on_from(workdir: Path, cache: Path) -> str:
+    """Let a finished run find its newest checkpoint damaged: it must train that part again."""
+    for name in ("predictions", "summary.json", "test_openings.jsonl"):
+        path = workdir / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return runs.finish(runs.command("cnn", workdir, CHANGES), cache)
+
+
+def verdict(what: str, counts: Counter) -> str:
+    """One line."""
+    if what == "kills":
+        moments = ", ".join(f"{counts[name]} {name}" for name in MOMENTS if counts[name])
+        return (
+            f"{counts['tried']} kills of {counts['runs']} runs ({moments}): "
+            f"{counts['same']} runs ended with the same bits, {counts['different']} with others, "
+            f"{counts['failed']} failed"
+        )
+    return (
+        f"{counts['tried']} bytes flipped: {counts['noticed']} noticed and the checkpoint before "
+        f"used ({counts['by the command']} by the whole command), {counts['unnoticed']} not noticed"
+    )
+
+
+def add_row(path: Path, what: str, counts: Counter, seconds: float) -> None:
+    """One line for the table of results."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if new:
+            writer.writerow(
+                ("date", "what", "seed", "tried", "verdict", "seconds_of_last_start", "machine")
+            )
+        writer.writerow(
+            (
+                time.strftime("%Y-%m-%d"),
+                what,
+                FLAGS.seed,
+                counts["tried"],
+                verdict(what, counts),
+                round(seconds),
+                f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+            )
+        )
+
+
+if __name__ == "__main__":
+    app.run(main)

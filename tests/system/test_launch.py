@@ -1,0 +1,243 @@
+"""Every launcher starts `python -m leukjax.main` with the three variables; local.sh for real."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from dockerfile_parse import DockerfileParser
+from runs import TINY, metrics
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LAUNCH = REPOSITORY / "launch"
+VARIABLES = {"JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"}
+
+# Stands for the interpreter: says how it was started.
+ECHO = """#!/bin/bash
+if [[ $1 == -c ]]; then exec {python} "$@"; fi
+echo "$JAX_COORDINATOR_ADDRESS $JAX_NUM_PROCESSES $JAX_PROCESS_ID $JAX_LOCAL_DEVICE_IDS $*"
+"""
+
+
+def _program(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+def _local(tmp_path: Path, python: str, *arguments: str, **options) -> subprocess.Popen:
+    program = _program(tmp_path, "python", python)
+    return subprocess.Popen(
+        ["bash", LAUNCH / "local.sh", *arguments],
+        env=os.environ | {"PYTHON": str(program)},
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def test_local_trains_on_the_drawn_cells(tmp_path):
+    fields = [f"--config.{name}={value}" for name, value in TINY.items()]
+    done = subprocess.run(
+        [LAUNCH / "local.sh", "2", "--config=cnn", f"--workdir={tmp_path / 'run'}", *fields],
+        env=os.environ | {"PYTHON": sys.executable, "LEUKJAX_CACHE": str(tmp_path / "cache")},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 x CPU" in done.stderr
+    assert "2 processes" in done.stderr
+    assert done.stderr.count("going on") == 0
+    assert "CNN" in done.stdout
+    assert metrics(tmp_path / "run")[-1]["part"] == "val"
+
+
+def test_local_gives_each_process_its_place(tmp_path):
+    out, err = _local(
+        tmp_path, ECHO.format(python=sys.executable), "3", "--config=cnn", "--workdir=a b"
+    ).communicate()
+    lines = sorted(out.splitlines())
+    assert err == ""
+    address = lines[0].split()[0]
+    assert re.fullmatch(r"127\.0\.0\.1:[0-9]+", address)
+    assert lines == [f"{address} 3 {i} {i} -m leukjax.main --config=cnn --workdir=a b"
+                     for i in range(3)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [((0, 0), 0), ((0, 75), 75), ((75, 75), 75), ((75, 1), 1), ((1, 75), 1), ((0, 137), 137)],
+)
+def test_local_returns_the_worst_status(tmp_path, statuses, expected):
+    python = ECHO.format(python=sys.executable) + f"s=({' '.join(map(str, statuses))})\n"
+    python += "sleep 0.$JAX_PROCESS_ID; exit ${s[$JAX_PROCESS_ID]}\n"
+    process = _local(tmp_path, python, "2", "--config=cnn")
+    process.communicate(timeout=30)
+    assert process.returncode == expected
+
+
+def test_local_passes_sigterm_on_and_waits(tmp_path):
+    python = ECHO.format(python=sys.executable)
+    python += "trap 'echo saved; exit 75' TERM; echo up; while true; do sleep 0.1; done\n"
+    process = _local(tmp_path, python, "2", "--config=cnn")
+    said = []
+    while said.count("up\n") < 2:
+        said.append(process.stdout.readline())
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=30)
+    assert out.split() == ["saved", "saved"]
+    assert process.returncode == 75
+
+
+def test_local_does_not_wait_for_ever_for_the_others(tmp_path):
+    script = (LAUNCH / "local.sh").read_text()
+    _program(tmp_path, "local.sh", script.replace("grace=90", "grace=1"))
+    python = ECHO.format(python=sys.executable)
+    python += "if [[ $JAX_PROCESS_ID == 1 ]]; then exit 1; fi; exec sleep 60\n"
+    program = _program(tmp_path, "python", python)
+    began = time.monotonic()
+    done = subprocess.run(
+        ["bash", tmp_path / "local.sh", "2", "--config=cnn"],
+        env=os.environ | {"PYTHON": str(program)},
+        capture_output=True,
+    )
+    assert done.returncode == 1
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("arguments", [[], ["--config=cnn"], ["0"], ["two"]])
+def test_local_says_how_it_is_used(arguments):
+    done = subprocess.run(["bash", LAUNCH / "local.sh", *arguments], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: launch/local.sh PROCESSES --config")
+
+
+@pytest.mark.parametrize("name", ["local.sh", "slurm.sbatch", "tpu_vm.sh"])
+def test_shellcheck_has_nothing_to_say(name):
+    tool = Path(sys.executable).with_name("shellcheck")
+    done = subprocess.run([tool, LAUNCH / name], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert os.access(LAUNCH / name, os.X_OK) or name.endswith(".sbatch")
+
+
+def test_slurm(tmp_path):
+    directives = dict(
+        line.removeprefix("#SBATCH --").partition("=")[::2]
+        for line in (LAUNCH / "slurm.sbatch").read_text().splitlines()
+        if line.startswith("#SBATCH ")
+    )
+    assert {"nodes", "ntasks-per-node", "gpus-per-node", "time", "requeue"} <= directives.keys()
+    assert directives["ntasks-per-node"] == directives["gpus-per-node"]
+    assert re.fullmatch(r"TERM@[0-9]+", directives["signal"])
+
+    # Slurm's own programs, as far as the script uses them: two tasks on two nodes.
+    _program(
+        tmp_path, "scontrol", '#!/bin/bash\n[[ $1 == show ]] && printf "n1\\nn2\\n" || echo "$@"'
+    )
+    _program(
+        tmp_path,
+        "srun",
+        "#!/bin/bash\nshift\n"
+        'for id in 0 1; do SLURM_PROCID=$id SLURM_LOCALID=0 "$@" || s=$?; done; exit ${s:-0}\n',
+    )
+    echo = ECHO.format(python=sys.executable) + "exit 75\n"
+    environment = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHON": str(_program(tmp_path, "echo-python", echo)),
+        "SLURM_JOB_NODELIST": "n[1-2]",
+        "SLURM_JOB_ID": "41",
+        "SLURM_NTASKS": "2",
+    }
+    done = subprocess.run(
+        ["bash", LAUNCH / "slurm.sbatch", "--config=cnn", "--workdir=a b"],
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == [
+        "n1:20041 2 0 0 -m leukjax.main --config=cnn --workdir=a b",
+        "n1:20041 2 1 0 -m leukjax.main --config=cnn --workdir=a b",
+        "requeue 41",
+    ]
+    assert done.returncode == 75
+
+
+def test_tpu_vm(tmp_path):
+    """The command that gcloud would run on every host is run, with a metadata server of paper."""
+    home = tmp_path / "home"
+    (home / "leukjax" / ".venv" / "bin").mkdir(parents=True)
+    _program(home / "leukjax" / ".venv" / "bin", "python", ECHO.format(python=sys.executable))
+    _program(
+        tmp_path,
+        "curl",
+        "#!/bin/bash\ncase ${@: -1} in\n"
+        '*/worker-network-endpoints) echo "unknown:unknown:10.0.0.7,unknown:unknown:10.0.0.8";;\n'
+        "*/agent-worker-number) echo 1;;\nesac\n",
+    )
+    # As ssh does: the command is one text for the login shell of the host.
+    _program(
+        tmp_path,
+        "gcloud",
+        '#!/bin/bash\nfor a in "$@"; do\n'
+        '[[ $a == --command=* ]] && exec bash -c "${a#--command=}"; done\n',
+    )
+    done = subprocess.run(
+        [LAUNCH / "tpu_vm.sh", "slice", "zone", "--config=cnn", "--workdir=a b"],
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(home)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split("\n")[0] == (
+        "10.0.0.7:8476 2 1  -m leukjax.main --config=cnn --workdir=a b"
+    ), done.stderr
+
+
+def test_kubernetes():
+    [job_set] = yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text())
+    assert job_set["apiVersion"] == "jobset.x-k8s.io/v1alpha2"
+    assert job_set["kind"] == "JobSet"
+    [job] = job_set["spec"]["replicatedJobs"]
+    spec = job["template"]["spec"]
+    assert spec["completionMode"] == "Indexed"
+    assert spec["parallelism"] == spec["completions"]
+    pod = spec["template"]["spec"]
+    assert pod["restartPolicy"] == "Never"
+    [container] = pod["containers"]
+    variables = {entry["name"]: entry for entry in container["env"]}
+    assert variables.keys() == VARIABLES
+    assert variables["JAX_NUM_PROCESSES"]["value"] == str(spec["completions"])
+    first = f"{job_set['metadata']['name']}-{job['name']}-0-0.{job_set['metadata']['name']}:8476"
+    assert variables["JAX_COORDINATOR_ADDRESS"]["value"] == first
+    assert "job-completion-index" in str(variables["JAX_PROCESS_ID"])
+    assert {mount["name"] for mount in container["volumeMounts"]} == {
+        volume["name"] for volume in pod["volumes"]
+    }
+    # What the user can mend ends the job; 75 and a lost pod start it again.
+    [rule] = spec["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"] == {
+        "containerName": container["name"], "operator": "In", "values": [1, 2]
+    }  # fmt: skip
+    assert "command" not in container  # the image's entry point is the main
+
+
+def test_dockerfile():
+    parsed = DockerfileParser(fileobj=(LAUNCH / "Dockerfile").open("rb"))
+    lines = {entry["instruction"]: entry["value"] for entry in parsed.structure}
+    assert parsed.baseimage.startswith("python:3.")
+    assert shlex.split(lines["ENTRYPOINT"].strip("[]").replace(",", " ")) == [
+        "python", "-m", "leukjax.main"
+    ]  # fmt: skip
+    for entry in parsed.structure:
+        if entry["instruction"] == "COPY":
+            for source in entry["value"].split()[:-1]:
+                assert (REPOSITORY / source).exists(), source
+    assert "constraints/py312plus.txt" in lines["RUN"]

@@ -1,0 +1,44 @@
+"""With one process every decision is the plain thing; the rest is in system/test_processes.py."""
+
+import pytest
+
+from leukjax.errors import UserError
+from leukjax.train import together
+
+
+def test_one_process_decides_alone():
+    assert not together.several()
+    assert together.first(lambda: 1) == 1
+    assert together.from_first(lambda: (1, None)) == (1, None)
+    together.check_same({"a": {"b": 1}}, "config")
+    with pytest.raises(ValueError, match="mine"), together.ending_together():
+        raise ValueError("mine")
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"JAX_NUM_PROCESSES": "2"}, "JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID missing"),
+        (
+            {
+                "JAX_COORDINATOR_ADDRESS": "h:1",
+                "JAX_NUM_PROCESSES": "two",
+                "JAX_PROCESS_ID": "0",
+            },
+            "JAX_NUM_PROCESSES=two: must be a number",
+        ),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "h:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"},
+            "an index below the number",
+        ),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "h", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"},
+            "must be HOST:PORT",
+        ),
+    ],
+)
+def test_a_wrong_environment(monkeypatch, environment, says):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=says):
+        together.join(1)
