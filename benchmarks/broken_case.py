@@ -48,7 +48,7 @@ class Case:
         ]
 
 
-def cell(random: np.random.Generator) -> np.ndarray:
+def draw_cell(random: np.random.Generator) -> np.ndarray:
     y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
     image = random.integers(30, 220, (SIDE, SIDE, 3), np.uint8)
     image[np.hypot(x, y) > SIDE * random.uniform(0.25, 0.5)] = 0
@@ -89,7 +89,7 @@ def write_folder(case: Case, random: np.random.Generator) -> list[Path]:
                 path = root / kind / f"p{number}{subject}_{cell}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 file = io.BytesIO()
-                Image.fromarray(cell(random)).save(file, "PNG")
+                Image.fromarray(draw_cell(random)).save(file, "PNG")
                 path.write_bytes(file.getvalue())
                 paths.append(path)
     return paths

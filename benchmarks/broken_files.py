@@ -7,7 +7,7 @@ import struct
 import zipfile
 
 import numpy as np
-from broken_case import CLASSES, TEXTS, Case, cell, damage, write_folder
+from broken_case import CLASSES, TEXTS, Case, damage, draw_cell, write_folder
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -17,7 +17,7 @@ from leukjax.data import records
 
 def _encode(random: np.random.Generator) -> bytes:
     """An image file of any format and kind of pixels that the package may meet."""
-    image = Image.fromarray(cell(random))
+    image = Image.fromarray(draw_cell(random))
     kind = str(random.choice(("PNG", "JPEG", "BMP", "TIFF")))
     modes = {
         "PNG": ("RGB", "L", "RGBA", "P", "I;16", "1", "LA"),
@@ -114,7 +114,7 @@ def labels(case: Case, random: np.random.Generator) -> None:
             path = root / "C-NMC_test_prelim_phase_data" / f"{number}.bmp"
             rows.append([name, path.name, str(1 - number % 2)])
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(cell(random)).save(path)
+        Image.fromarray(draw_cell(random)).save(path)
         if random.random() < 0.005:
             path.rename(path.with_name(str(random.choice(("x.bmp", "UID_H1_1_1_all.bmp")))))
     (root / "labels.csv").write_bytes(_damage_table(rows, random))

@@ -25,8 +25,14 @@ import traceback
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from absl import flags
+from absl import app, flags
+
+# Imported where they are used: only the workers need them, and --help answers at once.
+if TYPE_CHECKING:
+    import numpy as np
+    from broken_case import Case
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("count", 2000, "cases", lower_bound=1)
@@ -43,7 +49,7 @@ class Hang(BaseException):
     """Raised by the alarm."""
 
 
-def main() -> int:
+def main(_: list[str]) -> int:
     """Run the cases, print what failed and a summary."""
     began, numbers = time.perf_counter(), range(FLAGS.count)
     if FLAGS.only >= 0:
@@ -121,13 +127,14 @@ def _work(pipe: Connection, numbers: list[int], settings: dict) -> None:
 
 def _case(number: int, settings: dict) -> dict:
     import numpy as np
-    from mutations import draw
+    from absl import logging
 
+    logging.set_verbosity(logging.ERROR)  # of what is prepared to be damaged
     folder = Path(tempfile.mkdtemp(prefix="leukjax-fuzz-"))
     kept = Path(settings["keep"]) / f"seed{settings['seed']}-case{number}"
     try:
         random = np.random.default_rng([settings["seed"], number])
-        case = draw(folder, random, settings["kind"])
+        case = _draw(folder, random, settings["kind"])
         trains = settings["train_every"] > 0 and number % settings["train_every"] == 0
         status, said = _run(case.argv(), trains, settings["timeout"])
         problem = _problem(status, said, folder, trains)
@@ -149,6 +156,38 @@ def _case(number: int, settings: dict) -> dict:
         "kept": str(kept),
         "said": said[-3000:],
     }
+
+
+def _draw(folder: Path, random: "np.random.Generator", kind: str) -> "Case":
+    """Make the input of a case in an empty folder; the same generator gives the same input.
+
+    Args:
+      folder: gets the input.
+      random: all that decides.
+      kind: what is damaged; "" = drawn as well.
+    """
+    import broken_configs
+    import broken_files
+    from broken_case import FIELDS, Case
+
+    kinds = {  # with the share of the cases
+        "image": (broken_files.images, 0.24),
+        "table": (broken_files.table, 0.11),
+        "labels": (broken_files.labels, 0.07),
+        "zip": (broken_files.zip_file, 0.14),
+        "folder": (broken_files.tree, 0.09),
+        "field": (broken_configs.field, 0.12),
+        "extreme": (broken_configs.extreme, 0.08),
+        "config file": (broken_configs.config_file, 0.1),
+        "cache": (broken_files.cache, 0.05),
+    }
+    shares = [share for _, share in kinds.values()]
+    kind = kind or str(random.choice(list(kinds), p=shares))
+    fields = FIELDS | {"data.cache_dir": folder / "cache"}
+    case = Case(kind, folder, "cnn:image_folder", fields)
+    case.fields["data.bad_images"] = str(random.choice(("error", "skip")))
+    kinds[kind][0](case, random)
+    return case
 
 
 def _no_pipes(folder: str, names: list[str]) -> list[str]:
@@ -234,5 +273,4 @@ def _problem(status: int | None, said: str, folder: Path, trains: bool) -> str:
 
 
 if __name__ == "__main__":
-    FLAGS(sys.argv)
-    sys.exit(main())
+    app.run(main)

@@ -54,6 +54,7 @@ MOMENTS = (
     "start", "preparation", "building", "training", "save", "scoring", "report", "at the end"
 )  # fmt: skip
 KILLS_A_RUN = 4
+LIFE = 4.0  # seconds from the first word of a start to its end, before one was measured
 FRESH_CACHE = 4  # every so many runs one has to prepare its records again
 COMMAND_FLIPS = 20  # every so many flips one goes through the whole command
 
@@ -90,7 +91,8 @@ def kill_runs(folder: Path, reference: Path, kills: int, seed: int) -> Counter:
     done = [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.exists() else []
     while sum(len(line["moments"]) for line in done) < kills:
         left = kills - sum(len(line["moments"]) for line in done)
-        line = one_killed_run(folder, reference, len(done), min(left, KILLS_A_RUN), seed)
+        life = done[-1].get("life", LIFE) if done else LIFE
+        line = one_killed_run(folder, reference, len(done), min(left, KILLS_A_RUN), seed, life)
         done.append(line)
         with ledger.open("a") as file:
             file.write(json.dumps(line) + "\n")
@@ -102,8 +104,13 @@ def kill_runs(folder: Path, reference: Path, kills: int, seed: int) -> Counter:
     return counts
 
 
-def one_killed_run(folder: Path, reference: Path, number: int, kills: int, seed: int) -> dict:
-    """Start, kill, start, kill …, start and let it end; compare."""
+def one_killed_run(
+    folder: Path, reference: Path, number: int, kills: int, seed: int, life: float
+) -> dict:
+    """Start, kill, start, kill …, start and let it end; compare.
+
+    `life` is how many seconds a start takes from its first word to its end, at present.
+    """
     draw = random.Random(f"{seed} {number}")
     workdir = folder / f"killed-{seed}-{number}"
     shutil.rmtree(workdir, ignore_errors=True)
@@ -115,23 +122,27 @@ def one_killed_run(folder: Path, reference: Path, number: int, kills: int, seed:
     for _ in range(kills):
         process = runs.start(arguments, cache)
         if draw.random() < 0.85:
-            # From the first word of a start to its end takes about this long.
             process.stderr.readline()
-            kill_after(process, draw.uniform(0.0, 5.0 if fresh else 3.5))
+            kill_after(process, draw.uniform(0.0, life + (1.5 if fresh else 0.0)))
         else:
             kill_after(process, draw.uniform(0.0, 2.5))
         if process.returncode != -signal.SIGKILL:
             break  # it ended before its moment came; no kill
         moments.append(moment(workdir, cache))
     try:
-        runs.finish(arguments, cache)
+        process = runs.start(arguments, cache)
+        said = process.stderr.readline()
+        began = time.monotonic()
+        said += process.communicate()[1]
+        life = 0.3 * life + 0.7 * max(2.0, time.monotonic() - began)
+        assert process.returncode == 0, f"exit {process.returncode}: {said}"
         runs.assert_same_bits(reference, workdir)
         outcome = "same"
     except AssertionError as error:
         kind = "failed" if str(error).startswith("exit") else "different"
         return {"moments": moments, "outcome": f"{kind}: {str(error)[-500:]}", "kept": str(workdir)}
     shutil.rmtree(workdir)
-    return {"moments": moments, "outcome": outcome}
+    return {"moments": moments, "outcome": outcome, "life": round(life, 1)}
 
 
 def kill_after(process: subprocess.Popen, seconds: float) -> None:

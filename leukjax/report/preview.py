@@ -9,13 +9,13 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from leukjax.data import records as data_records
-from leukjax.data import split as data_split
 from leukjax.errors import UserError
 from leukjax.images.augment import augment
 from leukjax.images.normalize import to_float
 from leukjax.report.sheet import sheet
 from leukjax.report.style import save
-from leukjax.train.run import make_batches, step_options
+from leukjax.train.run import make_batches, split_of
+from leukjax.train.settings import step_options
 
 
 def write(config: ConfigDict, output: Path, *, rows: int, views: int) -> None:
@@ -27,13 +27,7 @@ def write(config: ConfigDict, output: Path, *, rows: int, views: int) -> None:
     if output.suffix not in (".png", ".svg"):
         raise UserError(f"--output={output}: must end in .png or .svg")
     records = data_records.prepare(config.data)
-    split = data_split.make_split(
-        records.manifest,
-        config.split.protocol,
-        config.split.seed,
-        config.split.folds,
-        config.split.fold,
-    )
+    split = split_of(config, records)
     size = min(rows, len(split.rows("train")))
     batch = make_batches(config, records, split.rows("train"), size, training=True).batch(0)
     options = step_options(config, records.background).augment

@@ -1,12 +1,10 @@
 """A config becomes a run: data, split, model, state and steps, ready for the loop."""
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from flax import linen as nn
@@ -19,15 +17,12 @@ from leukjax.data import duplicates
 from leukjax.data import records as data_records
 from leukjax.data import split as data_split
 from leukjax.data.batches import Batches
-from leukjax.data.measure import foreground
 from leukjax.errors import UserError
-from leukjax.images.augment import AugmentOptions
-from leukjax.images.normalize import foreground_statistics
 from leukjax.models.summary import Summary, table
 from leukjax.train import optimizer, together, workdir
 from leukjax.train import state as states
-from leukjax.train.loss import LossOptions
-from leukjax.train.step import EvalStep, StepOptions, TrainStep, make_eval_step, make_train_step
+from leukjax.train.settings import make_settings, step_options
+from leukjax.train.step import EvalStep, TrainStep, make_eval_step, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,13 +82,7 @@ def assemble(config: ConfigDict, folder: Path) -> tuple[Run, bool]:
     mesh = sharding.make_mesh(config.mesh, config.train.batch_size)
     _check_eval_batch(config, mesh)
     records = together.first(lambda: data_records.prepare(config.data))
-    split = data_split.make_split(
-        records.manifest,
-        config.split.protocol,
-        config.split.seed,
-        config.split.folds,
-        config.split.fold,
-    )
+    split = split_of(config, records)
     rows = {part: split.rows(part) for part in data_split.PARTS}
     positive = _positive(config, records)
     train_batches = make_batches(
@@ -156,6 +145,14 @@ def _check_eval_batch(config: ConfigDict, mesh: Mesh) -> None:
         )
 
 
+def split_of(config: ConfigDict, records: data_records.Records) -> data_split.Split:
+    """The split that a config asks for."""
+    options = config.split
+    return data_split.make_split(
+        records.manifest, options.protocol, options.seed, options.folds, options.fold
+    )
+
+
 def make_batches(
     config: ConfigDict,
     records: data_records.Records,
@@ -178,106 +175,6 @@ def make_batches(
         workers=config.data.workers,
         prefetch=config.data.prefetch,
     )
-
-
-def step_options(config: ConfigDict, background: str) -> StepOptions:
-    """What of the config is compiled into the step."""
-    return StepOptions(
-        augment=AugmentOptions(
-            **config.augment.to_dict(),
-            background="black" if background == "black" else "edge",
-        ),
-        loss=LossOptions(config.loss.name, config.loss.label_smoothing, config.loss.focal_gamma),
-        schedule=config.optimizer.schedule,
-        final=config.optimizer.final,
-        step_factor=config.optimizer.step_factor,
-        accumulate=config.train.accumulate,
-        ema_decay=config.train.ema_decay,
-    )
-
-
-def make_settings(
-    config: ConfigDict,
-    records: data_records.Records,
-    rows: np.ndarray,
-    steps_per_epoch: int,
-    total_steps: int,
-) -> states.Settings:
-    """What of the config and the training part enters the step as values."""
-
-    def steps(field: str) -> float:
-        section, name = field.split(".")
-        return float(
-            configs.steps(
-                config[section][name],
-                steps_per_epoch=steps_per_epoch,
-                batch_size=config.train.batch_size,
-                field=field,
-            )
-        )
-
-    mean, std = together.from_first(lambda: _statistics(config, records, rows))
-    labels = records.manifest.label[rows]
-    return states.Settings(
-        seed=jnp.uint32(config.seed),
-        mean=jnp.asarray(mean, jnp.float32),
-        std=jnp.asarray(std, jnp.float32),
-        class_weights=jnp.asarray(
-            _class_weights(config.loss.class_weights, labels, records.classes), jnp.float32
-        ),
-        learning_rate=jnp.float32(config.optimizer.learning_rate),
-        total_steps=jnp.float32(total_steps),
-        warmup_steps=jnp.float32(steps("optimizer.warmup")),
-        step_every=jnp.float32(max(1.0, steps("optimizer.step_every"))),
-    )
-
-
-def _statistics(
-    config: ConfigDict, records: data_records.Records, rows: np.ndarray
-) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each colour, given or fitted on the training part."""
-    given = {name: config.data[name] for name in ("mean", "std") if config.data[name] != "fit"}
-    values = {name: _three(text, f"data.{name}") for name, text in given.items()}
-    if "std" in values and not all(value > 0 for value in values["std"]):
-        raise UserError(f"--config.data.std={config.data.std}: must be above 0")
-    if len(values) < 2:
-        chunks = np.array_split(rows, -(-len(rows) // 256))
-        images = (image for chunk in chunks for image in records.images(chunk))
-        rule = functools.partial(foreground, background=records.background)
-        mean, std = foreground_statistics(images, rule)
-        values = {"mean": mean, "std": std} | values
-    mean, std = values["mean"], values["std"]
-    logging.info("mean %s, standard deviation %s", np.round(mean, 4), np.round(std, 4))
-    return [float(value) for value in mean], [float(value) for value in std]
-
-
-def _three(text: str, field: str) -> np.ndarray:
-    try:
-        values = np.array([float(part) for part in text.split(",")])
-    except ValueError:
-        values = np.zeros(0)
-    if len(values) != 3 or not np.all((values >= 0) & (values <= 1)):
-        raise UserError(f"--config.{field}={text}: must be 'fit' or three numbers in [0, 1]: r,g,b")
-    return values
-
-
-def _class_weights(text: str, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
-    """Weights with mean 1 over the classes; "balanced" is the inverse of the class counts."""
-    if text == "none":
-        return np.ones(len(classes))
-    if text == "balanced":
-        weights = 1.0 / np.bincount(labels, minlength=len(classes))
-    else:
-        try:
-            weights = np.array([float(part) for part in text.split(",")])
-        except ValueError:
-            weights = np.zeros(0)
-        if len(weights) != len(classes) or not np.all(weights > 0):
-            raise UserError(
-                f"--config.loss.class_weights={text}: must be none, balanced, or "
-                f"{len(classes)} numbers above 0, for {', '.join(classes)}"
-            )
-    return weights / weights.mean()
 
 
 def _positive(config: ConfigDict, records: data_records.Records) -> str:

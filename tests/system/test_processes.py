@@ -194,6 +194,7 @@ def test_an_incomplete_environment(tmp_path, cache, monkeypatch):
     assert "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES missing" in said
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_eight_devices_goes_on_on_one_and_the_reverse(tmp_path, cache):
     whole = command("cnn", tmp_path / "whole", CHANGES)
     finish(whole, cache)

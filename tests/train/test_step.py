@@ -13,7 +13,7 @@ from leukjax import config as configs
 from leukjax import models, sharding
 from leukjax.train import optimizer
 from leukjax.train import state as states
-from leukjax.train.run import step_options
+from leukjax.train.settings import step_options
 from leukjax.train.step import make_eval_step, make_train_step
 
 SIZE, BATCH = 32, 16
