@@ -1,6 +1,7 @@
 # Each target makes the environment it needs; nothing has to be done before.
 #   make train    install, then train a ResNet-50 on the embedded cells (minutes, two CPU cores)
 #   make test     install, then lint, type check and the tests
+#   make quick    the tests alone
 #   make proofs   the slow proofs
 #   make lint     ruff and mypy alone
 #   make wheel    build the wheel
@@ -12,13 +13,15 @@ BIN := $(VENV)/bin
 CONSTRAINTS = $(shell $(PYTHON) -c 'import sys; print("constraints/py311.txt" if sys.version_info < (3, 12) else "constraints/py312plus.txt")')
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 
-.PHONY: train test proofs lint wheel clean
+.PHONY: train test quick proofs lint wheel clean
 .DELETE_ON_ERROR:
 
 train: $(VENV)/.installed
 	$(BIN)/python -m leukjax.main --config=configs/resnet50.py --workdir=runs/resnet50
 
-test: lint
+test: lint quick
+
+quick: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 -m 'not slow' --cov --cov-report=term:skip-covered
 
 proofs: $(VENV)/.installed-dev
