@@ -69,7 +69,7 @@ def _smears() -> ConfigDict:
     data.sampling = "as_is"  # as_is | class_balanced | subject_balanced; training order only
     data.mean = "fit"  # fit (foreground of the training groups) | "r,g,b" in [0, 1]
     data.std = "fit"  # likewise
-    data.threads = 8  # threads that read records
+    data.threads = 8  # threads that prepare images and read records
     data.workers = 0  # processes that read records; 0 = threads only
     data.prefetch = 4  # batches read ahead
     data.smears_subjects = 60  # smears: subjects drawn, half of each class
