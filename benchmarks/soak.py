@@ -1,7 +1,7 @@
 """Kill runs at random moments, or flip bytes of checkpoints, until trust is earned.
 
-python benchmarks/soak.py --kills=200            about 25 minutes on two quiet cores
-python benchmarks/soak.py --kills=0 --flips=200  about 3 minutes
+python benchmarks/soak.py --kills=200            not yet run to its end
+python benchmarks/soak.py --kills=0 --flips=200  404 s on two busy cores
 
 A run of seconds is killed (SIGKILL) at seeded random moments of its whole life, up to four times,
 and started again until it ends; then every score, prediction and parameter must have the bits of a

@@ -173,7 +173,6 @@ def _summary(
         "starts": session.count_starts(run.workdir),
         "resumed": session.count_starts(run.workdir) - 1,
         "steps_repeated": session.steps_repeated(run.workdir),
-        "results_lost": 0,  # every score and prediction is that of a run never stopped
         "steps": run.total_steps,
         "seconds_trained": round(seconds_trained(run.workdir), 1),
         "seconds_of_this_start": round(outcome.seconds, 1),
