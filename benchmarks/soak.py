@@ -1,6 +1,6 @@
 """Kill runs at random moments, or flip bytes of checkpoints, until trust is earned.
 
-python benchmarks/soak.py --kills=200            not yet run to its end
+python benchmarks/soak.py --kills=200
 python benchmarks/soak.py --kills=0 --flips=200  404 s on two busy cores
 
 A run of seconds is killed (SIGKILL) at seeded random moments of its whole life, up to four times,
@@ -54,6 +54,8 @@ MOMENTS = (
     "start", "preparation", "building", "training", "save", "scoring", "report", "at the end"
 )  # fmt: skip
 KILLS_A_RUN = 4
+OPENED = "test_openings.jsonl"  # comes when training is over and test is about to be scored
+ENDING = 2.5  # seconds from there to the end, about
 LIFE = 4.0  # seconds from the first word of a start to its end, before one was measured
 FRESH_CACHE = 4  # every so many runs one has to prepare its records again
 COMMAND_FLIPS = 20  # every so many flips one goes through the whole command
@@ -121,11 +123,14 @@ def one_killed_run(
     moments = []
     for _ in range(kills):
         process = runs.start(arguments, cache)
-        if draw.random() < 0.85:
+        aim = draw.random()
+        if aim < 0.15:
+            kill_after(process, draw.uniform(0.0, 2.5))
+        elif aim < 0.85:
             process.stderr.readline()
             kill_after(process, draw.uniform(0.0, life + (1.5 if fresh else 0.0)))
-        else:
-            kill_after(process, draw.uniform(0.0, 2.5))
+        else:  # the end is a small part of a life, and what it writes matters as much
+            kill_after(process, draw.uniform(0.0, ENDING), await_file=workdir / OPENED)
         if process.returncode != -signal.SIGKILL:
             break  # it ended before its moment came; no kill
         moments.append(moment(workdir, cache))
@@ -145,12 +150,23 @@ def one_killed_run(
     return {"moments": moments, "outcome": outcome, "life": round(life, 1)}
 
 
-def kill_after(process: subprocess.Popen, seconds: float) -> None:
-    """Kill after a time, whatever it then does; its output is read so that it never waits."""
-    timer = threading.Timer(seconds, process.kill)
-    timer.start()
+def kill_after(
+    process: subprocess.Popen, seconds: float, *, await_file: Path | None = None
+) -> None:
+    """Kill after a time, counted from now or from a file's coming; or let the process end.
+
+    Its output is read all the while, so that it never waits for us.
+    """
+
+    def kill() -> None:
+        while await_file is not None and not await_file.exists() and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(seconds)
+        process.kill()
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
     process.communicate()
-    timer.cancel()
 
 
 def moment(workdir: Path, cache: Path) -> str:
@@ -160,7 +176,7 @@ def moment(workdir: Path, cache: Path) -> str:
         return "at the end"
     if (workdir / "predictions" / "test.csv").exists():
         return "report"
-    if (workdir / "test_openings.jsonl").exists():
+    if (workdir / OPENED).exists():
         return "scoring"
     if checkpoints.exists():
         unsealed = [
@@ -238,7 +254,7 @@ def flip_one(checkpoint: Path, draw: random.Random) -> str:
 
 def go_on_from(workdir: Path, cache: Path) -> str:
     """Let a finished run find its newest checkpoint damaged: it must train that part again."""
-    for name in ("predictions", "summary.json", "test_openings.jsonl"):
+    for name in ("predictions", "summary.json", OPENED):
         path = workdir / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     return runs.finish(runs.command("cnn", workdir, CHANGES), cache)
