@@ -11,9 +11,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "leukjax"
 
 # A room may import from the rooms named here, and from itself. `.` is the top of the package that
 # is no command.
-BASE = {"config", "disk", "errors", "files", "runtime", "sharding"}
+BASE = {"config", "disk", "errors", "expressions", "files", "runtime", "sharding"}
 ALLOWED = {
-    "data": {"config", "disk", "errors", "files"},
+    "data": {"config", "disk", "errors", "expressions", "files"},
     "images": {"errors"},
     "models": {"errors"},
     "metrics": {"errors", "files"},

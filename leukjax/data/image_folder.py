@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
+from leukjax import expressions
 from leukjax.data.archive import File, Files
 from leukjax.data.builder import Builder
 from leukjax.data.decode import BadImage, decode
@@ -120,7 +121,7 @@ def _subjects(data: ConfigDict, root: Path, images: list[File]) -> tuple[dict[st
         raise UserError("data.subject_pattern: has no group: put the subject in parentheses")
     subjects = {}
     for file in images:
-        match = pattern.search(file.place)
+        match = expressions.search(pattern, file.place, "data.subject_pattern")
         if match is None or not match.group(1):
             raise UserError(
                 f"data.subject_pattern: {pattern.pattern!r} finds no subject in {file.place}: "

@@ -173,6 +173,7 @@ def _summary(
         "starts": session.count_starts(run.workdir),
         "resumed": session.count_starts(run.workdir) - 1,
         "steps_repeated": session.steps_repeated(run.workdir),
+        "lost": finish.lost(run, outcome.newest_step),
         "steps": run.total_steps,
         "seconds_trained": round(seconds_trained(run.workdir), 1),
         "seconds_of_this_start": round(outcome.seconds, 1),

@@ -9,10 +9,11 @@ import jax
 import numpy as np
 
 from leukjax.files import write_whole
+from leukjax.metrics.predictions import read as read_predictions
 from leukjax.train import together
 from leukjax.train.checkpoint import Checkpoints
 from leukjax.train.evaluate import predict
-from leukjax.train.log import Log
+from leukjax.train.log import Log, read_metrics
 from leukjax.train.run import Run
 
 LEDGER = "test_openings.jsonl"
@@ -52,6 +53,29 @@ def _note_opening(workdir: Path, step: int) -> None:
         path = workdir / LEDGER
         before = path.read_text() if path.exists() else ""
         write_whole(path, before + json.dumps({"step": step, "part": "test"}) + "\n")
+
+
+def lost(run: Run, newest: int) -> dict[str, int]:
+    """What a finished run should hold and does not, counted on the disk: all 0, or work was lost.
+
+    Args:
+      run: the run.
+      newest: step of its newest checkpoint.
+
+    Returns:
+      ``steps`` of training that no checkpoint holds, ``evaluations`` that the log lacks, and
+      ``predictions`` (images of validation and test) that the tables lack.
+    """
+    every = run.steps("train.eval_every")
+    due = {*range(every, run.total_steps + 1, every), run.total_steps}
+    done = {line["step"] for line in read_metrics(run.workdir) if line["part"] == "val"}
+    tables = (run.workdir / "predictions" / f"{part}.csv" for part in ("val", "test"))
+    images = len(run.rows["val"]) + len(run.rows["test"])
+    return {
+        "steps": run.total_steps - newest,
+        "evaluations": len(due - done),
+        "predictions": images - sum(len(read_predictions(table)) for table in tables),
+    }
 
 
 def write_preprocessing(run: Run) -> None:

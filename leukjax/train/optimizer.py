@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
+from leukjax import expressions
 from leukjax.sharding import path_name
 
 
@@ -35,10 +36,13 @@ def make_transform(options: ConfigDict) -> optax.GradientTransformation:
 def decays(expression: str):
     """A mask function: true for the parameters whose path matches the regular expression."""
 
+    pattern = re.compile(expression)
+
+    def matches(path, _) -> bool:
+        return expressions.search(pattern, path_name(path), "optimizer.decay_mask") is not None
+
     def mask(params):
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: re.search(expression, path_name(path)) is not None, params
-        )
+        return jax.tree_util.tree_map_with_path(matches, params)
 
     return mask
 

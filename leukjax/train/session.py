@@ -29,6 +29,7 @@ class Outcome:
 
     run: Run
     best_step: int
+    newest_step: int  # of the checkpoints
     seconds: float  # of this start, from its first line
 
 
@@ -72,10 +73,11 @@ def run(config: ConfigDict, folder: Path) -> Outcome:
                 finish.write_preprocessing(assembled)
                 train(assembled, state, start, checkpoints, log)
                 best = finish.score_best(assembled, checkpoints, log)
+                newest = checkpoints.latest() or 0
         finally:
             log.close()
             checkpoints.close()
-    return Outcome(assembled, best, time.perf_counter() - began)
+    return Outcome(assembled, best, newest, time.perf_counter() - began)
 
 
 def count_starts(folder: Path) -> int:

@@ -180,7 +180,16 @@ def image_of_20_000_pixels_a_side(folder: Path) -> dict:
     return with_image(folder, png(Image.new("1", (20_000, 20_000))))
 
 
-# Tables.
+# Names and tables.
+
+
+@case(
+    r"--config\.data\.subject_pattern=\(\[a-z\]\+\)\+!: takes over 2 s on .*: mend the expression"
+)
+def pattern_without_end(folder: Path) -> dict:
+    root = images(folder / "data")
+    (root / "blast" / "p00_0.png").rename(root / "blast" / f"{'a' * 48}.png")
+    return {"data.root": root, "data.subject_pattern": "([a-z]+)+!"}
 
 
 def subjects(folder: Path, change: Callable[[str], str]) -> dict:

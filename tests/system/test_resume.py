@@ -1,6 +1,7 @@
 """A run that was killed ends with the same bits as one that never was."""
 
 import json
+import shutil
 import signal
 
 import pytest
@@ -88,7 +89,19 @@ def test_killed_and_started_again(tmp_path, cache, whole, name, patch, repeated)
     assert summary["starts"] == 2
     assert summary["resumed"] == 1
     assert summary["steps_repeated"] in repeated
+    assert summary["lost"] == {"steps": 0, "evaluations": 0, "predictions": 0}
     assert summary["test_openings"] == (2 if name == "while test is scored" else 1)
+
+
+def test_what_was_lost_is_counted(tmp_path, cache, whole):
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    lines = (workdir / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (workdir / "metrics.jsonl").write_text("".join(lines[2:]))  # the first evaluation
+    table = workdir / "predictions" / "test.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:-3]))
+    finish(command("cnn", workdir, CHANGES), cache)
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert summary["lost"] == {"steps": 0, "evaluations": 1, "predictions": 3}
 
 
 def test_sigterm_saves_and_exits_75(tmp_path, cache, whole):
