@@ -12,11 +12,17 @@ from jaxtyping import Float, Int, Shaped
 from scipy import stats
 
 from leukjax.metrics import confusion, grouped
+from leukjax.metrics.jackknife import (
+    TAIL,
+    ZERO,
+    Estimate,
+    NoIntervalError,
+    bounds,
+    jackknife,
+)
 from leukjax.metrics.obuchowski import clustered_auroc
 from leukjax.metrics.scores import predicted_class, scores
 
-TAIL = 0.025  # of a 95 % interval, on either side
-ZERO = 1e-9  # differences under this are rounding
 NAMES = ("loss", *confusion.NAMES, "auroc", "brier")
 METHODS = {
     "jackknife": "delete-one-group jackknife (CR3), t with Satterthwaite's degrees of freedom",
@@ -29,7 +35,7 @@ METHODS = {
     "bca": "cluster bootstrap, bias-corrected and accelerated",
     "independent_images": "normal approximation that assumes independent images (too narrow)",
 }
-_RANGE = {"mcc": (-1.0, 1.0), "loss": (0.0, np.inf), "brier": (0.0, 2.0)}
+RANGE = {"mcc": (-1.0, 1.0), "loss": (0.0, np.inf), "brier": (0.0, 2.0)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,48 +117,25 @@ def interval(
         return Interval(None, None, None, method, groups, "the score is undefined")
     try:
         if method == "jackknife":
-            estimate = _jackknife(score, data, value)
+            estimate = jackknife(score, data, value)
         elif method == "obuchowski":
             found = clustered_auroc(
                 data.labels == positive, data.probabilities[:, positive], data.member
             )
             if np.isnan(found.variance):
-                raise _NoIntervalError("a class has one group only")
-            estimate = _Estimate(value, np.sqrt(max(found.variance, 0)), found.df)
+                raise NoIntervalError("a class has one group only")
+            estimate = Estimate(value, np.sqrt(max(found.variance, 0)), found.df)
         elif method in ("percentile", "bca"):
             return _bootstrap(name, score, data, value, method, draws, seed, groups, bears)
         else:
             estimate = _SIMPLE[method](name, data, positive)
         if estimate.error < ZERO:
             return _exact(name, data, value, groups, bears)
-    except _NoIntervalError as none:
+    except NoIntervalError as none:
         return Interval(value, None, None, method, groups, str(none))
-    low, high = _bounds(name, estimate)
+    least, most = RANGE.get(name, (0.0, 1.0))
+    low, high = bounds(estimate, least, most, logit=name == "auroc")
     return Interval(estimate.value, low, high, method, groups)
-
-
-class _NoIntervalError(Exception):
-    """The reason why there is no interval."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Estimate:
-    value: float
-    error: float  # standard error
-    df: float  # of the standard error
-
-
-def _bounds(name: str, estimate: _Estimate) -> tuple[float, float]:
-    reach = stats.t.isf(TAIL, estimate.df) * estimate.error
-    if name == "auroc":
-        # On the logit scale the interval stays inside [0, 1] and reaches further towards 1/2.
-        centre = np.log(estimate.value / (1 - estimate.value))
-        reach /= estimate.value * (1 - estimate.value)
-        low, high = 1 / (1 + np.exp(-(centre + reach * np.array([-1, 1]))))
-    else:
-        low, high = estimate.value - reach, estimate.value + reach
-    least, most = _RANGE.get(name, (0.0, 1.0))
-    return max(float(low), least), min(float(high), most)
 
 
 def _bears(name: str, data: grouped.Grouped, positive: int) -> np.ndarray | None:
@@ -179,10 +162,10 @@ def _exact(name, data: grouped.Grouped, value, groups, bears) -> Interval:
     that has fewest: an interval that may be too wide and is never too narrow. A score of 0 is the
     mirror image. (F1 is at least TP / (TP + FP + FN), which is such a probability.)
     """
-    if name in _RANGE or value not in (0.0, 1.0):
-        raise _NoIntervalError("the score is the same whichever group is left out")
+    if name in RANGE or value not in (0.0, 1.0):
+        raise NoIntervalError("the score is the same whichever group is left out")
     if np.ptp(data.labels) > 0 and np.ptp(predicted_class(data.probabilities)) == 0:
-        raise _NoIntervalError("every image was called the same class")
+        raise NoIntervalError("every image was called the same class")
     if bears is None:
         classes = data.probabilities.shape[1]
         trials = min(data.count_groups(data.labels == c) for c in range(classes))
@@ -190,49 +173,28 @@ def _exact(name, data: grouped.Grouped, value, groups, bears) -> Interval:
     else:
         trials = groups
     if trials == 0:
-        raise _NoIntervalError("a class has no group of its own")
+        raise NoIntervalError("a class has no group of its own")
     bound = TAIL ** (1 / trials)
     low, high = (bound, 1.0) if value == 1 else (0.0, 1 - bound)
     return Interval(value, low, high, "exact", groups)
-
-
-def _jackknife(score: grouped.Statistic, data: grouped.Grouped, value: float) -> _Estimate:
-    """Delete-one-group jackknife by stratum, about the whole sample's value: CR3.
-
-    Bell & McCaffrey (2002, Survey Methodology 28:169), without the factor (n - 1) / n that some
-    texts add (it would cost a hundredth of coverage at 13 + 15 groups); several strata as in
-    Wolter (2007, Introduction to variance estimation, section 4.5), with the weights of
-    `grouped.without_each`; degrees of freedom by Satterthwaite (1946, Biometrics Bull 2:110).
-    """
-    without = grouped.evaluate(score, grouped.without_each(data))
-    variance, weight = 0.0, 0.0
-    for stratum in np.unique(data.stratum):
-        change = without[data.stratum == stratum] - value
-        count = len(change)
-        if np.isnan(change).any() or (count == 1 and abs(change[0]) > ZERO):
-            raise _NoIntervalError("the score rests on a single group of a class")
-        if count > 1:
-            part = float(change @ change)
-            variance, weight = variance + part, weight + part**2 / (count - 1)
-    return _Estimate(value, np.sqrt(variance), variance**2 / weight if weight else np.nan)
 
 
 def _bootstrap(name, score, data, value, method, draws, seed, groups, bears) -> Interval:
     """Cluster bootstrap; BCa by Efron (1987, JASA 82:171), its acceleration for several strata by
     Davison & Hinkley (1997, Bootstrap methods, equation 5.23 and section 5.3.2)."""
     if np.bincount(data.stratum).max() < 2:
-        raise _NoIntervalError("no class has two groups")
+        raise NoIntervalError("no class has two groups")
     values = grouped.evaluate(score, grouped.resamples(data, draws, seed))
     values = values[~np.isnan(values)]
     if len(values) < 0.95 * draws:
-        raise _NoIntervalError("more than 5 % of the resamples leave the score undefined")
+        raise NoIntervalError("more than 5 % of the resamples leave the score undefined")
     if np.ptp(values) < ZERO:
         return _exact(name, data, value, groups, bears)
     tails = np.array([TAIL, 1 - TAIL])
     if method == "bca":
         without = grouped.evaluate(score, grouped.without_each(data))
         if np.isnan(without).any():
-            raise _NoIntervalError("the score rests on a single group of a class")
+            raise NoIntervalError("the score rests on a single group of a class")
         second, third = 0.0, 0.0
         for stratum in np.unique(data.stratum):
             mine = without[data.stratum == stratum]
@@ -265,7 +227,7 @@ def _parts(name: str, data: grouped.Grouped, positive: int) -> list[tuple[np.nda
     raise ValueError(f"{name} is no mean of shares of right images")
 
 
-def _group_means(name: str, data: grouped.Grouped, positive: int) -> _Estimate:
+def _group_means(name: str, data: grouped.Grouped, positive: int) -> Estimate:
     """Each group's share of right images, averaged over groups.
 
     By class with Welch's degrees of freedom where groups have one class each; else the groups'
@@ -278,39 +240,39 @@ def _group_means(name: str, data: grouped.Grouped, positive: int) -> _Estimate:
         mine = held > 0
         means = data.sums((images & right).astype(float))[mine] / held[mine]
         if len(means) < 2:
-            raise _NoIntervalError("a class has one group only")
+            raise NoIntervalError("a class has one group only")
         value += share * means.mean()
         part = share**2 * means.var(ddof=1) / len(means)
         variance, weight = variance + part, weight + part**2 / (len(means) - 1)
         together[mine] += share * (means - means.mean()) / len(means)
     if data.single_class:
         df = variance**2 / weight if weight else np.nan
-        return _Estimate(value, np.sqrt(variance), df)
+        return Estimate(value, np.sqrt(variance), df)
     df = data.groups - 1
-    return _Estimate(value, np.sqrt((df + 1) / df * float(together @ together)), df)
+    return Estimate(value, np.sqrt((df + 1) / df * float(together @ together)), df)
 
 
-def _cr1(name: str, data: grouped.Grouped, positive: int) -> _Estimate:
+def _cr1(name: str, data: grouped.Grouped, positive: int) -> Estimate:
     """Accuracy as the ratio of two sums over groups (Rao & Scott 1992, Biometrics 48:577)."""
     if name != "accuracy":
         raise ValueError("cr1 is for accuracy")
     if data.groups < 2:
-        raise _NoIntervalError("there is one group only")
+        raise NoIntervalError("there is one group only")
     right = data.sums((predicted_class(data.probabilities) == data.labels).astype(float))
     images = data.sums(np.ones(len(data.labels)))
     value = right.sum() / images.sum()
     residual = right - value * images
     variance = data.groups / (data.groups - 1) * float(residual @ residual) / images.sum() ** 2
-    return _Estimate(value, np.sqrt(variance), data.groups - 1)
+    return Estimate(value, np.sqrt(variance), data.groups - 1)
 
 
-def _independent_images(name: str, data: grouped.Grouped, positive: int) -> _Estimate:
+def _independent_images(name: str, data: grouped.Grouped, positive: int) -> Estimate:
     """Wald's interval with every image an independent trial: for contrast only."""
     right = predicted_class(data.probabilities) == data.labels
     parts = _parts(name, data, positive) if name != "accuracy" else [(right | True, 1.0)]
     value = sum(share * right[images].mean() for images, share in parts)
     variance = sum(share**2 * right[images].var() / images.sum() for images, share in parts)
-    return _Estimate(float(value), float(np.sqrt(variance)), np.inf)
+    return Estimate(float(value), float(np.sqrt(variance)), np.inf)
 
 
 _SIMPLE = {

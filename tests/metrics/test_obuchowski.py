@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import toy
+from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from leukjax.metrics.obuchowski import clustered_auroc
+from leukjax.metrics.obuchowski import clustered_auroc, paired_auroc
 
 MEMBER = np.unique(toy.SUBJECTS, return_inverse=True)[1]
 
@@ -69,3 +70,44 @@ def test_one_group_of_a_class_has_no_variance():
     found = clustered_auroc(is_class, np.array([0.9, 0.2, 0.3, 0.1]), np.array([0, 0, 1, 2]))
     assert found.value == 0.75
     assert np.isnan(found.variance)
+
+
+@pytest.mark.parametrize(
+    ("labels", "covariance", "z"),
+    [
+        (toy.LABELS, 0.0022460539323369095, 3.0851232733086666),
+        (toy.MIXED, 0.009228515625, 1.0105823052798228),
+    ],
+)
+def test_the_toys_pairs(labels, covariance, z):
+    found = paired_auroc(labels == 1, toy.P1, toy.P2, MEMBER)
+    assert found.covariance == pytest.approx(covariance, rel=1e-12)
+    assert found.z == pytest.approx(z, rel=1e-12)
+
+
+def test_the_toys_p_and_delongs():
+    found = paired_auroc(toy.LABELS == 1, toy.P1, toy.P2, MEMBER)
+    assert found.difference == pytest.approx(0.1428571429, abs=5e-11)
+    assert found.error == pytest.approx(0.04630516520785069, rel=1e-12)
+    assert found.p == pytest.approx(0.0020346780271444666, rel=1e-10)
+    delongs = paired_auroc(toy.LABELS == 1, toy.P1, toy.P2, np.arange(16))
+    assert delongs.error == pytest.approx(0.1010152544552211, rel=1e-12)
+    assert delongs.z == pytest.approx(1.4142135623730951, rel=1e-12)
+    assert delongs.p == pytest.approx(0.15729920705028502, rel=1e-10)
+
+
+def test_the_sums_of_the_mra_example_make_its_covariance_and_test():
+    between, crossed = (0.0008484357, 0.0019241250), 0.0028648340 - 0.0015136931
+    covariance = between[0] / 29 + between[1] / 36 + crossed / (29 * 36)
+    assert covariance == pytest.approx(8.399851637931036e-5, rel=1e-12)
+    error = np.sqrt(1.1742512691570881e-4 + 9.382718189655172e-5 - 2 * covariance)
+    assert error == pytest.approx(0.0065768743, abs=5e-11)
+    # The difference is printed with two digits: .8271 needs .00144 of the .00135 to .00145.
+    assert 2 * norm.sf(0.00145 / error) < 0.8271 < 2 * norm.sf(0.00135 / error)
+
+
+def test_a_model_against_itself_has_no_z():
+    found = paired_auroc(toy.LABELS == 1, toy.P1, toy.P1, MEMBER)
+    assert found.difference == 0
+    assert np.isnan(found.z)
+    assert np.isnan(found.p)
