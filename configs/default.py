@@ -81,6 +81,8 @@ def _smears() -> ConfigDict:
     split.seed = 0
     split.folds = 5  # kfold
     split.fold = 0  # kfold: this fold tests, the next validates
+    # kfold: none | auto | subject | official: the protocol whose test part stays out of all folds
+    split.held_out = "none"
 
     config.model = model = ConfigDict()
     model.name = "resnet"  # cnn | resnet | hybrid_vit

@@ -40,6 +40,7 @@ CHOICES = {
     "data.bad_images": ("error", "skip"),
     "data.sampling": ("as_is", "class_balanced", "subject_balanced"),
     "split.protocol": ("auto", "subject", "official", "kfold", "image"),
+    "split.held_out": ("none", "auto", "subject", "official"),
     "model.name": ("cnn", "resnet", "hybrid_vit"),
     "model.depth": (18, 34, 50, 101, 152),
     "model.variant": ("small", "r26_s32", "r50_b16"),
@@ -325,6 +326,8 @@ def _check_combinations(flat: dict[str, Any]) -> None:
         refuse("mesh.data", "must be -1 (all devices) or at least 1")
     if flat["split.fold"] >= flat["split.folds"]:
         refuse("split.fold", f"must be below split.folds={flat['split.folds']} (counts from 0)")
+    if flat["split.held_out"] != "none" and flat["split.protocol"] != "kfold":
+        refuse("split.held_out", "goes with split.protocol=kfold only; the others have a test part")
     if batch % flat["train.accumulate"]:
         refuse("train.accumulate", f"must divide train.batch_size={batch}")
     group = flat["model.norm_batch"]

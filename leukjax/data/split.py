@@ -17,6 +17,7 @@ from leukjax.errors import UserError
 from leukjax.files import write_whole
 
 PARTS = ("train", "val", "test")
+HELD_OUT = "held_out"  # out of all folds; no run reads it
 SHARES = (0.70, 0.15, 0.15)
 PROTOCOLS = ("auto", "subject", "official", "kfold", "image")
 
@@ -34,7 +35,7 @@ class Split:
     """A part for each row of a manifest.
 
     Attributes:
-      part: str[n] of "train", "val", "test", or "" where the image is not used.
+      part: str[n] of "train", "val", "test", "held_out", or "" where the image is not used.
       protocol: the one that was applied; never "auto".
       notes: sentences for the log; the grave ones begin with "WARNING:".
       leaky: a group may lie on two sides (protocol image): every score must say so.
@@ -51,7 +52,12 @@ class Split:
 
 
 def make_split(
-    manifest: Manifest, protocol: str, seed: int, folds: int = 5, fold: int = 0
+    manifest: Manifest,
+    protocol: str,
+    seed: int,
+    folds: int = 5,
+    fold: int = 0,
+    held_out: str = "none",
 ) -> Split:
     """Splits the labelled images of a manifest.
 
@@ -67,6 +73,8 @@ def make_split(
       seed: of the drawing; no effect on "official".
       folds: number of folds ("kfold").
       fold: the fold that tests, 0 <= fold < folds ("kfold").
+      held_out: "kfold": the protocol whose test part stays out of all folds; "none" folds
+        everything.
 
     Raises:
       UserError: an unknown protocol, too few groups, or a part that lacks a class.
@@ -82,7 +90,8 @@ def make_split(
     if protocol == "official":
         part = _official(manifest, notes)
     elif protocol == "kfold":
-        part = _kfold(manifest, seed, folds, fold)
+        outside = _outside(manifest, held_out, seed, notes)
+        part = _kfold(manifest, seed, folds, fold, outside)
     else:
         part = _shares(manifest, protocol, seed)
     leaky = protocol == "image"
@@ -125,8 +134,9 @@ def check(manifest: Manifest, split: Split) -> None:
 def crossing_groups(manifest: Manifest, split: Split) -> list[str]:
     """Names of the groups that have images on more than one side."""
     names, codes = manifest.group_codes
-    sides = np.zeros((len(names), len(PARTS)), bool)
-    for i, part in enumerate(PARTS):
+    parts = (*PARTS, HELD_OUT)
+    sides = np.zeros((len(names), len(parts)), bool)
+    for i, part in enumerate(parts):
         sides[codes[split.part == part], i] = True
     return names[sides.sum(axis=1) > 1].tolist()
 
@@ -134,11 +144,13 @@ def crossing_groups(manifest: Manifest, split: Split) -> list[str]:
 def shares(manifest: Manifest, split: Split) -> list[dict[str, str | int | float]]:
     """What was achieved: a row for each part and class, and one a part for all classes.
 
+    What is held out counts nowhere.
+
     Returns:
       Rows with part, class ("" = all), images, image_share, groups, group_share; shares are of that
       class' images or groups in all parts. A group counts for each class that it holds.
     """
-    used = split.part != ""
+    used = np.isin(split.part, PARTS)
     codes = manifest.group_codes[1]
     rows: list[dict[str, str | int | float]] = []
     for label, name in [(-1, ""), *enumerate(manifest.classes)]:
@@ -223,17 +235,41 @@ def _shares(manifest: Manifest, protocol: str, seed: int) -> np.ndarray:
     return part
 
 
-def _kfold(manifest: Manifest, seed: int, folds: int, fold: int) -> np.ndarray:
+def _outside(
+    manifest: Manifest, protocol: str, seed: int, notes: list[str]
+) -> Bool[np.ndarray, "n"]:
+    """The images that no fold gets: the test part of another protocol."""
+    if protocol == "none":
+        return np.zeros(len(manifest), bool)
+    if protocol not in ("auto", "subject", "official"):
+        raise UserError(
+            f"split.held_out: {protocol!r} is none of none, auto, subject, official: folds are "
+            "made of groups, and no group may have images on both sides"
+        )
+    base = make_split(manifest, protocol, seed)
+    outside = base.part == "test"
+    groups = len(np.unique(manifest.group[outside]))
+    notes += base.notes
+    notes.append(
+        f"held out of all folds: {int(outside.sum())} images of {groups} groups, the test part of "
+        f"the protocol {base.protocol}"
+    )
+    return outside
+
+
+def _kfold(
+    manifest: Manifest, seed: int, folds: int, fold: int, outside: Bool[np.ndarray, "n"]
+) -> np.ndarray:
     if folds < 3:
         raise UserError(
             f"split.folds: {folds} is too few: one fold tests, one validates, the others train"
         )
     if not 0 <= fold < folds:
         raise UserError(f"split.fold: {fold} is not in 0..{folds - 1} (split.folds is {folds})")
-    units, counts, labelled = _units(manifest, by_image=False)
+    units, counts, labelled = _units(manifest, by_image=False, outside=outside)
     _enough(manifest, counts, folds, "kfold")
     assigned = best_draw(counts, (1 / folds,) * folds, _generator(seed, f"kfold {folds}"))
-    part = np.zeros(len(manifest), "<U5")
+    part = np.where(outside, HELD_OUT, "")
     own = assigned[units]
     part[labelled] = np.where(
         own == fold, "test", np.where(own == (fold + 1) % folds, "val", "train")
@@ -242,13 +278,16 @@ def _kfold(manifest: Manifest, seed: int, folds: int, fold: int) -> np.ndarray:
 
 
 def _units(
-    manifest: Manifest, by_image: bool
+    manifest: Manifest, by_image: bool, outside: Bool[np.ndarray, "n"] | None = None
 ) -> tuple[Int[np.ndarray, "m"], Float[np.ndarray, "u c"], Bool[np.ndarray, "n"]]:
     """What is dealt out whole: the unit of each labelled row, images by unit and class, the rows.
 
-    Units are numbered by name, so that the order of the rows does not matter.
+    Units are numbered by name, so that the order of the rows does not matter. Rows that are
+    `outside` are left alone.
     """
     labelled = manifest.label >= 0
+    if outside is not None:
+        labelled &= ~outside
     if by_image:
         rows = np.flatnonzero(labelled)
         units = np.empty(len(rows), np.int64)

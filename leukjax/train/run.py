@@ -149,7 +149,12 @@ def split_of(config: ConfigDict, records: data_records.Records) -> data_split.Sp
     """The split that a config asks for."""
     options = config.split
     return data_split.make_split(
-        records.manifest, options.protocol, options.seed, options.folds, options.fold
+        records.manifest,
+        options.protocol,
+        options.seed,
+        options.folds,
+        options.fold,
+        options.held_out,
     )
 
 

@@ -12,6 +12,7 @@ from trees import cnmc_training
 
 from leukjax.data.manifest import Manifest
 from leukjax.data.split import (
+    HELD_OUT,
     PARTS,
     Split,
     check,
@@ -113,6 +114,31 @@ def test_folds_are_a_partition(cnmc):
     assert (validated == 1).all()
 
 
+@pytest.mark.parametrize("protocol", ["official", "subject", "auto"])
+def test_what_is_held_out_is_in_no_fold(cnmc, protocol):
+    m = with_preliminary(cnmc)
+    base = make_split(m, protocol, 3).part == "test"
+    tested = np.zeros(len(m), int)
+    for fold in range(4):
+        split = make_split(m, "kfold", 3, 4, fold, held_out=protocol)
+        assert ((split.part == HELD_OUT) == base).all()
+        assert crossing_groups(m, split) == []
+        tested += split.part == "test"
+        # Shares are of what is folded.
+        assert sum(row["image_share"] for row in shares(m, split) if not row["class"]) == 1
+        assert any(f"{base.sum()} images of" in note for note in split.notes)
+    assert (tested == ~base).all()
+    pooled = make_split(m, "kfold", 3, 4, 0)
+    assert not (pooled.part == HELD_OUT).any()
+
+
+def test_a_group_half_held_out_is_refused():
+    m = manifest([*"abcABC", "A"], [0, 0, 0, 1, 1, 1, 1])
+    part = np.array(["train", "val", "test", "train", "val", "test", HELD_OUT])
+    with pytest.raises(UserError, match="group A is on two sides"):
+        check(m, Split(part, "kfold"))
+
+
 def test_official_moves_groups_that_cross(cnmc):
     m = with_preliminary(cnmc)
     split = make_split(m, "auto", 0)
@@ -206,6 +232,8 @@ def test_any_groups_stay_whole(data):
         (("kfold", 0, 5, 5), r"split.fold: 5 is not in 0..4"),
         (("kfold", 0, 5, -1), r"split.fold: -1 is not in"),
         (("kfold", 0, 7, 0), "class hem has 4 groups, and 7 parts are to be filled: lower"),
+        (("kfold", 0, 4, 0, "subject"), "class hem has 3 groups, and 4 parts are to be filled"),
+        (("kfold", 0, 3, 0, "image"), "split.held_out: 'image' is none of none, auto"),
     ],
 )
 def test_refusals(arguments, message):
