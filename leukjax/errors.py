@@ -9,5 +9,9 @@ class UserError(Exception):
     """
 
 
+class Diverged(UserError):
+    """The training went astray: with these values it always will."""
+
+
 class Stopped(Exception):
     """The run was asked to stop, and everything is saved: the same command goes on (status 75)."""

@@ -1,8 +1,11 @@
 """Files that are there whole or not at all."""
 
+import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -25,6 +28,12 @@ def write_whole(path: Path, content: str | bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def append_line(path: Path, record: Mapping[str, Any]) -> None:
+    """Add a line of JSON to a file of such lines, whole or not at all."""
+    before = path.read_text() if path.exists() else ""
+    write_whole(path, before + json.dumps(record) + "\n")
 
 
 def _umask() -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from leukjax.files import write_whole
+from leukjax.files import append_line, write_whole
 from leukjax.metrics.predictions import read as read_predictions
 from leukjax.train import together
 from leukjax.train.checkpoint import Checkpoints
@@ -34,7 +34,7 @@ def score_best(run: Run, checkpoints: Checkpoints, log: Log) -> int:
     state = checkpoints.restore(step, run.state)
     for part in ("val", "test"):
         if part == "test":
-            _note_opening(run.workdir, step)
+            note_opening(run.workdir, step)
         log.say(f"scoring step {step} on {part}: {len(run.rows[part])} images")
         predictions = predict(run, state, part)
         if jax.process_index() == 0:
@@ -48,11 +48,10 @@ def openings(workdir: Path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def _note_opening(workdir: Path, step: int) -> None:
+def note_opening(workdir: Path, step: int, **more: str) -> None:
+    """Add a line to the ledger; call it before the part is read."""
     if jax.process_index() == 0:
-        path = workdir / LEDGER
-        before = path.read_text() if path.exists() else ""
-        write_whole(path, before + json.dumps({"step": step, "part": "test"}) + "\n")
+        append_line(workdir / LEDGER, {"step": step, "part": "test", **more})
 
 
 def lost(run: Run, newest: int) -> dict[str, int]:

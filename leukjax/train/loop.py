@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from leukjax.errors import Stopped, UserError
+from leukjax.errors import Diverged, Stopped
 from leukjax.metrics.scores import scores
 from leukjax.train.checkpoint import Checkpoints
 from leukjax.train.evaluate import predict
@@ -30,7 +30,7 @@ def train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, log
 
     Raises:
       Stopped: a signal asked for it; everything is saved.
-      UserError: the loss is not a number any more.
+      Diverged: the loss is not a number any more.
     """
     total = run.total_steps
     eval_every, save_every = run.steps("train.eval_every"), run.steps("checkpoint.every")
@@ -92,7 +92,7 @@ def train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, log
 def _read(log: Log, step: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
     if not math.isfinite(values["loss"]):
-        raise UserError(
+        raise Diverged(
             f"the loss is {values['loss']} at step {step}, learning rate "
             f"{values['learning_rate']:.3g}: lower --config.optimizer.learning_rate, lengthen "
             "optimizer.warmup or set optimizer.clip_norm; the checkpoints before it stand"

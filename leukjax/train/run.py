@@ -19,10 +19,11 @@ from leukjax.data import split as data_split
 from leukjax.data.batches import Batches
 from leukjax.errors import UserError
 from leukjax.models.summary import Summary, table
-from leukjax.train import optimizer, together, workdir
 from leukjax.train import state as states
+from leukjax.train import together, workdir
+from leukjax.train.programs import programs
 from leukjax.train.settings import make_settings, step_options
-from leukjax.train.step import EvalStep, TrainStep, make_eval_step, make_train_step
+from leukjax.train.step import EvalStep, TrainStep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,17 +106,7 @@ def assemble(config: ConfigDict, folder: Path) -> tuple[Run, bool]:
     resumed = together.from_first(lambda: workdir.claim(folder, config, facts))
     _write_and_say(folder, records, split)
 
-    transform = optimizer.make_transform(config.optimizer)
-    init, shardings = states.make_init(
-        module,
-        transform,
-        settings,
-        image_size=config.data.image_size,
-        ema=config.train.ema_decay > 0,
-        mesh=mesh,
-        rules=sharding.rules(config.mesh),
-    )
-    options = step_options(config, records.background)
+    compiled = programs(module, config, step_options(config, records.background), settings, mesh)
     run = Run(
         config=config,
         workdir=folder,
@@ -126,9 +117,9 @@ def assemble(config: ConfigDict, folder: Path) -> tuple[Run, bool]:
         module=module,
         mesh=mesh,
         train_batches=train_batches,
-        state=init(settings),
-        train_step=make_train_step(module, transform, options, mesh, shardings),
-        eval_step=make_eval_step(module, mesh, shardings),
+        state=compiled.init(settings),
+        train_step=compiled.train_step,
+        eval_step=compiled.eval_step,
         total_steps=total,
         steps_per_epoch=per_epoch,
         summary=summary,

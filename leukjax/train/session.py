@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from leukjax import runtime
-from leukjax.files import write_whole
+from leukjax.files import append_line
 from leukjax.train import finish, together, workdir
 from leukjax.train.checkpoint import Checkpoints
 from leukjax.train.log import Log, reached
@@ -33,8 +33,13 @@ class Outcome:
     seconds: float  # of this start, from its first line
 
 
-def run(config: ConfigDict, folder: Path) -> Outcome:
+def run(config: ConfigDict, folder: Path, *, open_test: bool = True) -> Outcome:
     """Train, or go on, in a work directory; score the best epoch on test at the end.
+
+    Args:
+      config: of the run.
+      folder: its work directory.
+      open_test: False leaves the test part closed, as a trial must; a later start may open it.
 
     Raises:
       UserError: config, data or folder do not allow it; one line says what to mend.
@@ -72,7 +77,11 @@ def run(config: ConfigDict, folder: Path) -> Outcome:
                 _note_start(folder, start, repeated)
                 finish.write_preprocessing(assembled)
                 train(assembled, state, start, checkpoints, log)
-                best = finish.score_best(assembled, checkpoints, log)
+                best = (
+                    finish.score_best(assembled, checkpoints, log)
+                    if open_test
+                    else checkpoints.best()
+                )
                 newest = checkpoints.latest() or 0
         finally:
             log.close()
@@ -95,7 +104,5 @@ def steps_repeated(folder: Path) -> int:
 
 def _note_start(folder: Path, step: int, repeated: int) -> None:
     if jax.process_index() == 0:
-        path = folder / STARTS
-        before = path.read_text() if path.exists() else ""
         line = {"step": step, "repeated": repeated, "time": round(time.time(), 3)}
-        write_whole(path, before + json.dumps(line) + "\n")
+        append_line(folder / STARTS, line)

@@ -16,9 +16,10 @@ from leukjax.files import write_whole
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[IO[str]]:
     """Hold the folder for this process; the lock dies with it, however it dies.
 
+    What is yielded is the lock: a child that inherits its file holds the folder as well.
     A folder that is still empty at the end (the command failed before the run began) is removed.
 
     Raises:
@@ -36,7 +37,7 @@ def locked(folder: Path) -> Iterator[None]:
         ) from error
     with handle:
         try:
-            yield
+            yield handle
         except Exception as error:
             _still_there(folder, handle, error)
             raise
