@@ -17,6 +17,7 @@ ALLOWED = {
     "images": {"errors"},
     "models": {"errors"},
     "metrics": {"errors", "files"},
+    "checks": BASE | {"data", "images", "models", "metrics"},
     "train": BASE | {"data", "images", "models", "metrics"},
     "report": BASE | {"data", "images", "models", "metrics", "train"},
 }

@@ -1,0 +1,1 @@
+"""What cannot be: arithmetic on the tables that papers print, and a look at folders of data."""
