@@ -30,7 +30,9 @@ def column_affine(paper: Paper) -> Iterator[Finding]:
         n for n in (paper.curves[0].columns if shared else ()) if n in set.intersection(*shared)
     ]
     accuracy = next((n for n in ("val_accuracy", "accuracy") if n in names), None)
-    pairs = [(accuracy, n) for n in ("precision", "recall", "f1") if accuracy and n in names]
+    pairs: list[tuple[str, str]] = []
+    if accuracy:
+        pairs = [(accuracy, n) for n in ("precision", "recall", "f1") if n in names]
     pairs += [("train_loss", "val_loss")] if {"train_loss", "val_loss"} <= set(names) else []
     for first, second in pairs:
         tables = [(f"curve {curve.model}", [curve]) for curve in paper.curves]

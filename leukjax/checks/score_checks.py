@@ -54,7 +54,7 @@ def f1_identity(paper: Paper) -> Iterator[Finding]:
             )
             if not printed.overlap(mean, printed.before_rounding(v["f1"])):
                 bad += 1
-                gap = Fraction(v["f1"]) - sum(mean) / 2
+                gap = Fraction(v["f1"]) - (mean[0] + mean[1]) / 2
                 high = "high" if gap > 0 else "low"
                 texts.append(
                     f"{name}: {v['precision']} and {v['recall']} give {printed.range_text(mean, 5)}"
@@ -137,8 +137,9 @@ def metric_feasibility(paper: Paper) -> Iterator[Finding]:
             sizes = f"{images:,} images, whatever the share of the classes"
         found = {name: _confusion(v, images, list(positives.values())) for name, v in having}
         bad = [name for name, matrix in found.items() if matrix is None]
-        if not bad:
-            tp, fp, fn, tn = found[having[-1][0]] or ()
+        last = found[having[-1][0]]
+        if not bad and last is not None:
+            tp, fp, fn, tn = last
             why = f"with {sizes}, {having[-1][0]} can be TP {tp}, FP {fp}, FN {fn}, TN {tn}"
             yield answer("metric_feasibility", where, True, why)
             continue
