@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "leukjax"
 BASE = {"config", "disk", "errors", "expressions", "files", "runtime", "sharding"}
 ALLOWED = {
     "data": {"config", "disk", "errors", "expressions", "files"},
-    "images": {"errors"},
-    "models": {"errors"},
+    "images": {"errors", "hashing"},
+    "models": {"errors", "hashing"},
     "metrics": {"errors", "files"},
     "checks": BASE | {"data", "images", "models", "metrics"},
     "train": BASE | {"data", "images", "models", "metrics"},

@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 from flax.linen.initializers import Initializer
 from jax import lax
-from jaxtyping import Array, Float, UInt32
+from jaxtyping import Array, Float
 
-# Multipliers of the finaliser of MurmurHash3 (Appleby, public domain).
-_MULTIPLIERS = (0x85EBCA6B, 0xC2B2AE35)
+from leukjax.hashing import mix, signed
 
 
 def uniform_by_hash(key: Array, shape: Sequence[int]) -> Float[Array, "..."]:
@@ -24,17 +23,8 @@ def uniform_by_hash(key: Array, shape: Sequence[int]) -> Float[Array, "..."]:
     words = jax.random.key_data(key).reshape(-1)
     mixed = lax.iota(jnp.uint32, math.prod(shape))
     for word in (words[0], words[-1]):
-        mixed = _mix(mixed + word)
-    # 24 bits are all that float32 holds.
-    numbers = (mixed >> 8).astype(jnp.int32).astype(jnp.float32)
-    return (numbers * 2.0**-23 - 1).reshape(shape)
-
-
-def _mix(x: UInt32[Array, " n"]) -> UInt32[Array, " n"]:
-    """Every bit of the input changes half of the bits of the output; one to one."""
-    for shift, multiplier in zip((16, 13), _MULTIPLIERS, strict=True):
-        x = (x ^ (x >> shift)) * jnp.uint32(multiplier)
-    return x ^ (x >> 16)
+        mixed = mix(mixed + word)
+    return signed(mixed).reshape(shape)
 
 
 def deviation(standard_deviation: float) -> Initializer:

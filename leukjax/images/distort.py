@@ -1,0 +1,274 @@
+"""The suite of distortions: what may befall an image between slide and file, in five severities.
+
+Eleven are the published registry for blood smears (MedMNIST-C: Di Salvo et al. 2024,
+arXiv:2406.17536, medmnistc-api at 8acfd27), which gives severities at 224 pixels; lengths here are
+scaled by side / 224. The other eight are what it lacks. Every image has a seed of its own, an
+operation draws the same numbers at each severity, and neither neighbours nor the number of images
+change a bit.
+"""
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, UInt8, UInt32
+
+from leukjax.images import artefacts, blur, jpeg, light, noise, placement
+from leukjax.images.draws import Seeds, seeds_for, uniform
+
+SEVERITIES = (1, 2, 3, 4, 5)
+VERSION = 1  # raised when an operation or a severity changes
+PUBLISHED_SIDE = 224
+CHUNK = 32  # images distorted at a time; a constant, so that one program serves any number
+
+Background = Literal["masked", "as_published"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """What an operation works on.
+
+    Attributes:
+        images: values in [0, 1].
+        cell: pixels of the cell.
+        inside: pixels that may change: the cell ("masked"), or all of them ("as_published").
+        seeds: one an image, of its own and the distortion.
+        level: severity - 1, so that one program serves all five.
+        edge: "black" or "bright": what the background is.
+    """
+
+    images: Float[Array, "n h w 3"]
+    cell: Bool[Array, "n h w 1"]
+    inside: Bool[Array, "n h w 1"]
+    seeds: Seeds
+    level: Array
+    edge: str
+
+    @property
+    def unit(self) -> float:
+        """Pixels of these images in a pixel at 224."""
+        return self.images.shape[1] / PUBLISHED_SIDE
+
+    def pick(self, values: Sequence) -> Array:
+        """The entry of this severity."""
+        return jnp.asarray(np.array(values, np.float32))[self.level]
+
+
+@dataclasses.dataclass(frozen=True)
+class Distortion:
+    """One entry of the suite.
+
+    Attributes:
+        name: of files and flags.
+        severities: five, as the operation takes them; lengths in pixels at 224.
+        what: the operation in a phrase.
+        apply: the operation.
+        published: in the registry of MedMNIST-C.
+        masked: whether `background` makes a difference: operations that move the cell, or lay
+            something beside it, change the background either way.
+    """
+
+    name: str
+    severities: tuple
+    what: str
+    apply: Callable[[Scene, Sequence], Float[Array, "n h w 3"]]
+    published: bool = False
+    masked: bool = True
+
+
+def _pixelate(scene: Scene, shares: Sequence) -> Array:
+    height, width = scene.images.shape[1:3]
+    rows, columns = (
+        scene.pick([blur.shrink_and_grow(side, share) for share in shares])
+        for side in (height, width)
+    )
+    return blur.pixelate(scene.images, rows, columns, scene.inside)
+
+
+def _jpeg(scene: Scene, qualities: Sequence) -> Array:
+    steps = scene.pick([jpeg.tables(quality) for quality in qualities])
+    factor = max(1, round(1 / scene.unit))
+    return jpeg.compress_as_if_larger(scene.images, steps, factor)
+
+
+def _defocus_blur(scene: Scene, radii: Sequence) -> Array:
+    reach = int(np.ceil(max(radii) * scene.unit))
+    return blur.defocus(scene.images, scene.pick(radii) * scene.unit, scene.inside, reach)
+
+
+def _motion_blur(scene: Scene, trails: Sequence) -> Array:
+    radius, sigma = scene.pick(trails)
+    angle = (uniform(scene.seeds, 0) - 0.5) * np.pi / 2
+    longest = 2 * max(radius for radius, _ in trails)
+    return blur.motion(scene.images, radius, sigma, angle, scene.inside, longest, scene.unit)
+
+
+def _contrast(scene: Scene, factors: Sequence) -> Array:
+    return light.contrast(scene.images, scene.pick(factors), scene.inside)
+
+
+def _brightness(scene: Scene, factors: Sequence) -> Array:
+    return light.brightness(scene.images, scene.pick(factors))
+
+
+def _stain_deposit(scene: Scene, blots: Sequence) -> Array:
+    most, radius = scene.pick(blots)
+    limit = max(number for number, _ in blots)
+    return artefacts.deposits(scene.images, scene.seeds, most, radius * scene.unit, limit)
+
+
+def _bubble(scene: Scene, sizes: Sequence) -> Array:
+    radius, most = scene.pick(sizes)
+    limit = max(number for _, number in sizes)
+    return artefacts.bubbles(
+        scene.images, scene.seeds, most, radius * scene.unit, scene.unit, limit
+    )
+
+
+def _stain_shift(scene: Scene, amounts: Sequence) -> Array:
+    # The size of the shift is the severity; which stain has more and which less is drawn.
+    direction = 2 * np.pi * uniform(scene.seeds, 0)
+    amount = scene.pick(amounts)
+    return light.stain(scene.images, amount * jnp.cos(direction), amount * jnp.sin(direction))
+
+
+def _uneven_light(scene: Scene, slopes: Sequence) -> Array:
+    return light.illuminate(scene.images, scene.pick(slopes), 2 * np.pi * uniform(scene.seeds, 0))
+
+
+def _scale(scene: Scene, factors: Sequence) -> Array:
+    return placement.scale(scene.images, scene.pick(factors), scene.edge)
+
+
+def _border(scene: Scene, shares: Sequence) -> Array:
+    side = (4 * uniform(scene.seeds, 0)).astype(jnp.int32)
+    return placement.to_border(scene.images, scene.cell, scene.pick(shares), side, scene.edge)
+
+
+_SUITE = (
+    Distortion("pixelate", (0.6, 0.5, 0.4, 0.3, 0.25), "shrunk to this share and grown", _pixelate,
+               published=True),
+    Distortion("jpeg", (50, 30, 15, 10, 7), "JPEG of this quality", _jpeg, published=True),
+    Distortion("defocus_blur", (2, 3, 4, 5, 6), "mean over a disc of this radius", _defocus_blur,
+               published=True),
+    Distortion("motion_blur", ((3, 3), (5, 5), (10, 5), (10, 7), (10, 9)),
+               "trail of this radius and sigma, within 45 degrees of a row", _motion_blur,
+               published=True),
+    Distortion("brightness_up", (1.1, 1.2, 1.3, 1.35, 1.4), "times this", _brightness,
+               published=True),
+    Distortion("brightness_down", (0.9, 0.8, 0.7, 0.6, 0.5), "times this", _brightness,
+               published=True),
+    Distortion("contrast_up", (1.1, 1.15, 1.2, 1.25, 1.3), "times this about the mean grey",
+               _contrast, published=True),
+    Distortion("contrast_down", (0.9, 0.8, 0.7, 0.6, 0.5), "times this about the mean grey",
+               _contrast, published=True),
+    Distortion("saturate", (0.05, 0.10, 0.15, 0.17, 0.20), "this added to the saturation",
+               lambda scene, amounts: light.saturate(scene.images, scene.pick(amounts)),
+               published=True),
+    Distortion("stain_deposit", ((1, 8), (2, 10), (3, 12), (3, 16), (3, 20)),
+               "black blots, at most so many, of this mean radius", _stain_deposit,
+               published=True),
+    Distortion("bubble", ((5, 10), (7, 10), (10, 10), (12, 12), (15, 12)),
+               "white discs, of this radius and number at most", _bubble, published=True),
+    Distortion("gaussian_noise", (0.02, 0.04, 0.06, 0.08, 0.10), "normal noise of this deviation",
+               lambda scene, sigmas: noise.gaussian(
+                   scene.images, scene.seeds, 0, scene.pick(sigmas))),
+    Distortion("shot_noise", (500, 250, 120, 60, 30), "so many photons in a white pixel",
+               lambda scene, photons: noise.shot(
+                   scene.images, scene.seeds, 0, scene.pick(photons))),
+    Distortion("uneven_illumination", (0.1, 0.2, 0.3, 0.4, 0.5),
+               "brighter by this at one end and darker at the other", _uneven_light),
+    Distortion("stain_shift", (0.1, 0.2, 0.3, 0.4, 0.5),
+               "azure and eosin off by this (logarithm), in optical density", _stain_shift),
+    Distortion("scale_up", (1.1, 1.2, 1.3, 1.45, 1.6), "magnified by this", _scale, masked=False),
+    Distortion("scale_down", (0.9, 0.8, 0.7, 0.6, 0.5), "magnified by this", _scale,
+               masked=False),
+    Distortion("border", (0.0, 0.1, 0.2, 0.3, 0.4),
+               "cell moved to the border, this share of it beyond", _border, masked=False),
+    Distortion("debris", (1, 2, 4, 6, 9), "so many purple specks",
+               lambda scene, counts: artefacts.debris(
+                   scene.images, scene.seeds, scene.pick(counts), scene.unit, max(counts)),
+               masked=False),
+)  # fmt: skip
+DISTORTIONS = {entry.name: entry for entry in _SUITE}
+
+
+def distort(
+    images: UInt8[np.ndarray, "n h w 3"],
+    seeds: UInt32[np.ndarray, " n"],
+    name: str,
+    severity: int,
+    *,
+    edge: Literal["black", "bright"] = "black",
+    background: Background = "masked",
+    cell: Bool[np.ndarray, "n h w"] | None = None,
+) -> UInt8[np.ndarray, "n h w 3"]:
+    """Distort images, each by its own seed.
+
+    Args:
+        images: RGB.
+        seeds: of the images; `seeds_of` makes them from names.
+        name: a key of `DISTORTIONS`.
+        severity: 1 to 5; 0 = unchanged.
+        edge: background of the data, `Source.background`.
+        background: "masked": on black only the cell changes, as if it were cut out afterwards.
+            "as_published": all pixels do. On bright backgrounds there is no difference.
+        cell: pixels of the cells; None = those that are not exactly black, on bright backgrounds
+            the whole image. Only `border` needs them to be known there.
+
+    Raises:
+        KeyError: no such distortion.
+        ValueError: no such severity.
+    """
+    if severity not in (0, *SEVERITIES):
+        raise ValueError(f"severity {severity} is not in 0..5")
+    distortion = DISTORTIONS[name]
+    if severity == 0 or not len(images):
+        return images.copy()
+    if cell is None:
+        whole = np.ones(images.shape[:3], bool)
+        cell = (images != 0).any(axis=-1) if edge == "black" else whole
+    result = np.empty_like(images)
+    for start in range(0, len(images), CHUNK):
+        rows = np.arange(start, min(start + CHUNK, len(images)))
+        padded = np.resize(rows, CHUNK)
+        done = _distort(
+            images[padded],
+            np.asarray(seeds, np.uint32)[padded],
+            cell[padded],
+            np.int32(severity - 1),
+            name=distortion.name,
+            edge=edge,
+            masked=background == "masked" and edge == "black",
+        )
+        result[rows] = np.asarray(done)[: len(rows)]
+    return result
+
+
+@functools.partial(jax.jit, static_argnames=("name", "edge", "masked"))
+def _distort(images, seeds, cell, level, *, name: str, edge: str, masked: bool):
+    distortion = DISTORTIONS[name]
+    cell = cell[..., None]
+    inside = cell if masked else jnp.ones_like(cell)
+    scene = Scene(
+        images=images.astype(jnp.float32) / 255,
+        cell=cell,
+        inside=inside,
+        seeds=seeds_for(zlib.crc32(name.encode()), seeds),
+        level=level,
+        edge=edge,
+    )
+    changed = distortion.apply(scene, distortion.severities)
+    if distortion.masked:
+        changed = jnp.where(inside, changed, scene.images)
+    return jnp.round(255 * jnp.clip(changed, 0, 1)).astype(jnp.uint8)
+
+
+def seeds_of(ids: Sequence[str]) -> UInt32[np.ndarray, " n"]:
+    """A seed for each image, from its id alone: whatever else is in the set, it stays the same."""
+    return np.array([zlib.crc32(str(name).encode()) for name in ids], np.uint32)
