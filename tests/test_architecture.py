@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "leukjax"
 
 # A room may import from the rooms named here, and from itself. `.` is the top of the package that
 # is no command.
-BASE = {"config", "disk", "errors", "expressions", "files", "runtime", "sharding"}
+BASE = {"config", "disk", "errors", "expressions", "files", "hashing", "runtime", "sharding"}
 ALLOWED = {
     "data": {"config", "disk", "errors", "expressions", "files"},
     "images": {"errors", "hashing"},
