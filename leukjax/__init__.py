@@ -1,3 +1,29 @@
 """leukjax trains, compares and applies classifiers of leukaemia cells in JAX."""
 
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+# JAX takes seconds to import, and most of what users ask of the package needs none of it.
+if TYPE_CHECKING:
+    from leukjax.apply.model import Ensemble, Model
+
 __version__ = "0.1.0"
+
+
+def load(
+    runs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    step: int | str = "best",
+    **options: Any,
+) -> "Model | Ensemble":
+    """A trained run, ready to predict; a list of them is an ensemble.
+
+    `leukjax.apply.model.load` says what the options are. Three lines are all it takes::
+
+        import leukjax
+        model = leukjax.load("runs/resnet50-cnmc")
+        probabilities = model.predict(["cell.bmp"])
+    """
+    from leukjax.apply import model
+
+    return model.load(runs, step, **options)

@@ -28,3 +28,23 @@ def shared() -> Path:
 def repository() -> Path:
     """The root of the checkout."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory) -> Path:
+    """The work directory of a small finished run on drawn cells; to be read, not written."""
+    from leukjax import config
+    from leukjax.train import session
+
+    folder = tmp_path_factory.mktemp("trained")
+    small = {
+        "data.cache_dir": str(folder / "cache"),
+        "data.smears_subjects": 18,
+        "data.smears_cells": 8,
+        "data.image_size": 24,
+        "model.width": 8,
+        "train.batch_size": 16,
+        "train.epochs": 2,
+    }
+    session.run(config.load("cnn", small), folder / "run")
+    return folder / "run"

@@ -19,6 +19,7 @@ ALLOWED = {
     "metrics": {"errors", "files"},
     "checks": BASE | {"data", "images", "models", "metrics"},
     "train": BASE | {"data", "images", "models", "metrics"},
+    "apply": BASE | {"data", "images", "models", "metrics", "train"},
     "report": BASE | {"data", "images", "models", "metrics", "train"},
 }
 COMMANDS = {"main", "preview", "__main__", "command"}

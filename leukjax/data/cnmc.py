@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from leukjax.data import cnmc_labels
+from leukjax.data import cnmc_labels, preprocess
 from leukjax.data.archive import File, Files
 from leukjax.data.builder import Builder
 from leukjax.data.cnmc_names import (
@@ -16,14 +16,13 @@ from leukjax.data.cnmc_names import (
     FINAL,
     PRELIMINARY,
     PUBLISHED,
+    SIDE,
     TRAINING,
     parse,
 )
 from leukjax.data.manifest import Manifest
 from leukjax.data.source import Entry, FileSource, Loaded, positive_class
 from leukjax.errors import UserError
-
-SIDE = 450
 
 _EXPECTED = (
     "C-NMC_training_data/fold_0/all/UID_1_1_1_all.bmp and the like, in folders or in zips, from "
@@ -40,9 +39,7 @@ class CnmcSource(FileSource):
         loaded = super().load(entry)
         if entry.phase != FINAL:
             return loaded
-        height, width = loaded.image.shape[:2]
-        top, left = max(0, height - SIDE) // 2, max(0, width - SIDE) // 2
-        cropped = np.ascontiguousarray(loaded.image[top : top + SIDE, left : left + SIDE])
+        cropped = np.ascontiguousarray(preprocess.window(loaded.image, SIDE))
         return dataclasses.replace(loaded, image=cropped)
 
     def findings(self, manifest: Manifest, sides: Int[np.ndarray, "n"]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The file names of C-NMC 2019, and the published counts."""
+"""The file names of C-NMC 2019, the published counts and sizes."""
 
 import dataclasses
 import re
@@ -20,6 +20,9 @@ PUBLISHED: dict[str, dict[str, tuple[int, int]]] = {
     PRELIMINARY: {"all": (1219, 13), "hem": (648, 15)},
     FINAL: {"": (2586, 17)},
 }
+
+# Pixels a side of all images but those of the final phase, and of these.
+SIDE, FINAL_SIDE = 450, 600
 
 _NAME = re.compile(r"UID_([Hh]?)([0-9]+)_([0-9]+)_([0-9]+)_(all|hem)\.bmp")
 

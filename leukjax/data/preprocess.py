@@ -102,10 +102,15 @@ def describe(
     return f"preprocessing of {len(sizes):,} images: {steps}"
 
 
-def _centre(image: np.ndarray, crop: int, background: str) -> np.ndarray:
+def window(image: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "p q 3"]:
+    """The part of an image that lies in a centred square; no more than the image."""
     height, width = image.shape[:2]
-    top, left = max(height - crop, 0) // 2, max(width - crop, 0) // 2
-    return _pad(image[top : top + crop, left : left + crop], crop, crop, background)
+    top, left = max(height - side, 0) // 2, max(width - side, 0) // 2
+    return image[top : top + side, left : left + side]
+
+
+def _centre(image: np.ndarray, crop: int, background: str) -> np.ndarray:
+    return _pad(window(image, crop), crop, crop, background)
 
 
 def _pad(image: np.ndarray, height: int, width: int, background: str) -> np.ndarray:

@@ -1,12 +1,9 @@
 """Checkpoints that are noticed when they are damaged. The only file that imports Orbax.
 
-Orbax restores a flipped bit in silence, so every file of a checkpoint gets a checksum once Orbax
-has committed it. A checkpoint counts only when it is *sealed*: committed, with checksums that hold.
+A checkpoint counts only when it is *sealed*: committed by Orbax, with checksums that hold.
 """
 
 import contextlib
-import hashlib
-import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -14,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
 from leukjax import disk
 from leukjax.errors import UserError
 from leukjax.files import write_whole
-from leukjax.train import together
+from leukjax.train import seal, together
 
-SEAL = "checksums.json"
-_UNFINISHED = "it was not finished"
+SEAL = seal.NAME
 
 
 class Checkpoints:
@@ -31,7 +28,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, keep_latest: int, lower_is_better: bool):
         self._folder = folder.absolute()
-        self._sign = -1.0 if lower_is_better else 1.0
+        self._lower_is_better = lower_is_better
         self._sealing: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._keep_latest = keep_latest
@@ -104,7 +101,7 @@ class Checkpoints:
             if problem is None:
                 return step
             logging.warning("checkpoint %d is not used: %s; the one before it is", step, problem)
-            if problem == _UNFINISHED:
+            if problem == seal.UNFINISHED:
                 self._remove(step)
             else:
                 self._set_aside(step)
@@ -138,13 +135,7 @@ class Checkpoints:
         Raises:
           UserError: it cannot be read.
         """
-        file = self._folder / str(step) / "meta" / "metadata"
-        try:
-            return json.loads(file.read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{file}: cannot be read ({error}); remove {file.parents[1]} and start again"
-            ) from error
+        return seal.read_meta(self._folder / str(step))
 
     def restore(self, step: int, like: Any) -> Any:
         """The state saved at a step, with the shapes, dtypes and shardings of `like`."""
@@ -155,13 +146,10 @@ class Checkpoints:
         return restored["state"]
 
     def _best_of(self, scores: dict[int, float | None]) -> int | None:
-        scored = (
-            (-self._sign * score, step) for step, score in scores.items() if score is not None
-        )
-        return min(scored, default=(0.0, None))[1]
+        return seal.best_of(scores, lower_is_better=self._lower_is_better)
 
     def _steps(self) -> list[int]:
-        return [int(path.name) for path in self._folder.iterdir() if path.name.isdigit()]
+        return seal.steps(self._folder)
 
     def _join(self) -> None:
         if self._sealing is not None:
@@ -176,7 +164,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
             if jax.process_index() == 0:
                 folder = self._folder / str(step)
-                write_whole(folder / SEAL, _seal_text(checksums(folder)))
+                write_whole(folder / SEAL, seal.text_of(seal.checksums(folder)))
                 self._remove_old()
         except BaseException as error:  # raised again in the thread of the loop
             self._failure = error
@@ -193,24 +181,7 @@ class Checkpoints:
             raise UserError(f"{refusal}; the checkpoints before this one stand") from error
 
     def _problem(self, step: int) -> str | None:
-        folder = self._folder / str(step)
-        try:
-            text = (folder / SEAL).read_text()
-            expected = json.loads(text)
-        except FileNotFoundError:
-            return _UNFINISHED
-        except ValueError:
-            return f"{SEAL} cannot be read"
-        found = checksums(folder)
-        for name in sorted(expected.keys() | found.keys()):
-            if name not in found:
-                return f"{name} is missing"
-            if name not in expected:
-                return f"{name} does not belong to it"
-            if expected[name] != found[name]:
-                return f"{name} is damaged (checksum differs)"
-        # A byte of the seal itself that changes nothing in its content: a blank, say.
-        return None if text == _seal_text(found) else f"{SEAL} is damaged"
+        return seal.problem(self._folder / str(step))
 
     def _remove_old(self) -> None:
         """Keep the latest few and the best; called when the newest is sealed."""
@@ -246,14 +217,69 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _seal_text(sums: dict[str, str]) -> str:
-    return json.dumps(sums, indent=1)
+def for_evaluation(
+    folder: Path, step: int | str = "best", *, lower_is_better: bool
+) -> tuple[int, dict[str, Any]]:
+    """The variables of a run at one step, read without data, state or devices of the training.
+
+    Nothing in the folder is changed, so that a run may go on meanwhile, or lie on a disk that
+    cannot be written. Only what is evaluated is read: no slots of the optimiser.
+
+    Args:
+      folder: of the checkpoints.
+      step: ``best``, ``latest``, or a number of optimiser steps.
+      lower_is_better: how validation scores are compared for ``best``.
+
+    Returns:
+      The step, and ``{"params", "batch_stats"}`` as NumPy arrays: the moving averages where the run
+      keeps them, as in `TrainState.for_evaluation`.
+
+    Raises:
+      UserError: no such checkpoint, or it is damaged.
+    """
+    try:
+        chosen = _choose(folder, step, lower_is_better)
+        return chosen, _read_variables(folder.absolute() / str(chosen) / "state")
+    except OSError as error:  # a run in training removes old ones
+        raise UserError(
+            f"{error.filename or folder}: cannot be read ({error.strerror or error}); try again"
+        ) from error
 
 
-def checksums(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below a folder, the seal itself left out."""
-    return {
-        str(path.relative_to(folder)): hashlib.file_digest(path.open("rb"), "sha256").hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != SEAL
-    }
+def _choose(folder: Path, step: int | str, lower_is_better: bool) -> int:
+    problems = {each: seal.problem(folder / str(each)) for each in seal.steps(folder)}
+    # The newest of a run in training may just be on its way to the disk.
+    sealed = sorted(each for each, problem in problems.items() if problem != seal.UNFINISHED)
+    if not sealed:
+        raise UserError(f"{folder}: holds no finished checkpoint; train first, or wait for one")
+    chosen: int | str | None = sealed[-1] if step == "latest" else step
+    if step == "best":
+        scores = {each: seal.read_meta(folder / str(each))["score"] for each in sealed}
+        chosen = seal.best_of(scores, lower_is_better=lower_is_better)
+    if chosen not in sealed:
+        there = ", ".join(map(str, sealed))
+        raise UserError(f"{folder}: no checkpoint of step {step}; there are latest, {there}")
+    # For "best" all of them count: a damaged score could hide the best.
+    for each in sealed if step == "best" else [chosen]:
+        if problems[int(each)] is not None:
+            raise UserError(f"{folder / str(each)}: {problems[int(each)]}; bring back a whole copy")
+    return int(chosen)
+
+
+def _read_variables(folder: Path) -> dict[str, Any]:
+    reader = ocp.PyTreeCheckpointHandler()
+    try:
+        tree = reader.metadata(folder).tree
+        prefix = "ema_" if tree["ema_params"] else ""
+        names = {name: prefix + name for name in ("params", "batch_stats")}
+        wanted = {stored: tree[stored] for stored in names.values()}
+        how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        arguments = ocp.args.PyTreeRestore(wanted, restore_args=how, partial_restore=True)
+        found = reader.restore(folder, args=arguments)
+    # Orbax and TensorStore have each their own; the checksums held, so that it is no damage.
+    except Exception as error:
+        line = disk.refusal(error) or f"{folder}: cannot be read ({str(error).splitlines()[0]})"
+        raise UserError(line) from error
+    finally:
+        reader.close()
+    return {name: found[stored] for name, stored in names.items()}

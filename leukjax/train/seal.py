@@ -1,0 +1,79 @@
+"""The seal of a checkpoint: checksums that tell a whole one from a damaged or unfinished one.
+
+Orbax restores a flipped bit in silence, so every file of a checkpoint gets a checksum once Orbax
+has committed it. Nothing here needs Orbax.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from leukjax.errors import UserError
+
+NAME = "checksums.json"
+UNFINISHED = "it was not finished"
+
+
+def steps(folder: Path) -> list[int]:
+    """The steps of all checkpoints in a folder, sealed or not; none where there is no folder."""
+    if not folder.is_dir():
+        return []
+    return [int(path.name) for path in folder.iterdir() if path.name.isdigit()]
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """What was saved beside the arrays of one checkpoint.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    file = folder / "meta" / "metadata"
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); remove {folder} and start again") from (
+            error
+        )
+
+
+def best_of(scores: dict[int, float | None], *, lower_is_better: bool) -> int | None:
+    """The step with the best score, of equal ones the earliest; None where none has a score."""
+    sign = 1.0 if lower_is_better else -1.0
+    scored = ((sign * score, step) for step, score in scores.items() if score is not None)
+    return min(scored, default=(0.0, None))[1]
+
+
+def problem(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, None where its seal holds."""
+    try:
+        text = (folder / NAME).read_text()
+        expected = json.loads(text)
+    except FileNotFoundError:
+        return UNFINISHED
+    except ValueError:
+        return f"{NAME} cannot be read"
+    found = checksums(folder)
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            return f"{name} is missing"
+        if name not in expected:
+            return f"{name} does not belong to it"
+        if expected[name] != found[name]:
+            return f"{name} is damaged (checksum differs)"
+    # A byte of the seal itself that changes nothing in its content: a blank, say.
+    return None if text == text_of(found) else f"{NAME} is damaged"
+
+
+def text_of(sums: dict[str, str]) -> str:
+    """The text of a seal."""
+    return json.dumps(sums, indent=1)
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder, the seal itself left out."""
+    return {
+        str(path.relative_to(folder)): hashlib.file_digest(path.open("rb"), "sha256").hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != NAME
+    }
