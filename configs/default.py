@@ -102,6 +102,12 @@ def _smears() -> ConfigDict:
     augment.zoom = 0.0  # scale log-uniform in [1 / (1 + zoom), 1 + zoom]
     augment.brightness = 0.0  # factor uniform in 1 +- brightness
     augment.contrast = 0.0  # factor uniform in 1 +- contrast, about the foreground's mean
+    # Distortions of leukjax.robustness, each to a degree uniform in [0, this]; 0 = off.
+    augment.stain = 0.0  # shift of azure and eosin in optical density (logarithm of their amounts)
+    augment.illumination = 0.0  # brighter by this at one end of the image, darker at the other
+    augment.blur = 0.0  # radius of a lens out of focus, in pixels of an image of 224
+    augment.noise = 0.0  # standard deviation of the camera's noise; white = 1
+    augment.debris = 0.0  # number of purple specks
 
     config.loss = loss = ConfigDict()
     loss.name = "cross_entropy"  # cross_entropy | focal

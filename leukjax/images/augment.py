@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray
 
 from leukjax.errors import UserError
+from leukjax.images.perturb import perturb
 
 # Each random quantity has its own number, so that switching one option on changes no other draw.
 _LEFT_RIGHT, _UP_DOWN, _TURN, _ANGLE, _ZOOM, _BRIGHTNESS, _CONTRAST = range(7)
@@ -29,6 +30,8 @@ class AugmentOptions:
         zoom: the magnification is log-uniform in [1 / (1 + zoom), 1 + zoom].
         brightness: the factor is uniform in 1 +- brightness.
         contrast: the factor is uniform in 1 +- contrast, about the foreground's mean colour.
+        stain, illumination, blur, noise, debris: distortions of the suite, each to a degree between
+            0 and this; see `perturb`.
         background: "black": what rotation and zoom bring in from outside is 0, and pixels that
             are exactly black stay so. "edge": the outermost pixels are repeated outwards, and
             every pixel counts as foreground (bright backgrounds).
@@ -40,6 +43,11 @@ class AugmentOptions:
     zoom: float = 0.0
     brightness: float = 0.0
     contrast: float = 0.0
+    stain: float = 0.0
+    illumination: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
+    debris: float = 0.0
     background: Literal["black", "edge"] = "black"
 
 
@@ -72,6 +80,19 @@ def augment(
     def around(quantity: int, spread: float) -> Float[Array, " b"]:
         return spread * (2 * uniform(quantity) - 1)
 
+    distorted = (options.stain, options.illumination, options.blur, options.noise, options.debris)
+    if any(distorted):
+        words = jax.random.key_data(keys)
+        images = perturb(
+            words[:, 0] ^ words[:, -1],
+            images,
+            black=options.background == "black",
+            debris=options.debris,
+            stain=options.stain,
+            illumination=options.illumination,
+            blur_radius=options.blur,
+            noise_sigma=options.noise,
+        )
     if options.brightness or options.contrast:
         images = recolour(
             images,

@@ -20,10 +20,10 @@ from jaxtyping import Array, Bool, Float, UInt8, UInt32
 
 from leukjax.images import artefacts, blur, jpeg, light, noise, placement
 from leukjax.images.draws import Seeds, seeds_for, uniform
+from leukjax.images.perturb import PUBLISHED_SIDE
 
 SEVERITIES = (1, 2, 3, 4, 5)
 VERSION = 1  # raised when an operation or a severity changes
-PUBLISHED_SIDE = 224
 CHUNK = 32  # images distorted at a time; a constant, so that one program serves any number
 
 Background = Literal["masked", "as_published"]
