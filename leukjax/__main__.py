@@ -6,6 +6,7 @@ import sys
 COMMANDS = {
     "train": "main",
     "preview": "preview",
+    "predict": "predict",
 }
 
 

@@ -15,7 +15,7 @@ class _TooLong(Exception):
     """The time is up."""
 
 
-def search(pattern: re.Pattern[str], text: str, field: str) -> re.Match[str] | None:
+def search(pattern: re.Pattern[str], text: str, flag: str) -> re.Match[str] | None:
     """``pattern.search(text)``, within `SECONDS`.
 
     Some expressions, such as ``(a+)+$``, try every way to part a text, which doubles with each
@@ -24,7 +24,7 @@ def search(pattern: re.Pattern[str], text: str, field: str) -> re.Match[str] | N
     Args:
       pattern: compiled.
       text: to search in.
-      field: where the expression comes from, for the message.
+      flag: where the expression comes from, for the message: "config.data.subject_pattern".
 
     Raises:
       UserError: it took longer.
@@ -41,7 +41,7 @@ def search(pattern: re.Pattern[str], text: str, field: str) -> re.Match[str] | N
         return pattern.search(text)
     except _TooLong:
         raise UserError(
-            f"--config.{field}={pattern.pattern}: takes over {SECONDS:g} s on {text!r}: "
+            f"--{flag}={pattern.pattern}: takes over {SECONDS:g} s on {text!r}: "
             "mend the expression: repeated groups that hold a repetition, as in (a+)+, are costly"
         ) from None
     finally:

@@ -1,11 +1,12 @@
 """Files that are there whole or not at all."""
 
+import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -14,12 +15,21 @@ def write_whole(path: Path, content: str | bytes) -> None:
     The content goes to a temporary file beside the target, reaches the disk, and takes the
     target's name in one step. Missing parent folders are made.
     """
+    with open_whole(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def open_whole(path: Path) -> Iterator[IO[bytes]]:
+    """`write_whole` for what is written bit by bit: the target is replaced at the end.
+
+    Where the body raises, the target stays as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes files private; results are for whoever may read the folder.

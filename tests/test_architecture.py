@@ -22,7 +22,7 @@ ALLOWED = {
     "apply": BASE | {"data", "images", "models", "metrics", "train"},
     "report": BASE | {"data", "images", "models", "metrics", "train"},
 }
-COMMANDS = {"main", "preview", "__main__", "command"}
+COMMANDS = {"main", "predict", "preview", "__main__", "command"}
 
 
 def imports(file: Path) -> set[str]:

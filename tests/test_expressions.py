@@ -12,15 +12,19 @@ LETTERS = "a" * 64 + "!"
 
 def test_an_expression_without_end_is_given_up_and_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(expressions, "SECONDS", 0.2)
-    with pytest.raises(UserError, match=r"subject_pattern=\(a\+\)\+\$: takes over 0\.2 s"):
-        expressions.search(ENDLESS, LETTERS, "data.subject_pattern")
+    with pytest.raises(
+        UserError, match=r"--config.data.subject_pattern=\(a\+\)\+\$: takes over 0\.2 s"
+    ):
+        expressions.search(ENDLESS, LETTERS, "config.data.subject_pattern")
 
 
 def test_an_ordinary_search_is_that_of_re(monkeypatch: pytest.MonkeyPatch):
-    found = expressions.search(re.compile(r"(p\d+)"), "all/p12_3.png", "data.subject_pattern")
+    found = expressions.search(
+        re.compile(r"(p\d+)"), "all/p12_3.png", "config.data.subject_pattern"
+    )
     assert found is not None
     assert found[1] == "p12"
-    assert expressions.search(re.compile("q"), "all", "data.subject_pattern") is None
+    assert expressions.search(re.compile("q"), "all", "config.data.subject_pattern") is None
 
 
 def test_other_threads_search_too():

@@ -16,7 +16,8 @@ from leukjax.errors import UserError
 MAX_MEMBER_BYTES = 2**28
 MAX_ARCHIVE_BYTES = 2**36
 
-_WANTED = (".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".csv")
+IMAGES = (".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
+_WANTED = (*IMAGES, ".csv")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,11 +148,11 @@ class Files:
                 folders.clear()
                 continue
             seen.add((status.st_dev, status.st_ino))
-            folders[:] = sorted(name for name in folders if not _hidden(name))
+            folders[:] = sorted(name for name in folders if not hidden(name))
             if folder == str(self._base):
                 self.folders.update(folders)
             for name in sorted(names):
-                if not _hidden(name):
+                if not hidden(name):
                     yield _printable((Path(folder) / name).relative_to(self._base).as_posix())
 
     def _found(self, path: str) -> Iterator[File]:
@@ -165,45 +166,66 @@ class Files:
 
     def _members(self, archive: str) -> Iterator[File]:
         where = self._base / archive
-        try:
-            opened = zipfile.ZipFile(where)
-        except OSError:
-            raise
-        # Damaged directories of zips raise nearly anything.
-        except Exception as error:
-            raise UserError(f"{where}: not a whole zip ({error}): download it again") from error
-        self._zips[archive] = opened
+        self._zips[archive] = opened = open_zip(where)
         status = os.stat(where)
         stamp = (status.st_size, status.st_mtime_ns)
-        total = 0
-        seen: set[str] = set()
-        for info in opened.infolist():
-            name = info.filename
-            parts = name.split("/")
-            if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or ":" in parts[0]:
-                raise UserError(
-                    f"{where}: member {name!r} points outside the zip: do not use this file"
-                )
-            if info.is_dir() or any(map(_hidden, parts)) or not name.lower().endswith(_WANTED):
-                continue
-            if name in seen:
-                raise UserError(f"{where}: member {name!r} occurs twice: pack the zip again")
-            seen.add(name)
-            total += info.file_size
-            if info.file_size > MAX_MEMBER_BYTES or total > MAX_ARCHIVE_BYTES:
-                raise UserError(
-                    f"{where}: member {name!r} brings the unpacked size over the limit "
-                    f"({MAX_MEMBER_BYTES >> 20} MiB a file, {MAX_ARCHIVE_BYTES >> 30} GiB a zip): "
-                    "unpack it yourself if you trust it, and give the folder"
-                )
-            if info.flag_bits & 1:
-                raise UserError(f"{where}: is encrypted: unpack it and give the folder")
-            _printable(name)
-            place = name if where == self.root else f"{archive}/{name}"
-            yield File(f"{archive}!{name}", place, info.file_size, (*stamp, info.CRC))
+        for info in members(opened, where):
+            place = info.filename if where == self.root else f"{archive}/{info.filename}"
+            path = f"{archive}!{info.filename}"
+            yield File(path, place, info.file_size, (*stamp, info.CRC))
 
 
-def _hidden(name: str) -> bool:
+def open_zip(where: Path) -> zipfile.ZipFile:
+    """Open a zip.
+
+    Raises:
+      OSError: it cannot be read.
+      UserError: it is damaged, or no zip.
+    """
+    try:
+        return zipfile.ZipFile(where)
+    except OSError:
+        raise
+    # Damaged directories of zips raise nearly anything.
+    except Exception as error:
+        raise UserError(f"{where}: not a whole zip ({error}): download it again") from error
+
+
+def members(opened: zipfile.ZipFile, where: Path) -> Iterator[zipfile.ZipInfo]:
+    """The images and tables in a zip, each checked before it is given.
+
+    Raises:
+      UserError: a member that points outside the zip, occurs twice, is encrypted, or brings the
+        unpacked size above MAX_MEMBER_BYTES or MAX_ARCHIVE_BYTES.
+    """
+    total = 0
+    seen: set[str] = set()
+    for info in opened.infolist():
+        name = info.filename
+        parts = name.split("/")
+        if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or ":" in parts[0]:
+            raise UserError(
+                f"{where}: member {name!r} points outside the zip: do not use this file"
+            )
+        if info.is_dir() or any(map(hidden, parts)) or not name.lower().endswith(_WANTED):
+            continue
+        if name in seen:
+            raise UserError(f"{where}: member {name!r} occurs twice: pack the zip again")
+        seen.add(name)
+        total += info.file_size
+        if info.file_size > MAX_MEMBER_BYTES or total > MAX_ARCHIVE_BYTES:
+            raise UserError(
+                f"{where}: member {name!r} brings the unpacked size over the limit "
+                f"({MAX_MEMBER_BYTES >> 20} MiB a file, {MAX_ARCHIVE_BYTES >> 30} GiB a zip): "
+                "unpack it yourself if you trust it, and give the folder"
+            )
+        if info.flag_bits & 1:
+            raise UserError(f"{where}: is encrypted: unpack it and give the folder")
+        _printable(name)
+        yield info
+
+
+def hidden(name: str) -> bool:
     """Names that file managers leave behind: .DS_Store, ._image.bmp, __MACOSX."""
     return name.startswith(".") or name == "__MACOSX"
 

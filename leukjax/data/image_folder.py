@@ -121,7 +121,7 @@ def _subjects(data: ConfigDict, root: Path, images: list[File]) -> tuple[dict[st
         raise UserError("data.subject_pattern: has no group: put the subject in parentheses")
     subjects = {}
     for file in images:
-        match = expressions.search(pattern, file.place, "data.subject_pattern")
+        match = expressions.search(pattern, file.place, "config.data.subject_pattern")
         if match is None or not match.group(1):
             raise UserError(
                 f"data.subject_pattern: {pattern.pattern!r} finds no subject in {file.place}: "

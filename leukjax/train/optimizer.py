@@ -39,7 +39,9 @@ def decays(expression: str):
     pattern = re.compile(expression)
 
     def matches(path, _) -> bool:
-        return expressions.search(pattern, path_name(path), "optimizer.decay_mask") is not None
+        return (
+            expressions.search(pattern, path_name(path), "config.optimizer.decay_mask") is not None
+        )
 
     def mask(params):
         return jax.tree_util.tree_map_with_path(matches, params)

@@ -1,0 +1,157 @@
+"""The work of `leukjax.predict`: runs and paths in, tables out."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import logging
+
+from leukjax import runtime
+from leukjax.apply import confidence, unlikeness
+from leukjax.apply.model import Model, load
+from leukjax.apply.rows import Row, rows
+from leukjax.apply.submission import Submission
+from leukjax.apply.table import Table
+from leukjax.data import stream
+from leukjax.data.archive import IMAGES
+from leukjax.data.progress import progress
+from leukjax.errors import UserError
+from leukjax.files import open_whole
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The flags of `leukjax.predict`, which says what they are."""
+
+    step: int | str = "best"
+    tta: bool = False
+    calibrated: bool = False
+    max_error: float | None = None
+    flag_unlike: bool = False
+    subject_pattern: re.Pattern[str] | None = None
+    submission: Path | None = None
+    batch_size: int = 32
+    threads: int = 8
+
+
+def write(runs: Sequence[str], paths: Sequence[str], output: Path, options: Options) -> None:
+    """Predict, and write the table whole; what is wrong with runs or paths is said before.
+
+    Raises:
+      UserError: a run, path, option or output that will not do; or not one image could be read.
+    """
+    stream.check(paths)
+    _check_target("output", output, paths)
+    if options.submission:
+        _check_target("submission", options.submission, paths)
+    model = load(
+        runs,
+        options.step,
+        tta=options.tta,
+        calibrated=options.calibrated,
+        batch_size=options.batch_size,
+    )
+    runtime.start(model.members[0].config)
+    for member in model.members:
+        _say(member)
+    total = sum(1 for _ in stream.items(paths))
+    if not total:
+        raise UserError(f"{', '.join(paths)}: no image there (png, jpg, bmp, tif, and zips)")
+    submission = None
+    if options.submission:
+        names = (item.path for item in stream.items(paths))
+        submission = Submission(options.submission, model.classes, names)
+    threshold = None
+    if options.max_error is not None:
+        threshold = confidence.choose(model.members, options.max_error)
+        logging.info(
+            "answers from a confidence of %.4g on: on validation %.1f %% of the images got one, "
+            "%.1f %% of these a wrong one (mean over %d groups)",
+            threshold.confidence,
+            100 * threshold.answered,
+            100 * threshold.wrong,
+            threshold.groups,
+        )
+    likes = [unlikeness.of_run(member) for member in model.members] if options.flag_unlike else []
+    table = Table(
+        model.classes,
+        confidence=threshold.confidence if threshold else None,
+        unlikeness=options.flag_unlike,
+        subject_pattern=options.subject_pattern,
+    )
+    count = _Count()
+    stream_of_rows = rows(
+        model.members, stream.items(paths), threads=options.threads, unlikeness=likes
+    )
+    try:
+        with open_whole(output) as file:
+            file.write(table.header())
+            for row in progress(stream_of_rows, total, "predicting"):
+                file.write(table.line(row))
+                count.add(row)
+                if submission and row.probabilities is not None:
+                    submission.add(row.path, model.classes[int(row.probabilities.argmax())])
+    except OSError as error:  # those of the images are in their rows
+        reason = error.strerror or error
+        raise UserError(f"--output={output}: cannot be written ({reason}); choose another") from (
+            error
+        )
+    if options.subject_pattern:
+        table.subjects.write(output.with_name(f"{output.stem}-subjects.csv"))
+    if submission:
+        submission.write()
+    count.say(output)
+
+
+def _check_target(flag: str, target: Path, paths: Sequence[str]) -> None:
+    """Refuse to write over a folder, or over what is to be read."""
+    if target.is_dir():
+        raise UserError(f"--{flag}={target}: is a folder; give the name of a file in it")
+    read = target.exists() and any(os.path.samefile(target, path) for path in paths)
+    if read or target.suffix.lower() in IMAGES:
+        raise UserError(f"--{flag}={target}: would take the place of an image; choose another name")
+
+
+def _say(model: Model) -> None:
+    synthetic = ", trained on drawn (SYNTHETIC) cells" if model.preprocessing["synthetic"] else ""
+    heat = f", temperature {model.temperature:.3g}" if model.temperature != 1 else ""
+    logging.info(
+        "%s: %s at step %d, %d px%s%s",
+        model.workdir,
+        model.preprocessing["model"]["name"],
+        model.step,
+        model.image_size,
+        heat,
+        synthetic,
+    )
+
+
+class _Count:
+    """What is said at the end."""
+
+    def __init__(self) -> None:
+        self._images = self._bad = self._unlike = 0
+        self._first_error = ""
+        self._conversions: dict[str, int] = {}
+
+    def add(self, row: Row) -> None:
+        self._images += 1
+        self._bad += bool(row.error)
+        self._first_error = self._first_error or row.error
+        self._unlike += row.unlikeness is not None and row.unlikeness > 1
+        for name in row.conversions:
+            self._conversions[name] = self._conversions.get(name, 0) + 1
+
+    def say(self, output: Path) -> None:
+        if self._bad == self._images:
+            raise UserError(f"not one of {self._images:,} files is an image: {self._first_error}")
+        if self._conversions:
+            counts = ", ".join(f"{name}: {n:,}" for name, n in sorted(self._conversions.items()))
+            logging.info("converted to 8-bit RGB (%s images)", counts)
+        if self._unlike:
+            logging.warning("%s images are unlike those of the training", f"{self._unlike:,}")
+        if self._bad:
+            logging.warning("%s files are bad; the first: %s", f"{self._bad:,}", self._first_error)
+        logging.info("wrote %s: %s images", output, f"{self._images - self._bad:,}")

@@ -1,0 +1,230 @@
+"""`leukjax.predict` as users call it."""
+
+import csv
+import io
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import leukjax
+from leukjax import command, predict
+from leukjax.apply import rows as module
+from leukjax.apply.rows import rows
+from leukjax.data.stream import Item
+
+SIDE = 30
+
+
+def cell(number: int) -> np.ndarray:
+    random = np.random.default_rng(number)
+    y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
+    image = np.zeros((SIDE, SIDE, 3), np.uint8)
+    image[np.hypot(x, y) < random.uniform(6, 14)] = random.integers(40, 200, 3)
+    return image
+
+
+def png(number: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(cell(number)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "in").mkdir()
+    for number in range(5):
+        (tmp_path / "in" / f"p{number // 2}_{number}.png").write_bytes(png(number))
+    return tmp_path / "in"
+
+
+def run(*arguments: object, status: int = 0) -> None:
+    predict.FLAGS.unparse_flags()
+    for name in predict.FLAGS:
+        predict.FLAGS[name].unparse()
+    argv = [str(argument) for argument in arguments]
+    found = command.status(predict.main, predict.FLAGS, argv, doc=predict.__doc__)
+    assert found == status
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_kind_of_file_gets_its_row(trained_run, folder, tmp_path):
+    (folder / "broken.png").write_bytes(png(0)[:60])
+    (folder / "empty.png").write_bytes(b"")
+    Image.fromarray(cell(1)).convert("CMYK").save(folder / "q.tif")
+    with zipfile.ZipFile(folder / "z.zip", "w") as file:
+        file.writestr("inside.png", png(3))
+    output = tmp_path / "out" / "table.csv"
+    run(f"--workdir={trained_run}", folder, f"--output={output}")
+    found = table(output)
+    assert [Path(row["path"]).name for row in found] == [
+        "broken.png", "empty.png", "p0_0.png", "p0_1.png", "p1_2.png", "p1_3.png", "p2_4.png",
+        "q.tif", "z.zip!inside.png",
+    ]  # fmt: skip
+    assert list(found[0]) == ["path", "predicted", "p_all", "p_hem", "conversions", "error"]
+    expected = leukjax.load(trained_run).predict([cell(number) for number in range(5)])
+    for row, probabilities in zip(found[2:7], expected, strict=True):
+        assert not row["error"]
+        given = [float(row["p_all"]), float(row["p_hem"])]
+        np.testing.assert_allclose(given, probabilities, rtol=0, atol=1e-6)
+        assert row["predicted"] == ("all", "hem")[int(np.argmax(given))]
+    assert found[8]["p_all"] == found[5]["p_all"]
+    assert found[7]["conversions"] == "CMYK"
+    for row in found[:2]:
+        assert row["error"].startswith(row["path"])
+        assert not row["predicted"] + row["p_all"] + row["conversions"]
+    assert [path.name for path in output.parent.iterdir()] == ["table.csv"]
+
+
+def test_a_name_says_nothing(trained_run, tmp_path):
+    """C-NMC's names carry the label: the same pixels under either class' name, and under none."""
+    names = ("UID_1_1_1_all.bmp", "UID_H1_1_1_hem.bmp", "x.bmp", "fold_0/hem/UID_H2_1_1_hem.bmp")
+    for name in names:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(cell(7)).save(path)
+    run(f"--workdir={trained_run}", *(tmp_path / name for name in names), "--output",
+        tmp_path / "o.csv")  # fmt: skip
+    found = [{k: v for k, v in row.items() if k != "path"} for row in table(tmp_path / "o.csv")]
+    assert len(found) == 4
+    assert all(row == found[0] for row in found)
+
+
+def test_order_and_batch_change_nothing(trained_run, folder, tmp_path):
+    files = sorted(folder.iterdir())
+    run(f"--workdir={trained_run}", *files, f"--output={tmp_path / 'a.csv'}", "--batch_size=64")
+    run(f"--workdir={trained_run}", *files[::-1], f"--output={tmp_path / 'b.csv'}",
+        "--batch_size=8", "--threads=1")  # fmt: skip
+    a = {row["path"]: float(row["p_all"]) for row in table(tmp_path / "a.csv")}
+    b = {row["path"]: float(row["p_all"]) for row in table(tmp_path / "b.csv")}
+    assert list(b) == list(a)[::-1]
+    assert max(abs(a[path] - b[path]) for path in a) <= 1e-5
+
+
+def test_subjects_and_the_flags_of_doubt(trained_run, folder, tmp_path):
+    (folder / "p2_9.png").write_bytes(b"broken")
+    noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(folder / "p3_noise.png")
+    output = tmp_path / "o.csv"
+    run(f"--workdir={trained_run}", folder, f"--output={output}", "--subject_pattern=(p[0-9]+)_",
+        "--max_error=0.75", "--flag_unlike", "--calibrated")  # fmt: skip
+    found = table(output)
+    assert found[-1]["unlike"] == "yes"
+    assert float(found[-1]["unlikeness"]) > 1
+    assert {row["abstained"] for row in found if not row["error"]} <= {"yes", "no"}
+    for row in found:
+        assert (row["predicted"] == "") == (row["abstained"] != "no")
+    subjects = table(tmp_path / "o-subjects.csv")
+    counts = [(row["subject"], row["images"], row["bad"]) for row in subjects]
+    assert counts == [("p0", "2", "0"), ("p1", "2", "0"), ("p2", "2", "1"), ("p3", "1", "0")]
+    mean = np.mean([float(row["p_all"]) for row in found if row["subject"] == "p0"])
+    assert float(subjects[0]["p_all"]) == pytest.approx(mean, abs=1e-7)
+
+
+def test_unlikeness_is_kept_and_its_limit_is_that_of_validation(trained_run):
+    from leukjax.apply import unlikeness
+    from leukjax.data import records
+    from leukjax.metrics import predictions
+
+    model = leukjax.load(trained_run)
+    made = unlikeness.of_run(model)
+    stamp = (trained_run / unlikeness.FILE).stat().st_mtime_ns
+    again = unlikeness.of_run(model)
+    assert (trained_run / unlikeness.FILE).stat().st_mtime_ns == stamp
+    prepared = records.prepare(model.config.data)
+    ids = predictions.read(trained_run / "predictions" / "val.csv").id.tolist()
+    rows_of = [prepared.manifest.id.tolist().index(name) for name in ids]
+    values = made.of(model.features(prepared.images(np.array(rows_of))))
+    np.testing.assert_array_equal(again.of(made.means), made.of(made.means))
+    assert np.quantile(values, 0.99) == pytest.approx(1, rel=1e-4)
+
+
+def test_the_challenges_file(trained_run, tmp_path):
+    phase = tmp_path / "C-NMC_test_final_phase_data"
+    phase.mkdir()
+    for number in range(1, 12):
+        Image.fromarray(cell(number)).save(phase / f"{number}.bmp")
+    arguments = (f"--workdir={trained_run}", phase, f"--output={tmp_path / 'o.csv'}")
+    run(*arguments, f"--submission={tmp_path / 'final.zip'}")
+    with zipfile.ZipFile(tmp_path / "final.zip") as file:
+        assert file.namelist() == ["isbi_valid.predict"]
+        lines = file.read("isbi_valid.predict").decode().split("\n")
+    by_number = {int(Path(row["path"]).stem): row["predicted"] for row in table(tmp_path / "o.csv")}
+    expected = [{"all": "1", "hem": "0"}[by_number[number]] for number in range(1, 12)]
+    assert lines == [*expected, ""]
+    (phase / "7.bmp").unlink()
+    run(*arguments, f"--submission={tmp_path / 'no.zip'}", status=1)
+    assert not (tmp_path / "no.zip").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["{in}"], "--workdir is missing"),
+        (["--workdir={tmp}", "{in}"], "holds no run"),
+        (["--workdir={run}"], "no image is given"),
+        (["--workdir={run}", "{tmp}/nowhere"], "nowhere: cannot be read"),
+        (["--workdir={run}", "{in}", "--output={tmp}"], "is a folder"),
+        (["--workdir={run}", "{in}", "--output=/proc/x/o.csv"], "cannot be written"),
+        (["--workdir={run}", "{in}", "--output={in}/p0_0.png"], "take the place of an image"),
+        (["--workdir={run}", "{in}", "--max_error=2"], "--max_error=2"),
+        (["--workdir={run}", "{in}", "--max_error=0.01"], "no confidence keeps wrong answers"),
+        (["--workdir={run}", "{in}", "--max_error=0.5", "--tta"], "without --tta"),
+        (["--workdir={run}", "{in}", "--subject_pattern=p"], "must hold a group"),
+        (["--workdir={run}", "{in}", "--step=7"], "no checkpoint of step 7"),
+        (["--workdir={run}", "{in}", "--submission={tmp}/s.zip"], "is no N.bmp"),
+        (["--workdir={run}", "{tmp}/empty"], "no image there"),
+        (["--workdir={run}", "{tmp}/bad"], "not one of 1 files is an image"),
+    ],
+)
+def test_what_will_not_do_is_said_in_a_line(
+    trained_run, folder, tmp_path, monkeypatch, capsys, arguments, said
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "x.png").write_bytes(b"no image")
+    places = {"in": folder, "tmp": tmp_path, "run": trained_run}
+    run(*(argument.format(**places) for argument in arguments), status=1)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("error: ")
+    assert said in lines[-1]
+    assert sum(line.startswith("error: ") for line in lines) == 1
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_stream_without_end_takes_no_more_memory(trained_run, monkeypatch):
+    """Twenty times as many images, the good and the bad ones, within the same memory."""
+    model = leukjax.load(trained_run, batch_size=8)
+    good = png(0)
+
+    def items(count: int):
+        for number in range(count):
+            bad = number % 3 == 0 or 1000 < number < 3000
+            yield Item(f"{number}.png", (lambda: b"") if bad else (lambda: good))
+
+    def peak(count: int) -> int:
+        tracemalloc.start()
+        assert sum(1 for _ in rows([model], items(count), threads=2)) == count
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return used
+
+    peak(50)
+    few, many = peak(200), peak(4000)
+    assert many < few + 256 * 1024
+    assert module._PATIENCE * model.batch_size < 200
+
+
+def test_a_run_beside_itself_says_what_it_says_alone(trained_run, folder, tmp_path):
+    both = f"--workdir={trained_run},{trained_run}"
+    run(both, folder, f"--output={tmp_path / 'two.csv'}")
+    run(f"--workdir={trained_run}", folder, f"--output={tmp_path / 'one.csv'}")
+    assert (tmp_path / "two.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
