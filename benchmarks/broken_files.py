@@ -15,7 +15,7 @@ from leukjax import config
 from leukjax.data import records
 
 
-def _encode(random: np.random.Generator) -> bytes:
+def encode(random: np.random.Generator) -> bytes:
     """An image file of any format and kind of pixels that the package may meet."""
     image = Image.fromarray(draw_cell(random))
     kind = str(random.choice(("PNG", "JPEG", "BMP", "TIFF")))
@@ -45,7 +45,7 @@ def _encode(random: np.random.Generator) -> bytes:
 def images(case: Case, random: np.random.Generator) -> None:
     paths = write_folder(case, random)
     for path in random.choice(np.array(paths, object), random.integers(1, 6), replace=False):
-        data = _encode(random)
+        data = encode(random)
         path.write_bytes(damage(data, random) if random.random() < 0.7 else data)
     if random.random() < 0.15:
         sides = random.choice((1, 2, 7, 8, 9, 500, 12_000, 60_000), 2)
@@ -176,11 +176,9 @@ def tree(case: Case, random: np.random.Generator) -> None:
         elif how == 4:
             path.mkdir()
         elif how == 5:
-            path.with_suffix(".PNG").write_bytes(_encode(random))
+            path.with_suffix(".PNG").write_bytes(encode(random))
         elif how == 6:
-            path.with_name(path.stem + str(random.choice(odd)) + ".png").write_bytes(
-                _encode(random)
-            )
+            path.with_name(path.stem + str(random.choice(odd)) + ".png").write_bytes(encode(random))
         elif how == 7:
             os.symlink(root, root / "loop", target_is_directory=True)
             paths = [other for other in paths if other != path] or paths
@@ -188,9 +186,9 @@ def tree(case: Case, random: np.random.Generator) -> None:
             (root / str(random.choice(odd))).mkdir(exist_ok=True)
         elif how == 9:
             with open(os.fsencode(path.parent) + b"/p1_\xff.png", "wb") as file:
-                file.write(_encode(random))
+                file.write(encode(random))
         elif how == 10:
-            (root / "loose.png").write_bytes(_encode(random))
+            (root / "loose.png").write_bytes(encode(random))
         else:
             path.symlink_to("/proc/self/mem")
         if (root / "loop").exists():

@@ -1,0 +1,179 @@
+"""Give `leukjax.predict` malformed image files by the ten thousand; each must get its right row.
+
+python benchmarks/fuzz_predict.py --workdir=RUN --count=10000 --seed=0
+
+Files come in lots, a folder or a zip each. Most are damaged: bytes changed, cut, repeated or
+replaced, headers above all; sizes that are absurd; pipes, dead links and folders named like images.
+Every fourth is whole, and its probabilities are known beforehand. A lot fails if the command
+raises, takes longer than --timeout, or gives a wrong row:
+
+- not one row a file, in order;
+- an error and an answer at once, or neither;
+- for a whole file, other probabilities than those of the pixels that it was made from;
+- for a damaged file, an answer where `decode`, given its bytes alone, refuses them, or other
+  probabilities than those of the pixels that it reads (some damage leaves a readable image).
+
+A crash or a hang ends the script, with the lot that it happened in on the screen and on the disk.
+Exit status: 0 none failed.
+"""
+
+import collections
+import csv
+import faulthandler
+import io
+import os
+import shutil
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags, logging
+from broken_case import damage, draw_cell
+from broken_files import encode
+from PIL import Image
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("workdir", None, "of the run that predicts", required=True)
+flags.DEFINE_integer("count", 10_000, "files", lower_bound=1)
+flags.DEFINE_integer("lot", 250, "files a call of the command", lower_bound=1)
+flags.DEFINE_integer("seed", 0, "of the drawing", lower_bound=0)
+flags.DEFINE_integer("timeout", 120, "seconds after which a lot counts as a hang", lower_bound=1)
+flags.DEFINE_string("keep", "fuzz-failures", "folder that gets the lots that failed")
+
+TOLERANCE = 1e-5
+
+
+def main(_: list[str]) -> int:
+    """Make lots, predict, compare, print a summary."""
+    import leukjax
+    from leukjax.apply import answer
+
+    logging.set_verbosity(logging.FATAL)
+    began = time.perf_counter()
+    model = leukjax.load(FLAGS.workdir)
+    outcomes: collections.Counter[str] = collections.Counter()
+    failures: list[str] = []
+    for lot, start in enumerate(range(0, FLAGS.count, FLAGS.lot)):
+        random = np.random.default_rng([FLAGS.seed, lot])
+        folder = Path(tempfile.mkdtemp(prefix=f"fuzz-predict-{FLAGS.seed}-{lot}-"))
+        given, known = make(folder / "in", random, min(FLAGS.lot, FLAGS.count - start))
+        print(f"lot {lot}: {folder}", end="\r", flush=True)
+        faulthandler.dump_traceback_later(FLAGS.timeout, exit=True)
+        answer.write([FLAGS.workdir], [str(given)], folder / "out.csv", answer.Options())
+        faulthandler.cancel_dump_traceback_later()
+        with (folder / "out.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        wrong = compare(rows, known, model, outcomes)
+        if wrong:
+            failures += wrong
+            print(f"\nlot {lot}: {wrong[0]}")
+            kept = Path(FLAGS.keep) / folder.name
+            shutil.copytree(folder, kept, symlinks=True, ignore=no_pipes)
+        shutil.rmtree(folder)
+    for name, count in sorted(outcomes.items()):
+        print(f"{count:7,}  {name}")
+    seconds = time.perf_counter() - began
+    print(f"seed {FLAGS.seed}: {sum(outcomes.values()):,} files, {len(failures)} wrong rows, "
+          f"{seconds:.0f} s")  # fmt: skip
+    return 1 if failures else 0
+
+
+def no_pipes(folder: str, names: list[str]) -> list[str]:
+    """Copying a pipe would wait for somebody to write in it."""
+    return [name for name in names if (Path(folder) / name).is_fifo()]
+
+
+def make(
+    folder: Path, random: np.random.Generator, count: int
+) -> tuple[Path, list[tuple[str, str, object]]]:
+    """Write a lot.
+
+    Returns:
+      What to predict, and for each file in the order of the names: its name, its kind, and its
+      pixels (whole), its bytes (damaged) or None (no file at all).
+    """
+    folder.mkdir()
+    zipped = random.random() < 0.3
+    known: list[tuple[str, str, object]] = []
+    for number in range(count):
+        name = f"{number:05}.{random.choice(('png', 'jpg', 'bmp', 'tif'))}"
+        path = folder / name
+        how = "whole" if number % 4 == 0 else random.choice(
+            ("damaged", "twice damaged", "absurd size", "no file"), p=(0.7, 0.2, 0.06, 0.04)
+        )  # fmt: skip
+        if how == "whole":
+            pixels, file = draw_cell(random), io.BytesIO()
+            Image.fromarray(pixels).save(file, str(random.choice(("PNG", "BMP", "TIFF"))))
+            path.write_bytes(file.getvalue())
+            known.append((name, how, pixels))
+        elif how == "no file" and not zipped:
+            known.append((name, how, None))
+            no_file(path, int(random.integers(4)))
+        else:
+            data = absurd(random) if how == "absurd size" else damage(encode(random), random)
+            if how == "twice damaged":
+                data = damage(data, random)
+            path.write_bytes(data)
+            known.append((name, how, data))
+    if not zipped:
+        return folder, known
+    target = folder.with_suffix(".zip")
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, _, _ in known:
+            archive.write(folder / name, name)
+    return target, known
+
+
+def no_file(path: Path, how: int) -> None:
+    """Something else under the name of an image."""
+    if how == 0:
+        os.mkfifo(path)
+    elif how == 1:
+        path.symlink_to("nowhere")
+    elif how == 2:
+        path.symlink_to(path.name)
+    else:
+        path.symlink_to("/dev/zero")
+
+
+def absurd(random: np.random.Generator) -> bytes:
+    """An image that is too small, too large, or a strip."""
+    sides = random.choice((1, 2, 7, 8, 9, 500, 12_000, 60_000), 2).tolist()
+    file = io.BytesIO()
+    Image.new("1", tuple(sides)).save(file, "PNG")
+    return file.getvalue()
+
+
+def compare(rows: list[dict], known: list, model, outcomes: collections.Counter) -> list[str]:
+    """What is wrong with the rows of a lot."""
+    from leukjax.data.decode import decode
+    from leukjax.errors import UserError
+
+    if [row["path"].replace("!", "/").rsplit("/", 1)[-1] for row in rows] != [k[0] for k in known]:
+        return ["not one row a file, in order"]
+    wrong, images, given = [], [], []
+    for row, (name, kind, content) in zip(rows, known, strict=True):
+        answered = bool(row["p_" + model.classes[0]])
+        outcomes[f"{kind}: {'answered' if answered else 'refused'}"] += 1
+        if answered == bool(row["error"]) or answered != bool(row["predicted"]):
+            wrong.append(f"{name}: an error and an answer, or neither")
+        expected = content
+        if isinstance(content, bytes):
+            try:
+                expected = decode(content, name)[0]
+            except UserError:
+                expected = None
+        if answered != (expected is not None):
+            wrong.append(f"{name}: {'answered' if answered else 'refused'}: {row['error']}")
+        elif answered:
+            images.append(expected)
+            given.append([float(row[f"p_{c}"]) for c in model.classes])
+    errors = np.abs(np.array(given) - model.predict(images)).max(axis=1)
+    wrong += [f"an answered file: off by {error:.2g}" for error in errors if not error <= TOLERANCE]
+    return wrong
+
+
+if __name__ == "__main__":
+    app.run(main)
