@@ -134,7 +134,8 @@ def one_config(
 
 def _print_help(values: flags.FlagValues, doc: str | None) -> None:
     print((doc or "").strip(), "\n\nFlags:", sep="")
-    print("  --config=PATH.py[:DATASET[,RECIPE]]  --config.FIELD=VALUE\n")
+    if "--config" in (doc or ""):  # not every command takes one
+        print("  --config=PATH.py[:DATASET[,RECIPE]]  --config.FIELD=VALUE\n")
     print(values.main_module_help() or values.get_help())
 
 
