@@ -7,6 +7,7 @@ COMMANDS = {
     "train": "main",
     "preview": "preview",
     "predict": "predict",
+    "crossval": "crossval",
 }
 
 

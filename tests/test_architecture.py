@@ -21,8 +21,10 @@ ALLOWED = {
     "train": BASE | {"data", "images", "models", "metrics"},
     "apply": BASE | {"data", "images", "models", "metrics", "train"},
     "report": BASE | {"data", "images", "models", "metrics", "train"},
+    # A study's workers end as commands do.
+    "study": BASE | {"data", "images", "models", "metrics", "train", "report", "command"},
 }
-COMMANDS = {"main", "predict", "preview", "__main__", "command"}
+COMMANDS = {"main", "predict", "preview", "crossval", "__main__", "command"}
 
 
 def imports(file: Path) -> set[str]:

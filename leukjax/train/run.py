@@ -84,7 +84,7 @@ def assemble(config: ConfigDict, folder: Path) -> tuple[Run, bool]:
     _check_eval_batch(config, mesh)
     records = together.first(lambda: data_records.prepare(config.data))
     split = split_of(config, records)
-    rows = {part: split.rows(part) for part in data_split.PARTS}
+    rows = {part: split.rows(part) for part in (*data_split.PARTS, data_split.HELD_OUT)}
     positive = _positive(config, records)
     train_batches = make_batches(
         config, records, rows["train"], config.train.batch_size, training=True

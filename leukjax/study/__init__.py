@@ -1,0 +1,1 @@
+"""Many runs as one study: models, folds and seeds; what is chosen, joined and opened once."""

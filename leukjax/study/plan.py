@@ -1,0 +1,297 @@
+"""What a study consists of: models that share folds and seeds, the trials, the order of the work.
+
+The plan is a pure function of the command line; ``crossval.json`` is its record.
+"""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from leukjax import config as configs
+from leukjax.errors import UserError
+from leukjax.files import write_whole
+
+FILE = "crossval.json"
+# What must be the same in all models (`split.*` too), or nothing could be paired. Pixels may differ
+# (image size, crop, noise filter): folds are made of groups.
+_SHARED = (
+    "seed",
+    "data.name",
+    "data.root",
+    "data.positive",
+    "data.subject_pattern",
+    "data.subject_csv",
+    "data.bad_images",
+    "data.smears_subjects",
+    "data.smears_cells",
+    "data.smears_seed",
+)
+Values = dict[str, Any]  # field -> value
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One training: a run, or a trial of a sweep.
+
+    Attributes:
+      model: its name.
+      fold, seed: of the run.
+      trial: number of the trial, counted from 0; None for a run.
+    """
+
+    model: str
+    fold: int
+    seed: int
+    trial: int | None = None
+
+    @property
+    def name(self) -> str:
+        """``cnn/fold0-seed0``, ``cnn/fold0-trial2``."""
+        last = f"seed{self.seed}" if self.trial is None else f"trial{self.trial}"
+        return f"{self.model}/fold{self.fold}-{last}"
+
+    @property
+    def folder(self) -> str:
+        """Below the study's folder."""
+        return f"{'runs' if self.trial is None else 'trials'}/{self.name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """All that one command asks for.
+
+    Attributes:
+      folder: of the study.
+      sources: model -> config as it was named on the command line.
+      configs: model -> its config, with ``split`` as the folds have it.
+      folds: number of folds.
+      seeds: of the runs.
+      pool: whether the held-out part is folded as well.
+      trials: the values of each trial of a sweep; empty without one.
+    """
+
+    folder: Path
+    sources: Mapping[str, str]
+    configs: Mapping[str, ConfigDict]
+    folds: int
+    seeds: tuple[int, ...]
+    pool: bool
+    trials: tuple[Values, ...] = ()
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names, in the order of the command line."""
+        return tuple(self.configs)
+
+    def runs(self, model: str | None = None) -> list[Job]:
+        """All runs, of one model or of all: by model, fold, seed."""
+        chosen = self.models if model is None else (model,)
+        return [Job(*of) for of in itertools.product(chosen, range(self.folds), self.seeds)]
+
+    def tried(self, model: str, fold: int) -> list[Job]:
+        """The trials of a fold, all with the first seed."""
+        seed = self.seeds[0]
+        return [Job(model, fold, seed, number) for number in range(len(self.trials))]
+
+    def path(self, job: Job) -> Path:
+        """Where a job's work directory is, or will be."""
+        return self.folder / job.folder
+
+    def config(self, job: Job, values: Mapping[str, Any]) -> ConfigDict:
+        """The config of a run or trial, with what the sweep chose or tries."""
+        config = self.configs[job.model].copy_and_resolve_references()
+        for field, value in values.items():
+            configs.set_field(config, field, value)
+        config.split.fold = job.fold
+        config.seed = job.seed
+        return config
+
+    def share(self, shard: tuple[int, int]) -> list[Job]:
+        """The runs of one machine of several; `shard` is (number counted from 1, of how many).
+
+        With a sweep a fold stays on one machine, since its runs wait for its trials.
+        """
+        number, count = shard
+        runs = self.runs()
+        units = [[run] for run in runs]
+        if self.trials:
+            units = [list(of) for _, of in itertools.groupby(runs, lambda r: (r.model, r.fold))]
+        return [run for unit in units[number - 1 :: count] for run in unit]
+
+
+def make(
+    folder: Path,
+    sources: Sequence[str],
+    overrides: Sequence[tuple[str, str]],
+    *,
+    folds: int,
+    seeds: int,
+    pool: bool,
+    sweep: Sequence[str],
+) -> Study:
+    """The study of a command line.
+
+    Args:
+      folder: of the study.
+      sources: configs, ``PATH.py[:ARGUMENT]``.
+      overrides: changes of fields, for all configs.
+      folds: at least 3: one tests, one validates, the others train.
+      seeds: how many, from the configs' own seed on.
+      pool: fold the held-out part as well.
+      sweep: texts ``FIELD=VALUE,VALUE,…``; several make a grid.
+
+    Raises:
+      UserError: a wrong config or field, or configs that do not share what makes them comparable.
+    """
+    if not sources:
+        raise UserError(
+            "no config named; for instance: crossval configs/cnn.py configs/resnet50.py"
+        )
+    taken = {"split.folds": "--folds", "split.fold": "--folds", "split.held_out": "--pool"}
+    for field, _ in overrides:
+        if field in taken:
+            raise UserError(f"--config.{field}: set by {taken[field]} here; leave it away")
+    named: dict[str, ConfigDict] = {}
+    for source in sources:
+        name = model_name(source)
+        if name in named:
+            raise UserError(f"{source}: a second model called {name}; rename one config file")
+        named[name] = _folded(configs.load(source, overrides), folds, pool)
+    _check_shared(named)
+    first = next(iter(named.values()))
+    study = Study(
+        folder,
+        dict(zip(named, sources, strict=True)),
+        named,
+        folds,
+        tuple(range(first.seed, first.seed + seeds)),
+        pool,
+        grid(sweep),
+    )
+    for model, values in itertools.product(study.models, study.trials):
+        configs.check(study.config(Job(model, 0, study.seeds[0]), values))
+    return study
+
+
+def model_name(source: str) -> str:
+    """``configs/hybrid_vit.py:cnmc,r50_b16`` -> ``hybrid_vit-r50_b16``."""
+    argument = source.partition(":")[2]
+    return "-".join([configs.name_of(source), *argument.split(",")[1:]])
+
+
+def grid(sweep: Sequence[str]) -> tuple[Values, ...]:
+    """``["a.b=1,2", "c=x"]`` -> ``({"a.b": "1", "c": "x"}, {"a.b": "2", "c": "x"})``.
+
+    Raises:
+      UserError: a text of another form, a field named twice, or one that no sweep may change.
+    """
+    fields: dict[str, list[str]] = {}
+    for text in sweep:
+        field, equals, values = text.removeprefix("config.").partition("=")
+        listed = values.split(",")
+        if not equals or not field or not all(listed) or len(set(listed)) < len(listed):
+            raise UserError(f"--sweep={text}: must read FIELD=VALUE,VALUE,… with different values")
+        if field in fields:
+            raise UserError(f"--sweep={text}: {field} is swept twice; give all values in one")
+        if _is_shared(field) or field == "checkpoint.metric":
+            raise UserError(f"--sweep={text}: shared by all runs of a study; sweep another field")
+        fields[field] = listed
+    if not fields:
+        return ()
+    return tuple(
+        dict(zip(fields, values, strict=True)) for values in itertools.product(*fields.values())
+    )
+
+
+def _folded(config: ConfigDict, folds: int, pool: bool) -> ConfigDict:
+    if config.split.protocol == "image":
+        raise UserError(
+            "--config.split.protocol=image: folds are made of whole groups, and the held-out part "
+            "must be; give subject or official"
+        )
+    if config.split.protocol == "kfold" and not pool:
+        raise UserError(
+            "--config.split.protocol=kfold: holds nothing out; give the protocol whose test part "
+            "is to be held out (subject, official, auto), or --pool"
+        )
+    config.split.held_out = "none" if pool else config.split.protocol
+    config.split.protocol = "kfold"
+    config.split.folds = folds
+    config.split.fold = 0
+    configs.check(config)
+    return config
+
+
+def _check_shared(named: Mapping[str, ConfigDict]) -> None:
+    (first, config), *others = named.items()
+    ours = configs.flatten(config)
+    for other, config in others:
+        theirs = configs.flatten(config)
+        for field, value in ours.items():
+            if _is_shared(field) and theirs[field] != value:
+                raise UserError(
+                    f"{field}: {value!r} in {first}, {theirs[field]!r} in {other}; models are "
+                    f"compared on the same folds of the same data: give --config.{field} for all"
+                )
+
+
+def _is_shared(field: str) -> bool:
+    return field in _SHARED or field.startswith("split.")
+
+
+def claim(study: Study) -> None:
+    """Write ``crossval.json``, or check that the study in the folder is this one.
+
+    Raises:
+      UserError: it is another one; the message names every difference.
+    """
+    now = _record(study)
+    path = study.folder / FILE
+    if not path.exists():
+        if (study.folder / "config.json").exists():
+            raise UserError(f"--workdir={study.folder}: holds a single run; choose another folder")
+        write_whole(path, json.dumps(now, indent=1) + "\n")
+        return
+    try:
+        before = json.loads(path.read_text())
+        changed = configs.differences(before, now, ignore=_free(study))
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read; choose another --workdir") from error
+    if changed:
+        raise UserError(
+            f"--workdir={study.folder} holds a study that differs from this one: "
+            f"{'; '.join(changed)}; undo the change or choose another --workdir"
+        )
+
+
+def _free(study: Study) -> list[str]:
+    """What may change between two starts: where files lie, how a config was spelt."""
+    free = [f"fields.{field}" for field in configs.FREE_TO_CHANGE] + ["config"]
+    return [f"models.{model}.{field}" for model in study.models for field in free]
+
+
+def _record(study: Study) -> dict[str, Any]:
+    sweep = {
+        field: list(dict.fromkeys(values[field] for values in study.trials))
+        for field in (study.trials[0] if study.trials else ())
+    }
+    return {
+        "models": {
+            model: {
+                "config": study.sources[model],
+                "runs": [run.folder for run in study.runs(model)],
+                "fields": study.configs[model].to_dict(),
+            }
+            for model in study.models
+        },
+        "folds": study.folds,
+        "seeds": list(study.seeds),
+        "pool": study.pool,
+        "held_out": next(iter(study.configs.values())).split.held_out,
+        "sweep": sweep or None,
+    }

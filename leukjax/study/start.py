@@ -1,0 +1,121 @@
+"""One start of a study: fresh or going on, to the end or to the next stop."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+
+from absl import logging
+
+from leukjax.data import records as data_records
+from leukjax.data import split as data_split
+from leukjax.errors import UserError
+from leukjax.study import conduct, join, plan, summary
+from leukjax.study.board import Board
+from leukjax.study.plan import Job, Study
+from leukjax.study.workers import Workers, find_devices
+from leukjax.train import together, workdir
+from leukjax.train.run import split_of
+
+
+def run(study: Study, shard: tuple[int, int], *, retry: bool) -> None:
+    """Train this machine's share, and join the tables once every share is done.
+
+    Raises:
+      UserError: configs, data or folder do not allow it, or runs failed; one line says what to do.
+      Stopped: a signal asked for it; everything is saved.
+    """
+    if os.environ.get(together.ENVIRONMENT[0]):
+        raise UserError(
+            f"environment: {together.ENVIRONMENT[0]} is set; crossval is one process a machine, "
+            "and --shard=NUMBER/OF splits the runs over several"
+        )
+    number, of = shard
+    own = study.folder if of == 1 else study.folder / f".shard-{number}-of-{of}"
+    with workdir.locked(own) as lock:
+        _check_data(study)
+        plan.claim(study)
+        share = study.share(shard)
+        jobs = conduct.all_jobs(study, share)
+        if retry:
+            conduct.forget_failures(study, jobs)
+        devices = find_devices()
+        _say_what(study, jobs, shard, len(devices))
+        board = Board(study, jobs, len(devices))
+        workers = Workers(devices, study.folder / "logs", lock.fileno())
+        conductor = conduct.Conductor(study, workers, board)
+        try:
+            conductor.train(share)
+            _report_failures(study, jobs)
+            if not all(conduct.is_done(study, one) for one in study.runs()):
+                missing = sum(not conduct.is_done(study, one) for one in study.runs())
+                logging.info(
+                    "this share is done; the tables are written with the last of all shares "
+                    "(%d runs are missing)",
+                    missing,
+                )
+                return
+            with _one_joins(study):
+                join.write(study)
+                if not study.pool:
+                    conductor.open_held_out()
+                summary.write_and_print(study)
+        finally:
+            workers.close()
+
+
+def _check_data(study: Study) -> None:
+    """Prepare the data of all models, and prove that every fold can be made, before any run.
+
+    Raises:
+      UserError: too few groups, a fold without a class, or models that would not share the folds.
+    """
+    folds: dict[int, str] = {}
+    for model in study.models:
+        records = data_records.prepare(study.configs[model].data)
+        for fold in range(study.folds):
+            config = study.config(Job(model, fold, study.seeds[0]), {})
+            split = split_of(config, records)
+            checksum = data_split.checksum(records.manifest, split)
+            if folds.setdefault(fold, checksum) != checksum:
+                raise UserError(
+                    f"{model}: its folds are not those of {study.models[0]}; give the same data "
+                    "fields for all models"
+                )
+
+
+def _say_what(study: Study, jobs: Sequence[Job], shard: tuple[int, int], devices: int) -> None:
+    trials = sum(job.trial is not None for job in jobs)
+    share = f", share {shard[0]} of {shard[1]}" if shard[1] > 1 else ""
+    logging.info(
+        "%s; %d folds, %d seeds: %d runs%s%s, %s at a time",
+        ", ".join(study.models),
+        study.folds,
+        len(study.seeds),
+        len(jobs) - trials,
+        f" and {trials} trials" if trials else "",
+        share,
+        f"one on each of {devices} devices" if devices > 1 else "one",
+    )
+
+
+def _report_failures(study: Study, jobs: Sequence[Job]) -> None:
+    failed = conduct.failures(study, jobs)
+    for name, message in failed.items():
+        logging.warning("%s failed: %s; all that it said: %s", name, message,
+                        conduct.log_file(study, name))  # fmt: skip
+    if failed:
+        waiting = sum(not conduct.is_done(study, job) for job in jobs) - len(failed)
+        also = f", and {waiting} wait for them" if waiting else ""
+        raise UserError(
+            f"{len(failed)} of {len(jobs)} runs and trials failed ({', '.join(failed)}){also}; "
+            "mend the cause and start again with --retry"
+        )
+
+
+@contextlib.contextmanager
+def _one_joins(study: Study) -> Iterator[None]:
+    """Of several shards that end together one joins at a time, so that test is opened once."""
+    with (study.folder / ".join.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
