@@ -8,6 +8,7 @@ COMMANDS = {
     "preview": "preview",
     "predict": "predict",
     "crossval": "crossval",
+    "evaluate": "evaluate",
 }
 
 

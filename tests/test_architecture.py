@@ -24,7 +24,7 @@ ALLOWED = {
     # A study's workers end as commands do.
     "study": BASE | {"data", "images", "models", "metrics", "train", "report", "command"},
 }
-COMMANDS = {"main", "predict", "preview", "crossval", "__main__", "command"}
+COMMANDS = {"main", "predict", "preview", "crossval", "evaluate", "__main__", "command"}
 
 
 def imports(file: Path) -> set[str]:

@@ -3,15 +3,12 @@
 import json
 import statistics
 
-import numpy as np
-
 from leukjax.files import write_whole
 from leukjax.metrics import predictions as tables_of
-from leukjax.metrics.intervals import intervals
-from leukjax.metrics.scores import scores, subject_table
+from leukjax.metrics.scores import scores
 from leukjax.report.about import About
-from leukjax.report.tables import COLUMNS, Row, number, render, score_table
-from leukjax.study import held_out, join
+from leukjax.report.tables import COLUMNS, number, render
+from leukjax.study import held_out, join, scored
 from leukjax.study.plan import Study
 
 
@@ -22,7 +19,7 @@ def write_and_print(study: Study) -> None:
 
 
 def _text(study: Study, *, markdown: bool) -> str:
-    about = _about(study)
+    about = scored.about_of(study.path(study.runs()[0]), "held-out test")  # of all runs
     parts = [_out_of_fold(study, about, markdown=markdown)]
     if not study.pool:
         parts.append(_held_out(study, about, markdown=markdown))
@@ -37,20 +34,6 @@ def _text(study: Study, *, markdown: bool) -> str:
         ending.append(f"Openings of the held-out part: {counts} (ledger.jsonl).")
     parts.append("\n".join(f"- {line}" if markdown else line for line in ending))
     return "\n".join(parts) + "\n"
-
-
-def _about(study: Study) -> About:
-    """From the summary of the first run: all runs are of the same data."""
-    summary = json.loads((study.path(study.runs()[0]) / "summary.json").read_text())
-    return About(
-        data=summary["data"],
-        part="held-out test",
-        classes=tuple(summary["classes"]),
-        positive=summary["positive"],
-        synthetic=summary["synthetic"],
-        leaky=summary["leaky"],
-        subjects_known=summary["subjects_known"],
-    )
 
 
 def _out_of_fold(study: Study, about: About, *, markdown: bool) -> str:
@@ -85,30 +68,8 @@ def _over_seeds(values: list[float | None]) -> str:
 
 
 def _held_out(study: Study, about: About, *, markdown: bool) -> str:
-    rows, why = [], ""
-    for model in study.models:
-        p = tables_of.read(held_out.table(study.folder, model))
-        positive = about.positive or p.classes[0]  # not used above two classes
-        by_image = intervals(p.labels, p.probabilities, p.group, p.classes, positive)
-        table = subject_table(p.labels, p.probabilities, p.subject, p.group)
-        by_subject = None
-        if isinstance(table, str):
-            why = table
-        else:
-            by_subject = intervals(
-                table.labels, table.probabilities, table.groups, p.classes, positive
-            )
-        rows.append(Row(f"{model}, ensemble", by_image, by_subject))
-    held = {
-        name: len(np.unique(p.group[p.labels == label])) for label, name in enumerate(p.classes)
+    found = {
+        f"{model}, ensemble": tables_of.read(held_out.table(study.folder, model))
+        for model in study.models
     }
-    return score_table(
-        rows,
-        about,
-        images=len(p),
-        subjects=len(np.unique(p.subject)),
-        groups=len(np.unique(p.group)),
-        groups_with=held,
-        no_subjects=why,
-        markdown=markdown,
-    )
+    return scored.table(found, about, markdown=markdown)

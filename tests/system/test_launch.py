@@ -123,7 +123,7 @@ def test_local_says_how_it_is_used(arguments):
     assert done.stderr.startswith("usage: launch/local.sh PROCESSES --config")
 
 
-@pytest.mark.parametrize("name", ["local.sh", "slurm.sbatch", "tpu_vm.sh"])
+@pytest.mark.parametrize("name", ["local.sh", "slurm.sbatch", "slurm_crossval.sbatch", "tpu_vm.sh"])
 def test_shellcheck_has_nothing_to_say(name):
     tool = Path(sys.executable).with_name("shellcheck")
     done = subprocess.run([tool, LAUNCH / name], capture_output=True, text=True)
@@ -132,11 +132,7 @@ def test_shellcheck_has_nothing_to_say(name):
 
 
 def test_slurm(tmp_path):
-    directives = dict(
-        line.removeprefix("#SBATCH --").partition("=")[::2]
-        for line in (LAUNCH / "slurm.sbatch").read_text().splitlines()
-        if line.startswith("#SBATCH ")
-    )
+    directives = _directives("slurm.sbatch")
     assert {"nodes", "ntasks-per-node", "gpus-per-node", "time", "requeue"} <= directives.keys()
     assert directives["ntasks-per-node"] == directives["gpus-per-node"]
     assert re.fullmatch(r"TERM@[0-9]+", directives["signal"])
@@ -169,6 +165,43 @@ def test_slurm(tmp_path):
         "requeue 41",
     ]
     assert done.returncode == 75
+
+
+def _directives(name: str) -> dict[str, str]:
+    return dict(
+        line.removeprefix("#SBATCH --").partition("=")[::2]
+        for line in (LAUNCH / name).read_text().splitlines()
+        if line.startswith("#SBATCH ")
+    )
+
+
+@pytest.mark.parametrize(("status", "requeued"), [(0, False), (1, False), (75, True), (137, True)])
+def test_slurm_crossval(tmp_path, status, requeued):
+    directives = _directives("slurm_crossval.sbatch")
+    assert {"array", "gpus-per-node", "time", "requeue"} <= directives.keys()
+    assert directives["ntasks-per-node"] == "1"
+    assert re.fullmatch(r"TERM@[0-9]+", directives["signal"])
+    _program(tmp_path, "scontrol", '#!/bin/bash\necho "$@"\n')
+    _program(tmp_path, "srun", '#!/bin/bash\n[[ $1 == --ntasks=1 ]] && shift && exec "$@"\n')
+    echo = f'#!/bin/bash\nprintf "<%s>" "$@"; echo; exit {status}\n'
+    environment = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHON": str(_program(tmp_path, "echo-python", echo)),
+        # Tasks 10 to 12: the third of three.
+        "SLURM_ARRAY_JOB_ID": "41",
+        "SLURM_ARRAY_TASK_ID": "12",
+        "SLURM_ARRAY_TASK_MIN": "10",
+        "SLURM_ARRAY_TASK_COUNT": "3",
+    }
+    done = subprocess.run(
+        ["bash", LAUNCH / "slurm_crossval.sbatch", "configs/cnn.py", "--workdir=a b"],
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == status
+    assert done.stdout.splitlines() == [
+        "<-m><leukjax.crossval><--shard=3/3><configs/cnn.py><--workdir=a b>",
+        *(["requeue 41_12"] if requeued else []),
+    ]
 
 
 def test_tpu_vm(tmp_path):
