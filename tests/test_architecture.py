@@ -22,7 +22,7 @@ ALLOWED = {
     "apply": BASE | {"data", "images", "models", "metrics", "train"},
     "report": BASE | {"data", "images", "models", "metrics", "train"},
     # A study's workers end as commands do.
-    "study": BASE | {"data", "images", "models", "metrics", "train", "report", "command"},
+    "study": BASE | {"data", "images", "models", "metrics", "train", "apply", "report", "command"},
 }
 COMMANDS = {"main", "predict", "preview", "crossval", "evaluate", "__main__", "command"}
 

@@ -1,104 +1,116 @@
-"""A finished run's best epoch, once more on some part: as it was, or with more views an image."""
+"""A finished run's best epoch, once more on some part of its split."""
 
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, UInt8
 from ml_collections import ConfigDict
 
 from leukjax import config as configs
 from leukjax import runtime
+from leukjax.apply import model as applied
+from leukjax.data import records as data_records
+from leukjax.data import split as data_split
 from leukjax.errors import UserError
 from leukjax.metrics.predictions import Predictions
-from leukjax.train import finish, workdir
-from leukjax.train.checkpoint import Checkpoints
-from leukjax.train.evaluate import predict
-from leukjax.train.run import assemble
-from leukjax.train.state import TrainState
-from leukjax.train.step import Batch
+from leukjax.train import finish
+from leukjax.train.run import split_of
 
-# The symmetries of the square: quarter turns, and the same of the mirror image.
-VIEWS = tuple((turns, mirrored) for mirrored in (False, True) for turns in range(4))
+# Fields that a run's own config may be changed in: where its data lie, how they are read.
+_FREE = ("data.root", "data.cache_dir", "data.threads", "runtime.compilation_cache")
 
 
-def config_of(folder: Path) -> ConfigDict:
+def config_of(folder: Path, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
     """The config of a finished run.
 
     Raises:
-      UserError: there is no run, it is not finished, or its config is not of this version.
+      UserError: there is no run, it is not finished, its config is not of this version, or a field
+        is to be changed that numbers depend on.
     """
     if not (folder / "config.json").exists():
         raise UserError(f"--workdir={folder}: holds no run; give the folder of a finished run")
-    if not (folder / "predictions" / "test.csv").exists():
+    if not (folder / "summary.json").exists():
         raise UserError(f"--workdir={folder}: the run is not finished; start it again to go on")
     try:
         config = ConfigDict(json.loads((folder / "config.json").read_text()))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / 'config.json'}: cannot be read ({error})") from error
+    for field, value in overrides:
+        if field not in _FREE:
+            raise UserError(
+                f"--config.{field}: the config is that of the run; what may change: "
+                f"{', '.join(_FREE)}"
+            )
+        configs.set_field(config, field, value)
     configs.check(config)
     return config
 
 
-def predict_again(folder: Path, part: str, *, augmented: bool = False, by: str = "") -> Predictions:
+def predict_again(
+    folder: Path,
+    part: str,
+    *,
+    tta: bool = False,
+    by: str = "",
+    overrides: Sequence[tuple[str, str]] = (),
+) -> Predictions:
     """The best epoch of a finished run on a part of its split.
 
     Args:
       folder: the work directory.
       part: "val", "test" or "held_out"; an opening of test is noted before it is read.
-      augmented: mean probability over the eight dihedral views of each image, instead of the image
-        as it is.
+      tta: mean probability over the eight dihedral views of each image.
       by: who opens test, for the run's ledger.
+      overrides: changes of where the data lie.
 
     Raises:
       UserError: no finished run, other images than it was trained with, or an empty part.
     """
-    config = config_of(folder)
+    config = config_of(folder, overrides)
     runtime.start(config)
-    with workdir.locked(folder):
-        run, _ = assemble(config, folder)
-        if not len(run.rows[part]):
-            raise UserError(f"--workdir={folder}: its split has no part {part}")
-        checkpoints = Checkpoints(
-            folder / "checkpoints",
-            keep_latest=config.checkpoint.keep_latest,
-            lower_is_better=config.checkpoint.metric == "loss",
-        )
-        try:
-            step = checkpoints.best()
-            state = checkpoints.restore(step, run.state)
-        finally:
-            checkpoints.close()
-        if part == "test":
-            finish.note_opening(folder, step, by=by)
-        if not augmented:
-            return predict(run, state, part)
+    records = _records(config.data.to_json())
+    split = split_of(config, records)
+    facts = json.loads((folder / "data.json").read_text())
+    ours = {
+        "records_sha256": records.checksum,
+        "split_sha256": data_split.checksum(records.manifest, split),
+    }
+    for name, checksum in ours.items():
+        if facts[name] != checksum:
+            raise UserError(
+                f"--workdir={folder}: the run had other data or another split ({name} differs); "
+                "give the same images by --config.data.root"
+            )
+    rows = split.rows(part)
+    if not len(rows):
+        raise UserError(f"--workdir={folder}: its split has no part {part}")
+    batch_size = config.train.eval_batch_size or config.train.batch_size
+    model = applied.load(folder, tta=tta, batch_size=batch_size)
+    assert isinstance(model, applied.Model)  # one folder, one model
+    if part == "test":
+        finish.note_opening(folder, model.step, by=by)
+    manifest = records.manifest
+    return Predictions(
+        classes=records.classes,
+        id=manifest.id[rows],
+        subject=manifest.subject[rows],
+        group=manifest.group[rows],
+        labels=manifest.label[rows],
+        probabilities=model.predict(records.images(rows)),
+    )
 
-        def seen(view: tuple[int, bool], state: TrainState, batch: Batch) -> Array:
-            turned = batch | {"image": dihedral(batch["image"], *view)}
-            return run.eval_step(state, turned)
 
-        views = [dataclasses.replace(run, eval_step=functools.partial(seen, v)) for v in VIEWS]
-        return mean([predict(of, state, part) for of in views])
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def dihedral(
-    images: UInt8[Array, "n s s 3"], turns: int, mirrored: bool
-) -> UInt8[Array, "n s s 3"]:
-    """Square images, mirrored left to right if so asked, then turned by quarter turns."""
-    if mirrored:
-        images = images[:, :, ::-1]
-    return jnp.rot90(images, turns, axes=(1, 2))
+@functools.lru_cache(maxsize=1)
+def _records(data: str) -> data_records.Records:
+    """The records of a config's data section; members of an ensemble share them."""
+    return data_records.prepare(ConfigDict(json.loads(data)))
 
 
 def mean(members: Sequence[Predictions]) -> Predictions:
-    """The mean probability of several models, or views, of the same images.
+    """The mean probability of several models of the same images.
 
     Raises:
       UserError: they have other classes, or are not of the same images in the same order.

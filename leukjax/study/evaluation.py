@@ -1,7 +1,9 @@
 """What `leukjax.evaluate` does: predictions once more, their scores, and an operating point."""
 
 import dataclasses
+import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +14,47 @@ from leukjax.metrics.predictions import Predictions
 from leukjax.report.about import About
 from leukjax.report.tables import number, render, span
 from leukjax.study import scored
-from leukjax.study.again import VIEWS, config_of, mean, predict_again
+from leukjax.study.again import config_of, mean, predict_again
 from leukjax.study.scored import Operating
 from leukjax.train import finish
 
 _SHOWN = ("recall", "specificity", "precision", "f1", "accuracy", "balanced_accuracy")
 
 
-def run(folders: list[Path], part: str, views: int, criterion: str, output: Path) -> None:
+def run(
+    folders: list[Path],
+    part: str,
+    criterion: str,
+    output: Path,
+    *,
+    tta: bool = False,
+    overrides: Sequence[tuple[str, str]] = (),
+) -> None:
     """Write ``predictions.csv``, ``scores.json`` and ``summary.md`` and print the summary.
 
     Args:
       folders: finished runs; several are an ensemble.
       part: "val" or "test".
-      views: 1, or 8.
       criterion: of the threshold; see `metrics.operating`.
       output: folder to write.
+      tta: mean probability over the eight dihedral views of each image.
+      overrides: changes of where the data lie.
 
     Raises:
       UserError: folders without a finished run, or members that do not go together.
     """
     for folder in folders:
-        config_of(folder)  # all are there before the first takes its time
+        config_of(folder, overrides)  # all are there before the first takes its time
     about = scored.about_of(folders[0], part)
     two = len(about.classes) == 2
     if two:
         operating.check(criterion)
 
     def predicted(part: str) -> Predictions:
-        augmented = views == len(VIEWS)
-        return mean(
-            [predict_again(folder, part, augmented=augmented, by="evaluate") for folder in folders]
+        again = functools.partial(
+            predict_again, part=part, tta=tta, by="evaluate", overrides=overrides
         )
+        return mean([again(folder) for folder in folders])
 
     # Validation first: the threshold stands before test is opened.
     validation = predicted("val") if two or part == "val" else None
@@ -52,10 +63,11 @@ def run(folders: list[Path], part: str, views: int, criterion: str, output: Path
     if validation is not None and two:
         points = _points(criterion, validation, found, about.positive)
     found.write(output / "predictions.csv")
-    content = _content(folders, part, views, found, points, about)
+    content = _content(folders, part, found, points, about)
+    content["tta"] = tta
     write_whole(output / "scores.json", json.dumps(content, indent=1) + "\n")
     name = folders[0].name if len(folders) == 1 else f"ensemble of {len(folders)} runs"
-    name += f", {views} views" if views > 1 else ""
+    name += ", eight views" if tta else ""
     text = {
         markdown: "\n".join(
             [
@@ -84,7 +96,6 @@ def _points(
 def _content(
     folders: list[Path],
     part: str,
-    views: int,
     found: Predictions,
     points: dict[str, Operating],
     about: About,
@@ -93,7 +104,6 @@ def _content(
     return {
         "runs": [str(folder) for folder in folders],
         "part": part,
-        "views": views,
         "images": len(found),
         "classes": list(found.classes),
         "positive": about.positive,
