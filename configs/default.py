@@ -72,6 +72,9 @@ def _smears() -> ConfigDict:
     data.threads = 8  # threads that prepare images and read records
     data.workers = 0  # processes that read records; 0 = threads only
     data.prefetch = 4  # batches read ahead
+    data.cache = "auto"  # auto | none (records) | host | device: where decoded pixels lie
+    data.host_gb = 0.0  # auto: host memory that they may take; 0 = half of what is available
+    data.device_gb = 0.0  # memory of each device that they may take; 0 = a quarter of it
     data.smears_subjects = 60  # smears: subjects drawn, half of each class
     data.smears_cells = 20  # smears: mean number of cells a subject
     data.smears_seed = 0  # smears: seed of the drawing, not of the training
@@ -135,6 +138,8 @@ def _smears() -> ConfigDict:
     train.epochs = 8.0  # length of the run; the rest of an epoch is never crossed by a batch
     train.batch_size = 32  # global, over all devices and processes
     train.accumulate = 1  # micro-batches a step
+    train.steps_per_call = 1  # steps that one call of the compiled step does; needs device pixels
+    train.remat = False  # recompute inside each block in the backward pass: less memory, more time
     train.ema_decay = 0.0  # moving average of parameters and statistics; 0 = none
     train.eval_every = "1 epochs"  # duration between two validations
     train.eval_batch_size = 0  # global; 0 = batch_size

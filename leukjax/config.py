@@ -22,7 +22,10 @@ _PACKAGE = Path(__file__).resolve().parent
 # Fields that change how fast a run is or where its files lie, never its numbers: a run may be
 # resumed with other values of these.
 FREE_TO_CHANGE = (
+    "data.cache",
     "data.cache_dir",
+    "data.device_gb",
+    "data.host_gb",
     "data.prefetch",
     "data.root",
     "data.threads",
@@ -31,6 +34,7 @@ FREE_TO_CHANGE = (
     "mesh.",
     "profile.",
     "runtime.",
+    "train.steps_per_call",
 )
 
 CHOICES = {
@@ -38,6 +42,7 @@ CHOICES = {
     "data.name": ("smears", "cnmc", "all_idb2", "image_folder"),
     "data.denoise": ("none", "median", "gaussian", "bilateral", "nlm"),
     "data.bad_images": ("error", "skip"),
+    "data.cache": ("auto", "none", "host", "device"),
     "data.sampling": ("as_is", "class_balanced", "subject_balanced"),
     "split.protocol": ("auto", "subject", "official", "kfold", "image"),
     "split.held_out": ("none", "auto", "subject", "official"),
@@ -67,6 +72,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "data.threads": (1, 256),
     "data.workers": (0, 256),
     "data.prefetch": (1, 1024),
+    "data.host_gb": (0, 1e6),
+    "data.device_gb": (0, 1e6),
     "data.smears_subjects": (6, 10**7),
     "data.smears_cells": (1, 10**6),
     "data.smears_seed": (0, 2**32 - 1),
@@ -101,6 +108,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "train.batch_size": (1, 2**24),
     "train.accumulate": (1, 2**16),
     "train.ema_decay": (0, 0.9999999),
+    "train.steps_per_call": (1, 10_000),
     "train.eval_batch_size": (0, 2**24),
     "checkpoint.keep_latest": (2, 10_000),
     "mesh.data": (-1, 2**20),
@@ -338,6 +346,8 @@ def _check_combinations(flat: dict[str, Any]) -> None:
     group = flat["model.norm_batch"]
     if group and (batch // flat["train.accumulate"]) % group:
         refuse("model.norm_batch", "must divide train.batch_size / train.accumulate")
+    if flat["train.steps_per_call"] > 1 and flat["data.cache"] in ("none", "host"):
+        refuse("train.steps_per_call", "above 1 needs data.cache=device")
     if flat["data.subject_pattern"] and flat["data.subject_csv"]:
         refuse("data.subject_csv", "give either this or data.subject_pattern, not both")
 

@@ -5,7 +5,7 @@ import multiprocessing.connection
 import os
 import threading
 from collections.abc import Iterator
-from typing import Protocol, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import grain
 import numpy as np
@@ -17,21 +17,25 @@ from leukjax.data.order import Order
 from leukjax.errors import UserError
 
 
-class Batch(TypedDict):
-    """A process' part of a global batch.
+class Places(TypedDict):
+    """A process' part of a global batch without its pixels.
 
-    image: uint8[b, S, S, 3]. label: int32[b]. mask: bool[b], False on padding. index: int32[b], the
-    record's row.
+    label: int32[b]. mask: bool[b], False on padding. index: int32[b], the record's row.
     """
 
-    image: UInt8[np.ndarray, "b s s 3"]
     label: Int32[np.ndarray, "b"]
     mask: Bool[np.ndarray, "b"]
     index: Int32[np.ndarray, "b"]
 
 
+class Batch(Places):
+    """A process' part of a global batch; image: uint8[b, S, S, 3]."""
+
+    image: UInt8[np.ndarray, "b s s 3"]
+
+
 class Images(Protocol):
-    """What batches are read from: `records.Records`, or the same pixels kept in memory."""
+    """What batches are read from: `records.Records`, or the same pixels in `decoded.Decoded`."""
 
     manifest: Manifest
 
@@ -131,25 +135,34 @@ class Batches:
 
     def batch(self, step: int) -> Batch:
         """This process' slice of the batch of this step."""
+        places = self.places(step)
+        return {"image": self._records.images(places["index"]), **places}
+
+    def places(self, step: int) -> Places:
+        """What `batch` gives, without the image."""
         rows = self.indices(step)[self._own]
         return {
-            "image": self._records.images(rows),
             "label": self._records.manifest.label[rows],
             "mask": self.mask(step)[self._own],
             "index": rows,
         }
 
-    def iterate(self, start: int, stop: int) -> Iterator[Batch]:
+    def iterate(self, start: int, stop: int, *, pixels: bool = True) -> Iterator[Any]:
         """Yields `batch(start)` … `batch(stop - 1)`, read ahead in threads or worker processes.
 
         Starting late costs nothing. Close the iterator (or let it go) to stop the reading early.
+
+        Args:
+          start: first step.
+          stop: step before which it ends.
+          pixels: False yields `places` instead, in a thread.
         """
-        steps = grain.MapDataset.range(start, stop).map(self.batch)
+        steps = grain.MapDataset.range(start, stop).map(self.batch if pixels else self.places)
         # A thread reads a whole batch, so more threads than batches ahead would only wait.
         ahead = max(1, self._prefetch // max(1, self._workers))
         options = grain.ReadOptions(min(self._threads, ahead), ahead)
         dataset = steps.to_iter_dataset(options)
-        if self._workers:
+        if self._workers and pixels:
             _parse_flags()
             dataset = dataset.mp_prefetch(
                 grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=ahead),

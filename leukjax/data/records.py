@@ -38,7 +38,7 @@ _DATA_SETS = {
 }
 
 _INDEX = "index.json"
-_READ_AT_ONCE = 512
+READ_AT_ONCE = 512
 
 
 class Records:
@@ -112,7 +112,7 @@ class Records:
                 stored = example.features.feature["image"].bytes_list.value[0]
                 image[:] = np.frombuffer(stored, np.uint8)
         except Exception as error:  # array_record and protobuf each have their own
-            raise self._damaged() from error
+            raise self.damaged() from error
         return pixels.reshape(len(rows), side, side, 3)
 
     def verify(self) -> None:
@@ -122,13 +122,14 @@ class Records:
           UserError: they differ.
         """
         digest = hashlib.sha256()
-        for start in range(0, len(self), _READ_AT_ONCE):
-            stop = min(start + _READ_AT_ONCE, len(self))
+        for start in range(0, len(self), READ_AT_ONCE):
+            stop = min(start + READ_AT_ONCE, len(self))
             digest.update(self.images(np.arange(start, stop)).data)
         if digest.hexdigest() != self.checksum:
-            raise self._damaged()
+            raise self.damaged()
 
-    def _damaged(self) -> UserError:
+    def damaged(self) -> UserError:
+        """What to raise when the pixels are not those that were prepared."""
         return UserError(
             f"{self.folder}: the records are damaged: delete the folder and start again"
         )

@@ -4,6 +4,8 @@ Four stages of a 3x3 convolution, normalisation, ReLU and 2x2 max pooling, then 
 layers. The papers give no widths: doubling channels and 128 hidden units are ours.
 """
 
+import functools
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, DTypeLike, Float
@@ -26,6 +28,7 @@ class CNN(nn.Module):
       norm, norm_batch: as in ``resnet.ResNet``.
       dropout: before the head.
       dtype: of convolutions and the hidden layer; parameters, statistics and head are float32.
+      remat: compute the inside of each stage again in the backward pass, to save memory.
     """
 
     classes: int
@@ -34,6 +37,7 @@ class CNN(nn.Module):
     norm_batch: int = 0
     dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, "n h w 3"], *, train: bool) -> Float[Array, "n c"]:
@@ -43,13 +47,18 @@ class CNN(nn.Module):
                 f"{STAGES} poolings halve it; give at least {2**STAGES}"
             )
         norm = norms.chosen(self.norm, self.norm_batch)
-        x = images
-        for stage in range(STAGES):
-            conv = Conv(self.width * 2**stage, (3, 3), dtype=self.dtype, name=f"conv{stage + 1}")
+
+        def convolve(model: CNN, x: Array, stage: int) -> Array:
+            conv = Conv(model.width * 2**stage, (3, 3), dtype=model.dtype, name=f"conv{stage + 1}")
             x = nn.relu(norm(name=f"norm{stage + 1}")(conv(x), train=train))
             if stage == STAGES - 1:
-                self.sow("intermediates", "feature_map", x)
-            x = max_pool(x, (2, 2), (2, 2), "VALID")
+                model.sow("intermediates", "feature_map", x)
+            return max_pool(x, (2, 2), (2, 2), "VALID")
+
+        x = images
+        for stage in range(STAGES):
+            call = functools.partial(convolve, stage=stage)
+            x = (nn.remat(call) if self.remat and train else call)(self, x)
 
         self._check_size(x[0].size, images.shape[1])
         hidden = nn.Dense(HIDDEN, dtype=self.dtype, kernel_init=fan_in, name="hidden")

@@ -16,7 +16,7 @@ from jaxtyping import Array, DTypeLike, Float
 
 from leukjax.errors import UserError
 from leukjax.models import initializers, norms
-from leukjax.models.layers import StandardizedConv, StochasticDepth, linear_rates
+from leukjax.models.layers import StandardizedConv, StochasticDepth, linear_rates, run_block
 from leukjax.models.pooling import max_pool
 from leukjax.models.resnet import Block as ResNetBlock
 
@@ -100,6 +100,7 @@ class HybridViT(nn.Module):
       stochastic_depth: of the transformer's blocks, growing linearly from 0 to this at the last.
       gelu_tanh: the tanh approximation of GELU, as in google-research's code; timm has the exact.
       dtype: of convolutions and matrix products; parameters, statistics, softmax, head: float32.
+      remat: compute the inside of each block again in the backward pass, to save memory.
     """
 
     classes: int
@@ -111,6 +112,7 @@ class HybridViT(nn.Module):
     stochastic_depth: float = 0.0
     gelu_tanh: bool = True
     dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, "n h w 3"], *, train: bool) -> Float[Array, "n c"]:
@@ -132,14 +134,15 @@ class HybridViT(nn.Module):
 
         drops = linear_rates(self.stochastic_depth, variant.depth)
         for number, drop in enumerate(drops):
-            x, weights = TransformerBlock(
+            block = TransformerBlock(
                 variant.heads,
                 self.dropout,
                 drop,
                 self.gelu_tanh,
                 self.dtype,
                 name=f"block{number}",
-            )(x, train=train)
+            )
+            x, weights = run_block(block, x, train=train, remat=self.remat)
             self.sow("intermediates", "attention", weights)
         pooled = nn.LayerNorm(epsilon=1e-6, name="norm")(x[:, 0])
         self.sow("intermediates", "pooled", pooled)
@@ -159,7 +162,7 @@ class HybridViT(nn.Module):
         x = max_pool(x, (3, 3), (2, 2), "SAME")
         for stage, blocks in enumerate(stages):
             for number in range(blocks):
-                x = ResNetBlock(
+                block = ResNetBlock(
                     STEM_WIDTH * 2**stage,
                     bottleneck=True,
                     strides=(2, 2) if stage > 0 and number == 0 else (1, 1),
@@ -167,7 +170,8 @@ class HybridViT(nn.Module):
                     norm=norm,
                     zero_init=self.zero_init,
                     name=f"stage{stage + 1}_{number}",
-                )(x, train=train)
+                )
+                x = run_block(block, x, train=train, remat=self.remat)
         return x
 
     def _tokens(self, x: Float[Array, "n p q d"]) -> Float[Array, "n t d"]:

@@ -8,6 +8,7 @@ it is traced: the same traced model can be exported for another platform.
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -198,6 +199,16 @@ class StandardizedConv(Conv):
         centred = flat - jnp.mean(flat, 0)
         deviation = jnp.sqrt(jnp.mean(jnp.square(centred), 0))
         return (centred / (deviation + 1e-5)).reshape(kernel.shape)
+
+
+def run_block(block: nn.Module, x: Float[Array, "n *dims"], *, train: bool, remat: bool) -> Any:
+    """``block(x, train=train)``; with `remat` its inside is computed again in the backward pass.
+
+    Then only the input of the block is kept (Chen et al. 2016, "Training deep nets with sublinear
+    memory cost"). Parameters, their names and the result are the same.
+    """
+    call = lambda block, x: block(x, train=train)  # noqa: E731
+    return (nn.remat(call) if remat and train else call)(block, x)
 
 
 class StochasticDepth(nn.Module):

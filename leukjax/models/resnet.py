@@ -13,7 +13,7 @@ from jaxtyping import Array, DTypeLike, Float
 
 from leukjax.models import norms
 from leukjax.models.initializers import fan_in
-from leukjax.models.layers import Conv, StochasticDepth, linear_rates
+from leukjax.models.layers import Conv, StochasticDepth, linear_rates, run_block
 from leukjax.models.pooling import max_pool
 
 # Blocks a stage; from depth 50 on, a block is a bottleneck.
@@ -80,6 +80,7 @@ class ResNet(nn.Module):
       dropout: before the head.
       stochastic_depth: rate of the last block, growing linearly from 0 (Huang et al. 2016).
       dtype: of convolutions; parameters, statistics, pooling and head are float32.
+      remat: compute the inside of each block again in the backward pass, to save memory.
     """
 
     classes: int
@@ -91,6 +92,7 @@ class ResNet(nn.Module):
     dropout: float = 0.0
     stochastic_depth: float = 0.0
     dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, "n h w 3"], *, train: bool) -> Float[Array, "n c"]:
@@ -110,12 +112,13 @@ class ResNet(nn.Module):
         drops = iter(linear_rates(self.stochastic_depth, sum(STAGES[self.depth])))
         for stage, blocks in enumerate(STAGES[self.depth]):
             for number in range(blocks):
-                x = block(
+                own = block(
                     self.width * 2**stage,
                     strides=(2, 2) if stage > 0 and number == 0 else (1, 1),
                     drop=next(drops),
                     name=f"layer{stage + 1}_{number}",
-                )(x, train=train)
+                )
+                x = run_block(own, x, train=train, remat=self.remat)
         self.sow("intermediates", "feature_map", x)
 
         pooled = jnp.mean(x.astype(jnp.float32), (1, 2))

@@ -13,7 +13,8 @@ def predict(run: Run, state: TrainState, part: str) -> Predictions:
     """Run the evaluation step over a part; each image counts once, on every process alike."""
     batches = run.eval_batches(part)
     steps = range(batches.steps_per_epoch)
-    pending = [run.eval_step(state, batch) for batch in Feed(batches, run.mesh, 0, len(steps))]
+    feed = Feed(batches, run.mesh, 0, len(steps), pixels=run.residence.pixels)
+    pending = [run.eval_step(state, batch) for batch in feed]
     # Read once all are under way, so that the device never waits for the host.
     probabilities = np.concatenate([jax.device_get(batch) for batch in pending])
     rows = np.concatenate([batches.indices(step) for step in steps])

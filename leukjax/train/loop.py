@@ -4,16 +4,24 @@ The order is what makes a resume exact. At step k the state holds k updates and 
 A checkpoint of step k is all that is needed to go on: evaluation and log lines of step k are on the
 disk before it is saved, batch k is a function of (seed, k), and so are the random numbers of its
 step. A run restored at k goes on with batch k as if it had never stopped.
+
+One call of the compiled step does `train.steps_per_call` steps, or one where fewer are left to the
+next evaluation, checkpoint or end of a trace (`calls`): so these fall on the steps that the config
+names, and what is above holds for every call as it does for a step. Only a request to stop may
+come inside a call; it is answered after it.
 """
 
 import contextlib
-import math
+import functools
+import itertools
 from typing import Any
 
 import jax
+import numpy as np
 
 from leukjax.errors import Diverged, Stopped
 from leukjax.metrics.scores import scores
+from leukjax.train.calls import calls
 from leukjax.train.checkpoint import Checkpoints
 from leukjax.train.evaluate import predict
 from leukjax.train.feed import Feed
@@ -40,20 +48,35 @@ def train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, log
         flops_per_image=run.training_flops,
         seconds_before=seconds_trained(run.workdir),
     )
-    feed = Feed(run.train_batches, run.mesh, start, total)
+    first, traced = run.config.profile.first, run.config.profile.steps
+    # Of several processes one: traces of one machine would take each other's names.
     trace = Trace(
-        run.workdir / "profile",
-        first=run.config.profile.first,
-        # Of several processes one: traces of one machine would take each other's names.
-        count=run.config.profile.steps if jax.process_index() == 0 else 0,
+        run.workdir / "profile", first=first, count=traced if jax.process_index() == 0 else 0
     )
+    plan = functools.partial(
+        calls,
+        start,
+        total,
+        run.config.train.steps_per_call,
+        every=(eval_every, save_every),
+        at=(first, first + traced) if traced else (),
+    )
+    feed = Feed(
+        run.train_batches,
+        run.mesh,
+        start,
+        total,
+        pixels=run.residence.pixels,
+        counts=(count for _, count in plan()),
+    )
+    compiled: set[int] = set()  # numbers of steps a call that have run
     pending: tuple[int, dict[str, jax.Array]] | None = None
     last: dict[str, float] = {}
 
     with StopRequest() as stop, contextlib.closing(trace), jax.transfer_guard("disallow"):
-        for step in range(start, total + 1):
+        for step, count in itertools.chain(plan(), [(total, 0)]):
             fresh = step > start
-            stopping = stop.requested(step)  # asked once: what is saved here is what is said
+            stopping = stop.requested()  # asked once: what is saved here is what is said
             evaluate = fresh and (step % eval_every == 0 or step == total)
             save = fresh and (evaluate or step % save_every == 0 or bool(stopping))
             score = None
@@ -77,23 +100,29 @@ def train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, log
             if step == total:
                 break
             batch = next(feed)
-            state, metrics = run.train_step(state, batch)
-            # The metrics of a step are read when the next one is under way, so that the device
+            state, metrics = run.train_steps[count](state, batch)
+            # The metrics of a call are read when the next one is under way, so that the device
             # never waits for the host.
             if pending is not None:
                 last = _read(log, *pending)
-            pending = (step + 1, metrics)
-            if not fresh:
+            pending = (step + count, metrics)
+            if count not in compiled:
                 jax.block_until_ready(metrics)
-                pace.first_step_done(step + 1, feed.waited)
+                pace.first_call_done(step + count, feed.waited)
+                compiled.add(count)
     checkpoints.wait()
 
 
 def _read(log: Log, step: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
-    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    if not math.isfinite(values["loss"]):
+    """The metrics of the last step of a call that ended at `step`."""
+    of_steps = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
+    # The first that went wrong, for the message; the last one else.
+    wrong = np.flatnonzero(~np.isfinite(of_steps["loss"]))
+    place = wrong[0] - len(of_steps["loss"]) if len(wrong) else -1
+    values = {name: float(value[place]) for name, value in of_steps.items()}
+    if len(wrong):
         raise Diverged(
-            f"the loss is {values['loss']} at step {step}, learning rate "
+            f"the loss is {values['loss']} at step {step + 1 + place}, learning rate "
             f"{values['learning_rate']:.3g}: lower --config.optimizer.learning_rate, lengthen "
             "optimizer.warmup or set optimizer.clip_norm; the checkpoints before it stand"
         )

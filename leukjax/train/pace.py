@@ -30,10 +30,10 @@ class Pace:
         self._first: tuple[float, int] | None = None  # time and step after the first step
         self._since: tuple[float, int, float] = (0.0, 0, 0.0)  # time, step, seconds waited
 
-    def first_step_done(self, step: int, waited: float) -> None:
-        """Start the clock; call it when the first step has run, compilation included."""
+    def first_call_done(self, step: int, waited: float) -> None:
+        """Start the clock anew; call it when a compiled function has run for the first time."""
         now = time.perf_counter()
-        self._first = (now, step)
+        self._first = self._first or (now, step)
         self._since = (now, step, waited)
 
     def read(self, step: int, waited: float) -> dict[str, float]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flax import linen as nn
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from leukjax import sharding
@@ -25,10 +25,10 @@ _NO_CODE = ("learning_rate", "warmup", "step_every", "schedule", "final", "step_
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-    """The three jitted functions of a run."""
+    """The jitted functions of a run; `train_steps` by the number of steps that a call does."""
 
     init: Callable[[states.Settings], states.TrainState]
-    train_step: TrainStep
+    train_steps: dict[int, TrainStep]
     eval_step: EvalStep
 
 
@@ -38,6 +38,7 @@ def programs(
     options: StepOptions,
     settings: states.Settings,
     mesh: Mesh,
+    pixels: NamedSharding | None = None,
 ) -> Programs:
     """The programs of a run, those of an earlier run where nothing but values differs.
 
@@ -47,6 +48,7 @@ def programs(
       options: what else is compiled in.
       settings: any of this form; the values do not matter.
       mesh: the devices.
+      pixels: how all records lie on them, if they do.
     """
     code = {name: value for name, value in config.optimizer.items() if name not in _NO_CODE}
     key = _Key(
@@ -57,6 +59,9 @@ def programs(
         config.train.ema_decay > 0,
         mesh,
         sharding.rules(config.mesh),
+        pixels,
+        config.train.steps_per_call,
+        config.train.remat,
     )
     return _make(key, _Form(settings))
 
@@ -70,6 +75,9 @@ class _Key:
     ema: bool
     mesh: Mesh
     rules: sharding.Rules
+    pixels: NamedSharding | None
+    steps_per_call: int
+    remat: bool
 
 
 class _Form:
@@ -97,8 +105,18 @@ def _make(key: _Key, form: _Form) -> Programs:
         mesh=key.mesh,
         rules=key.rules,
     )
-    return Programs(
-        init,
-        make_train_step(key.module, transform, key.options, key.mesh, shardings),
-        make_eval_step(key.module, key.mesh, shardings),
-    )
+    train_steps = {
+        steps: make_train_step(
+            key.module,
+            transform,
+            key.options,
+            key.mesh,
+            shardings,
+            pixels=key.pixels,
+            steps=steps,
+            remat=key.remat,
+        )
+        for steps in {1, key.steps_per_call}
+    }
+    eval_step = make_eval_step(key.module, key.mesh, shardings, pixels=key.pixels)
+    return Programs(init, train_steps, eval_step)

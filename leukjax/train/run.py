@@ -16,12 +16,13 @@ from leukjax import models, runtime, sharding
 from leukjax.data import duplicates
 from leukjax.data import records as data_records
 from leukjax.data import split as data_split
-from leukjax.data.batches import Batches
+from leukjax.data.batches import Batches, Images
 from leukjax.errors import UserError
 from leukjax.models.summary import Summary, table
 from leukjax.train import state as states
 from leukjax.train import together, workdir
 from leukjax.train.programs import programs
+from leukjax.train.residence import Residence, settle
 from leukjax.train.settings import make_settings, step_options
 from leukjax.train.step import EvalStep, TrainStep
 
@@ -38,9 +39,10 @@ class Run:
     positive: str
     module: nn.Module
     mesh: Mesh
+    residence: Residence
     train_batches: Batches
     state: states.TrainState
-    train_step: TrainStep
+    train_steps: dict[int, TrainStep]  # number of steps a call -> the compiled function
     eval_step: EvalStep
     total_steps: int
     steps_per_epoch: int
@@ -67,7 +69,8 @@ class Run:
     def eval_batches(self, part: str) -> Batches:
         """All images of a part, once each, in the order of the records."""
         size = self.config.train.eval_batch_size or self.config.train.batch_size
-        return make_batches(self.config, self.records, self.rows[part], size, training=False)
+        images, rows = self.residence.images, self.rows[part]
+        return make_batches(self.config, images, rows, size, training=False)
 
 
 def assemble(config: ConfigDict, folder: Path) -> tuple[Run, bool]:
@@ -86,8 +89,9 @@ def assemble(config: ConfigDict, folder: Path) -> tuple[Run, bool]:
     split = split_of(config, records)
     rows = {part: split.rows(part) for part in (*data_split.PARTS, data_split.HELD_OUT)}
     positive = _positive(config, records)
+    residence = settle(config, records, mesh)
     train_batches = make_batches(
-        config, records, rows["train"], config.train.batch_size, training=True
+        config, residence.images, rows["train"], config.train.batch_size, training=True
     )
     per_epoch = train_batches.steps_per_epoch
     total = max(1, round(config.train.epochs * per_epoch))
@@ -95,6 +99,7 @@ def assemble(config: ConfigDict, folder: Path) -> tuple[Run, bool]:
         config.model.name,
         len(records.classes),
         dtype=runtime.compute_dtype(config.compute_dtype),
+        remat=config.train.remat,
         **{name: config.model[name] for name in config.model if name != "name"},
     )
     summary = table(module, config.data.image_size)
@@ -106,7 +111,8 @@ def assemble(config: ConfigDict, folder: Path) -> tuple[Run, bool]:
     resumed = together.from_first(lambda: workdir.claim(folder, config, facts))
     _write_and_say(folder, records, split)
 
-    compiled = programs(module, config, step_options(config, records.background), settings, mesh)
+    options = step_options(config, records.background)
+    compiled = programs(module, config, options, settings, mesh, residence.sharding)
     run = Run(
         config=config,
         workdir=folder,
@@ -116,9 +122,10 @@ def assemble(config: ConfigDict, folder: Path) -> tuple[Run, bool]:
         positive=positive,
         module=module,
         mesh=mesh,
+        residence=residence,
         train_batches=train_batches,
         state=compiled.init(settings),
-        train_step=compiled.train_step,
+        train_steps=compiled.train_steps,
         eval_step=compiled.eval_step,
         total_steps=total,
         steps_per_epoch=per_epoch,
@@ -151,7 +158,7 @@ def split_of(config: ConfigDict, records: data_records.Records) -> data_split.Sp
 
 def make_batches(
     config: ConfigDict,
-    records: data_records.Records,
+    images: Images,
     rows: np.ndarray,
     batch_size: int,
     *,
@@ -159,7 +166,7 @@ def make_batches(
 ) -> Batches:
     """The batches of some rows, as the config has them, for this process."""
     return Batches(
-        records,
+        images,
         rows,
         batch_size,
         seed=config.seed,

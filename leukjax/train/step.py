@@ -16,7 +16,12 @@ from leukjax.images.augment import AugmentOptions, augment
 from leukjax.images.normalize import standardize, to_float
 from leukjax.train import loss as losses
 from leukjax.train import optimizer
+from leukjax.train.gather import PIXELS, batch_shardings, images_of
 from leukjax.train.state import Totals, TrainState
+
+# XLA:CPU takes barriers away before it joins equal computations, and so would undo every
+# recomputation; other platforms keep them.
+_KEEP_BARRIERS = {"xla_disable_hlo_passes": "optimization-barrier-expander,cse_barrier_expander"}
 
 Batch = dict[str, Any]
 Metrics = dict[str, Float[Array, ""]]
@@ -43,11 +48,27 @@ def make_train_step(
     options: StepOptions,
     mesh: Mesh,
     state_shardings: TrainState,
+    *,
+    pixels: NamedSharding | None = None,
+    steps: int = 1,
+    remat: bool = False,
 ) -> TrainStep:
     """``train_step(state, batch) -> (state, metrics)``, jitted, the state donated.
 
     The batch is that of `leukjax.data.batches`, over the mesh's data axis; metrics are ``loss``,
     ``grad_norm`` and ``learning_rate``, float32.
+
+    Args:
+      module: the model.
+      transform: the optimiser's.
+      options: what is compiled in.
+      mesh: the devices.
+      state_shardings: of the state's arrays.
+      pixels: how all records lie on the devices, if they do: the batch then brings ``pixels`` and
+        an index in place of its images.
+      steps: above 1 (with `pixels` only), so many steps in one scan: fields of the batch but
+        ``pixels``, and metrics, have the steps as their first axis.
+      remat: the model computes parts again in the backward pass, and the compiler must let it.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -55,7 +76,8 @@ def make_train_step(
         step_key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
         count = batch["label"].shape[0]
         positions = jnp.arange(count, dtype=jnp.int32)
-        images = augment(step_key, to_float(batch["image"]), positions, options.augment)
+        images = to_float(images_of(batch, mesh, pixels))
+        images = augment(step_key, images, positions, options.augment)
         images = standardize(images, settings.mean, settings.std)
         # Positions are below the batch size, so that the last number is free for dropout.
         dropout_key = jax.random.fold_in(step_key, jnp.uint32(2**32 - 1))
@@ -127,26 +149,43 @@ def make_train_step(
         )
         return state, {"loss": value, "grad_norm": norm, "learning_rate": rate}
 
+    def train_steps(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        places = {name: value for name, value in batch.items() if name != PIXELS}
+        return jax.lax.scan(
+            lambda state, own: train_step(state, own | {PIXELS: batch[PIXELS]}), state, places
+        )
+
     return jax.jit(
-        train_step,
+        train_step if steps == 1 else train_steps,
         donate_argnums=0,
-        in_shardings=(state_shardings, sharding.batch_sharding(mesh)),
+        in_shardings=(state_shardings, batch_shardings(mesh, pixels, steps)),
         out_shardings=(state_shardings, sharding.replicated(mesh)),
+        compiler_options=_KEEP_BARRIERS if remat and jax.default_backend() == "cpu" else None,
     )
 
 
-def make_eval_step(module: nn.Module, mesh: Mesh, state_shardings: TrainState) -> EvalStep:
-    """``eval_step(state, batch) -> float32[b, classes]``: probabilities, on every process."""
+def make_eval_step(
+    module: nn.Module,
+    mesh: Mesh,
+    state_shardings: TrainState,
+    *,
+    pixels: NamedSharding | None = None,
+) -> EvalStep:
+    """``eval_step(state, batch) -> float32[b, classes]``: probabilities, on every process.
+
+    `pixels` as in `make_train_step`.
+    """
 
     def eval_step(state: TrainState, batch: Batch) -> Float[Array, "b c"]:
         settings = state.settings
-        images = standardize(to_float(batch["image"]), settings.mean, settings.std)
+        images = to_float(images_of(batch, mesh, pixels))
+        images = standardize(images, settings.mean, settings.std)
         logits: Any = module.apply(state.for_evaluation(), images, train=False)
         return jax.nn.softmax(logits.astype(jnp.float32))
 
     return jax.jit(
         eval_step,
-        in_shardings=(state_shardings, sharding.batch_sharding(mesh)),
+        in_shardings=(state_shardings, batch_shardings(mesh, pixels)),
         out_shardings=sharding.replicated(mesh),
     )
 

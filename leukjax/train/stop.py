@@ -17,6 +17,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._signal: str = ""
+        self._asked = 0  # how often
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -29,10 +30,13 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
-    def requested(self, step: int) -> str:
-        """The signal that asks to stop at this step, or "". Call it once at every step."""
+    def requested(self) -> str:
+        """The signal that asks to stop now, or ""; all processes ask at the same steps."""
         if together.several():
-            return "SIGTERM" if multihost_utils.reached_preemption_sync_point(step) else ""
+            # JAX wants every number in turn, and steps are left out where a call does several.
+            self._asked += 1
+            reached = multihost_utils.reached_preemption_sync_point(self._asked)
+            return "SIGTERM" if reached else ""
         return self._signal
 
     def _note(self, number: int, frame: FrameType | None) -> None:

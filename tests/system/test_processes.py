@@ -89,7 +89,7 @@ def pair(tmp_path_factory, cache):
     commands = [
         with_patch(
             COUNT_ROWS.format(path=str(folder / str(index))),
-            command("cnn", folder / "run", CHANGES),
+            command("cnn", folder / "run", CHANGES | {"data.cache": "none"}),
         )
         for index in (0, 1)
     ]

@@ -1,0 +1,150 @@
+"""All pixels of a data set in one memory-mapped file, decoded once and shared by whoever runs here.
+
+Reading a record means finding, checking and parsing it each time; here a batch is a copy out of
+the page cache, which all epochs, processes and later starts share.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+from jaxtyping import Int, UInt8
+
+from leukjax.data import cache
+from leukjax.data.manifest import Manifest
+from leukjax.data.records import READ_AT_ONCE, Records
+from leukjax.errors import UserError
+from leukjax.files import write_whole
+
+_FILE = "pixels.npy"
+_INDEX = "index.json"
+
+
+class Decoded:
+    """The pixels of `records.Records` in a file; `images` gives what theirs gives.
+
+    Attributes:
+      manifest: one row a record.
+      folder: where the file lies.
+    """
+
+    def __init__(self, manifest: Manifest, folder: Path) -> None:
+        """Opens what `decode` wrote."""
+        self.manifest = manifest
+        self.folder = folder
+        self._open()
+
+    def _open(self) -> None:
+        path = self.folder / _FILE
+        try:
+            self._array = np.load(path, mmap_mode="r")
+            self._file = path.open("rb")
+            self._size = os.fstat(self._file.fileno()).st_size
+        except (OSError, ValueError) as error:
+            raise self._lost(error) from error
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def images(self, rows: Int[np.ndarray, "n"]) -> UInt8[np.ndarray, "n s s 3"]:
+        """A copy of the images of these records, in the order of `rows`. Thread-safe.
+
+        Raises:
+          IndexError: a row is not in 0..len-1.
+          UserError: the file was cut short or its disk is gone.
+        """
+        rows = np.asarray(rows)
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f"rows outside 0..{len(self) - 1}")
+        # A mapping that outlives its file ends the process by a signal (SIGBUS) that nothing can
+        # turn into a message, so the file is asked first.
+        try:
+            size = os.fstat(self._file.fileno()).st_size
+        except OSError as error:
+            raise self._lost(error) from error
+        if size < self._size:
+            raise self._lost("it was cut short")
+        return self._array[rows]
+
+    def _lost(self, why: object) -> UserError:
+        return UserError(
+            f"{self.folder / _FILE}: cannot be read ({why}): start again, and it is made anew; or "
+            "set data.cache to none"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Worker processes map the file themselves.
+        return {"manifest": self.manifest, "folder": self.folder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._open()
+
+
+def size_of(records: Records) -> int:
+    """Bytes of all pixels."""
+    return len(records) * records.image_size**2 * 3
+
+
+def decode(records: Records) -> Decoded:
+    """The pixels of these records, decoded now or found in the cache.
+
+    The file lies beside the records, is made once however many processes ask, and has the checksum
+    that the preparation gave the pixels. At every start it is read whole and compared, which also
+    brings it into memory, in the order of the disk.
+
+    Raises:
+      UserError: the records are damaged, or the cache folder is full or cannot be written.
+    """
+    folder = folder_of(records)
+
+    def whole(path: Path) -> bool:
+        return _is_whole(path, records.checksum)
+
+    size = size_of(records)
+    cache.make_once(folder, whole, lambda temporary: _write(temporary, records), size + 4096)
+    return Decoded(records.manifest, folder)
+
+
+def folder_of(records: Records) -> Path:
+    """Where `decode` keeps the pixels of these records."""
+    return records.folder.with_name(f"{records.folder.name}-decoded")
+
+
+def _write(folder: Path, records: Records) -> None:
+    side = records.image_size
+    shape = (len(records), side, side, 3)
+    logging.info("decoding %d images once, %.2f GB", len(records), size_of(records) / 1e9)
+    # Written, not mapped: a full disk then is an error and no signal.
+    with (folder / _FILE).open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        digest = hashlib.sha256()
+        for start in range(0, len(records), READ_AT_ONCE):
+            rows = np.arange(start, min(start + READ_AT_ONCE, len(records)))
+            images = records.images(rows)
+            digest.update(images.data)
+            file.write(images.data)
+    if digest.hexdigest() != records.checksum:
+        raise records.damaged()
+    write_whole(folder / _INDEX, json.dumps({"checksum": records.checksum, "shape": shape}))
+
+
+def _is_whole(folder: Path, checksum: str) -> bool:
+    try:
+        index = json.loads((folder / _INDEX).read_text())
+        digest = hashlib.sha256()
+        with (folder / _FILE).open("rb") as file:
+            np.lib.format.read_magic(file)
+            shape, _, kind = np.lib.format.read_array_header_1_0(file)
+            if kind != np.uint8 or list(shape) != index["shape"]:
+                return False
+            while block := file.read(2**22):
+                digest.update(block)
+        return digest.hexdigest() == checksum == index["checksum"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

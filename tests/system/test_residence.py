@@ -1,0 +1,115 @@
+"""Wherever the pixels lie, and however many steps a call does, a run ends with the same bits."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+from runs import TINY, assert_same_bits
+
+from leukjax import config as configs
+from leukjax.errors import Diverged, Stopped
+from leukjax.train import session
+from leukjax.train.log import Log
+
+# Every kind of state that a step may carry; 5 steps an epoch, saved every 4 and stopped at others.
+CHANGES = {
+    "model.dropout": 0.3,
+    "train.ema_decay": 0.9,
+    "augment.rotate": 180.0,
+    "augment.brightness": 0.2,
+    "optimizer.schedule": "cosine",
+    "checkpoint.every": "4 steps",
+    "mesh.data": 1,
+    "runtime.compilation_cache": "none",
+}
+DEVICE = {"data.cache": "device"}
+SEVERAL = DEVICE | {"train.steps_per_call": 3}
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory):
+    """Runs in this process, which keeps what it compiled."""
+    folder = tmp_path_factory.mktemp("modes")
+
+    def run(name, changes):
+        fields = TINY | CHANGES | {"data.cache_dir": str(folder / "cache")} | changes
+        session.run(configs.load("cnn", fields), folder / name)
+        return folder / name
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def streamed(train):
+    return train("none", {"data.cache": "none"})
+
+
+@pytest.mark.parametrize("changes", [{"data.cache": "host"}, DEVICE, SEVERAL], ids=str)
+def test_all_modes_end_with_the_same_bits(train, streamed, changes):
+    other = train("-".join(map(str, changes.values())), changes)
+    assert_same_bits(streamed, other)
+    # Free to change: the streamed run goes on in any other mode, and finds that it is done.
+    starts = len((other / "starts.jsonl").read_text().splitlines())
+    assert starts == 1
+
+
+def test_shared_by_eight_devices_is_the_same_as_whole_on_each(train):
+    eight = {"mesh.data": 8, "model.norm_batch": 2, "train.epochs": 1}
+    size = 24 * 24 * 3 * 150  # bytes, a little above what there is
+    whole = train("whole", eight | DEVICE)
+    shared = train("shared", eight | DEVICE | {"data.device_gb": size / 4 / 1e9})
+    assert_same_bits(whole, shared)
+
+
+def test_stopped_between_two_checkpoints_and_gone_on_in_other_modes(train, streamed, monkeypatch):
+    original = Log.step
+    said = []
+
+    def at_step(log, step, loss):
+        original(log, step, loss)
+        said.append(step)
+        if step == stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Log, "step", at_step)
+    for stop, changes in ((3, SEVERAL), (7, {"data.cache": "host"}), (11, SEVERAL)):
+        with pytest.raises(Stopped, match="the same command goes on"):
+            train("stopped", changes)
+    stop = 0
+    assert_same_bits(streamed, train("stopped", SEVERAL))
+    # Three steps at a time where no evaluation (5, 10, 15) and no checkpoint (4, 8, 12) cuts in.
+    assert {3, 4, 5} <= set(said)
+    assert 2 not in said
+    starts = (train("stopped", SEVERAL) / "starts.jsonl").read_text().splitlines()
+    assert [json.loads(line)["repeated"] for line in starts] == [0] * 5
+
+
+def test_a_loss_gone_wrong_is_named_at_its_own_step(train):
+    # Plain gradient descent with a rate that no network survives.
+    wild = {"optimizer.name": "sgd", "optimizer.learning_rate": 1e3, "augment.rotate": 0.0}
+    messages = []
+    for number, changes in enumerate((DEVICE, SEVERAL | {"train.steps_per_call": 4})):
+        with pytest.raises(Diverged, match="at step") as caught:
+            train(f"wild{number}", wild | changes | {"loss.class_weights": "1,1e38"})
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+
+
+def test_a_trace_covers_its_steps_and_no_others(train, monkeypatch):
+    from leukjax.train import trace
+
+    spans = []
+    monkeypatch.setattr(trace.jax.profiler, "start_trace", lambda *_, **__: spans.append("start"))
+    monkeypatch.setattr(trace.jax.profiler, "stop_trace", lambda: spans.append("stop"))
+    original = Log.step
+    monkeypatch.setattr(
+        Log, "step", lambda log, step, loss: (spans.append(step), original(log, step, loss))
+    )
+    options = {"profile.first": 2, "profile.steps": 2, "checkpoint.every": "1 epochs"}
+    train("traced", SEVERAL | options | {"train.epochs": 1})
+    # A call is reported when the next is under way: steps 3 and 4 lie between start and stop.
+    assert spans.index("start") < spans.index(3) < spans.index(4)
+    assert spans.index("stop") - spans.index("start") <= 4
+    assert np.all(np.diff([s for s in spans if isinstance(s, int)]) == 1)
