@@ -64,7 +64,10 @@ class Trainer:
         config = self.config
         self.mesh = sharding.make_mesh(config.mesh, BATCH)
         module = models.create(
-            name, 2, **{key: config.model[key] for key in config.model if key != "name"}
+            name,
+            2,
+            remat=config.train.remat,
+            **{key: config.model[key] for key in config.model if key != "name"},
         )
         transform = optimizer.make_transform(config.optimizer)
         settings = _settings(config)
@@ -79,7 +82,9 @@ class Trainer:
         )
         self.state = self.init(settings)
         options = step_options(config, "black")
-        self.train_step = make_train_step(module, transform, options, self.mesh, shardings)
+        self.train_step = make_train_step(
+            module, transform, options, self.mesh, shardings, remat=config.train.remat
+        )
         self.eval_step = make_eval_step(module, self.mesh, shardings)
 
     def put(self, batch):

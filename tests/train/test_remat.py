@@ -1,0 +1,27 @@
+"""Recomputation of blocks: the same numbers from less memory, as the compiled program says."""
+
+import jax
+import numpy as np
+import pytest
+from test_step import Trainer, _batch, _close
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "share"),
+    [
+        ("cnn", {}, 1.0),
+        ("resnet", {"model__depth": 50, "optimizer__name": "sgd"}, 0.75),
+        pytest.param("hybrid_vit", {"model__dropout": 0.2}, 0.9, marks=pytest.mark.slow),
+    ],
+)
+def test_the_same_numbers_from_less_memory(name, options, share):
+    peaks, ends = [], []
+    for remat in (False, True):
+        trainer = Trainer(name, 1, train__remat=remat, **options)
+        batch = trainer.put(_batch())
+        compiled = trainer.train_step.lower(trainer.state, batch).compile()
+        peaks.append(compiled.memory_analysis().temp_size_in_bytes)
+        ends.append(jax.device_get(compiled(trainer.state, batch)))
+    assert peaks[1] < share * peaks[0], peaks
+    _close(ends[1], ends[0], rtol=1e-4, atol=1e-5)
+    assert np.isfinite(ends[0][1]["loss"])
