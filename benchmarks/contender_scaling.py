@@ -1,0 +1,97 @@
+"""What an image costs at one size of something; run by scaling.py."""
+
+import time
+
+import jax
+from harness import serve
+from measured import cpu_seconds, memory, processor, versions
+from synthetic import Synthetic
+
+from leukjax import config, models, sharding
+from leukjax.data import decoded, duplicates, split
+from leukjax.data.batches import Batches
+from leukjax.train import optimizer, residence
+from leukjax.train import state as states
+from leukjax.train.feed import Feed
+from leukjax.train.settings import make_settings, step_options
+from leukjax.train.step import make_train_step
+
+
+def prepare(spec):
+    """Records of the spec's number and size, and a training step with what feeds it."""
+    began = time.perf_counter()
+    empty = memory()
+    records = Synthetic(spec["folder"], spec["records"], spec["image_size"])
+    records.background = "black"
+    opened = memory()
+    fields = {
+        "train.batch_size": spec["batch"],
+        "data.image_size": spec["image_size"],
+        "data.mean": "0.5,0.5,0.5",
+        "data.std": "0.25,0.25,0.25",
+        "model.width": 8,
+        "model.norm_batch": spec.get("norm_batch", 0),
+    }
+    settings = config.load("cnn", fields)
+    parts = split.make_split(records.manifest, "subject", 0, 5, 0)
+    split_at = time.perf_counter()
+    rows = parts.rows("train")
+    duplicates.near_duplicates(records.manifest)
+    duplicates_at = time.perf_counter()
+
+    mesh = sharding.make_mesh(settings.mesh, spec["batch"])
+    source = decoded.decode(records) if spec["mode"] == "host" else records
+    pixels = residence.put(records, mesh, sharded=False) if spec["mode"] == "device" else None
+    batches = Batches(source, rows, spec["batch"], training=True)
+    values = make_settings(settings, records, rows, batches.steps_per_epoch, 10**6)
+    # The cnn needs 32 px; below, the feed alone is measured.
+    step = state = None
+    if spec["image_size"] >= 32:
+        module = models.create("cnn", 2, width=8, norm_batch=spec.get("norm_batch", 0))
+        transform = optimizer.make_transform(settings.optimizer)
+        init, places = states.make_init(
+            module,
+            transform,
+            values,
+            image_size=spec["image_size"],
+            ema=False,
+            mesh=mesh,
+            rules=(),
+        )
+        options = step_options(settings, "black")
+        place = None if pixels is None else pixels.sharding
+        step = make_train_step(module, transform, options, mesh, places, pixels=place)
+        state = init(values)
+    feed = iter(Feed(batches, mesh, 0, 10**9, pixels=pixels))
+    carried = {"state": state}
+
+    def some(seconds):
+        before, used, start, count = memory(), cpu_seconds(), time.perf_counter(), 0
+        while time.perf_counter() - start < seconds:
+            batch = next(feed)
+            if step is not None:
+                carried["state"], metrics = step(carried["state"], batch)
+                jax.block_until_ready(metrics)
+            count += spec["batch"]
+        passed = time.perf_counter() - start
+        return {
+            "microseconds_an_image": 1e6 * passed / count,
+            "core_microseconds_an_image": 1e6 * (cpu_seconds() - used) / count,
+            "images_per_second": count / passed,
+            "growth_megabytes": (memory()["anonymous"] - before["anonymous"]) / 1e6,
+        }
+
+    some(1.0)
+    about = {
+        "device": processor(),
+        "versions": versions("jax", "grain"),
+        "manifest_bytes_a_record": (opened["anonymous"] - empty["anonymous"]) / spec["records"],
+        "split_seconds": split_at - began,
+        "duplicates_seconds": duplicates_at - split_at,
+        "megabytes": memory()["anonymous"] / 1e6,
+    }
+    return about, lambda: some(spec["seconds"])
+
+
+if __name__ == "__main__":
+    serve(prepare)
