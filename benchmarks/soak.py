@@ -7,6 +7,8 @@ A run of seconds is killed (SIGKILL) at seeded random moments of its whole life,
 and started again until it ends; then every score, prediction and parameter must have the bits of a
 run that nothing disturbed. A flipped byte must be noticed, and the run go on from the checkpoint
 before. What was done is kept in --folder, so that the same command goes on where it was stopped.
+With --data_cache and --steps_per_call the killed runs train in those modes, and are still compared
+with a run that streamed its records and did one step a call.
 One line is the verdict, one row is added to --results.
 """
 
@@ -35,6 +37,8 @@ FLAGS = flags.FLAGS
 flags.DEFINE_integer("kills", 200, "how many kills", lower_bound=0)
 flags.DEFINE_integer("flips", 0, "how many flipped bytes", lower_bound=0)
 flags.DEFINE_integer("seed", 0, "of the moments and of the places")
+flags.DEFINE_enum("data_cache", "none", ["none", "host", "device"], "of the killed runs")
+flags.DEFINE_integer("steps_per_call", 1, "of the killed runs; checkpoints come every 2 steps")
 flags.DEFINE_string("folder", str(REPOSITORY / "runs" / "soak"), "where the runs are kept")
 flags.DEFINE_string(
     "results", str(REPOSITORY / "benchmarks" / "results" / "soak.csv"), "table that gets a row"
@@ -83,13 +87,28 @@ def make_reference(folder: Path) -> Path:
     """The run that nothing disturbed; made once."""
     reference = folder / "reference"
     if not (reference / "summary.json").exists():
-        runs.finish(runs.command("cnn", reference, CHANGES), folder / "cache")
+        streamed = CHANGES | {"data.cache": "none"}
+        runs.finish(runs.command("cnn", reference, streamed), folder / "cache")
     return reference
+
+
+def changes() -> dict:
+    """The fields of the killed runs."""
+    return CHANGES | {
+        "data.cache": FLAGS.data_cache,
+        "train.steps_per_call": FLAGS.steps_per_call,
+    }
+
+
+def mode() -> str:
+    """Of the killed runs, for names and tables; empty for streaming, one step a call."""
+    plain = FLAGS.data_cache == "none" and FLAGS.steps_per_call == 1
+    return "" if plain else f"{FLAGS.data_cache}-{FLAGS.steps_per_call}"
 
 
 def kill_runs(folder: Path, reference: Path, kills: int, seed: int) -> Counter:
     """Run after run until there were so many kills; counts of moments and of outcomes."""
-    ledger = folder / f"kills-{seed}.jsonl"
+    ledger = folder / f"kills-{'-'.join(filter(None, [str(seed), mode()]))}.jsonl"
     done = [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.exists() else []
     while sum(len(line["moments"]) for line in done) < kills:
         left = kills - sum(len(line["moments"]) for line in done)
@@ -114,12 +133,12 @@ def one_killed_run(
     `life` is how many seconds a start takes from its first word to its end, at present.
     """
     draw = random.Random(f"{seed} {number}")
-    workdir = folder / f"killed-{seed}-{number}"
+    workdir = folder / f"killed-{seed}-{mode()}{number}"
     shutil.rmtree(workdir, ignore_errors=True)
     fresh = number % FRESH_CACHE == FRESH_CACHE - 1
     cache = folder / ("fresh-cache" if fresh else "cache")
     shutil.rmtree(folder / "fresh-cache", ignore_errors=True)
-    arguments = runs.command("cnn", workdir, CHANGES)
+    arguments = runs.command("cnn", workdir, changes())
     moments = []
     for _ in range(kills):
         process = runs.start(arguments, cache)
@@ -257,7 +276,7 @@ def go_on_from(workdir: Path, cache: Path) -> str:
     for name in ("predictions", "summary.json", OPENED):
         path = workdir / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return runs.finish(runs.command("cnn", workdir, CHANGES), cache)
+    return runs.finish(runs.command("cnn", workdir, changes()), cache)
 
 
 def verdict(what: str, counts: Counter) -> str:
@@ -288,7 +307,7 @@ def add_row(path: Path, what: str, counts: Counter, seconds: float) -> None:
         writer.writerow(
             (
                 time.strftime("%Y-%m-%d"),
-                what,
+                f"{what} ({mode()})" if mode() else what,
                 FLAGS.seed,
                 counts["tried"],
                 verdict(what, counts),
