@@ -10,14 +10,15 @@ from test_step import Trainer, _batch, _close
     ("name", "options", "share"),
     [
         ("cnn", {}, 1.0),
-        ("resnet", {"model__depth": 50, "optimizer__name": "sgd"}, 0.75),
+        pytest.param("resnet", {"model__depth": 50}, 0.75, marks=pytest.mark.slow),
         pytest.param("hybrid_vit", {"model__dropout": 0.2}, 0.9, marks=pytest.mark.slow),
     ],
 )
 def test_the_same_numbers_from_less_memory(name, options, share):
     peaks, ends = [], []
     for remat in (False, True):
-        trainer = Trainer(name, 1, train__remat=remat, **options)
+        # Plain momentum: Adam turns the last bit of a tiny gradient into a whole step.
+        trainer = Trainer(name, 1, train__remat=remat, optimizer__name="sgd", **options)
         batch = trainer.put(_batch())
         compiled = trainer.train_step.lower(trainer.state, batch).compile()
         peaks.append(compiled.memory_analysis().temp_size_in_bytes)
