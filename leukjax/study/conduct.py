@@ -171,7 +171,7 @@ class Conductor:
         self._board.draw()
         # A queue may send its signal to the workers as well, and theirs may come first.
         theirs = any(answer.status == answers.STOPPED for _, answer in ended)
-        reason = self._stop.requested(0) or ("SIGTERM" if theirs else "")
+        reason = self._stop.requested() or ("SIGTERM" if theirs else "")
         if reason:
             self._board.say(f"{reason}: the running jobs save and stop")
             self._workers.terminate()
