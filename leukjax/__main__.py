@@ -9,6 +9,7 @@ COMMANDS = {
     "predict": "predict",
     "crossval": "crossval",
     "evaluate": "evaluate",
+    "robustness": "robustness",
 }
 
 

@@ -20,11 +20,13 @@ ALLOWED = {
     "checks": BASE | {"data", "images", "models", "metrics"},
     "train": BASE | {"data", "images", "models", "metrics"},
     "apply": BASE | {"data", "images", "models", "metrics", "train"},
-    "report": BASE | {"data", "images", "models", "metrics", "train"},
+    "report": BASE | {"apply", "data", "images", "models", "metrics", "train"},
     # A study's workers end as commands do.
     "study": BASE | {"data", "images", "models", "metrics", "train", "apply", "report", "command"},
 }
-COMMANDS = {"main", "predict", "preview", "crossval", "evaluate", "__main__", "command"}
+COMMANDS = {
+    "main", "predict", "preview", "crossval", "evaluate", "robustness", "__main__", "command",
+}  # fmt: skip
 
 
 def imports(file: Path) -> set[str]:

@@ -2,6 +2,17 @@
 
 import dataclasses
 
+from ml_collections import ConfigDict
+
+
+def model_name(model: ConfigDict) -> str:
+    """A model's name for a reader, from the section `model` of its config."""
+    return {
+        "cnn": "CNN",
+        "resnet": f"ResNet-{model.depth}",
+        "hybrid_vit": f"hybrid ViT ({model.variant})",
+    }[model.name]
+
 
 @dataclasses.dataclass(frozen=True)
 class About:

@@ -18,7 +18,7 @@ from leukjax.metrics import predictions as tables_of
 from leukjax.metrics.intervals import Interval, intervals
 from leukjax.metrics.predictions import Predictions
 from leukjax.metrics.scores import scores, subject_table
-from leukjax.report.about import About
+from leukjax.report.about import About, model_name
 from leukjax.report.figures import write_figures
 from leukjax.report.tables import Row, score_table
 from leukjax.train import finish, session
@@ -80,7 +80,7 @@ def _rows(run: Run, test: Predictions) -> tuple[list[Row], str]:
         str(name): row for row, name in enumerate(run.records.manifest.id[run.rows["test"]])
     }
     order = np.array([in_order[str(name)] for name in test.id])
-    candidates = {_model_name(run): test.probabilities}
+    candidates = {model_name(run.config.model): test.probabilities}
     candidates |= {baseline.name: baseline.probabilities["test"][order] for baseline in found}
     positive = run.positive or run.records.classes[0]  # not used above two classes
     rows, why = [], ""
@@ -101,15 +101,6 @@ def _rows(run: Run, test: Predictions) -> tuple[list[Row], str]:
 def _what_the_baselines_are(run: Run) -> list[str]:
     found = baselines(run.records.manifest, run.split, run.records.background)
     return [f"{baseline.name.capitalize()}: {baseline.description}." for baseline in found]
-
-
-def _model_name(run: Run) -> str:
-    model = run.config.model
-    return {
-        "cnn": "CNN",
-        "resnet": f"ResNet-{model.depth}",
-        "hybrid_vit": f"hybrid ViT ({model.variant})",
-    }[model.name]
 
 
 def _shape(test: Predictions) -> dict[str, Any]:
@@ -155,7 +146,7 @@ def _summary(
         for part, p in predicted.items()
     }
     return {
-        "model": _model_name(run),
+        "model": model_name(run.config.model),
         "parameters": run.summary.parameters,
         "flops_per_image": run.summary.flops,
         "data": run.records.name,

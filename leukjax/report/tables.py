@@ -138,7 +138,7 @@ def render(
 
 def number(value: float | None, digits: int = 3) -> str:
     """A score as text; a dash where it is undefined."""
-    return UNDEFINED if value is None else f"{value:.{digits}f}"
+    return UNDEFINED if value is None else f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def span(interval: Interval, digits: int = 3) -> str:

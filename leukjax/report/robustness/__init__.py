@@ -1,0 +1,1 @@
+"""Reports of robustness: tables, curves, and pictures of what does most harm."""

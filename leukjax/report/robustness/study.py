@@ -1,0 +1,235 @@
+"""A study of robustness: some runs under the suite, from predictions to scores, tables, pictures.
+
+Every number is computed from ``RUN/robustness/predictions/`` as it stands on the disk.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from leukjax import runtime
+from leukjax.apply import suite
+from leukjax.errors import UserError
+from leukjax.files import write_whole
+from leukjax.metrics import predictions, robustness
+from leukjax.metrics.robustness import Curve, Relative
+from leukjax.report.about import About, model_name
+from leukjax.report.robustness import figures, texts
+from leukjax.report.style import save
+
+COLUMNS = (
+    "distortion", "severity", "background", "score", "value", "low", "high",
+    "drop", "drop_low", "drop_high", "groups",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A run and what the suite did to it.
+
+    Attributes:
+        run: its folder.
+        name: for tables and figures.
+        about: what was scored.
+        curves: one a distortion and background, in the order of the suite.
+        relative: next to the reference, in the order of `curves`; empty without a reference.
+        places: where the predictions of each case lie.
+        found: the images.
+    """
+
+    run: Path
+    name: str
+    about: About
+    curves: list[Curve]
+    relative: list[Relative]
+    places: dict[suite.Case, Path]
+    found: suite.Material
+
+
+def write_and_print(
+    runs: Sequence[Path],
+    part: str,
+    names: Sequence[str],
+    background: str,
+    *,
+    reference: Path | None = None,
+    output: Path | None = None,
+    overrides: Iterable[tuple[str, str]] = (),
+) -> None:
+    """Measure every run, write its files, and print the tables.
+
+    Args:
+      runs: folders of finished runs.
+      part: "val" or "test".
+      names: keys of `distort.DISTORTIONS`.
+      background: "masked", "as_published" or "both".
+      reference: run that the others are measured by; None = the first CNN among several runs.
+      output: folder of the joint report.
+      overrides: fields of the config that say where the data lie.
+
+    Raises:
+      UserError: a run that is none or not finished, or runs that cannot be compared.
+    """
+    folders = list(runs)
+    if reference is not None and reference.resolve() not in {run.resolve() for run in runs}:
+        folders.append(reference)
+    overrides = list(overrides)
+    titles = _titles(folders)
+    measured = []
+    for run in folders:
+        found = suite.material(run, part, overrides)
+        wanted = suite.cases(names, found.backgrounds(background))
+        runtime.start(suite.config_of(run, overrides))
+        places = suite.predict(run, part, found, wanted)
+        logging.info("%s: scores and intervals", run)
+        measured.append(_measure(run, titles[run], part, found, places))
+    if len(folders) > 1:
+        _check_same_images(measured)
+        base = _reference(measured, reference)
+        if base is not None:
+            measured = [_next_to(one, base) for one in measured]
+    else:
+        base = None
+    for one in measured:
+        write_whole(suite.folder_of(one.run, part) / "scores.csv", _scores_csv(one.curves))
+    where = output or _output(folders, part)
+    _write_report(where, measured, base)
+
+
+def _measure(
+    run: Path, name: str, part: str, found: suite.Material, places: dict[suite.Case, Path]
+) -> Measured:
+    table = found.table
+    positive = found.positive
+    about = About(
+        data=found.name,
+        part=part,
+        classes=table.classes,
+        positive=positive,
+        synthetic=found.synthetic,
+        leaky=found.leaky,
+        subjects_known=found.subjects_known,
+    )
+    chosen = table.classes.index(positive) if positive else 0
+    wanted = list(places)
+    clean = predictions.read(places[wanted[0]])
+    curves = []
+    kinds = dict.fromkeys((case.distortion, case.background) for case in wanted[1:])
+    for distortion, background in kinds:
+        levels = {
+            case.severity: predictions.read(places[case])
+            for case in wanted
+            if (case.distortion, case.background) == (distortion, background)
+        }
+        curves.append(robustness.curve(distortion, background, clean, levels, chosen))
+    return Measured(run, name, about, curves, [], places, found)
+
+
+def _check_same_images(measured: Sequence[Measured]) -> None:
+    first = measured[0]
+    for other in measured[1:]:
+        a, b = first.found.table, other.found.table
+        if a.classes != b.classes or not np.array_equal(np.sort(a.id), np.sort(b.id)):
+            raise UserError(
+                f"{other.run} and {first.run} were scored on different images; compare runs of one"
+                " data set and split"
+            )
+
+
+def _reference(measured: Sequence[Measured], wanted: Path | None) -> Measured | None:
+    """The run that the others are measured by."""
+    if wanted is not None:
+        return next(one for one in measured if one.run.resolve() == wanted.resolve())
+    cnn = [one for one in measured if suite.config_of(one.run).model.name == "cnn"]
+    if not cnn:
+        logging.info("no CNN among the runs, so no relative numbers; --reference=RUN names one")
+    return cnn[0] if cnn else None
+
+
+def _next_to(one: Measured, base: Measured) -> Measured:
+    of_base = {(curve.distortion, curve.background): curve for curve in base.curves}
+    found = [
+        robustness.relative(curve, of_base[curve.distortion, curve.background])
+        for curve in one.curves
+    ]
+    return dataclasses.replace(one, relative=found)
+
+
+def _titles(runs: Sequence[Path]) -> dict[Path, str]:
+    """Names of models; the folder's too where a model occurs twice."""
+    models = {run: model_name(suite.config_of(run).model) for run in runs}
+    names = list(models.values())
+    return {
+        run: f"{name} ({run.resolve().name})" if names.count(name) > 1 else name
+        for run, name in models.items()
+    }
+
+
+def _output(runs: Sequence[Path], part: str) -> Path:
+    if len(runs) == 1:
+        return suite.folder_of(runs[0], part)
+    return suite.folder_of(runs[0].resolve().parent, part)
+
+
+def _scores_csv(curves: Sequence[Curve]) -> str:
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
+    out.writerow(COLUMNS)
+    for curve in curves:
+        for points in curve.points.values():
+            for point in points:
+                found, drop = point.found, point.drop
+                numbers = (found.value, found.low, found.high, drop.value, drop.low, drop.high)
+                out.writerow(
+                    [
+                        curve.distortion,
+                        point.severity,
+                        curve.background,
+                        point.score,
+                        *("" if number is None else f"{number:.9g}" for number in numbers),
+                        found.groups,
+                    ]
+                )
+    return text.getvalue()
+
+
+def _write_report(where: Path, measured: Sequence[Measured], base: Measured | None) -> None:
+    content = {one.name: _as_json(one) for one in measured}
+    summary: dict[str, Any] = {
+        "part": measured[0].about.part,
+        "score": robustness.MAIN,
+        "reference": None if base is None else base.name,
+        "models": content,
+    }
+    write_whole(where / "robustness.json", json.dumps(summary, indent=1) + "\n")
+    name = None if base is None else base.name
+    text = texts.document(measured, name)
+    write_whole(where / "robustness.md", text)
+    save(figures.curves(measured), where, "curves")
+    for one in measured:
+        save(figures.harm(one), suite.folder_of(one.run, one.about.part), "harm", ("png",))
+    print("\n" + texts.screen(measured, name))
+    print(f"\nWrote {where / 'robustness.md'}, robustness.json, curves.png, and in each run's")
+    print(f"{suite.folder_of(Path('RUN'), measured[0].about.part)}: scores.csv, harm.png")
+
+
+def _as_json(one: Measured) -> dict[str, Any]:
+    rows = []
+    for i, curve in enumerate(one.curves):
+        row = {
+            "distortion": curve.distortion,
+            "background": curve.background,
+            "values": curve.values(),
+            "mean_drop": dataclasses.asdict(curve.mean_drop),
+        }
+        if one.relative:
+            row["relative"] = dataclasses.asdict(one.relative[i])
+        rows.append(row)
+    return {"run": one.run.name, "curves": rows}
