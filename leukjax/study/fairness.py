@@ -7,16 +7,12 @@ from typing import Any
 
 from leukjax import config as configs
 from leukjax.files import write_whole
+from leukjax.models import FAMILIES
 from leukjax.report.tables import render
 from leukjax.study.plan import Study
 
 # Fields of a config that make no difference to any number, or that name what a row names better.
 _LEFT_OUT = (*configs.FREE_TO_CHANGE, "seed", "split.", "model.name")
-_FAMILY_FIELDS = {  # fields that one family alone reads
-    "model.depth": "resnet",
-    "model.zero_init": "resnet",
-    "model.variant": "hybrid_vit",
-}
 SHARED = "shared"
 
 
@@ -68,10 +64,12 @@ def _held_out(study: Study) -> str:
 
 
 def _value(field: str, flat: dict[str, Any], family: str) -> Any:
-    if _FAMILY_FIELDS.get(field, family) != family:
-        return "–"
+    section, name = field.split(".")[0], field.split(".")[-1]
+    if section == "model" and name not in FAMILIES[family].__dataclass_fields__:
+        return "–"  # this architecture has no such field
+    empty = {"init.weights": "random", "data.positive": "the data set's"}
     value = flat[field]
-    return "none" if value == "" else value
+    return empty.get(field, "none") if value == "" else value
 
 
 def write(study: Study) -> None:

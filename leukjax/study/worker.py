@@ -71,6 +71,7 @@ def answer(job: dict[str, Any]) -> Answer:
     message = " ".join(message.split())
     if message:
         print(f"{status}: {message}", file=sys.stderr)
+    sys.stdout.flush()  # an idle worker ends without ceremony
     return Answer(status, message, round(time.perf_counter() - began, 3))
 
 

@@ -18,11 +18,7 @@ from leukjax.study.answers import Answer
 
 _PROBE = "import jax; print(jax.default_backend(), jax.local_device_count())"
 # The variable that hides the other devices from a process.
-_VISIBLE = {
-    "gpu": "CUDA_VISIBLE_DEVICES",
-    "rocm": "HIP_VISIBLE_DEVICES",
-    "tpu": "TPU_VISIBLE_CHIPS",
-}
+_VISIBLE = {"gpu": "CUDA_VISIBLE_DEVICES", "tpu": "TPU_VISIBLE_CHIPS"}
 # A process that takes one chip of a TPU host is a slice of its own.
 _ONE_CHIP = {"TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
 
@@ -50,7 +46,9 @@ def environments(platform: str, count: int, given: Mapping[str, str]) -> list[di
     """What `find_devices` gives, for a platform with `count` devices and an environment."""
     if platform == "cpu":
         return [{"JAX_NUM_CPU_DEVICES": "1"}] * count
-    variable = _VISIBLE.get(platform, _VISIBLE["gpu"])
+    if platform not in _VISIBLE:
+        raise UserError(f"JAX runs on {platform}; crossval knows cpu, gpu and tpu")
+    variable = _VISIBLE[platform]
     # What the user, or a queue, already hid stays hidden.
     names = [name for name in given.get(variable, "").split(",") if name]
     names = names or [str(index) for index in range(count)]
