@@ -8,7 +8,7 @@ import pytest
 from leukjax import config
 from leukjax.errors import UserError
 
-SHIPPED = ("cnn", "resnet50", "hybrid_vit", "default")
+SHIPPED = ("cnn", "resnet50", "hybrid_vit", "literature", "default")
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -80,7 +80,7 @@ def test_a_wrong_override_names_field_and_mend(field, value, says):
     ("name", "says"),
     [
         ("nowhere.py", "no such file"),
-        ("resnet51", "one of: cnn, default, hybrid_vit, resnet50"),
+        ("resnet51", "one of: cnn, default, hybrid_vit, literature, resnet50"),
         ("resnet50:cmnc", "no such data set"),
         ("resnet50:cnmc,huge", "known: large"),
     ],
@@ -159,3 +159,15 @@ def test_every_free_field_exists():
     flat = config.flatten(config.load("default"))
     for name in config.FREE_TO_CHANGE:
         assert any(field == name or field.startswith(name) for field in flat), name
+
+
+@pytest.mark.parametrize("model", ["cnn", "resnet50", "vit"])
+def test_the_protocol_of_the_literature_and_its_honest_twin(model):
+    published = config.load(f"literature:cnmc,{model}")
+    honest = config.load(f"literature:cnmc,{model},subject")
+    assert config.differences(published, honest) == ["split.protocol: 'image' -> 'subject'"]
+    train, optimizer = published.train, published.optimizer
+    assert (published.data.image_size, train.epochs, train.batch_size) == (224, 50, 32)
+    assert (optimizer.name, optimizer.schedule) == ("adam", "constant")
+    own = {"cnn": "cnn", "resnet50": "resnet50", "vit": "hybrid_vit"}[model]
+    assert published.model == config.load(f"{own}:cnmc").model
