@@ -5,6 +5,7 @@ import sys
 
 COMMANDS = {
     "train": "main",
+    "compare": "compare",
     "preview": "preview",
     "predict": "predict",
     "crossval": "crossval",

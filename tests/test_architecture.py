@@ -25,7 +25,7 @@ ALLOWED = {
     "study": BASE | {"data", "images", "models", "metrics", "train", "apply", "report", "command"},
 }
 COMMANDS = {
-    "main", "predict", "preview", "crossval", "evaluate", "robustness", "__main__", "command",
+    "compare", "main", "predict", "preview", "crossval", "evaluate", "robustness", "__main__", "command",
 }  # fmt: skip
 
 

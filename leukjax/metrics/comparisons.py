@@ -42,7 +42,7 @@ class Comparison:
         difference: the first model's score less the second's; None if either is undefined.
         low, high: its 95 % interval over groups (jackknife); None where there is none.
         error, df: standard error of the difference and its degrees of freedom; None likewise.
-        statistic: of the test; None for a permutation, whose statistic is the difference.
+        statistic: of the test; that of a permutation is the difference itself.
         p: two-sided; None where the test cannot be made, and `reason` says why.
         groups: number of groups, or of folds.
         reason: why something is missing, else empty.
@@ -249,7 +249,7 @@ def _permuted(base: Comparison, one, two, positive: int, draws: int, seed: int) 
     if base.difference is None:
         return dataclasses.replace(base, test="cluster_permutation")
     p = permutation_p(base.score, one, two, positive, draws, seed)
-    return dataclasses.replace(base, test="cluster_permutation", p=p)
+    return dataclasses.replace(base, test="cluster_permutation", statistic=base.difference, p=p)
 
 
 def _tested(base: Comparison, test: str, statistic: float, p: float, why: str) -> Comparison:
@@ -260,6 +260,6 @@ def _tested(base: Comparison, test: str, statistic: float, p: float, why: str) -
 
 def _reach(name: str) -> tuple[float, float]:
     """What a difference of a score can be."""
-    if name in confusion.NAMES or name == "auroc":
+    if name in (*confusion.NAMES, "auroc", "average_precision"):
         return (-2.0, 2.0) if name == "mcc" else (-1.0, 1.0)
     return -np.inf, np.inf

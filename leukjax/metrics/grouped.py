@@ -75,7 +75,7 @@ def statistic(name: str, data: Grouped, positive: int) -> Statistic:
     """A score as a function of the groups' weights.
 
     Args:
-        name: loss, brier, auroc, or one of `confusion.NAMES`.
+        name: loss, brier, auroc, average_precision, or one of `confusion.NAMES`.
         data: predictions.
         positive: index of the positive class; without meaning above two classes.
 
@@ -90,9 +90,10 @@ def statistic(name: str, data: Grouped, positive: int) -> Statistic:
         return lambda weights: confusion.score(
             name, (weights @ table).reshape(-1, classes, classes), positive
         )
-    if name == "auroc":
+    if name in _RANKS:
         which = [positive] if classes == 2 else range(classes)
-        curves = [_auroc(data.labels == c, data.probabilities[:, c], data.member) for c in which]
+        rank = _RANKS[name]
+        curves = [rank(data.labels == c, data.probabilities[:, c], data.member) for c in which]
         return lambda weights: np.mean([curve(weights) for curve in curves], axis=0)
     if name in ("loss", "brier"):
         sums = data.sums(_losses(name, data, positive))
@@ -181,3 +182,38 @@ def _auroc(is_class: np.ndarray, probability: np.ndarray, member: np.ndarray) ->
             return np.where(total > 0, pairs / total, np.nan)
 
     return score
+
+
+def _average_precision(is_class: np.ndarray, probability: np.ndarray, member: np.ndarray):
+    """Average precision under weights: the steps of recall times the precision after each."""
+    counts = cumulative(is_class, probability, member)
+
+    def score(weights: np.ndarray) -> np.ndarray:
+        true, false = counts(weights)
+        precision = confusion.ratio(true, true + false)
+        recall = confusion.ratio(true, true[:, -1:])
+        steps = np.diff(recall, axis=1, prepend=0.0)
+        # Thresholds above every image that has a weight call nothing and add nothing.
+        return (np.where(steps > 0, precision, 0.0) * steps).sum(axis=1)
+
+    return score
+
+
+def cumulative(
+    is_class: Bool[np.ndarray, " n"],
+    probability: Float[np.ndarray, " n"],
+    member: Int[np.ndarray, " n"],
+) -> Callable[[np.ndarray], tuple[Float[np.ndarray, "r t"], Float[np.ndarray, "r t"]]]:
+    """True and false positives at each distinct threshold, from high to low, under weights."""
+    order = np.argsort(-probability, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(probability[order]) != 0, True))
+
+    def counts(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        each = weights[:, member[order]].astype(np.float64)
+        true = np.cumsum(each * is_class[order], axis=1)[:, ends]
+        return true, np.cumsum(each, axis=1)[:, ends] - true
+
+    return counts
+
+
+_RANKS = {"auroc": _auroc, "average_precision": _average_precision}

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.metrics import roc_curve
 
@@ -109,39 +111,47 @@ def confusion_figure(
     """Confusion matrix: numbers of images, shaded and annotated by the share of their row."""
     names = about.classes
     matrix = confusion.confusion_matrix(labels, predicted, len(names))
-    share = confusion.ratio(matrix, matrix.sum(axis=1, keepdims=True))
     size = 2.2 + 0.75 * min(len(names), 10)
     with style():
         figure = Figure(figsize=(size + 0.9, size))
         axes = figure.subplots()
         entitle(figure, f"Confusion – {about.data}, {about.part}", about.marks())
-        picture = axes.imshow(np.nan_to_num(share), cmap="Blues", vmin=0, vmax=1)
-        ticks = np.arange(len(names))
-        wrapped = [textwrap.fill(name, 12) for name in names]
-        slanted = len(names) > 4 or any(len(line) > 12 for name in names for line in name.split())
-        axes.set_xticks(
-            ticks, wrapped, rotation=40 if slanted else 0, ha="right" if slanted else "center"
-        )
-        axes.set_yticks(ticks, wrapped)
-        axes.set(xlabel="predicted", ylabel="true")
-        axes.grid(False)
-        for (row, column), count in np.ndenumerate(matrix):
-            if len(names) > CLASSES_WRITTEN:
-                break
-            of_row = share[row, column]
-            text = f"{count:,}" if np.isnan(of_row) else f"{count:,}\n{of_row:.1%}"
-            axes.text(
-                column,
-                row,
-                text,
-                ha="center",
-                va="center",
-                fontsize=9 if len(names) <= 6 else 6,
-                color="white" if of_row > 0.55 else "black",
-            )
+        picture = draw_confusion(axes, matrix, names)
         bar = figure.colorbar(picture, ax=axes, shrink=0.8, format=PercentFormatter(1))
         bar.set_label("share of the true class")
     return figure
+
+
+def draw_confusion(
+    axes: Axes, matrix: Int[np.ndarray, "c c"], names: Sequence[str], *, small: bool = False
+) -> AxesImage:
+    """A confusion matrix in axes: numbers and shares of the row; `small` for one panel of many."""
+    share = confusion.ratio(matrix, matrix.sum(axis=1, keepdims=True))
+    picture = axes.imshow(np.nan_to_num(share), cmap="Blues", vmin=0, vmax=1)
+    ticks = np.arange(len(names))
+    wrapped = [textwrap.fill(name, 12) for name in names]
+    slanted = len(names) > 4 or any(len(line) > 12 for name in names for line in name.split())
+    axes.set_xticks(
+        ticks, wrapped, rotation=40 if slanted else 0, ha="right" if slanted else "center"
+    )
+    axes.set_yticks(ticks, wrapped)
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.grid(False)
+    for (row, column), count in np.ndenumerate(matrix):
+        if len(names) > CLASSES_WRITTEN:
+            break
+        of_row = share[row, column]
+        text = f"{count:,}" if np.isnan(of_row) else f"{count:,}\n{of_row:.1%}"
+        axes.text(
+            column,
+            row,
+            text,
+            ha="center",
+            va="center",
+            fontsize=(7 if small else 9) if len(names) <= 6 else (4 if small else 6),
+            color="white" if of_row > 0.55 else "black",
+        )
+    return picture
 
 
 def roc_figure(

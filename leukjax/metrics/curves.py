@@ -1,0 +1,88 @@
+"""ROC and precision-recall curves with bands that resample whole groups."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float
+
+from leukjax.metrics import confusion, grouped
+from leukjax.metrics.jackknife import TAIL
+
+DRAWS = 1000
+GRID = np.linspace(0, 1, 101)
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A curve and its band.
+
+    Attributes:
+        x, y: of each distinct threshold, from high to low; false positive rate and sensitivity, or
+            recall and precision.
+        grid: where the band stands, in x.
+        low, high: pointwise 95 % percentiles of the cluster bootstrap; NaN where fewer than two
+            groups of a class leave none.
+    """
+
+    x: Float[np.ndarray, " t"]
+    y: Float[np.ndarray, " t"]
+    grid: Float[np.ndarray, " k"]
+    low: Float[np.ndarray, " k"]
+    high: Float[np.ndarray, " k"]
+
+
+def roc(data: grouped.Grouped, positive: int, draws: int = DRAWS, seed: int = 0) -> Curve:
+    """Sensitivity over 1 - specificity of one class against the rest, linear between thresholds.
+
+    A percentile band is a little narrow with few groups (see `intervals`); it shows the spread of
+    the curve, and the AUROC's interval says what to conclude.
+    """
+    counts, is_class = _counts(data, positive)
+    true, false = counts(np.ones((1, data.groups)))
+    x, y = (np.append(0.0, confusion.ratio(n[0], n[0, -1])) for n in (false, true))
+
+    def at_grid(weights: np.ndarray) -> np.ndarray:
+        true, false = counts(weights)
+        x, y = (confusion.ratio(n, n[:, -1:]) for n in (false, true))
+        rows = zip(x, y, strict=True)
+        return np.array([np.interp(GRID, np.append(0, a), np.append(0, b)) for a, b in rows])
+
+    return Curve(x, y, GRID, *_band(data, is_class, at_grid, draws, seed))
+
+
+def precision_recall(
+    data: grouped.Grouped, positive: int, draws: int = DRAWS, seed: int = 0
+) -> Curve:
+    """Precision over recall of one class against the rest.
+
+    At each recall of the grid the band has the precision of the highest threshold that reaches it:
+    no line between thresholds, which would be too hopeful (Davis & Goadrich 2006, ICML).
+    """
+    counts, is_class = _counts(data, positive)
+    true, false = counts(np.ones((1, data.groups)))
+    x = confusion.ratio(true[0], true[0, -1])
+    y = confusion.ratio(true[0], true[0] + false[0])
+
+    def at_grid(weights: np.ndarray) -> np.ndarray:
+        true, false = counts(weights)
+        recall = confusion.ratio(true, true[:, -1:])
+        precision = confusion.ratio(true, true + false)
+        first = np.array([np.searchsorted(row, GRID - 1e-12) for row in recall])
+        first = np.minimum(first, recall.shape[1] - 1)
+        return np.take_along_axis(precision, first, axis=1)
+
+    return Curve(x, y, GRID, *_band(data, is_class, at_grid, draws, seed))
+
+
+def _counts(data: grouped.Grouped, positive: int):
+    is_class = data.labels == positive
+    return grouped.cumulative(is_class, data.probabilities[:, positive], data.member), is_class
+
+
+def _band(data: grouped.Grouped, is_class, at_grid, draws: int, seed: int):
+    if min(data.count_groups(is_class), data.count_groups(~is_class)) < 2:
+        return np.full(len(GRID), np.nan), np.full(len(GRID), np.nan)
+    with np.errstate(invalid="ignore"):
+        values = grouped.evaluate(at_grid, grouped.resamples(data, draws, seed))
+    low, high = np.nanquantile(values, [TAIL, 1 - TAIL], axis=0)
+    return low, high

@@ -1,0 +1,1 @@
+"""The report that `leukjax.compare` writes: inputs, numbers, tables, figures, page."""

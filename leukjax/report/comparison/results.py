@@ -1,0 +1,177 @@
+"""The numbers for machines: results.json, and the printed table as a paper for `leukjax.audit`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from leukjax.metrics.intervals import Interval
+from leukjax.report.comparison import provenance
+from leukjax.report.comparison.inputs import Entry
+from leukjax.report.comparison.study import PRIMARY, Pair, Scored, Study
+
+CURVE_EPOCHS = 10
+
+
+def results_json(study: Study) -> str:
+    """Every number of the report.
+
+    ``models`` and ``comparisons`` are what other programs read; ``study`` says what was compared,
+    and why a number is null.
+    """
+    content: dict[str, Any] = {
+        "models": _models(study.scored, subject=False),
+        "comparisons": _comparisons(study.pairs),
+        "study": {
+            "data": study.about.data,
+            "part": study.about.part,
+            "classes": list(study.about.classes),
+            "positive": study.about.positive or None,
+            "primary": PRIMARY,
+            "images": len(study.test),
+            "subjects": len(set(study.test.subject.tolist())),
+            "groups": len(set(study.test.group.tolist())),
+            "synthetic": study.about.synthetic,
+            "leaky": [entry.name for entry in study.entries if entry.leaky],
+            "notes": study.notes,
+            "reasons": {
+                name: {score: i.reason for score, i in one.by_image.items() if i.reason}
+                for name, one in study.scored.items()
+            },
+        },
+        "by_subject": _models(study.scored, subject=True),
+        "by_class": {name: one.plain.by_class for name, one in study.scored.items()},
+        "seeds": {
+            name: [seed.values for seed in one.seeds]
+            for name, one in study.scored.items()
+            if len(one.seeds) > 1
+        },
+        "calibration": {
+            name: {
+                "temperatures": found.temperatures,
+                "before": found.scores_before.values,
+                "after": found.scores_after and found.scores_after.values,
+            }
+            for name, found in study.calibration.items()
+        },
+    }
+    if study.out_of_fold:
+        content["out_of_fold"] = {
+            "models": _models(study.out_of_fold, subject=False),
+            "comparisons": _comparisons(study.out_of_fold_pairs),
+        }
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def _models(scored: Mapping[str, Scored], *, subject: bool) -> dict[str, Any]:
+    return {
+        name: {score: _interval(i) for score, i in found.items()}
+        for name, one in scored.items()
+        if (found := one.by_subject if subject else one.by_image) is not None
+    }
+
+
+def _interval(one: Interval) -> dict[str, Any]:
+    method = None if one.method == "none" else one.method
+    return {"value": one.value, "low": one.low, "high": one.high, "method": method,
+            "groups": one.groups}  # fmt: skip
+
+
+def _comparisons(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    return [
+        {
+            "a": pair.a,
+            "b": pair.b,
+            "score": pair.found.score,
+            "difference": pair.found.difference,
+            "low": pair.found.low,
+            "high": pair.found.high,
+            "test": pair.found.test,
+            "statistic": pair.found.statistic,
+            "p": pair.found.p,
+            "p_holm": pair.p_holm,
+        }
+        for pair in pairs
+    ]
+
+
+def paper_toml(study: Study) -> str:
+    """The tables as a paper would print them, in the form that `leukjax.audit` reads."""
+    about = study.about
+    lines = [
+        "# The tables of this report, as a paper would print them.",
+        "[paper]",
+        f"title = {_text(f'Comparison of {len(study.shown)} models on {about.data}')}",
+        "",
+        "[data]",
+        f"name = {_text(about.data)}",
+    ]
+    with_runs = [entry for entry in study.shown if entry.runs]
+    if with_runs and not with_runs[0].folds:
+        counts = {s.part: s.images for s in provenance.flow(with_runs[0].runs[0]) if not s.of}
+        parts = ", ".join(f"{part} = {counts[part]}" for part in provenance.PARTS)
+        lines += [
+            f"images = {sum(counts[part] for part in provenance.PARTS)}",
+            f"split_printed = {{{parts}}}",
+        ]
+    else:
+        lines.append(f"images = {len(study.test)}")
+    unit = "image" if about.leaky else "subject"
+    lines += [
+        f"unit_of_split = {_text(unit)}",
+        f"positive_class = {_text(about.positive or 'mean over classes')}",
+    ]
+    if with_runs:
+        lines += ["", *_training(with_runs[0])]
+    for entry in with_runs:
+        lines += ["", *_curve(entry)]
+    for entry in study.shown:
+        found = study.scored[entry.name].by_image
+        shown = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", "f1": "f1"}
+        values = ", ".join(
+            f"{key} = {100 * value:.2f}"
+            for key, score in shown.items()
+            if (value := found[score].value) is not None
+        )
+        lines += ["", "[[test]]", f"model = {_text(entry.name)}", f"percent = {{{values}}}"]
+    return "\n".join(lines) + "\n"
+
+
+def _training(entry: Entry) -> list[str]:
+    config = entry.runs[0].config
+    seeds = ", ".join(str(seed) for seed in sorted({run.config["seed"] for run in entry.runs}))
+    return [
+        "[training]",
+        f"optimizer = {_text(config['optimizer']['name'])}",
+        f"loss = {_text(config['loss']['name'].replace('_', ' '))}",
+        f"batch_size = {config['train']['batch_size']}",
+        f"epochs = {config['train']['epochs']:g}",
+        f"learning_rate = {_text(format(config['optimizer']['learning_rate'], 'g'))}",
+        f"seeds = {_text(seeds)}",
+    ]
+
+
+def _curve(entry: Entry) -> list[str]:
+    """Epoch, training loss, and of validation loss, accuracy, precision, recall and F1.
+
+    Of the first run alone: means over runs satisfy none of the identities that an audit checks.
+    """
+    history = entry.runs[0].history
+    train = {line["step"]: line for line in history if line["part"] == "train"}
+    rows = []
+    for line in history:
+        names = ("loss", "accuracy", "precision", "recall", "f1")
+        epoch = float(line["epoch"])
+        if line["part"] != "val" or line["step"] not in train or epoch != int(epoch):
+            continue
+        if any(line.get(name) is None for name in names) or (epoch != 1 and epoch % CURVE_EPOCHS):
+            continue
+        loss, *scores = (line[name] for name in names)
+        printed = ", ".join(f"{value:.4f}" for value in scores)
+        before = train[line["step"]]["loss"]
+        rows.append(f"  [{int(epoch)}, {before:.3f}, {loss:.3f}, {printed}],")
+    return ["[[curve]]", f"model = {_text(entry.name)}", "rows = [", *rows, "]"] if rows else []
+
+
+def _text(text: str) -> str:
+    # A basic string of TOML is a string of JSON.
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,138 @@
+"""Curves of score against severity, where a run has been distorted (`leukjax.robustness`)."""
+
+import csv
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from leukjax.errors import UserError
+from leukjax.report.about import About
+from leukjax.report.comparison.curve_figures import look
+from leukjax.report.comparison.inputs import Entry
+from leukjax.report.style import entitle, style
+
+_NUMBERS = ("value", "low", "high", "drop", "drop_low", "drop_high", "groups")
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A line of RUN/robustness/scores.csv; severity 0 is the clean image."""
+
+    distortion: str
+    severity: int
+    background: str
+    score: str
+    value: float | None
+    low: float | None
+    high: float | None
+    drop: float | None
+    drop_low: float | None
+    drop_high: float | None
+    groups: float | None
+
+
+def read(entry: Entry) -> list[Point]:
+    """The points of the model's first run that has any.
+
+    Raises:
+        UserError: a scores.csv that is none.
+    """
+    for run in entry.runs:
+        path = run.folder / "robustness" / "scores.csv"
+        if path.exists():
+            return _read(path)
+    return []
+
+
+def _read(path: Path) -> list[Point]:
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        return [
+            Point(
+                row["distortion"],
+                int(row["severity"]),
+                row["background"],
+                row["score"],
+                **{name: _number(row[name]) for name in _NUMBERS},
+            )
+            for row in rows
+        ]
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
+        raise UserError(
+            f"{path}: cannot be read ({error}); run leukjax.robustness again"
+        ) from error
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def score_of(points: Sequence[Point]) -> str:
+    """The score to show: balanced accuracy where it is there."""
+    scores = list(dict.fromkeys(point.score for point in points))
+    return "balanced_accuracy" if "balanced_accuracy" in scores else scores[0]
+
+
+def figure(models: dict[str, list[Point]], order: Sequence[str], about: About) -> Figure:
+    """A panel a distortion: score over severity for each model, with intervals by group.
+
+    Args:
+        models: by name, the points of each; not empty.
+        order: names of all models, which gives the colours.
+        about: what was scored.
+    """
+    everything = [point for points in models.values() for point in points]
+    score = score_of(everything)
+    clean = {p.distortion for p in everything if p.severity == 0}
+    backgrounds = list(dict.fromkeys(p.background for p in everything if p.background))
+    background = "masked" if "masked" in backgrounds else (backgrounds or [""])[0]
+    kept = [p for p in everything if p.score == score and p.background in (background, "")]
+    names = list(dict.fromkeys(p.distortion for p in kept if p.severity > 0))
+    columns = min(4, len(names)) or 1
+    rows = -(-len(names) // columns) or 1
+    with style():
+        drawn = Figure(figsize=(7.2, 1.1 + 1.6 * rows))
+        title = f"{score.replace('_', ' ').capitalize()} under distortion – {about.data}"
+        entitle(drawn, title, about.marks())
+        grid = drawn.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        for axes in grid.flat[len(names) :]:
+            axes.set_axis_off()
+        for axes, name in zip(grid.flat, names, strict=False):
+            for model, points in models.items():
+                own = sorted(
+                    (
+                        p
+                        for p in points
+                        if p.score == score
+                        and p.value is not None
+                        and p.background in (background, "")
+                        and (p.distortion == name or (p.severity == 0 and name not in clean))
+                    ),
+                    key=lambda p: p.severity,
+                )
+                how = look(list(order).index(model))
+                axes.plot(
+                    [p.severity for p in own], [p.value for p in own], marker="o", ms=3, **how
+                )
+                banded = [p for p in own if p.low is not None and p.high is not None]
+                axes.fill_between(
+                    [p.severity for p in banded],
+                    [p.low for p in banded],
+                    [p.high for p in banded],
+                    color=how["color"],
+                    alpha=0.15,
+                    lw=0,
+                )
+            axes.set_title(name.replace("_", " "), fontsize=8)
+            axes.set(ylim=(0, 1.02), xticks=range(6))
+        for axes in grid[-1]:
+            axes.set_xlabel("severity", fontsize=8)
+        handles = [Line2D([], [], label=m, **look(list(order).index(m))) for m in models]
+        shown = f", background {background.replace('_', ' ')}" if background else ""
+        drawn.legend(handles=handles, loc="outside lower center", ncols=3,
+                     title=f"band: 95 % interval by group{shown}", title_fontsize=8)  # fmt: skip
+    return drawn

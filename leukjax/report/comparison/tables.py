@@ -1,0 +1,321 @@
+"""The tables of the report, from the numbers of the study."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from leukjax.metrics import power
+from leukjax.metrics.comparisons import INDEPENDENT, TESTS
+from leukjax.metrics.intervals import METHODS, Interval
+from leukjax.metrics.scores import predicted_class
+from leukjax.report.comparison.curve_figures import by_epoch
+from leukjax.report.comparison.inputs import Entry
+from leukjax.report.comparison.score_figures import title_of
+from leukjax.report.comparison.study import COMPARED, PRIMARY, Pair, Scored, Study
+from leukjax.report.comparison.words import primary_tests
+from leukjax.report.table import Cell, P, Table
+from leukjax.report.tables import COLUMNS
+
+MORE = ("loss", "macro_f1", "mcc", "average_precision", "sensitivity_at_95_specificity",
+        "brier", "ece", "ece_equal_mass")  # fmt: skip
+NAMED = {
+    "cluster_permutation": "cluster permutation",
+    "obuchowski": "Obuchowski",
+    "clustered_mcnemar": "clustered McNemar",
+    "corrected_resampled_t": "corrected resampled t",
+    "mcnemar": "McNemar",
+    "delong": "DeLong",
+}
+EPOCH_SCORES = ("accuracy", "balanced_accuracy", "precision", "recall", "f1", "auroc")
+
+
+def of_whom(study: Study) -> str:
+    """Data, part and positive class: the ending of every caption of scores."""
+    about = study.about
+    marks = f" {', '.join(about.marks())}." if about.marks() else ""
+    if len(about.classes) == 2:
+        speaks = f"positive class {about.positive}"
+    else:
+        speaks = f"means over {', '.join(about.classes)}, each against the rest"
+    return f"{about.data}, {about.part}; {speaks}.{marks}"
+
+
+def score_table(
+    study: Study, scored: Mapping[str, Scored], name: str, what: str, *, by_subject: bool = False
+) -> Table:
+    """The scores with their intervals, a row a model."""
+    found = {model: one.by_subject if by_subject else one.by_image for model, one in scored.items()}
+    rows: list[list[Cell]] = [
+        [model, *(each[score] for score in COLUMNS), each["accuracy"].groups]
+        for model, each in found.items()
+        if each is not None
+    ]
+    shown = [
+        (model, score, one[score])
+        for model, one in found.items()
+        if one is not None
+        for score in COLUMNS
+    ]
+    used = [method for method in METHODS if any(i.method == method for *_, i in shown)]
+    notes = [
+        f"With each score its 95 % interval by group: {METHODS[method]}." for method in used[:1]
+    ]
+    notes += [f"Where no group differs: {METHODS[method]}." for method in used[1:]]
+    notes += [
+        f"{title_of(score)} of {model}: {interval.reason}."
+        for model, score, interval in shown
+        if interval.reason
+    ]
+    header = ["", *(title_of(score) for score in COLUMNS), "groups"]
+    return Table(name, f"{what} on {of_whom(study)}", header, rows, notes)
+
+
+def more_scores(study: Study) -> Table:
+    """The other scores, and what probabilities are worth."""
+    titles = ["", *(title_of(score) for score in MORE)]
+    rows: list[list[Cell]] = [
+        [model, *(one.by_image[score] for score in MORE)] for model, one in study.scored.items()
+    ]
+    reasons = dict.fromkeys(
+        f"{title_of(score)}: {one.by_image[score].reason}."
+        for one in study.scored.values()
+        for score in MORE
+        if one.by_image[score].reason
+    )
+    return Table("more_scores", f"Further scores on {of_whom(study)}", titles, rows, list(reasons))
+
+
+def by_class(study: Study) -> Table:
+    """Each class against the rest."""
+    names = ("precision", "recall", "specificity", "f1", "auroc")
+    rows: list[list[Cell]] = [
+        [model, c, *(values[name] for name in names), int(values["images"] or 0)]
+        for model, one in study.scored.items()
+        for c, values in one.plain.by_class.items()
+    ]
+    header = ["", "class", *(title_of(name) for name in names), "images"]
+    title = f"Scores by class, each against the rest, on {study.about.data}, {study.about.part}"
+    return Table("scores_by_class", title, header, rows, left=(0, 1))
+
+
+def epochs(study: Study) -> Table | None:
+    """Training and validation at epochs 1, 10, 20 … and at the one that was chosen."""
+    rows: list[list[Cell]] = []
+    for entry in study.entries:
+        if entry.runs:
+            rows += _epochs_of(entry)
+    if not rows:
+        return None
+    header = ["", "epoch", "training loss", "loss", *(title_of(name) for name in EPOCH_SCORES)]
+    notes = [
+        "All but the training loss are of validation; the mean over runs where there are several."
+    ]
+    title = f"Epochs 1, 10, 20 … and the chosen ones on {study.about.data}, validation"
+    return Table("epochs", title, header, rows, notes, left=(0, 1))
+
+
+def _epochs_of(entry: Entry) -> list[list[Cell]]:
+    columns = {("train", "loss"): by_epoch(entry, "train", "loss")}
+    columns |= {("val", name): by_epoch(entry, "val", name) for name in ("loss", *EPOCH_SCORES)}
+    available, _ = columns["val", "loss"]
+    best = [float(run.summary["epoch_chosen"]) for run in entry.runs]
+    wanted = [e for e in available if e == 1 or e % 10 == 0]
+    rows: list[list[Cell]] = []
+    for e in wanted:
+        rows.append([entry.name, f"{e:g}", *(_at(*column, [e] * len(best)) for column in
+                                             columns.values())])  # fmt: skip
+    chosen = ", ".join(f"{e:g}" for e in best[:6]) + (", …" if len(best) > 6 else "")
+    rows.append([entry.name, f"chosen ({chosen})", *(_at(*c, best) for c in columns.values())])
+    return rows
+
+
+def _at(epochs: np.ndarray, values: np.ndarray, wanted: Sequence[float]) -> float | None:
+    """Mean over runs of the value at each run's epoch."""
+    found = []
+    for run, epoch in enumerate(wanted):
+        place = np.flatnonzero(np.isclose(epochs, epoch, atol=1e-3))
+        if len(place) and not np.isnan(values[run, place[0]]):
+            found.append(values[run, place[0]])
+    return float(np.mean(found)) if found else None
+
+
+def seeds(study: Study) -> Table | None:
+    """Scores of each seed alone, where a model has several."""
+    rows: list[list[Cell]] = []
+    for model, one in study.scored.items():
+        if len(one.seeds) < 2:
+            continue
+        values = np.array([[s.values[name] for name in COLUMNS] for s in one.seeds], float)
+        texts: list[Cell] = [
+            f"{m:.3f} ± {s:.3f}\n{low:.3f} to {high:.3f}"
+            for m, s, low, high in zip(
+                values.mean(axis=0),
+                values.std(axis=0, ddof=1),
+                values.min(axis=0),
+                values.max(axis=0),
+                strict=True,
+            )
+        ]
+        rows.append([model, len(values), *texts])
+    if not rows:
+        return None
+    return Table(
+        "seeds",
+        f"Spread over seeds on {of_whom(study)}",
+        ["", "seeds", *(title_of(score) for score in COLUMNS)],
+        rows,
+        ["Mean ± standard deviation, smallest to largest of the runs taken alone. The score tables"
+         " are of the ensemble, the mean of their probabilities. Seeds are no subjects: they enter"
+         " no interval."],
+    )  # fmt: skip
+
+
+def comparisons(study: Study, pairs: Sequence[Pair], name: str, *, contrast: bool) -> Table | None:
+    """The pairwise tests; or, for contrast, those that assume independent images."""
+    shown = [pair for pair in pairs if (pair.found.test in INDEPENDENT) is contrast]
+    if not shown:
+        return None
+    rows: list[list[Cell]] = []
+    for pair in shown:
+        one = pair.found
+        rows.append(
+            [
+                pair.a,
+                pair.b,
+                title_of(one.score),
+                NAMED[one.test],
+                Interval(one.difference, one.low, one.high, "jackknife", one.groups),
+                one.statistic,
+                None if one.p is None else P(one.p),
+                None if pair.p_holm is None else P(pair.p_holm),
+            ]
+        )
+    tests = dict.fromkeys(pair.found.test for pair in shown)
+    notes = ["With each difference its 95 % interval by group."]
+    notes += [f"{NAMED[test].capitalize()}: {TESTS[test]}." for test in tests]
+    notes += dict.fromkeys(
+        f"{title_of(p.found.score)}, {p.a} and {p.b}: {p.found.reason}."
+        for p in shown
+        if p.found.reason
+    )
+    what = "Tests that ASSUME INDEPENDENT IMAGES, for contrast only" if contrast else "Paired tests"
+    header = ["a", "b", "score", "test", "a − b", "statistic", "p", "p (Holm)"]
+    return Table(name, f"{what} on {of_whom(study)}", header, rows, notes, left=(0, 1, 2, 3))
+
+
+def power_table(study: Study) -> Table | None:
+    """What this number of groups, and others, could show in the primary score."""
+    groups = len(np.unique(study.test.group))
+    rows: list[list[Cell]] = []
+    numbers: list[int] = []
+    for pair in primary_tests(study):
+        one = pair.found
+        if one.error is None or one.df is None or one.difference is None:
+            continue
+        lines = power.table(one.error, one.df, groups)
+        numbers = [line.groups for line in lines]
+        needed = power.groups_needed(one.difference, one.error, one.df, groups)
+        names = f"{pair.a} and {pair.b}"
+        rows.append([names, one.difference, *(line.detectable for line in lines), needed])
+    if not rows:
+        return None
+    shown = [f"{n} groups" + (" (this study)" if n == groups else "") for n in numbers]
+    return Table(
+        "power",
+        f"Differences in {title_of(PRIMARY)} that can be shown on {study.about.data},"
+        f" {study.about.part}",
+        ["", "difference seen", *shown, "groups for the one seen"],
+        rows,
+        [
+            "Under each number of groups: the true difference that a two-sided test at 5 % finds"
+            " with a probability of 80 %, from the spread over groups seen here.",
+            "Last column: how many groups like these would show a difference as large as the one"
+            " seen; a dash for more than a million.",
+            f"A paired permutation of {groups} groups gives no p below {2.0 ** (1 - groups):.2g}.",
+        ],
+    )
+
+
+def calibration_table(study: Study) -> Table:
+    """Before and after temperature scaling."""
+    names = ("loss", "brier", "ece", "ece_equal_mass")
+    rows: list[list[Cell]] = []
+    for model, found in study.calibration.items():
+        heat = ", ".join(f"{t:.3f}" for t in found.temperatures) or None
+        rows.append([model, "as given", None, *(found.scores_before.values[n] for n in names)])
+        if found.scores_after is not None:
+            rows.append([model, "scaled", heat, *(found.scores_after.values[n] for n in names)])
+    header = ["", "probabilities", "temperature", *(title_of(name) for name in names)]
+    notes = [
+        "Temperature: fitted on the validation part of each run, never on test; above 1 the model"
+        " was too sure. It changes no predicted class of a single run."
+    ]
+    title = f"Calibration on {study.about.data}, {study.about.part}"
+    return Table("calibration", title, header, rows, notes, left=(0, 1, 2))
+
+
+def subjects(study: Study) -> Table:
+    """Share of every subject's images that each model called right, the hardest first."""
+    test = study.test
+    names, first, member, images = np.unique(
+        test.subject, return_index=True, return_inverse=True, return_counts=True
+    )
+    right = np.stack(
+        [
+            np.bincount(member, predicted_class(e.predictions.probabilities) == test.labels)
+            for e in study.shown
+        ]
+    )
+    share = right / images
+    order = np.lexsort((names, share.mean(axis=0)))
+    rows: list[list[Cell]] = []
+    for s in order:
+        held = np.unique(test.labels[member == s])
+        rows.append(
+            [
+                str(names[s]),
+                str(test.group[first[s]]),
+                ", ".join(study.about.classes[c] for c in held),
+                int(images[s]),
+                *(float(one) for one in share[:, s]),
+            ]
+        )
+    header = ["subject", "group", "class", "images", *(entry.name for entry in study.shown)]
+    title = f"Share of each subject's images called right on {study.about.data}, {study.about.part}"
+    return Table("subjects", title, header, rows, left=(0, 1, 2))
+
+
+def inflation(study: Study) -> Table | None:
+    """The same model split by image and by subject."""
+    rows: list[list[Cell]] = []
+    for leaky, honest in twins(study):
+        for score in COMPARED:
+            a = study.scored[leaky.name].by_image[score]
+            b = study.scored[honest.name].by_image[score]
+            gain = None if a.value is None or b.value is None else a.value - b.value
+            rows.append([f"{leaky.name} / {honest.name}", title_of(score), a, b, gain])
+    if not rows:
+        return None
+    return Table(
+        "inflation",
+        f"What an image split adds on {study.about.data}",
+        ["split by image / by subject", "score", "by image (LEAKY)", "by subject", "inflation"],
+        rows,
+        ["The two were tested on different images of the same data, so no paired test applies."],
+        left=(0, 1),
+    )
+
+
+def twins(study: Study) -> list[tuple[Entry, Entry]]:
+    """Pairs of a leaky and an honest model of the same architecture."""
+
+    def kind(entry: Entry) -> object:
+        return entry.runs[0].config["model"] if entry.runs else entry.name
+
+    return [
+        (leaky, honest)
+        for leaky in study.entries
+        if leaky.leaky
+        for honest in study.entries
+        if not honest.leaky and kind(leaky) == kind(honest)
+    ]

@@ -1,0 +1,41 @@
+"""From arguments to a folder with the report in it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from leukjax.errors import UserError
+from leukjax.files import write_whole
+from leukjax.report.comparison import page, results, words
+from leukjax.report.comparison.document import make_document
+from leukjax.report.comparison.inputs import read_entries
+from leukjax.report.comparison.study import make_study
+from leukjax.report.style import save
+
+
+def write_report(arguments: Sequence[str], output: Path, positive: str = "") -> list[str]:
+    """Read and check the inputs, compute, write everything.
+
+    Nothing is written before all inputs are read and found comparable; report.html comes last.
+
+    Returns:
+        The verdict in plain words.
+
+    Raises:
+        UserError: the inputs, or the output folder, do not allow it.
+    """
+    study = make_study(read_entries(arguments), positive)
+    document = make_document(study)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output={output}: cannot be made ({error.strerror})") from error
+    for table in document.tables():
+        write_whole(output / "tables" / f"{table.name}.csv", table.csv())
+        write_whole(output / "tables" / f"{table.name}.tex", table.latex())
+    for picture in document.pictures():
+        save(picture.figure, output / "figures", picture.name)
+    write_whole(output / "results.json", results.results_json(study))
+    write_whole(output / "paper.toml", results.paper_toml(study))
+    write_whole(output / "report.md", page.markdown(document))
+    write_whole(output / "report.html", page.html(document, output / "figures"))
+    return words.verdict(study)

@@ -1,0 +1,142 @@
+"""One table for every reader: CSV and JSON for machines, Markdown, LaTeX and HTML for people."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+
+from leukjax.metrics.intervals import Interval
+from leukjax.report.tables import UNDEFINED, number, render, span
+
+
+class P(float):
+    """A p-value: shown with two significant digits, and never as 0."""
+
+
+Cell = str | float | int | Interval | None
+
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "–": "--",
+        "−": "$-$",
+        "×": r"$\times$",
+        "≥": r"$\geq$",
+        "≤": r"$\leq$",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "±": r"$\pm$",
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Titles, rows, and what must be said below them.
+
+    Attributes:
+        name: of its files.
+        title: the caption; it names data, part and positive class where scores are shown.
+        header: titles of the columns.
+        rows: cells: text, numbers (floats are shown with three digits), intervals, or None.
+        notes: sentences below.
+        left: columns of text.
+    """
+
+    name: str
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    notes: Sequence[str] = ()
+    left: Sequence[int] = (0,)
+
+    def csv(self) -> str:
+        """Full precision; an interval takes the columns score, score low, score high."""
+        wide = [
+            any(isinstance(row[i], Interval) for row in self.rows) for i in range(len(self.header))
+        ]
+        text = io.StringIO()
+        out = csv.writer(text, lineterminator="\n")
+        titles: list[str] = []
+        for title, expand in zip(self.header, wide, strict=True):
+            titles += [title, f"{title} low", f"{title} high"] if expand else [title]
+        out.writerow(titles)
+        for row in self.rows:
+            values: list[object] = []
+            for cell, expand in zip(row, wide, strict=True):
+                if isinstance(cell, Interval):
+                    values += [cell.value, cell.low, cell.high]
+                else:
+                    values += [cell, None, None] if expand else [cell]
+            out.writerow(["" if value is None else value for value in values])
+        return text.getvalue()
+
+    def markdown(self) -> str:
+        """A table, its caption above and its notes below."""
+        body = render(self.header, self.text(), markdown=True, left=self.left)
+        notes = "\n".join(f"- {note}" for note in self.notes)
+        return f"**{self.title}**\n\n{body}\n" + (f"\n{notes}\n" if notes else "")
+
+    def latex(self) -> str:
+        """A table environment for the packages booktabs and threeparttable."""
+        columns = "".join("l" if i in self.left else "r" for i in range(len(self.header)))
+        lines = [
+            r"\begin{table}",
+            r"\centering",
+            r"\begin{threeparttable}",
+            rf"\caption{{{latex(self.title)}}}",
+            rf"\label{{tab:{self.name}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            " & ".join(map(latex, self.header)) + r" \\",
+            r"\midrule",
+        ]
+        lines += [" & ".join(map(latex, row)) + r" \\" for row in self.text()]
+        lines += [r"\bottomrule", r"\end{tabular}"]
+        if self.notes:
+            lines += [r"\begin{tablenotes}\footnotesize"]
+            lines += [rf"\item {latex(note)}" for note in self.notes]
+            lines += [r"\end{tablenotes}"]
+        return "\n".join([*lines, r"\end{threeparttable}", r"\end{table}", ""])
+
+    def text(self) -> list[list[str]]:
+        """The cells as a person reads them."""
+        return [[shown(cell) for cell in row] for row in self.rows]
+
+
+def shown(cell: Cell) -> str:
+    """A cell as text: three digits, an interval in brackets, a dash for None."""
+    if isinstance(cell, Interval):
+        between = span(cell)
+        return number(cell.value) + (f" ({between})" if between else "")
+    if cell is None:
+        return UNDEFINED
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, P):
+        return p_value(cell)
+    if isinstance(cell, float):
+        # A minus sign and not a hyphen.
+        return number(cell).replace("-", "−")
+    return f"{cell:,}"
+
+
+def p_value(p: float | None) -> str:
+    """p with two significant digits, and never 0."""
+    if p is None:
+        return UNDEFINED
+    return "< 0.0001" if p < 0.0001 else f"{p:.2g}" if p < 0.01 else f"{p:.3f}"
+
+
+def latex(text: str) -> str:
+    """Text with what TeX takes for commands escaped."""
+    return " ".join(text.split()).translate(_LATEX)

@@ -1,0 +1,227 @@
+"""The files of the report: self-contained, the same on every run, for every kind of input."""
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from fake_runs import predict, subjects, take, write_crossval, write_run
+from scipy import stats
+from sklearn import metrics as sk
+
+from leukjax.metrics.predictions import read_checked
+from leukjax.report.comparison.write import write_report
+
+THREE = ("Platelets", "RBC", "WBC")
+VOID = {"meta", "img", "br", "hr", "link"}
+
+
+class Page(HTMLParser):
+    """Holds that tags close in order; collects ids, links and pictures."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.links, self.sources, self.alt = [], [], [], [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        if tag not in VOID:
+            self.open.append(tag)
+        if "id" in found:
+            self.ids.append(found["id"])
+        if tag == "a":
+            self.links.append(found["href"])
+        if tag == "img":
+            self.sources.append(found["src"])
+            self.alt.append(found["alt"])
+        assert tag not in ("script", "iframe", "link")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    write_run(folder / "a", 1.0)
+    write_run(folder / "b", 2.5, model="hybrid_vit", seed=4)
+    return folder
+
+
+def everything(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_the_page_stands_alone_and_is_the_same_again(runs, tmp_path):
+    for name in ("one", "two"):
+        write_report([str(runs / "a"), str(runs / "b")], tmp_path / name)
+    first = everything(tmp_path / "one")
+    assert first == everything(tmp_path / "two")
+    assert {"report.html", "report.md", "results.json", "paper.toml"} <= set(first)
+    text = first["report.html"].decode()
+    page = Page(text)
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in page.sources)
+    assert all(page.alt)
+    assert len(page.ids) == len(set(page.ids))
+    assert {link.removeprefix("#") for link in page.links} <= set(page.ids)
+    assert not re.search(r"(src|href)=\"https?:|url\(|@import", text)
+    figures = {name.split("/")[1][:-4] for name in first if name.startswith("figures/")}
+    assert {"scores", "differences", "training", "roc", "precision_recall", "confusion",
+            "reliability", "subjects"} <= figures  # fmt: skip
+    for name in figures:
+        assert f"figures/{name}.svg" in first
+        assert f"figures/{name}.png)" in first["report.md"].decode()
+
+
+def test_latex_tables_are_whole(runs, tmp_path):
+    write_report([str(runs / "a"), str(runs / "b")], tmp_path)
+    for path in (tmp_path / "tables").glob("*.tex"):
+        text = path.read_text()
+        columns = len(re.search(r"\\begin\{tabular\}\{([lr]+)\}", text)[1])
+        body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
+        rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+        assert rows
+        for row in rows:
+            assert len(re.findall(r"(?<!\\)&", row)) == columns - 1, path.name
+        assert not re.search(r"(?<!\\)[_%#]", body), path.name
+        assert text.count(r"\begin") == text.count(r"\end")
+
+
+def test_predictions_of_any_tool(tmp_path):
+    columns = subjects({"test": 7})
+    for name, skill in (("ours", 1.0), ("theirs", 1.5)):
+        predict(columns, skill, len(name)).write(tmp_path / f"{name}.csv")
+    # Another order of rows and columns, and a column more.
+    with (tmp_path / "theirs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    with (tmp_path / "theirs.csv").open("w", newline="") as file:
+        out = csv.DictWriter(file, ["note", *reversed(rows[0])])
+        out.writeheader()
+        # The classes must keep their order.
+        out.fieldnames = ["note", "p_all", "p_hem", "predicted", "label", "group", "subject", "id"]
+        file.seek(0)
+        file.truncate()
+        out.writeheader()
+        out.writerows({**row, "note": "x"} for row in reversed(rows))
+    write_report([str(tmp_path / f"{n}.csv") for n in ("ours", "theirs")], tmp_path / "out", "all")
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert set(results["models"]) == {"ours", "theirs"}
+    y = [row["label"] == "all" for row in rows]
+    p = [float(row["p_all"]) for row in rows]
+    assert results["models"]["theirs"]["auroc"]["value"] == pytest.approx(sk.roc_auc_score(y, p))
+    assert results["study"]["positive"] == "all"
+    assert not (tmp_path / "out/figures/training.svg").exists()
+
+
+def test_the_positive_class_can_be_turned(runs, tmp_path):
+    found = {}
+    for positive in ("", "hem"):
+        write_report([str(runs / "a")], tmp_path / f"out{positive}", positive)
+        found[positive] = json.loads((tmp_path / f"out{positive}/results.json").read_text())
+    a, b = (found[x]["models"]["a"] for x in ("", "hem"))
+    assert a["recall"]["value"] == b["specificity"]["value"]
+    assert a["auroc"]["value"] == pytest.approx(b["auroc"]["value"])
+
+
+def test_three_classes_and_subjects_of_several(tmp_path):
+    columns = subjects({"train": 9, "val": 9, "test": 9}, 3, cells=12)
+    rng = np.random.default_rng(0)
+    columns[2] = rng.integers(0, 3, len(columns[2]))
+    for name, skill in (("a", 1.0), ("b", 2.0)):
+        write_run(tmp_path / name, skill, classes=THREE, columns=columns)
+    write_report([str(tmp_path / "a"), str(tmp_path / "b")], tmp_path / "out")
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    p = read_checked(tmp_path / "b/predictions/test.csv")
+    expected = sk.roc_auc_score(p.labels, p.probabilities, multi_class="ovr")
+    assert results["models"]["b"]["auroc"]["value"] == pytest.approx(expected, abs=1e-6)
+    called = p.probabilities.argmax(axis=1)
+    expected = sk.precision_score(p.labels, called, average="macro")
+    assert results["models"]["b"]["precision"]["value"] == pytest.approx(expected)
+    assert results["by_subject"] == {}
+    assert "several classes" in (tmp_path / "out/report.md").read_text()
+    assert not [c for c in results["comparisons"] if c["test"] == "obuchowski"]
+
+
+@pytest.mark.parametrize("held_out", [True, False], ids=["test", "pool"])
+def test_a_crossval_folder_is_its_models(tmp_path, held_out):
+    write_crossval(tmp_path / "cv", {"cnn": 1.0, "hybrid_vit": 1.6}, held_out=held_out)
+    write_report([str(tmp_path / "cv")], tmp_path / "out")
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert set(results["models"]) == {"cnn", "hybrid_vit"}
+    assert results["study"]["part"] == ("test" if held_out else "out of fold")
+    outside = results["out_of_fold"] if held_out else results
+    accuracy = []
+    for model in ("cnn", "hybrid_vit"):
+        # By hand: the mean over seeds of each image's probability, all folds together.
+        by_image: dict = {}
+        folds = np.zeros((2, 3))
+        for seed in (0, 1):
+            for fold in range(3):
+                run = tmp_path / f"cv/runs/{model}/fold{fold}-seed{seed}"
+                p = read_checked(run / "predictions/test.csv")
+                right = p.probabilities.argmax(axis=1) == p.labels
+                folds[seed, fold] = right.mean()
+                for i, label, row in zip(p.id, p.labels, p.probabilities, strict=True):
+                    by_image.setdefault(i, (label, []))[1].append(row)
+        accuracy.append(folds.mean(axis=0))
+        labels = [label for label, _ in by_image.values()]
+        called = [np.mean(rows, axis=0).argmax() for _, rows in by_image.values()]
+        expected = sk.accuracy_score(labels, called)
+        assert outside["models"][model]["accuracy"]["value"] == pytest.approx(expected)
+    (found,) = [
+        c
+        for c in outside["comparisons"]
+        if c["test"] == "corrected_resampled_t" and c["score"] == "accuracy"
+    ]
+    d = accuracy[0] - accuracy[1]
+    with (tmp_path / "cv/runs/cnn/fold0-seed0/split.csv").open() as file:
+        parts = [row["part"] for row in csv.DictReader(file)]
+    share = parts.count("test") / parts.count("train")
+    t = d.mean() / np.sqrt((1 / 3 + share) * d.var(ddof=1))
+    assert found["statistic"] == pytest.approx(t)
+    assert found["p"] == pytest.approx(2 * stats.t.sf(abs(t), 2))
+
+
+def test_robustness_curves_where_they_are(runs, tmp_path):
+    folder = runs / "b" / "robustness"
+    folder.mkdir()
+    head = "distortion,severity,background,score,value,low,high,drop,drop_low,drop_high,groups\n"
+    lines = [
+        f"{name},{s},masked,balanced_accuracy,{0.9 - 0.1 * s},{0.8 - 0.1 * s},{0.95 - 0.1 * s},"
+        f"{0.1 * s},{0.05 * s},{0.12 * s},8\n"
+        for name in ("jpeg", "motion_blur")
+        for s in range(6)
+    ]
+    (folder / "scores.csv").write_text(head + "".join(lines))
+    write_report([str(runs / "a"), str(runs / "b")], tmp_path)
+    (tmp_path / "figures/robustness.svg").stat()
+    with (tmp_path / "tables/robustness.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row[""], row["distortion"]) for row in rows] == [("b", "jpeg"), ("b", "motion blur")]
+    assert float(rows[0]["drop"]) == pytest.approx(0.5)
+
+
+def test_a_diverged_seed_is_refused(runs, tmp_path):
+    from leukjax.errors import UserError
+
+    write_run(tmp_path / "c", 1.0)
+    path = tmp_path / "c/predictions/test.csv"
+    lines = path.read_text().splitlines()
+    lines[3] = ",".join([*lines[3].split(",")[:5], "nan", "nan"])
+    path.write_text("\n".join(lines))
+    with pytest.raises(UserError, match="line 4: a probability of .* is not a finite number"):
+        write_report([str(tmp_path / "c")], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_helpers_draw_what_they_say():
+    columns = subjects({"train": 3, "test": 4})
+    assert len(np.unique(take(columns, "test")[1])) == 4
