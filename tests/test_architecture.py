@@ -25,8 +25,16 @@ ALLOWED = {
     "study": BASE | {"data", "images", "models", "metrics", "train", "apply", "report", "command"},
 }
 COMMANDS = {
-    "compare", "main", "predict", "preview", "crossval", "evaluate", "robustness", "__main__", "command",
-}  # fmt: skip
+    "__main__",
+    "command",
+    "compare",
+    "crossval",
+    "evaluate",
+    "main",
+    "predict",
+    "preview",
+    "robustness",
+}
 
 
 def imports(file: Path) -> set[str]:

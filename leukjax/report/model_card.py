@@ -1,4 +1,4 @@
-"""``model_card.md``: what a run's model is, on what it was tested, and what nobody should do with it.
+"""``model_card.md``: what a run's model is, how it was tested, and what nobody should do with it.
 
 The headings are those of Mitchell et al. 2019 (FAT* '19, doi 10.1145/3287560.3287596).
 """
@@ -68,8 +68,8 @@ def _details(summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]
         f"Trained for {train['epochs']:g} epochs of batch {train['batch_size']} with"
         f" {optimizer['name']}, learning rate {optimizer['learning_rate']:g}, seed"
         f" {summary['seed']}; {config['loss']['name'].replace('_', ' ')}.",
-        f"Epoch {summary['epoch_chosen']:g} was chosen by {summary['chosen_by']}; an image is called"
-        " the class with the largest probability.",
+        f"Epoch {summary['epoch_chosen']:g} was chosen by {summary['chosen_by']}; an image is"
+        " called the class with the largest probability.",
         f"leukjax {summary['versions']['leukjax']}, jax {summary['versions']['jax']}, on"
         f" {summary['device']}. Every setting: config.json; all that prediction needs:"
         " preprocessing.json and checkpoints/.",

@@ -1,4 +1,4 @@
-"""The end of a run for its reader: summary.json, summary.md, figures, and the table on the screen.
+"""The end of a run for its reader: summary, model card, figures, and the table on the screen.
 
 Every score is computed from ``predictions/*.csv`` as they stand on the disk.
 """
@@ -20,6 +20,7 @@ from leukjax.metrics.predictions import Predictions
 from leukjax.metrics.scores import scores, subject_table
 from leukjax.report.about import About, model_name
 from leukjax.report.figures import write_figures
+from leukjax.report.model_card import model_card
 from leukjax.report.tables import Row, score_table
 from leukjax.train import finish, session
 from leukjax.train.log import read_metrics, seconds_trained
@@ -66,10 +67,12 @@ def write_and_print(outcome: session.Outcome) -> None:
     write_whole(
         folder / "summary.md", text[True] + "\n" + "\n".join(f"- {s}" for s in ending) + "\n"
     )
+    summary = _summary(outcome, predicted, rows, shape, best_epoch)
     write_whole(
-        folder / "summary.json",
-        json.dumps(_summary(outcome, predicted, rows, shape, best_epoch), indent=1) + "\n",
+        folder / "model_card.md",
+        model_card(summary, run.config.to_dict(), about, _parts(run), text[True]),
     )
+    write_whole(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     print("\n" + text[False] + "\n" + "\n".join(ending))
 
 
@@ -96,6 +99,12 @@ def _rows(run: Run, test: Predictions) -> tuple[list[Row], str]:
             )
             rows.append(Row(name, by_image, by_subject))
     return rows, why
+
+
+def _parts(run: Run) -> dict[str, tuple[int, int]]:
+    """Images and subjects of each part."""
+    subjects = run.records.manifest.subject
+    return {part: (len(rows), len(np.unique(subjects[rows]))) for part, rows in run.rows.items()}
 
 
 def _what_the_baselines_are(run: Run) -> list[str]:

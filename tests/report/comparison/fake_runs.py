@@ -112,7 +112,7 @@ def write_run(
 def write_crossval(folder: Path, skills: dict, *, folds=3, seeds=(0, 1), held_out: bool) -> Path:
     """A crossval folder: every subject is in the test part of one fold."""
     columns = subjects({"train": 15}, cells=8)
-    names, member = np.unique(columns[1], return_inverse=True)
+    member = np.unique(columns[1], return_inverse=True)[1]
     models: dict = {}
     for model, skill in skills.items():
         runs = []

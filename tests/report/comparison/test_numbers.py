@@ -54,7 +54,9 @@ def read(path):
 
 def columns(folder, *runs):
     """Labels (1 = all), mean probability of all, subjects, of the test predictions of runs."""
-    tables = [sorted(read(folder / r / "predictions/test.csv"), key=lambda x: x["id"]) for r in runs]
+    tables = [
+        sorted(read(folder / r / "predictions/test.csv"), key=lambda x: x["id"]) for r in runs
+    ]
     y = np.array([int(row["label"] == "all") for row in tables[0]])
     p = np.mean([[float(row["p_all"]) for row in table] for table in tables], axis=0)
     return y, p, np.array([row["group"] for row in tables[0]])
@@ -92,7 +94,8 @@ def test_scores_and_intervals(made):
             found = results["models"][model][name]
             assert set(found) == {"value", "low", "high", "method", "groups"}
             value = score(y, p, None)
-            assert found["value"] == pytest.approx(value, abs=1e-9), (model, name)
+            # Tables hold nine digits, so that 1 - p is the other column but for the last.
+            assert found["value"] == pytest.approx(value, abs=1e-8), (model, name)
             error, df = jackknife(lambda w, s=score, y=y, p=p: s(y, p, w), y, groups, value)
             reach = stats.t.isf(0.025, df) * error
             if name in ("auroc", "average_precision"):
@@ -102,8 +105,8 @@ def test_scores_and_intervals(made):
                 least, most = RANGE.get(name, (0, 1))
                 low, high = max(value - reach, least), min(value + reach, most)
             assert found["method"] == "jackknife"
-            assert found["low"] == pytest.approx(low, abs=1e-8), (model, name)
-            assert found["high"] == pytest.approx(high, abs=1e-8), (model, name)
+            assert found["low"] == pytest.approx(low, abs=1e-7), (model, name)
+            assert found["high"] == pytest.approx(high, abs=1e-7), (model, name)
 
 
 def test_scores_by_subject(made):
@@ -136,8 +139,7 @@ def test_comparisons(made):
     _, q, _ = columns(folder, *MODELS["other"])
     names = np.unique(groups)
     swaps = [
-        np.isin(groups, names[list(s)])
-        for s in itertools.product([False, True], repeat=len(names))
+        np.isin(groups, names[list(s)]) for s in itertools.product([False, True], repeat=len(names))
     ]
     for name in ("accuracy", "balanced_accuracy", "f1", "weighted_f1", "auroc"):
         one = found["cnn", "other", name, "cluster_permutation"]
@@ -153,10 +155,7 @@ def test_comparisons(made):
         reach = stats.t.isf(0.025, df) * error
         assert (one["low"], one["high"]) == pytest.approx((value - reach, value + reach), abs=1e-8)
         all_swaps = np.array(
-            [
-                score(y, np.where(s, q, p), None) - score(y, np.where(s, p, q), None)
-                for s in swaps
-            ]
+            [score(y, np.where(s, q, p), None) - score(y, np.where(s, p, q), None) for s in swaps]
         )
         p_value = (np.abs(all_swaps) >= abs(value) - 1e-9).mean()
         assert one["p"] == pytest.approx(p_value)
@@ -170,7 +169,9 @@ def test_comparisons(made):
     n = np.array([(groups == g).sum() for g in names])
     share = d.sum() / n.sum()
     yang = (7 / 8) * d.sum() ** 2 / (0.5 * (((d - n * share) ** 2) + d**2).sum())
-    assert found["cnn", "other", "accuracy", "clustered_mcnemar"]["statistic"] == pytest.approx(yang)
+    assert found["cnn", "other", "accuracy", "clustered_mcnemar"]["statistic"] == pytest.approx(
+        yang
+    )
     z = found["cnn", "other", "auroc", "obuchowski"]
     assert z["p"] == pytest.approx(2 * stats.norm.sf(abs(z["statistic"])))
 
@@ -253,9 +254,7 @@ def test_epochs_cost_seeds_and_flow(made):
     for row in read(output / "tables/flow.csv"):
         part = {"training": "train", "validation": "val", "test": "test"}.get(row["part"])
         mine = [
-            s
-            for s in split
-            if part in (None, s["part"]) and row["class"] in ("all", s["label"])
+            s for s in split if part in (None, s["part"]) and row["class"] in ("all", s["label"])
         ]
         if row["class"] != "all":  # a class has that name, too
             assert int(row["images"]) == len(mine)

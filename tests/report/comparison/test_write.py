@@ -11,7 +11,13 @@ from fake_runs import predict, subjects, take, write_crossval, write_run
 from scipy import stats
 from sklearn import metrics as sk
 
+from leukjax.errors import UserError
 from leukjax.metrics.predictions import read_checked
+from leukjax.report.comparison import robustness
+from leukjax.report.comparison.fact_tables import distortion
+from leukjax.report.comparison.inputs import read_entries
+from leukjax.report.comparison.results import results_json
+from leukjax.report.comparison.study import make_study
 from leukjax.report.comparison.write import write_report
 
 THREE = ("Platelets", "RBC", "WBC")
@@ -52,6 +58,12 @@ def runs(tmp_path_factory):
     return folder
 
 
+def results_of(*paths, positive=""):
+    """What results.json would hold; figures and page are another test's matter."""
+    study = make_study(read_entries([str(path) for path in paths]), positive)
+    return study, json.loads(results_json(study))
+
+
 def everything(folder):
     return {
         str(path.relative_to(folder)): path.read_bytes()
@@ -60,11 +72,17 @@ def everything(folder):
     }
 
 
-def test_the_page_stands_alone_and_is_the_same_again(runs, tmp_path):
-    for name in ("one", "two"):
-        write_report([str(runs / "a"), str(runs / "b")], tmp_path / name)
-    first = everything(tmp_path / "one")
-    assert first == everything(tmp_path / "two")
+@pytest.fixture(scope="module")
+def report(runs):
+    """The folder of a report on both runs."""
+    write_report([str(runs / "a"), str(runs / "b")], runs / "report")
+    return runs / "report"
+
+
+def test_the_page_stands_alone_and_is_the_same_again(report, runs, tmp_path):
+    write_report([str(runs / "a"), str(runs / "b")], tmp_path)
+    first = everything(report)
+    assert first == everything(tmp_path)
     assert {"report.html", "report.md", "results.json", "paper.toml"} <= set(first)
     text = first["report.html"].decode()
     page = Page(text)
@@ -81,9 +99,8 @@ def test_the_page_stands_alone_and_is_the_same_again(runs, tmp_path):
         assert f"figures/{name}.png)" in first["report.md"].decode()
 
 
-def test_latex_tables_are_whole(runs, tmp_path):
-    write_report([str(runs / "a"), str(runs / "b")], tmp_path)
-    for path in (tmp_path / "tables").glob("*.tex"):
+def test_latex_tables_are_whole(report):
+    for path in (report / "tables").glob("*.tex"):
         text = path.read_text()
         columns = len(re.search(r"\\begin\{tabular\}\{([lr]+)\}", text)[1])
         body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
@@ -103,12 +120,8 @@ def test_predictions_of_any_tool(tmp_path):
     with (tmp_path / "theirs.csv").open() as file:
         rows = list(csv.DictReader(file))
     with (tmp_path / "theirs.csv").open("w", newline="") as file:
-        out = csv.DictWriter(file, ["note", *reversed(rows[0])])
-        out.writeheader()
-        # The classes must keep their order.
-        out.fieldnames = ["note", "p_all", "p_hem", "predicted", "label", "group", "subject", "id"]
-        file.seek(0)
-        file.truncate()
+        order = ["note", "p_all", "p_hem", "predicted", "label", "group", "subject", "id"]
+        out = csv.DictWriter(file, order)
         out.writeheader()
         out.writerows({**row, "note": "x"} for row in reversed(rows))
     write_report([str(tmp_path / f"{n}.csv") for n in ("ours", "theirs")], tmp_path / "out", "all")
@@ -121,12 +134,8 @@ def test_predictions_of_any_tool(tmp_path):
     assert not (tmp_path / "out/figures/training.svg").exists()
 
 
-def test_the_positive_class_can_be_turned(runs, tmp_path):
-    found = {}
-    for positive in ("", "hem"):
-        write_report([str(runs / "a")], tmp_path / f"out{positive}", positive)
-        found[positive] = json.loads((tmp_path / f"out{positive}/results.json").read_text())
-    a, b = (found[x]["models"]["a"] for x in ("", "hem"))
+def test_the_positive_class_can_be_turned(runs):
+    a, b = (results_of(runs / "a", positive=c)[1]["models"]["a"] for c in ("", "hem"))
     assert a["recall"]["value"] == b["specificity"]["value"]
     assert a["auroc"]["value"] == pytest.approx(b["auroc"]["value"])
 
@@ -137,8 +146,7 @@ def test_three_classes_and_subjects_of_several(tmp_path):
     columns[2] = rng.integers(0, 3, len(columns[2]))
     for name, skill in (("a", 1.0), ("b", 2.0)):
         write_run(tmp_path / name, skill, classes=THREE, columns=columns)
-    write_report([str(tmp_path / "a"), str(tmp_path / "b")], tmp_path / "out")
-    results = json.loads((tmp_path / "out/results.json").read_text())
+    study, results = results_of(tmp_path / "a", tmp_path / "b")
     p = read_checked(tmp_path / "b/predictions/test.csv")
     expected = sk.roc_auc_score(p.labels, p.probabilities, multi_class="ovr")
     assert results["models"]["b"]["auroc"]["value"] == pytest.approx(expected, abs=1e-6)
@@ -146,15 +154,14 @@ def test_three_classes_and_subjects_of_several(tmp_path):
     expected = sk.precision_score(p.labels, called, average="macro")
     assert results["models"]["b"]["precision"]["value"] == pytest.approx(expected)
     assert results["by_subject"] == {}
-    assert "several classes" in (tmp_path / "out/report.md").read_text()
+    assert "several classes" in study.scored["a"].no_subjects
     assert not [c for c in results["comparisons"] if c["test"] == "obuchowski"]
 
 
 @pytest.mark.parametrize("held_out", [True, False], ids=["test", "pool"])
 def test_a_crossval_folder_is_its_models(tmp_path, held_out):
     write_crossval(tmp_path / "cv", {"cnn": 1.0, "hybrid_vit": 1.6}, held_out=held_out)
-    write_report([str(tmp_path / "cv")], tmp_path / "out")
-    results = json.loads((tmp_path / "out/results.json").read_text())
+    _, results = results_of(tmp_path / "cv")
     assert set(results["models"]) == {"cnn", "hybrid_vit"}
     assert results["study"]["part"] == ("test" if held_out else "out of fold")
     outside = results["out_of_fold"] if held_out else results
@@ -201,23 +208,23 @@ def test_robustness_curves_where_they_are(runs, tmp_path):
         for s in range(6)
     ]
     (folder / "scores.csv").write_text(head + "".join(lines))
-    write_report([str(runs / "a"), str(runs / "b")], tmp_path)
-    (tmp_path / "figures/robustness.svg").stat()
-    with (tmp_path / "tables/robustness.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [(row[""], row["distortion"]) for row in rows] == [("b", "jpeg"), ("b", "motion blur")]
-    assert float(rows[0]["drop"]) == pytest.approx(0.5)
+    study, _ = results_of(runs / "a", runs / "b")
+    found = {"b": robustness.read(study.entries[1])}
+    assert robustness.read(study.entries[0]) == []
+    panels = robustness.figure(found, ["a", "b"], study.about).axes
+    assert [axes.get_title() for axes in panels if axes.lines] == ["jpeg", "motion blur"]
+    rows = distortion(study, found).rows
+    assert [row[:2] for row in rows] == [["b", "jpeg"], ["b", "motion blur"]]
+    assert rows[0][4] == pytest.approx(0.5)
 
 
 def test_a_diverged_seed_is_refused(runs, tmp_path):
-    from leukjax.errors import UserError
-
     write_run(tmp_path / "c", 1.0)
     path = tmp_path / "c/predictions/test.csv"
     lines = path.read_text().splitlines()
     lines[3] = ",".join([*lines[3].split(",")[:5], "nan", "nan"])
     path.write_text("\n".join(lines))
-    with pytest.raises(UserError, match="line 4: a probability of .* is not a finite number"):
+    with pytest.raises(UserError, match=r"line 4: a probability of .* is not a finite number"):
         write_report([str(tmp_path / "c")], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
