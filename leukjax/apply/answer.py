@@ -63,32 +63,14 @@ def write(runs: Sequence[str], paths: Sequence[str], output: Path, options: Opti
     if options.submission:
         names = (item.path for item in stream.items(paths))
         submission = Submission(options.submission, model.classes, names)
-    threshold = None
-    if options.max_error is not None:
-        threshold = confidence.choose(model.members, options.max_error)
-        logging.info(
-            "answers from a confidence of %.4g on: on validation %.1f %% of the images got one, "
-            "%.1f %% of these a wrong one (mean over %d groups)",
-            threshold.confidence,
-            100 * threshold.answered,
-            100 * threshold.wrong,
-            threshold.groups,
-        )
+    table = _table(model.classes, model.members, options)
     likes = [unlikeness.of_run(member) for member in model.members] if options.flag_unlike else []
-    table = Table(
-        model.classes,
-        confidence=threshold.confidence if threshold else None,
-        unlikeness=options.flag_unlike,
-        subject_pattern=options.subject_pattern,
-    )
+    answers = rows(model.members, stream.items(paths), threads=options.threads, unlikeness=likes)
     count = _Count()
-    stream_of_rows = rows(
-        model.members, stream.items(paths), threads=options.threads, unlikeness=likes
-    )
     try:
         with open_whole(output) as file:
             file.write(table.header())
-            for row in progress(stream_of_rows, total, "predicting"):
+            for row in progress(answers, total, "predicting"):
                 file.write(table.line(row))
                 count.add(row)
                 if submission and row.probabilities is not None:
@@ -103,6 +85,28 @@ def write(runs: Sequence[str], paths: Sequence[str], output: Path, options: Opti
     if submission:
         submission.write()
     count.say(output)
+
+
+def _table(classes: Sequence[str], models: Sequence[Model], options: Options) -> Table:
+    """The columns that the options ask for, and the confidence from which on there is an answer."""
+    least = None
+    if options.max_error is not None:
+        chosen = confidence.choose(models, options.max_error)
+        least = chosen.confidence
+        logging.info(
+            "answers from a confidence of %.4g on: on validation %.1f %% of the images got one, "
+            "%.1f %% of these a wrong one (mean over %d groups)",
+            chosen.confidence,
+            100 * chosen.answered,
+            100 * chosen.wrong,
+            chosen.groups,
+        )
+    return Table(
+        classes,
+        confidence=least,
+        unlikeness=options.flag_unlike,
+        subject_pattern=options.subject_pattern,
+    )
 
 
 def _check_target(flag: str, target: Path, paths: Sequence[str]) -> None:
