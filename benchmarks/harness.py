@@ -242,6 +242,17 @@ def host_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def device_memory(device: Any) -> int:
+    """Peak bytes of a JAX device where it counts them, else of this process in host memory."""
+    counted = device.memory_stats() or {}
+    return int(counted.get("peak_bytes_in_use") or host_memory())
+
+
+def with_memory(run: Round, memory: Callable[[], int]) -> Round:
+    """The round, answering its ``peak_memory`` in bytes too."""
+    return lambda: {**run(), "peak_memory": memory()}
+
+
 @functools.cache
 def commit() -> str:
     """Short hash of the checkout, with ``+`` where files were changed; empty outside git."""

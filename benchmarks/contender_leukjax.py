@@ -1,0 +1,103 @@
+"""Contender: leukjax's own training step or prediction, fed with uint8 images from the host."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from harness import Round, device_memory, repeated, serve, with_memory
+
+from leukjax import config as configs
+from leukjax import models, runtime, sharding
+from leukjax.models import summary
+from leukjax.train import optimizer, state, step
+from leukjax.train.settings import step_options
+
+# No augmentation, no dropout: the peers beside it have none.
+MODELS: dict[str, dict[str, Any]] = {
+    "cnn": {"model.name": "cnn", "model.width": 32},
+    "resnet50": {"model.name": "resnet", "model.depth": 50},
+    "hybrid": {"model.name": "hybrid_vit", "model.variant": "r26_s32", "model.norm": "group"},
+}
+BARE = {"augment.flip": False, "augment.quarter_turns": False, "optimizer.name": "adam"}
+
+
+def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Round]:
+    """Compile the training step or the prediction, warm up."""
+    config = configs.load(
+        "default",
+        {
+            **BARE,
+            **MODELS[spec["model"]],
+            "data.image_size": spec["image_size"],
+            "train.batch_size": spec["batch"],
+            "compute_dtype": spec["precision"],
+        },
+    )
+    runtime.start(config)
+    module = models.create(
+        config.model.name,
+        2,
+        dtype=runtime.compute_dtype(config.compute_dtype),
+        **{key: config.model[key] for key in config.model if key != "name"},
+    )
+    mesh = sharding.make_mesh(config.mesh, spec["batch"])
+    settings = state.Settings(
+        seed=jnp.uint32(0),
+        mean=jnp.full(3, 0.5),
+        std=jnp.full(3, 0.25),
+        class_weights=jnp.ones(2),
+        learning_rate=jnp.float32(1e-3),
+        total_steps=jnp.float32(1000),
+        warmup_steps=jnp.float32(1),
+        step_every=jnp.float32(1000),
+    )
+    transform = optimizer.make_transform(config.optimizer)
+    init, shardings = state.make_init(
+        module,
+        transform,
+        settings,
+        image_size=spec["image_size"],
+        ema=False,
+        mesh=mesh,
+        rules=sharding.rules(config.mesh),
+    )
+    batch = _batch(spec["batch"], spec["image_size"])
+    place = sharding.batch_sharding(mesh)
+    held = [init(settings)]
+    if spec["task"] == "train":
+        options = step_options(config, "black")
+        train_step = step.make_train_step(module, transform, options, mesh, shardings)
+
+        def once() -> jax.Array:
+            held[0], metrics = train_step(held[0], jax.device_put(batch, place))
+            return metrics["loss"]
+    else:
+        eval_step = step.make_eval_step(module, mesh, shardings)
+
+        def once() -> jax.Array:
+            return eval_step(held[0], jax.device_put(batch, place))
+
+    device = jax.devices()[0]
+    about = {
+        "device": runtime.describe(),
+        "versions": f"jax {jax.__version__}",
+        "flops_per_image": summary.table(module, spec["image_size"]).flops,
+        "peak_flops": runtime.peak_flops(device),
+    }
+    run = repeated(once, jax.block_until_ready, spec["seconds"])
+    return about, with_memory(run, lambda: device_memory(device))
+
+
+def _batch(count: int, size: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {
+        "image": rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8),
+        "label": rng.integers(0, 2, count).astype(np.int32),
+        "mask": np.ones(count, bool),
+        "index": np.arange(count, dtype=np.int32),
+    }
+
+
+if __name__ == "__main__":
+    serve(prepare)
