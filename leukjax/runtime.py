@@ -1,5 +1,6 @@
 """The machine: processes, devices, compilation cache, memory."""
 
+import ctypes
 import os
 import resource
 from pathlib import Path
@@ -24,12 +25,36 @@ _PEAK_BFLOAT16 = {
 
 
 def start(config: ConfigDict) -> None:
-    """Switch on the compilation cache."""
+    """Switch on the compilation cache; hold on to memory."""
+    hold_memory()
     folder = cache_folder(config.runtime.compilation_cache)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+# Parameters of glibc's mallopt (malloc.h).
+_MXFAST, _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = 1, -1, -4, -8
+
+
+def hold_memory() -> bool:
+    """Keep freed host memory in this process instead of giving it back to the system.
+
+    XLA:CPU asks for all temporary buffers of a program anew at every call, a gigabyte in a training
+    step. By default glibc maps such an area and unmaps it afterwards, and the system hands out
+    every page again, filled with zeros: a third of the time of a ResNet-50's step at 64 pixels.
+    One heap that never shrinks is touched once; it settles within some tens of calls, at some
+    hundred megabytes more. Nothing happens where the C library is another. True if it took.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    # One arena: the others cannot hold areas this large and would map them all the same. No fast
+    # bins: the crumbs kept there keep free neighbours from joining.
+    settings = ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_MXFAST, 0))
+    return all(mallopt(name, value) == 1 for name, value in settings)
 
 
 def cache_folder(choice: str) -> Path | None:
