@@ -1,8 +1,7 @@
 """Convolution in the form that is fastest where it runs, and stochastic depth.
 
-XLA:CPU's own convolutions and their gradients are several times slower than its matrix product, so
-on CPU a convolution is lowered to patches (pad, slices, concatenate) and one matrix product; every
-other platform gets the native convolution. The choice is made when a program is lowered, not when
+On CPU a convolution is lowered to matrix products (`conv_cpu`); every other platform gets the
+native convolution. The choice is made when a program is lowered, not when
 it is traced: the same traced model can be exported for another platform.
 """
 
@@ -16,10 +15,9 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float
 
-from leukjax.models import initializers
+from leukjax.models import conv_cpu, initializers
+from leukjax.models.conv_cpu import Pads, Pair
 
-Pair = tuple[int, int]
-Pads = tuple[Pair, Pair]  # ((top, bottom), (left, right))
 Padding = str | Pads
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -53,7 +51,7 @@ def _conv(x: Array, kernel: Array, strides: Pair, pads: Pads) -> Array:
     return lax.platform_dependent(
         x,
         kernel,
-        cpu=functools.partial(_conv_patches, strides=strides, pads=pads),
+        cpu=functools.partial(conv_cpu.forward, strides=strides, pads=pads),
         default=functools.partial(_conv_native, strides=strides, pads=pads),
     )
 
@@ -72,7 +70,7 @@ def _conv_backward(
     return lax.platform_dependent(
         *saved,
         gradient,
-        cpu=functools.partial(_gradients_patches, strides=strides, pads=pads),
+        cpu=functools.partial(conv_cpu.gradients, strides=strides, pads=pads),
         default=functools.partial(_gradients_native, strides=strides, pads=pads),
     )
 
@@ -89,68 +87,6 @@ def _gradients_native(
 ) -> tuple[Array, Array]:
     forward = functools.partial(_conv_native, strides=strides, pads=pads)
     return jax.vjp(forward, x, kernel)[1](gradient)
-
-
-def _conv_patches(x: Array, kernel: Array, *, strides: Pair, pads: Pads) -> Array:
-    patches = _patches(x, kernel.shape[:2], strides, pads)
-    depth = patches.shape[-1]
-    return lax.dot_general(patches, kernel.reshape(depth, -1), (((3,), (0,)), ((), ())))
-
-
-def _gradients_patches(
-    x: Array, kernel: Array, gradient: Array, *, strides: Pair, pads: Pads
-) -> tuple[Array, Array]:
-    out = kernel.shape[3]
-    patches = _patches(x, kernel.shape[:2], strides, pads)
-    patches = patches.reshape(-1, patches.shape[-1])
-    by_kernel = _transposed_product(patches, gradient.reshape(-1, out)).reshape(kernel.shape)
-    return _input_gradient(gradient, kernel, x.shape[1:3], strides, pads), by_kernel
-
-
-def _transposed_product(a: Float[Array, "m i"], b: Float[Array, "m j"]) -> Float[Array, "i j"]:
-    """``a.T @ b``; XLA:CPU copies the transposed operand, so the narrower one is transposed."""
-    if a.shape[1] <= b.shape[1]:
-        return a.T @ b
-    return (b.T @ a).T
-
-
-def _input_gradient(
-    gradient: Array, kernel: Array, size: Sequence[int], strides: Pair, pads: Pads
-) -> Array:
-    """What each patch gets, and these summed where patches overlap: no copy of the kernel."""
-    height, width, _, outputs = kernel.shape
-    by_patch = lax.dot_general(gradient, kernel.reshape(-1, outputs), (((3,), (1,)), ((), ())))
-    by_column = _overlap(by_patch, 1, height, strides[0], pads[0], size[0])
-    return _overlap(by_column, 2, width, strides[1], pads[1], size[1])
-
-
-def _overlap(x: Array, axis: int, window: int, stride: int, pads: Pair, size: int) -> Array:
-    """The transpose of ``_windows`` after padding: channels hold the places of the window."""
-    spread = (x.shape[axis] - 1) * stride + 1
-    moved = []
-    for place, part in enumerate(jnp.split(x, window, 3)):
-        edges = [(0, 0, 0)] * 4
-        low = place - pads[0]
-        edges[axis] = (low, size - low - spread, stride - 1)
-        moved.append(lax.pad(part, jnp.zeros((), x.dtype), edges))
-    return functools.reduce(jnp.add, moved)
-
-
-def _patches(
-    x: Float[Array, "n h w c"], window: Sequence[int], strides: Pair, pads: Pads
-) -> Float[Array, "n p q k"]:
-    """Every window of the image as a row of ``window rows x window columns x c`` numbers."""
-    if pads != ((0, 0), (0, 0)):
-        # The barrier keeps XLA from writing the padding as a test in the loop of every slice.
-        x = lax.optimization_barrier(jnp.pad(x, ((0, 0), *pads, (0, 0))))
-    columns = _windows(x, 2, window[1], strides[1])
-    return _windows(columns, 1, window[0], strides[0])
-
-
-def _windows(x: Array, axis: int, window: int, stride: int) -> Array:
-    last = x.shape[axis] - window
-    parts = [lax.slice_in_dim(x, start, start + last + 1, stride, axis) for start in range(window)]
-    return parts[0] if window == 1 else lax.concatenate(parts, 3)
 
 
 def resolve_padding(

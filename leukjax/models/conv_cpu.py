@@ -1,0 +1,94 @@
+"""Convolution and its gradients as XLA:CPU computes them fastest: by matrix products.
+
+XLA:CPU's own convolutions are several times slower than its matrix product, and their gradients
+slower still. So every window of the images becomes a row (pad, slices, concatenate), and forward
+pass, filter gradient and input gradient are one matrix product each. `layers.conv` is the seam.
+docs/performance.md tells what else was tried.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+Pair = tuple[int, int]
+Pads = tuple[Pair, Pair]  # ((top, bottom), (left, right))
+
+
+def forward(
+    x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c o"], *, strides: Pair, pads: Pads
+) -> Float[Array, "n p q o"]:
+    """The convolution; equal to ``lax.conv_general_dilated`` up to the order of sums."""
+    patches = _patches(x, kernel.shape[:2], strides, pads)
+    depth = patches.shape[-1]
+    return lax.dot_general(patches, kernel.reshape(depth, -1), (((3,), (0,)), ((), ())))
+
+
+def gradients(
+    x: Float[Array, "n h w c"],
+    kernel: Float[Array, "kh kw c o"],
+    gradient: Float[Array, "n p q o"],
+    *,
+    strides: Pair,
+    pads: Pads,
+) -> tuple[Float[Array, "n h w c"], Float[Array, "kh kw c o"]]:
+    """What the images and the kernel get of the result's gradient."""
+    out = kernel.shape[3]
+    patches = _patches(x, kernel.shape[:2], strides, pads)
+    patches = patches.reshape(-1, patches.shape[-1])
+    by_kernel = _transposed_product(patches, gradient.reshape(-1, out)).reshape(kernel.shape)
+    return _input_gradient(gradient, kernel, x.shape[1:3], strides, pads), by_kernel
+
+
+def _transposed_product(a: Float[Array, "m i"], b: Float[Array, "m j"]) -> Float[Array, "i j"]:
+    """``a.T @ b`` by way of whichever transpose moves less.
+
+    XLA:CPU hands a product of rows and columns to YNNPACK, and one that sums over the leading axes
+    of both to Eigen, which takes up to three times as long. The barriers keep XLA from folding the
+    transposes back into the product.
+    """
+    rows, i, j = a.shape[0], a.shape[1], b.shape[1]
+    if rows * i <= rows * j + i * j:
+        return lax.optimization_barrier(a.T) @ b
+    return lax.optimization_barrier(lax.optimization_barrier(b.T) @ a).T
+
+
+def _input_gradient(
+    gradient: Array, kernel: Array, size: Sequence[int], strides: Pair, pads: Pads
+) -> Array:
+    """What each patch gets, and these summed where patches overlap: no copy of the kernel."""
+    height, width, _, outputs = kernel.shape
+    by_patch = lax.dot_general(gradient, kernel.reshape(-1, outputs), (((3,), (1,)), ((), ())))
+    by_column = _overlap(by_patch, 1, height, strides[0], pads[0], size[0])
+    return _overlap(by_column, 2, width, strides[1], pads[1], size[1])
+
+
+def _overlap(x: Array, axis: int, window: int, stride: int, pads: Pair, size: int) -> Array:
+    """The transpose of ``_windows`` after padding: channels hold the places of the window."""
+    spread = (x.shape[axis] - 1) * stride + 1
+    moved = []
+    for place, part in enumerate(jnp.split(x, window, 3)):
+        edges = [(0, 0, 0)] * 4
+        low = place - pads[0]
+        edges[axis] = (low, size - low - spread, stride - 1)
+        moved.append(lax.pad(part, jnp.zeros((), x.dtype), edges))
+    return functools.reduce(jnp.add, moved)
+
+
+def _patches(
+    x: Float[Array, "n h w c"], window: Sequence[int], strides: Pair, pads: Pads
+) -> Float[Array, "n p q k"]:
+    """Every window of the image as a row of ``window rows x window columns x c`` numbers."""
+    if pads != ((0, 0), (0, 0)):
+        # The barrier keeps XLA from writing the padding as a test in the loop of every slice.
+        x = lax.optimization_barrier(jnp.pad(x, ((0, 0), *pads, (0, 0))))
+    columns = _windows(x, 2, window[1], strides[1])
+    return _windows(columns, 1, window[0], strides[0])
+
+
+def _windows(x: Array, axis: int, window: int, stride: int) -> Array:
+    last = x.shape[axis] - window
+    parts = [lax.slice_in_dim(x, start, start + last + 1, stride, axis) for start in range(window)]
+    return parts[0] if window == 1 else lax.concatenate(parts, 3)
