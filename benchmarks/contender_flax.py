@@ -35,7 +35,7 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Round]:
             return forward(variables, images)
 
     about = {"device": device.device_kind, "versions": f"jax {jax.__version__}"}
-    run = repeated(once, jax.block_until_ready, spec["seconds"])
+    run = repeated(once, jax.block_until_ready, spec["seconds"], spec.get("wait_each", False))
     return about, with_memory(run, lambda: device_memory(device))
 
 

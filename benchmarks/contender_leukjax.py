@@ -85,7 +85,7 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Round]:
         "flops_per_image": summary.table(module, spec["image_size"]).flops,
         "peak_flops": runtime.peak_flops(device),
     }
-    run = repeated(once, jax.block_until_ready, spec["seconds"])
+    run = repeated(once, jax.block_until_ready, spec["seconds"], spec.get("wait_each", False))
     return about, with_memory(run, lambda: device_memory(device))
 
 

@@ -59,7 +59,9 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Round]:
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "versions": f"torch {torch.__version__}, timm {timm.__version__}",
     }
-    return about, with_memory(repeated(once, wait, spec["seconds"]), memory)
+    return about, with_memory(
+        repeated(once, wait, spec["seconds"], spec.get("wait_each", False)), memory
+    )
 
 
 def build(name: str, image_size: int) -> torch.nn.Module:

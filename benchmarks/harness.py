@@ -212,12 +212,21 @@ def serve(prepare: Callable[[dict[str, Any]], tuple[dict[str, Any], Round]]) -> 
         answers.write(json.dumps(run()) + "\n")
 
 
-def repeated(step: Callable[[], Any], wait: Callable[[Any], Any], seconds: float) -> Round:
-    """A round that repeats `step` for about so many seconds and answers ``seconds`` a step.
+def repeated(
+    step: Callable[[], Any],
+    wait: Callable[[Any], Any],
+    seconds: float,
+    wait_each: bool = False,
+) -> Round:
+    """A round that repeats `step` for about so many seconds.
+
+    It answers ``seconds`` a step, and ``core_seconds``: what all threads of the process computed
+    (or spun) in them, which tells more than the clock where others use the machine too.
 
     Args:
       step: starts the work; may return before it is done.
       wait: returns once the result of the last `step`, given to it, is there.
+      wait_each: wait for every result before the next step (latency), not for the last alone.
     """
     for _ in range(2):  # compilation, then the first run at full speed
         wait(step())
@@ -226,11 +235,17 @@ def repeated(step: Callable[[], Any], wait: Callable[[Any], Any], seconds: float
     repeats = max(1, round(seconds / (time.perf_counter() - begun)))
 
     def run() -> dict[str, float]:
-        begun = time.perf_counter()
+        begun, computed = time.perf_counter(), time.process_time()
         for _ in range(repeats):
             result = step()
+            if wait_each:
+                wait(result)
         wait(result)
-        return {"seconds": (time.perf_counter() - begun) / repeats, "steps": repeats}
+        return {
+            "seconds": (time.perf_counter() - begun) / repeats,
+            "core_seconds": (time.process_time() - computed) / repeats,
+            "steps": repeats,
+        }
 
     return run
 
