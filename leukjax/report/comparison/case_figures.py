@@ -143,7 +143,7 @@ def gallery_figure(
                 axes.imshow(images[place], interpolation="nearest")
                 sure = p.probabilities[row].max()
                 truth, taken = classes[p.labels[row]], classes[called[row]]
-                axes.set_title(f"{truth} →\n{taken} {sure:.0%}", fontsize=6.5, fontweight="normal")
+                axes.set_title(f"{truth} →\n{taken} {sure:.1%}", fontsize=6.5, fontweight="normal")
                 axes.set_xlabel(f"subject\n{_short(str(p.subject[row]))}", fontsize=6)
             line[0].set_ylabel(entry.name, fontsize=8, fontweight="bold")
     return figure

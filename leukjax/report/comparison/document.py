@@ -170,9 +170,15 @@ def _out_of_fold(study: Study) -> Section | None:
         "Every training group was left out of one fold; here are the predictions of the models that"
         " never saw it, pooled over folds and averaged over seeds. Models of different folds enter"
         " one ranking, which AUROC does not like: it may be lower than that of any fold.",
-        tables.score_table(study, study.out_of_fold, "out_of_fold", "Scores out of fold, by image"),
+        tables.score_table(
+            study, study.out_of_fold, "out_of_fold", "Scores by image", part="out of fold"
+        ),
         tables.comparisons(
-            study, study.out_of_fold_pairs, "out_of_fold_comparisons", contrast=False
+            study,
+            study.out_of_fold_pairs,
+            "out_of_fold_comparisons",
+            contrast=False,
+            part="out of fold",
         ),
     )
 
@@ -223,6 +229,7 @@ def _training(study: Study) -> Section | None:
         ),
         tables.epochs(study),
         fact_tables.choices(study),
+        fact_tables.trials(study),
     )
 
 

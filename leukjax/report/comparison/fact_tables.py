@@ -1,5 +1,7 @@
 """Tables of what is no score: cost, settings, flow of the images, leakage, versions, distortion."""
 
+import csv
+import json
 from collections.abc import Sequence
 
 from leukjax.report.comparison import provenance, robustness
@@ -8,7 +10,7 @@ from leukjax.report.comparison.robustness import Point
 from leukjax.report.comparison.study import Study
 from leukjax.report.table import Cell, Table
 
-_PARTS = {"all": "labelled and unlabelled", "train": "training", "val": "validation",
+_PARTS = {"all": "all images", "train": "training", "val": "validation",
           "test": "test", "unused": "in no part", "skipped": "skipped as unreadable"}  # fmt: skip
 
 
@@ -100,14 +102,50 @@ def choices(study: Study) -> Table | None:
         if entry.runs:
             chosen = ", ".join(f"{run.summary['epoch_chosen']:g}" for run in entry.runs[:6])
             chosen += ", …" if len(entry.runs) > 6 else ""
-            opened = ", ".join(str(run.summary["test_openings"]) for run in entry.runs[:6])
+            opened = _openings(entry)
             rows.append([entry.name, chosen, entry.runs[0].summary["chosen_by"],
                          "class with the largest probability", opened])  # fmt: skip
     if not rows:
         return None
-    header = ["", "epoch", "epoch chosen by", "threshold", "test opened (times a run)"]
+    header = ["", "epoch", "epoch chosen by", "threshold", "test opened"]
     return Table("choices", "What chose epoch and threshold", header, rows,
                  left=(0, 1, 2, 3, 4))  # fmt: skip
+
+
+def _openings(entry: Entry) -> str:
+    """How often the test images were read: by the ledger of a study, or by each run."""
+    ledger = entry.study / "ledger.jsonl" if entry.study else None
+    if entry.out_of_fold is not None and ledger is not None and ledger.exists():
+        lines = [json.loads(line) for line in ledger.read_text().splitlines()]
+        return f"{sum(line['model'] == entry.name for line in lines)} (for the ensemble)"
+    return ", ".join(dict.fromkeys(str(run.summary["test_openings"]) for run in entry.runs))
+
+
+def trials(study: Study) -> Table | None:
+    """All trials of a sweep, chosen or not, of every crossval folder."""
+    folders = dict.fromkeys(entry.study for entry in study.shown if entry.study)
+    header: list[str] = []
+    rows: list[list[Cell]] = []
+    for folder in folders:
+        path = folder / "trials.csv"
+        if path.exists():
+            with path.open(newline="") as file:
+                own, *lines = csv.reader(file)
+            if not header or own == header:
+                header = own
+                rows += [[_number_or_text(cell) for cell in line] for line in lines]
+    if not rows:
+        return None
+    return Table("trials", "Every trial of the sweep, on the validation part of its fold", header,
+                 rows, ["Every model had the same number of trials. Test took no part in them."],
+                 left=(0, 5))  # fmt: skip
+
+
+def _number_or_text(cell: str) -> Cell:
+    try:
+        return float(cell) if "." in cell else int(cell)
+    except ValueError:
+        return cell
 
 
 def versions(study: Study) -> Table | None:

@@ -50,11 +50,12 @@ class Entry:
         predictions: mean probability over the runs, sorted by id.
         part: what `predictions` are of: "test" or "out of fold".
         runs: its work directories, one a seed (and fold); empty for bare predictions.
-        members: predictions of each seed on the same images; one for a single run, none for an
-            ensemble whose members are not at hand.
+        members: predictions of each seed (of each run, on a held-out test) on the same images; one
+            for a single run, none for an ensemble whose members are not at hand.
         folds: of a crossval folder: [seed][fold] predictions on the parts that were left out; else
             empty.
         out_of_fold: of a crossval folder whose `predictions` are of a held-out test; else None.
+        study: the crossval folder; None otherwise.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Entry:
     members: tuple[Predictions, ...] = ()
     folds: tuple[tuple[Predictions, ...], ...] = ()
     out_of_fold: Predictions | None = None
+    study: Path | None = None
 
     @property
     def leaky(self) -> bool:
@@ -223,11 +225,17 @@ def _read_crossval(folder: Path, name: str) -> list[Entry]:
         shown = name or model
         if held_out.is_file():
             test = read_checked(held_out)
+            each = sorted((folder / "predictions" / "test_members" / model).glob("*.csv"))
+            alone = tuple(read_checked(path) for path in each)
+            for path, one in zip(each, alone, strict=True):
+                same_images(test, one, str(held_out), str(path))
             entries.append(
-                Entry(shown, str(held_out), test, "test", runs, (), folds, out_of_fold=pooled)
+                Entry(shown, str(held_out), test, "test", runs, alone, folds, pooled, folder)
             )
         else:
-            entries.append(Entry(shown, str(folder), pooled, "out of fold", runs, members, folds))
+            entries.append(
+                Entry(shown, str(folder), pooled, "out of fold", runs, members, folds, None, folder)
+            )
     return entries
 
 

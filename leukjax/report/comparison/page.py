@@ -11,7 +11,7 @@ from leukjax.report.comparison.document import Document, Picture
 from leukjax.report.table import Cell, Table, shown
 from leukjax.report.tables import number, span
 
-ROWS = 40  # of a table on the page; the CSV has all
+ROWS = 25  # of a table on the page; the CSV has all
 
 
 def html(document: Document, figures: Path) -> str:

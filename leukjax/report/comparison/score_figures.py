@@ -147,8 +147,7 @@ def reliability_figure(study: Study) -> Figure:
     rows = -(-len(study.shown) // columns)
     with style():
         figure = Figure(figsize=(max(4.4, 2.5 * columns), 2.7 * rows + 1.2))
-        part = "out of fold" if study.shown[0].out_of_fold is not None else about.part
-        entitle(figure, f"Reliability – {about.data}, {part}", about.marks())
+        entitle(figure, f"Reliability – {about.data}, {study.calibrated_part}", about.marks())
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         for axes in grid.flat[len(study.shown) :]:
             axes.set_axis_off()

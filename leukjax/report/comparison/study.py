@@ -100,6 +100,11 @@ class Study:
         return [entry for entry in self.entries if not entry.leaky] or self.entries
 
     @property
+    def calibrated_part(self) -> str:
+        """What calibration is of: a held-out test has no members to scale, so the folds."""
+        return "out of fold" if self.shown[0].out_of_fold is not None else self.about.part
+
+    @property
     def positive(self) -> int:
         """Index of the positive class; 0 above two classes, where nothing speaks of it."""
         return self.about.classes.index(self.about.positive) if self.about.positive else 0
@@ -138,7 +143,9 @@ def make_study(entries: Sequence[Entry], positive: str = "") -> Study:
     )
     pooled = [entry for entry in shown if entry.out_of_fold is not None]
     outside = [
-        dataclasses.replace(e, predictions=e.out_of_fold, members=())
+        dataclasses.replace(
+            e, predictions=e.out_of_fold, part="out of fold", members=(), out_of_fold=None
+        )
         for e in pooled
         if e.out_of_fold is not None
     ]
@@ -200,8 +207,9 @@ def _pairs(entries: Sequence[Entry], positive: str) -> list[Pair]:
 
 
 def _over_folds(a: Entry, b: Entry, positive: str) -> list[Comparison]:
-    """The corrected resampled t test, where both models have the same folds."""
-    if not a.folds or not b.folds or len(a.folds[0]) != len(b.folds[0]):
+    """The corrected resampled t test, where both are scored out of the same folds."""
+    held_out = a.out_of_fold is not None or b.out_of_fold is not None
+    if held_out or not a.folds or not b.folds or len(a.folds[0]) != len(b.folds[0]):
         return []
     run = a.runs[0]
     tested = len(run.test)

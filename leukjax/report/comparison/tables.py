@@ -1,6 +1,6 @@
 """The tables of the report, from the numbers of the study."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -29,7 +29,7 @@ NAMED = {
 EPOCH_SCORES = ("accuracy", "balanced_accuracy", "precision", "recall", "f1", "auroc")
 
 
-def of_whom(study: Study) -> str:
+def of_whom(study: Study, part: str = "") -> str:
     """Data, part and positive class: the ending of every caption of scores."""
     about = study.about
     marks = f" {', '.join(about.marks())}." if about.marks() else ""
@@ -37,11 +37,17 @@ def of_whom(study: Study) -> str:
         speaks = f"positive class {about.positive}"
     else:
         speaks = f"means over {', '.join(about.classes)}, each against the rest"
-    return f"{about.data}, {about.part}; {speaks}.{marks}"
+    return f"{about.data}, {part or about.part}; {speaks}.{marks}"
 
 
 def score_table(
-    study: Study, scored: Mapping[str, Scored], name: str, what: str, *, by_subject: bool = False
+    study: Study,
+    scored: Mapping[str, Scored],
+    name: str,
+    what: str,
+    *,
+    by_subject: bool = False,
+    part: str = "",
 ) -> Table:
     """The scores with their intervals, a row a model."""
     found = {model: one.by_subject if by_subject else one.by_image for model, one in scored.items()}
@@ -61,13 +67,11 @@ def score_table(
         f"With each score its 95 % interval by group: {METHODS[method]}." for method in used[:1]
     ]
     notes += [f"Where no group differs: {METHODS[method]}." for method in used[1:]]
-    notes += [
-        f"{title_of(score)} of {model}: {interval.reason}."
-        for model, score, interval in shown
-        if interval.reason
-    ]
+    notes += _reasons(
+        (f"{title_of(score)} of {model}", interval.reason) for model, score, interval in shown
+    )
     header = ["", *(title_of(score) for score in COLUMNS), "groups"]
-    return Table(name, f"{what} on {of_whom(study)}", header, rows, notes)
+    return Table(name, f"{what} on {of_whom(study, part)}", header, rows, notes)
 
 
 def more_scores(study: Study) -> Table:
@@ -76,13 +80,24 @@ def more_scores(study: Study) -> Table:
     rows: list[list[Cell]] = [
         [model, *(one.by_image[score] for score in MORE)] for model, one in study.scored.items()
     ]
-    reasons = dict.fromkeys(
-        f"{title_of(score)}: {one.by_image[score].reason}."
-        for one in study.scored.values()
+    notes = _reasons(
+        (f"{title_of(score)} of {model}", one.by_image[score].reason)
+        for model, one in study.scored.items()
         for score in MORE
-        if one.by_image[score].reason
     )
-    return Table("more_scores", f"Further scores on {of_whom(study)}", titles, rows, list(reasons))
+    return Table("more_scores", f"Further scores on {of_whom(study)}", titles, rows, notes)
+
+
+def _reasons(found: Iterable[tuple[str, str]], most: int = 4) -> list[str]:
+    """Why something is missing: a sentence a reason, with the first places where it holds."""
+    places: dict[str, list[str]] = {}
+    for place, reason in found:
+        if reason:
+            places.setdefault(reason, []).append(place)
+    return [
+        f"{reason[0].upper()}{reason[1:]} ({', '.join(of[:most])}{', …' * (len(of) > most)})."
+        for reason, of in places.items()
+    ]
 
 
 def by_class(study: Study) -> Table:
@@ -140,7 +155,7 @@ def _at(epochs: np.ndarray, values: np.ndarray, wanted: Sequence[float]) -> floa
 
 
 def seeds(study: Study) -> Table | None:
-    """Scores of each seed alone, where a model has several."""
+    """Scores of each run alone, where a model has several on the same images."""
     rows: list[list[Cell]] = []
     for model, one in study.scored.items():
         if len(one.seeds) < 2:
@@ -161,8 +176,8 @@ def seeds(study: Study) -> Table | None:
         return None
     return Table(
         "seeds",
-        f"Spread over seeds on {of_whom(study)}",
-        ["", "seeds", *(title_of(score) for score in COLUMNS)],
+        f"Spread over runs on {of_whom(study)}",
+        ["", "runs", *(title_of(score) for score in COLUMNS)],
         rows,
         ["Mean ± standard deviation, smallest to largest of the runs taken alone. The score tables"
          " are of the ensemble, the mean of their probabilities. Seeds are no subjects: they enter"
@@ -170,7 +185,9 @@ def seeds(study: Study) -> Table | None:
     )  # fmt: skip
 
 
-def comparisons(study: Study, pairs: Sequence[Pair], name: str, *, contrast: bool) -> Table | None:
+def comparisons(
+    study: Study, pairs: Sequence[Pair], name: str, *, contrast: bool, part: str = ""
+) -> Table | None:
     """The pairwise tests; or, for contrast, those that assume independent images."""
     shown = [pair for pair in pairs if (pair.found.test in INDEPENDENT) is contrast]
     if not shown:
@@ -200,7 +217,7 @@ def comparisons(study: Study, pairs: Sequence[Pair], name: str, *, contrast: boo
     )
     what = "Tests that ASSUME INDEPENDENT IMAGES, for contrast only" if contrast else "Paired tests"
     header = ["a", "b", "score", "test", "a − b", "statistic", "p", "p (Holm)"]
-    return Table(name, f"{what} on {of_whom(study)}", header, rows, notes, left=(0, 1, 2, 3))
+    return Table(name, f"{what} on {of_whom(study, part)}", header, rows, notes, left=(0, 1, 2, 3))
 
 
 def power_table(study: Study) -> Table | None:
@@ -216,7 +233,8 @@ def power_table(study: Study) -> Table | None:
         numbers = [line.groups for line in lines]
         needed = power.groups_needed(one.difference, one.error, one.df, groups)
         names = f"{pair.a} and {pair.b}"
-        rows.append([names, one.difference, *(line.detectable for line in lines), needed])
+        possible = [line.detectable if line.detectable <= 1 else None for line in lines]
+        rows.append([names, one.difference, *possible, needed])
     if not rows:
         return None
     shown = [f"{n} groups" + (" (this study)" if n == groups else "") for n in numbers]
@@ -228,7 +246,7 @@ def power_table(study: Study) -> Table | None:
         rows,
         [
             "Under each number of groups: the true difference that a two-sided test at 5 % finds"
-            " with a probability of 80 %, from the spread over groups seen here.",
+            " with a probability of 80 %, from the spread over groups seen here; a dash: none.",
             "Last column: how many groups like these would show a difference as large as the one"
             " seen; a dash for more than a million.",
             f"A paired permutation of {groups} groups gives no p below {2.0 ** (1 - groups):.2g}.",
@@ -250,7 +268,7 @@ def calibration_table(study: Study) -> Table:
         "Temperature: fitted on the validation part of each run, never on test; above 1 the model"
         " was too sure. It changes no predicted class of a single run."
     ]
-    title = f"Calibration on {study.about.data}, {study.about.part}"
+    title = f"Calibration on {study.about.data}, {study.calibrated_part}"
     return Table("calibration", title, header, rows, notes, left=(0, 1, 2))
 
 

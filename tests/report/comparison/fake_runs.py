@@ -129,7 +129,17 @@ def write_crossval(folder: Path, skills: dict, *, folds=3, seeds=(0, 1), held_ou
             test = subjects({"held": 8}, seed=5)
             found = predict(test, skill, 77)
             found.write(folder / "predictions" / "test" / f"{model}.csv")
+            for seed in seeds:
+                alone = predict(test, skill, 80 + seed)
+                place = folder / "predictions" / "test_members" / model / f"fold0-seed{seed}.csv"
+                alone.write(place)
     content = {"models": models, "folds": folds, "seeds": list(seeds), "pool": not held_out,
                "sweep": None}  # fmt: skip
     (folder / "crossval.json").write_text(json.dumps(content))
+    head = "model,fold,trial,seed,optimizer.learning_rate,metric,score,epoch,chosen,failure\n"
+    (folder / "trials.csv").write_text(
+        head + "".join(f"{model},0,0,0,3e-4,balanced_accuracy,0.5,1,1,\n" for model in skills)
+    )
+    lines = [json.dumps({"model": model, "part": "held_out", "runs": 6}) for model in skills]
+    (folder / "ledger.jsonl").write_text("\n".join(lines) + "\n")
     return folder

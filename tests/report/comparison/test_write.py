@@ -13,7 +13,7 @@ from sklearn import metrics as sk
 
 from leukjax.errors import UserError
 from leukjax.metrics.predictions import read_checked
-from leukjax.report.comparison import robustness
+from leukjax.report.comparison import fact_tables, robustness
 from leukjax.report.comparison.fact_tables import distortion
 from leukjax.report.comparison.inputs import read_entries
 from leukjax.report.comparison.results import results_json
@@ -161,7 +161,11 @@ def test_three_classes_and_subjects_of_several(tmp_path):
 @pytest.mark.parametrize("held_out", [True, False], ids=["test", "pool"])
 def test_a_crossval_folder_is_its_models(tmp_path, held_out):
     write_crossval(tmp_path / "cv", {"cnn": 1.0, "hybrid_vit": 1.6}, held_out=held_out)
-    _, results = results_of(tmp_path / "cv")
+    study, results = results_of(tmp_path / "cv")
+    assert [row[:2] for row in fact_tables.trials(study).rows] == [["cnn", 0], ["hybrid_vit", 0]]
+    opened = [row[-1] for row in fact_tables.choices(study).rows]
+    assert opened == (["1 (for the ensemble)"] * 2 if held_out else ["1", "1"])
+    assert [len(scored.seeds) for scored in study.scored.values()] == [2, 2]
     assert set(results["models"]) == {"cnn", "hybrid_vit"}
     assert results["study"]["part"] == ("test" if held_out else "out of fold")
     outside = results["out_of_fold"] if held_out else results
@@ -183,6 +187,8 @@ def test_a_crossval_folder_is_its_models(tmp_path, held_out):
         called = [np.mean(rows, axis=0).argmax() for _, rows in by_image.values()]
         expected = sk.accuracy_score(labels, called)
         assert outside["models"][model]["accuracy"]["value"] == pytest.approx(expected)
+    resampled = [c for c in results["comparisons"] if c["test"] == "corrected_resampled_t"]
+    assert bool(resampled) is not held_out  # of folds, hence not among the tests on held-out images
     (found,) = [
         c
         for c in outside["comparisons"]
