@@ -22,7 +22,6 @@ def prepare(spec):
     began = time.perf_counter()
     empty = memory()
     records = Synthetic(spec["folder"], spec["records"], spec["image_size"])
-    records.background = "black"
     opened = memory()
     fields = {
         "train.batch_size": spec["batch"],

@@ -29,6 +29,7 @@ class Synthetic(Records):
             self._write(count)
         self.checksum = json.loads((self.folder / "index.json").read_text())["checksum"]
         self.manifest = _manifest(count)
+        self.classes, self.background = self.manifest.classes, "black"
         self._open()
 
     def _open(self) -> None:
