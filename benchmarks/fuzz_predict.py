@@ -103,12 +103,14 @@ def make(
         how = "whole" if number % 4 == 0 else random.choice(
             ("damaged", "twice damaged", "absurd size", "no file"), p=(0.7, 0.2, 0.06, 0.04)
         )  # fmt: skip
+        if how == "no file" and zipped:
+            how = "damaged"
         if how == "whole":
             pixels, file = draw_cell(random), io.BytesIO()
             Image.fromarray(pixels).save(file, str(random.choice(("PNG", "BMP", "TIFF"))))
             path.write_bytes(file.getvalue())
             known.append((name, how, pixels))
-        elif how == "no file" and not zipped:
+        elif how == "no file":
             known.append((name, how, None))
             no_file(path, int(random.integers(4)))
         else:
