@@ -11,12 +11,14 @@ from leukjax.report.comparison import (
     checklist,
     curve_figures,
     fact_tables,
+    flow_figure,
     pictures,
     robustness,
     score_figures,
     tables,
     words,
 )
+from leukjax.report.comparison.provenance import flow
 from leukjax.report.comparison.study import COMPARED, PRIMARY, Study
 from leukjax.report.table import Table
 from leukjax.report.tables import COLUMNS
@@ -334,7 +336,16 @@ def _models(study: Study) -> Section | None:
 
 
 def _flow(study: Study) -> Section | None:
-    return _section("flow", "From source to test", fact_tables.flow(study))
+    entry = next((entry for entry in study.shown if entry.runs), None)
+    figure = None if entry is None else flow_figure.figure(flow(entry.runs[0]), study.about)
+    return _section(
+        "flow",
+        "From source to test",
+        _picture(
+            "flow", "From the source to each part; by class: images of how many subjects.", figure
+        ),
+        fact_tables.flow(study),
+    )
 
 
 def _data(study: Study) -> Section | None:

@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Sequence
 
+from leukjax.metrics.intervals import Interval
 from leukjax.report.comparison import provenance, robustness
 from leukjax.report.comparison.inputs import Entry
 from leukjax.report.comparison.robustness import Point
@@ -186,24 +187,36 @@ def distortion(study: Study, models: dict[str, list[Point]]) -> Table:
     score = robustness.score_of(everything)
     reference = _reference(study.entries, models)
     worst = max((p.severity for p in everything), default=0)
-    drops = {(p.distortion, p.background): p.drop for p in models.get(reference, [])
+    bases = {(p.distortion, p.background): p for p in models.get(reference, [])
              if p.score == score and p.severity == worst}  # fmt: skip
     rows: list[list[Cell]] = []
     for model, points in models.items():
         for p in points:
             if p.score != score or p.severity != worst:
                 continue
-            base = drops.get((p.distortion, p.background))
-            relative = p.drop / base if p.drop is not None and base else None
-            rows.append([model, p.distortion.replace("_", " "), p.background.replace("_", " "),
-                         p.value, p.drop, p.drop_low, p.drop_high, relative, p.groups])  # fmt: skip
-    rows.sort(key=lambda row: (str(row[0]), -(row[4] if isinstance(row[4], float) else 0.0)))
-    header = ["", "distortion", "background", score.replace("_", " "), "drop", "drop low",
-              "drop high", f"drop / {reference}'s", "groups"]  # fmt: skip
+            base = bases.get((p.distortion, p.background))
+            # A ratio to a drop that may be nothing says nothing.
+            certain = base is not None and base.drop_low is not None and base.drop_low > 0
+            own = base.drop if base is not None and certain else None
+            relative = p.drop / own if p.drop is not None and own else None
+            groups = int(p.groups or 0)
+            value = Interval(p.value, p.low, p.high, "jackknife", groups)
+            drop = Interval(p.drop, p.drop_low, p.drop_high, "jackknife", groups)
+            names = [p.distortion.replace("_", " "), p.background.replace("_", " ")]
+            rows.append([model, *names, value, drop, relative, groups])
+    rows.sort(key=lambda row: (str(row[0]), -_value(row[4])))
+    header = ["", "distortion", "background", score.replace("_", " "), "drop",
+              f"drop / {reference}'s", "groups"]  # fmt: skip
     title = f"Severity {worst} of every distortion on {study.about.data}"
     return Table("robustness", title, header, rows,
-                 ["Every severity and score: robustness/scores.csv of each run."],
+                 ["With each number its 95 % interval by group; every severity and score:"
+                  " robustness/scores.csv of each run. A ratio is given where the drop of"
+                  f" {reference} is more than chance."],
                  left=(0, 1, 2))  # fmt: skip
+
+
+def _value(cell: Cell) -> float:
+    return cell.value or 0.0 if isinstance(cell, Interval) else 0.0
 
 
 def _reference(entries: Sequence[Entry], models: dict[str, list[Point]]) -> str:

@@ -221,7 +221,8 @@ def test_robustness_curves_where_they_are(runs, tmp_path):
     assert [axes.get_title() for axes in panels if axes.lines] == ["jpeg", "motion blur"]
     rows = distortion(study, found).rows
     assert [row[:2] for row in rows] == [["b", "jpeg"], ["b", "motion blur"]]
-    assert rows[0][4] == pytest.approx(0.5)
+    assert rows[0][4].value == pytest.approx(0.5)
+    assert rows[0][5] == 1  # b is the first that has any: its own reference
 
 
 def test_a_diverged_seed_is_refused(runs, tmp_path):
