@@ -69,10 +69,10 @@ def cache_folder(choice: str) -> Path | None:
     return Path(base) / "leukjax" / "compiled"
 
 
-def compute_dtype(choice: str) -> jnp.dtype:
-    """``auto`` is bfloat16 on GPU and TPU and float32 on CPU."""
+def compute_dtype(choice: str, platform: str = "") -> jnp.dtype:
+    """``auto`` is bfloat16 on GPU and TPU and float32 on CPU; "" is the platform that is here."""
     if choice == "auto":
-        choice = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        choice = "float32" if (platform or jax.default_backend()) == "cpu" else "bfloat16"
     return jnp.dtype(choice)
 
 

@@ -98,6 +98,7 @@ class HybridViT(nn.Module):
       zero_init: the scale of each ResNet block's last normalisation starts at 0.
       dropout: after the position embeddings, in the transformer's blocks and before the head.
       stochastic_depth: of the transformer's blocks, growing linearly from 0 to this at the last.
+      fold: as in ``resnet.ResNet``; only BatchNorm can.
       gelu_tanh: the tanh approximation of GELU, as in google-research's code; timm has the exact.
       dtype: of convolutions and matrix products; parameters, statistics, softmax, head: float32.
       remat: compute the inside of each block again in the backward pass, to save memory.
@@ -110,6 +111,7 @@ class HybridViT(nn.Module):
     zero_init: bool = True
     dropout: float = 0.0
     stochastic_depth: float = 0.0
+    fold: bool = False
     gelu_tanh: bool = True
     dtype: DTypeLike = jnp.float32
     remat: bool = False
@@ -169,6 +171,7 @@ class HybridViT(nn.Module):
                     conv=conv,
                     norm=norm,
                     zero_init=self.zero_init,
+                    fold=self.fold and self.norm == "batch",
                     name=f"stage{stage + 1}_{number}",
                 )
                 x = run_block(block, x, train=train, remat=self.remat)

@@ -17,6 +17,7 @@ from jaxtyping import Array, DTypeLike, Float
 
 from leukjax.models import conv_cpu, initializers
 from leukjax.models.conv_cpu import Pads, Pair
+from leukjax.models.folded import Pointwise
 
 Padding = str | Pads
 
@@ -110,11 +111,15 @@ class Conv(nn.Module):
     padding: Padding = "SAME"
     dtype: DTypeLike = jnp.float32
     kernel_init: nn.initializers.Initializer = initializers.he_fan_out
+    pending: bool = False  # a 1x1 convolution that is left to the normalisation after it
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n p q o"]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n p q o"] | Pointwise:
         shape = (*self.window, x.shape[-1], self.features)
         kernel = self.weights(self.param("kernel", self.kernel_init, shape, jnp.float32))
+        if self.pending:
+            rows, columns = self.strides
+            return Pointwise(x[:, ::rows, ::columns].astype(self.dtype), kernel)
         return conv(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.padding)
 
     def weights(self, kernel: Float[Array, "kh kw c o"]) -> Float[Array, "kh kw c o"]:

@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from leukjax.errors import UserError
+from leukjax.models.folded import conv_norm
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -40,11 +41,16 @@ def standardize(
 
 def _forward(x: Array, scale: Array, bias: Array, groups: int, epsilon: float):
     wide = x.astype(jnp.float32)
-    # Two passes: the mean of squares minus the square of the mean loses all digits where the mean
-    # is large against the spread.
     mean = _over_group(jnp.mean(wide, 0), groups)
     centred = wide - mean
-    variance = _over_group(jnp.mean(jnp.square(centred), 0), groups)
+    if x.dtype == jnp.bfloat16:
+        # One pass: where the mean is so large against the spread that float32 loses the digits of
+        # the difference, bfloat16 lost them before.
+        squares = _over_group(jnp.mean(jnp.square(wide), 0), groups)
+        variance = jnp.maximum(squares - jnp.square(mean), 0)
+    else:
+        # Two passes, for that reason.
+        variance = _over_group(jnp.mean(jnp.square(centred), 0), groups)
     inverse = lax.rsqrt(variance + epsilon)
     y = centred * (inverse * scale) + bias
     return (y.astype(x.dtype), mean, variance), (x, scale, mean, inverse)
@@ -104,8 +110,20 @@ class BatchNorm(nn.Module):
     scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n h w c"]:
-        channels = x.shape[-1]
+    def __call__(
+        self,
+        x: Float[Array, "n h w i"],
+        kernel: Float[Array, "1 1 i c"] | None = None,
+        *,
+        train: bool,
+        shortcut: Float[Array, "n h w c"] | None = None,
+    ) -> Float[Array, "n h w c"]:
+        """Normalised features.
+
+        In training, with a kernel, `x` is what a 1x1 convolution is still to be done with, and a
+        shortcut is added before a ReLU (`folded.conv_norm`).
+        """
+        channels = (x if kernel is None else kernel).shape[-1]
         scale = self.param("scale", self.scale_init, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
@@ -116,13 +134,17 @@ class BatchNorm(nn.Module):
             return (x.astype(jnp.float32) * factor + shift).astype(x.dtype)
 
         parts = self._parts(x.shape[0])
-        flat = x.reshape(parts, -1, channels)
-        y, mean, variance = _standardize_parts(flat, scale, bias, channels, self.epsilon)
+        if kernel is not None:
+            y, mean, variance = conv_norm(x, kernel, scale, bias, shortcut, parts, self.epsilon)
+        else:
+            flat = x.reshape(parts, -1, channels)
+            y, mean, variance = _standardize_parts(flat, scale, bias, channels, self.epsilon)
+            y = y.reshape(x.shape)
         if not self.is_initializing():
             for running, new in ((running_mean, mean), (running_var, variance)):
                 new = lax.stop_gradient(jnp.mean(new, 0))
                 running.value = self.momentum * running.value + (1 - self.momentum) * new
-        return y.reshape(x.shape)
+        return y
 
     def _parts(self, images: int) -> int:
         if self.sub_batch == 0:

@@ -50,6 +50,7 @@ def _backward(window: _Window, x: Array, gradient: Array) -> tuple[Array]:
         x,
         gradient,
         cpu=functools.partial(_shifted_gradient, window=window),
+        cuda=functools.partial(_shifted_gradient, window=window),
         default=functools.partial(_native_gradient, window=window),
     )
     return (by_x,)

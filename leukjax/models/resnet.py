@@ -34,6 +34,7 @@ class Block(nn.Module):
       width: channels inside the block.
       strides: of its 3x3 (first 3x3) convolution and of the shortcut.
       drop: probability that an image skips the block's residual in training.
+      fold: of a bottleneck, see `folded`; for BatchNorm only.
     """
 
     width: int
@@ -43,6 +44,7 @@ class Block(nn.Module):
     norm: Callable[..., nn.Module]
     zero_init: bool
     drop: float = 0.0
+    fold: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n p q o"]:
@@ -55,6 +57,8 @@ class Block(nn.Module):
         y = x
         for number, (features, window, stride) in enumerate(plan, 1):
             last = number == len(plan)
+            if last and train and self.fold:
+                return self._folded(x, y, strides)
             y = self.conv(features, (window, window), stride, name=f"conv{number}")(y)
             scale_init = nn.initializers.zeros if last and self.zero_init else nn.initializers.ones
             y = self.norm(name=f"norm{number}", scale_init=scale_init)(y, train=train)
@@ -64,6 +68,22 @@ class Block(nn.Module):
         if x.shape != y.shape:
             x = self.conv(y.shape[-1], (1, 1), strides, name="downsample_conv")(x)
             x = self.norm(name="downsample_norm")(x, train=train)
+        return nn.relu(x + y)
+
+    def _folded(self, x: Array, y: Array, strides: tuple[int, int]) -> Array:
+        """The end of a bottleneck in training, without the features before its normalisations."""
+        features = self.width * EXPANSION
+        conv = functools.partial(self.conv, features, (1, 1), pending=True)
+        if x.shape != (*y.shape[:3], features):
+            pending = conv(strides, name="downsample_conv")(x)
+            x = self.norm(name="downsample_norm")(*pending, train=True)
+        scale_init = nn.initializers.zeros if self.zero_init else nn.initializers.ones
+        norm = self.norm(name="norm3", scale_init=scale_init)
+        pending = conv(name="conv3")(y)
+        if self.drop == 0:
+            return norm(*pending, train=True, shortcut=x)
+        y = norm(*pending, train=True)
+        y = StochasticDepth(self.drop, name="stochastic_depth")(y, train=True)
         return nn.relu(x + y)
 
 
@@ -81,6 +101,7 @@ class ResNet(nn.Module):
       stochastic_depth: rate of the last block, growing linearly from 0 (Huang et al. 2016).
       dtype: of convolutions; parameters, statistics, pooling and head are float32.
       remat: compute the inside of each block again in the backward pass, to save memory.
+      fold: in training, a bottleneck's wide convolutions and their BatchNorms are one (`folded`).
     """
 
     classes: int
@@ -93,6 +114,7 @@ class ResNet(nn.Module):
     stochastic_depth: float = 0.0
     dtype: DTypeLike = jnp.float32
     remat: bool = False
+    fold: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, "n h w 3"], *, train: bool) -> Float[Array, "n c"]:
@@ -108,6 +130,7 @@ class ResNet(nn.Module):
             conv=conv,
             norm=norm,
             zero_init=self.zero_init,
+            fold=self.fold and self.norm == "batch" and self.depth >= 50,
         )
         drops = iter(linear_rates(self.stochastic_depth, sum(STAGES[self.depth])))
         for stage, blocks in enumerate(STAGES[self.depth]):

@@ -10,11 +10,12 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
-from leukjax import sharding
+from leukjax import models, runtime, sharding
 from leukjax.train import optimizer
 from leukjax.train import state as states
 from leukjax.train.step import EvalStep, StepOptions, TrainStep, make_eval_step, make_train_step
@@ -30,6 +31,19 @@ class Programs:
     init: Callable[[states.Settings], states.TrainState]
     train_steps: dict[int, TrainStep]
     eval_step: EvalStep
+
+
+def make_module(config: ConfigDict, classes: int, platform: str) -> nn.Module:
+    """The model of a config in the form that is fast on a platform: cpu, gpu or tpu."""
+    dtype = runtime.compute_dtype(config.compute_dtype, platform)
+    return models.create(
+        config.model.name,
+        classes,
+        dtype=dtype,
+        remat=config.train.remat,
+        fold=platform != "cpu" and dtype == jnp.bfloat16,
+        **{name: config.model[name] for name in config.model if name != "name"},
+    )
 
 
 def programs(

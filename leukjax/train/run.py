@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from leukjax import config as configs
-from leukjax import models, runtime, sharding
+from leukjax import runtime, sharding
 from leukjax.data import duplicates
 from leukjax.data import records as data_records
 from leukjax.data import split as data_split
@@ -21,7 +21,7 @@ from leukjax.errors import UserError
 from leukjax.models.summary import Summary, table
 from leukjax.train import state as states
 from leukjax.train import together, workdir
-from leukjax.train.programs import programs
+from leukjax.train.programs import make_module, programs
 from leukjax.train.residence import Residence, settle
 from leukjax.train.settings import make_settings, step_options
 from leukjax.train.step import EvalStep, TrainStep
@@ -95,13 +95,7 @@ def assemble(config: ConfigDict, folder: Path) -> tuple[Run, bool]:
     )
     per_epoch = train_batches.steps_per_epoch
     total = max(1, round(config.train.epochs * per_epoch))
-    module = models.create(
-        config.model.name,
-        len(records.classes),
-        dtype=runtime.compute_dtype(config.compute_dtype),
-        remat=config.train.remat,
-        **{name: config.model[name] for name in config.model if name != "name"},
-    )
+    module = make_module(config, len(records.classes), jax.default_backend())
     summary = table(module, config.data.image_size)
     logging.info("%s\n", summary.text())
     settings = make_settings(config, records, rows["train"], per_epoch, total)
