@@ -5,6 +5,7 @@ flag is absl's. Exit status: 0 done, 1 the user can mend it, 2 an unknown flag, 
 request with everything saved.
 """
 
+import ctypes
 import logging as std_logging
 import os
 import sys
@@ -155,6 +156,14 @@ def _unraisable(error: "sys.UnraisableHookArgs") -> None:
         sys.__unraisablehook__(error)
 
 
+def _has_nvidia_driver() -> bool:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
 def _quiet_logging() -> None:
     """Plain lines on stderr: ours from INFO up, other libraries' only when they are errors.
 
@@ -173,6 +182,10 @@ def _quiet_logging() -> None:
             )
 
     def ours(record: std_logging.LogRecord) -> bool:
+        if str(record.msg).startswith("Jax plugin configuration error"):
+            # The compilers of --preflight are JAX's plugin for NVIDIA GPUs; where there is no
+            # driver it is not asked for more.
+            return _has_nvidia_driver()
         if record.pathname.startswith(package):
             return True
         from_orbax = record.name == "asyncio" or "orbax" in record.pathname

@@ -1,6 +1,7 @@
 """Train a classifier, choose its best epoch on validation, score it once on test.
 
 python -m leukjax.main --config=configs/resnet50.py --workdir=runs/resnet50
+python -m leukjax.main --config=configs/resnet50.py:cnmc --preflight=h100:8
 
 The same command again goes on where a stopped or killed run was. Ends with a table of test scores;
 docs/data.md and the README say what each file of the work directory is.
@@ -16,6 +17,13 @@ FLAGS = flags.FlagValues()
 flags.DEFINE_string(
     "workdir", "", "folder of the run; default runs/<config>-<data>", flag_values=FLAGS
 )
+flags.DEFINE_string(
+    "preflight",
+    "",
+    "DEVICE:COUNT, as h100:8 (a100, h100, v5e, v5p, v6e): compile for devices that need not be "
+    "here, say what the step needs of them, and train nothing; no data are read",
+    flag_values=FLAGS,
+)
 
 
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
@@ -23,6 +31,12 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
     chosen = command.one_config(names, overrides, arguments)
     default = f"runs/{config.name_of(names[0])}-{chosen.data.name}"
     workdir = Path(FLAGS.workdir or default)
+
+    if FLAGS.preflight:
+        from leukjax.train import preflight
+
+        preflight.run(chosen, workdir, FLAGS.preflight)
+        return
 
     # Imported late: the flags above answer at once, JAX and TFDS take seconds.
     from leukjax.report import run_report

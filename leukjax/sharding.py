@@ -1,6 +1,7 @@
 """The mesh of devices, and rules from parameter paths to PartitionSpecs."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,13 +16,20 @@ from leukjax.errors import UserError
 Rules = tuple[tuple[str, tuple[str, ...]], ...]
 
 
-def make_mesh(options: ConfigDict, batch_size: int) -> Mesh:
+def make_mesh(
+    options: ConfigDict, batch_size: int, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
     """A mesh with the axes ``data`` and ``model`` over the devices of all processes.
+
+    Args:
+      options: the section ``mesh`` of a config.
+      batch_size: global.
+      devices: to compile for, where they are not those that are here.
 
     Raises:
       UserError: more devices asked for than there are, or a batch that they do not divide.
     """
-    available = jax.device_count()
+    available = jax.device_count() if devices is None else len(devices)
     data = options.data if options.data > 0 else max(1, available // options.model)
     if data * options.model > available:
         raise UserError(
@@ -50,6 +58,9 @@ def make_mesh(options: ConfigDict, batch_size: int) -> Mesh:
             "of the mesh's data axis; change it or mesh.data"
         )
     names, types = ("data", "model"), (AxisType.Auto, AxisType.Auto)
+    if devices is not None:
+        chosen = np.array(devices[: data * options.model])
+        return Mesh(chosen.reshape(data, options.model), names, axis_types=types)
     if jax.process_count() > 1:
         # In the order of the processes, each of which reads a contiguous part of the batch;
         # `make_mesh` may choose another order, by the wiring.

@@ -17,8 +17,9 @@ ALLOWED = {
     "images": {"errors", "hashing"},
     "models": {"errors", "hashing"},
     "metrics": {"errors", "files"},
+    "compiler": {"errors"},
     "checks": BASE | {"data", "images", "models", "metrics"},
-    "train": BASE | {"data", "images", "models", "metrics"},
+    "train": BASE | {"compiler", "data", "images", "models", "metrics"},
     "apply": BASE | {"data", "images", "models", "metrics", "train"},
     "report": BASE | {"apply", "data", "images", "models", "metrics", "train"},
     # A study's workers end as commands do.
