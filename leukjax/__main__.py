@@ -11,6 +11,7 @@ COMMANDS = {
     "crossval": "crossval",
     "evaluate": "evaluate",
     "robustness": "robustness",
+    "audit": "audit",
 }
 
 

@@ -21,12 +21,13 @@ ALLOWED = {
     "checks": BASE | {"data", "images", "models", "metrics"},
     "train": BASE | {"compiler", "data", "images", "models", "metrics"},
     "apply": BASE | {"data", "images", "models", "metrics", "train"},
-    "report": BASE | {"apply", "data", "images", "models", "metrics", "train"},
+    "report": BASE | {"apply", "checks", "data", "images", "models", "metrics", "train"},
     # A study's workers end as commands do.
     "study": BASE | {"data", "images", "models", "metrics", "train", "apply", "report", "command"},
 }
 COMMANDS = {
     "__main__",
+    "audit",
     "command",
     "compare",
     "crossval",

@@ -55,7 +55,9 @@ def curves(measured: Sequence["Measured"]) -> Figure:
             figure.axes[0].plot([], [], marker=MARKERS[i % 6], ms=4, color=CLASSES[i % 6])[0]
             for i in range(len(measured))
         ]
-        labels = [f"{one.name} (band: 95 % interval by group)" for one in measured]
+        labels = [one.name for one in measured]
+        lines += [figure.axes[0].fill_between([], [], [], color=GREY, alpha=0.25, lw=0)]
+        labels.append("band: 95 % interval by group")
         if len({curve.background for one in measured for curve in one.curves}) > 1:
             lines += figure.axes[0].plot([], [], color=GREY, ls="--")
             labels.append("dashed: black background distorted too (as published)")
