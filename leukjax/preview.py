@@ -2,7 +2,8 @@
 
 python -m leukjax.preview --config=configs/resnet50.py --output=preview.png
 
-Each row is one training image, raw first, then augmented as the training step does it.
+Each row is one training image, raw first, then augmented as the training step does it. With
+--distorted each row is a distortion of leukjax.robustness, in its five severities.
 """
 
 from pathlib import Path
@@ -17,6 +18,9 @@ flags.DEFINE_integer("rows", 8, "images shown", lower_bound=1, upper_bound=64, f
 flags.DEFINE_integer(
     "views", 7, "augmented views of each", lower_bound=1, upper_bound=32, flag_values=FLAGS
 )
+flags.DEFINE_boolean(
+    "distorted", False, "the suite of leukjax.robustness instead", flag_values=FLAGS
+)
 
 
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
@@ -26,6 +30,9 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
     # Imported late: the flags above answer at once, JAX and TFDS take seconds.
     from leukjax.report import preview
 
+    if FLAGS.distorted:
+        preview.write_distorted(config, Path(FLAGS.output))
+        return
     preview.write(config, Path(FLAGS.output), rows=FLAGS.rows, views=FLAGS.views)
 
 

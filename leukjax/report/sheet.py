@@ -12,14 +12,16 @@ def sheet(
     views: UInt8[np.ndarray, "n k h w 3"] | Float[np.ndarray, "n k h w 3"],
     names: list[str],
     title: str,
+    headings: tuple[str, ...] = ("augmented",),
 ) -> Figure:
-    """A row for each cell: itself, and `k` augmented views of it.
+    """A row for each cell: itself, and `k` views of it.
 
     Args:
         raw: prepared cells.
         views: their views; floats are in [0, 1].
         names: what stands left of each row, as class and subject.
-        title: above all; it should name the data and the augmentation.
+        title: above all; it should name the data and what was done.
+        headings: of the first columns of views.
     """
     rows, columns = views.shape[0], views.shape[1] + 1
     with style():
@@ -37,6 +39,6 @@ def sheet(
                 if column == 0:
                     axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=7)
         grid[0, 0].set_title("as prepared", fontsize=8)
-        if columns > 1:
-            grid[0, 1].set_title("augmented", fontsize=8, loc="left")
+        for axes, heading in zip(grid[0, 1:], headings, strict=False):
+            axes.set_title(heading, fontsize=8, loc="left")
     return figure

@@ -3,6 +3,7 @@
 import pytest
 
 from leukjax import command, preview
+from leukjax.images.distort import DISTORTIONS
 
 
 def _status(*arguments):
@@ -25,6 +26,15 @@ def test_a_sheet_is_written(tmp_path, monkeypatch):
     assert _status(*FIELDS, f"--output={output}", "--rows=3", "--views=2") == 0
     assert output.read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in output.parent.iterdir()] == ["cells.png"]
+
+
+def test_a_sheet_of_distortions_has_a_row_for_each(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEUKJAX_CACHE", str(tmp_path / "cache"))
+    for name in ("a.svg", "b.svg"):
+        assert _status(*FIELDS, "--distorted", f"--output={tmp_path / name}") == 0
+    text = (tmp_path / "a.svg").read_bytes()
+    assert text == (tmp_path / "b.svg").read_bytes()
+    assert text.count(b"<image") == 6 * len(DISTORTIONS)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Figures of robustness: curves of score against severity, and the most harmful as pictures."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -51,7 +51,7 @@ def curves(measured: Sequence["Measured"]) -> Figure:
             grid[lowest, column].tick_params(labelbottom=True)
             grid[lowest, column].set_xlabel("severity (0 = clean)", fontsize=7)
         figure.supylabel("balanced accuracy", fontsize=8)
-        lines = [
+        lines: list[Any] = [
             figure.axes[0].plot([], [], marker=MARKERS[i % 6], ms=4, color=CLASSES[i % 6])[0]
             for i in range(len(measured))
         ]
