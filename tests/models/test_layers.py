@@ -120,7 +120,7 @@ def test_the_platform_is_chosen_when_lowering():
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(4, 32), (32, 4)])
 def test_no_product_on_cpu_sums_over_leading_axes(inputs, outputs):
-    # Those take several times as long; a newer XLA may see through the barriers.
+    # Those take up to 1.7 times as long; a newer XLA may see through the barriers.
     def loss(x, kernel):
         return jnp.sum(conv(x, kernel, (1, 1), "HALF") ** 2)
 
