@@ -116,8 +116,8 @@ class Table:
 def shown(cell: Cell) -> str:
     """A cell as text: three digits, an interval in brackets, a dash for None."""
     if isinstance(cell, Interval):
-        between = span(cell)
-        return number(cell.value) + (f" ({between})" if between else "")
+        value, between = halves(cell)
+        return f"{value} ({between})" if between else value
     if cell is None:
         return UNDEFINED
     if isinstance(cell, str):
@@ -125,9 +125,21 @@ def shown(cell: Cell) -> str:
     if isinstance(cell, P):
         return p_value(cell)
     if isinstance(cell, float):
-        # A minus sign and not a hyphen.
-        return number(cell).replace("-", "−")
+        return _minus(number(cell))
     return f"{cell:,}"
+
+
+def halves(interval: Interval) -> tuple[str, str]:
+    """A score and its interval as text; "to" for a dash where there is a minus sign."""
+    between = span(interval)
+    if interval.low is not None and interval.low < 0 and interval.high is not None:
+        between = f"{interval.low:.3f} to {interval.high:.3f}"
+    return _minus(number(interval.value)), _minus(between)
+
+
+def _minus(text: str) -> str:
+    """A minus sign and not a hyphen."""
+    return text.replace("-", "−")
 
 
 def p_value(p: float | None) -> str:

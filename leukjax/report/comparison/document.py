@@ -319,7 +319,7 @@ def _robustness(study: Study) -> Section | None:
         "Distortion",
         _picture(
             "robustness",
-            "Score over severity; severity 0 is the image as it is.",
+            "Score over severity, of each model's first run; severity 0 is the image as it is.",
             robustness.figure(found, order, study.about),
         ),
         fact_tables.distortion(study, found),

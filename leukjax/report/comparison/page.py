@@ -8,8 +8,7 @@ import jinja2
 
 from leukjax.metrics.intervals import Interval
 from leukjax.report.comparison.document import Document, Picture
-from leukjax.report.table import Cell, Table, shown
-from leukjax.report.tables import number, span
+from leukjax.report.table import Cell, Table, halves, shown
 
 ROWS = 25  # of a table on the page; the CSV has all
 
@@ -44,7 +43,7 @@ def html(document: Document, figures: Path) -> str:
 def _halves(cell: Cell) -> tuple[str, str]:
     """What stands in a cell, and small below it."""
     if isinstance(cell, Interval):
-        return number(cell.value), span(cell)
+        return halves(cell)
     above, _, below = shown(cell).partition("\n")
     return above, below
 

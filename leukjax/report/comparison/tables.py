@@ -161,16 +161,8 @@ def seeds(study: Study) -> Table | None:
         if len(one.seeds) < 2:
             continue
         values = np.array([[s.values[name] for name in COLUMNS] for s in one.seeds], float)
-        texts: list[Cell] = [
-            f"{m:.3f} ± {s:.3f}\n{low:.3f} to {high:.3f}"
-            for m, s, low, high in zip(
-                values.mean(axis=0),
-                values.std(axis=0, ddof=1),
-                values.min(axis=0),
-                values.max(axis=0),
-                strict=True,
-            )
-        ]
+        spread = zip(values.mean(axis=0), values.std(axis=0, ddof=1), strict=True)
+        texts: list[Cell] = [f"{mean:.3f}\n± {deviation:.3f}" for mean, deviation in spread]
         rows.append([model, len(values), *texts])
     if not rows:
         return None
@@ -179,7 +171,7 @@ def seeds(study: Study) -> Table | None:
         f"Spread over runs on {of_whom(study)}",
         ["", "runs", *(title_of(score) for score in COLUMNS)],
         rows,
-        ["Mean ± standard deviation, smallest to largest of the runs taken alone. The score tables"
+        ["Mean and standard deviation of the runs alone (each: results.json). The score tables"
          " are of the ensemble, the mean of their probabilities. Seeds are no subjects: they enter"
          " no interval."],
     )  # fmt: skip
@@ -209,7 +201,7 @@ def comparisons(
         )
     tests = dict.fromkeys(pair.found.test for pair in shown)
     notes = ["With each difference its 95 % interval by group."]
-    notes += [f"{NAMED[test].capitalize()}: {TESTS[test]}." for test in tests]
+    notes += [f"{NAMED[test][0].upper()}{NAMED[test][1:]}: {TESTS[test]}." for test in tests]
     notes += dict.fromkeys(
         f"{title_of(p.found.score)}, {p.a} and {p.b}: {p.found.reason}."
         for p in shown
