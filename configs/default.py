@@ -67,8 +67,9 @@ def _smears() -> ConfigDict:
     data.subject_csv = ""  # image_folder: CSV with the columns path,subject
     data.bad_images = "error"  # error | skip (listed in WORKDIR/skipped.csv)
     data.sampling = "as_is"  # as_is | class_balanced | subject_balanced; training order only
-    data.mean = "fit"  # fit (foreground of the training groups) | "r,g,b" in [0, 1]
-    data.std = "fit"  # likewise
+    # auto (those of init.weights where given, else fit) | fit (foreground of the training groups)
+    data.mean = "auto"  # | "r,g,b" in [0, 1]
+    data.std = "auto"  # likewise
     data.threads = 8  # threads that prepare images and read records
     data.workers = 0  # processes that read records; 0 = threads only
     data.prefetch = 4  # batches read ahead
@@ -88,15 +89,22 @@ def _smears() -> ConfigDict:
     split.held_out = "none"
 
     config.model = model = ConfigDict()
-    model.name = "resnet"  # cnn | resnet | hybrid_vit
-    model.depth = 50  # resnet: 18 | 34 | 50 | 101 | 152
-    model.width = 64  # channels of the first stage (cnn, resnet)
+    model.name = "resnet"  # cnn | resnet | hybrid_vit | bit
+    model.depth = 50  # resnet: 18 | 34 | 50 | 101 | 152; bit: 50 | 101 | 152
+    model.width = 64  # channels of the first stage (cnn, resnet, bit)
     model.variant = "small"  # hybrid_vit: small | r26_s32 | r50_b16
-    model.norm = "batch"  # batch | group | frozen (the hybrids of the literature: group)
+    model.gelu_tanh = True  # hybrid_vit: GELU by tanh, as google-research; False: exact, as timm
+    model.norm = "batch"  # batch | group | frozen (bit and the hybrids of the literature: group)
     model.norm_batch = 0  # images a BatchNorm sub-batch; 0 = the whole batch
     model.zero_init = True  # last norm scale of each residual block starts at 0
     model.dropout = 0.0  # before the head (and in the transformer's blocks)
     model.stochastic_depth = 0.0  # rate of the last block, growing linearly from the first
+
+    config.init = init = ConfigDict()
+    init.weights = ""  # "" = random | a file | a run | hf://OWNER/NAME[@REVISION][/FILE]
+    init.sha256 = ""  # checksum that the file must have; "" = any
+    init.head = "auto"  # auto (kept where it is for the same classes) | new
+    init.allow = ""  # regular expression: variables and tensors that may be left out
 
     config.augment = augment = ConfigDict()
     augment.flip = True  # left-right and up-down, each with probability 1/2
@@ -133,6 +141,10 @@ def _smears() -> ConfigDict:
     optimizer.final = 0.0  # cosine: share of the learning rate at the end
     optimizer.step_every = "10 epochs"  # step: duration between two drops
     optimizer.step_factor = 0.1  # step: factor of each drop
+    optimizer.freeze = ""  # regular expression over paths of parameters that stay as they are
+    optimizer.freeze_stages = 0  # so many stages from the images stay; -1 = all but the head
+    optimizer.layer_decay = 1.0  # factor of the learning rate for each stage away from the head
+    optimizer.head_rate = 1.0  # factor of the head's learning rate
 
     config.train = train = ConfigDict()
     train.epochs = 8.0  # length of the run; the rest of an epoch is never crossed by a batch

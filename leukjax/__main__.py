@@ -12,6 +12,7 @@ COMMANDS = {
     "evaluate": "evaluate",
     "robustness": "robustness",
     "audit": "audit",
+    "export": "export",
 }
 
 

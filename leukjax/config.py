@@ -46,10 +46,11 @@ CHOICES = {
     "data.sampling": ("as_is", "class_balanced", "subject_balanced"),
     "split.protocol": ("auto", "subject", "official", "kfold", "image"),
     "split.held_out": ("none", "auto", "subject", "official"),
-    "model.name": ("cnn", "resnet", "hybrid_vit"),
+    "model.name": ("cnn", "resnet", "hybrid_vit", "bit"),
     "model.depth": (18, 34, 50, 101, 152),
     "model.variant": ("small", "r26_s32", "r50_b16"),
     "model.norm": ("batch", "group", "frozen"),
+    "init.head": ("auto", "new"),
     "loss.name": ("cross_entropy", "focal"),
     "optimizer.name": ("adam", "adamw", "sgd"),
     "optimizer.schedule": ("constant", "cosine", "step"),
@@ -104,6 +105,9 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "optimizer.clip_norm": (0, 1e9),
     "optimizer.final": (0, 1),
     "optimizer.step_factor": (0, 1),
+    "optimizer.freeze_stages": (-1, 1000),
+    "optimizer.layer_decay": (0.01, 1),
+    "optimizer.head_rate": (0.001, 1000),
     "train.epochs": (0, 1e9),
     "train.batch_size": (1, 2**24),
     "train.accumulate": (1, 2**16),
@@ -119,7 +123,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
 }
 
 _DURATIONS = ("optimizer.warmup", "optimizer.step_every", "train.eval_every", "checkpoint.every")
-_EXPRESSIONS = ("data.subject_pattern", "optimizer.decay_mask")
+_EXPRESSIONS = ("data.subject_pattern", "init.allow", "optimizer.decay_mask", "optimizer.freeze")
 
 
 def shipped_folder() -> Path:
@@ -348,6 +352,14 @@ def _check_combinations(flat: dict[str, Any]) -> None:
         refuse("model.norm_batch", "must divide train.batch_size / train.accumulate")
     if flat["train.steps_per_call"] > 1 and flat["data.cache"] in ("none", "host"):
         refuse("train.steps_per_call", "above 1 needs data.cache=device")
+    if flat["model.name"] == "bit" and flat["model.depth"] < 50:
+        refuse("model.depth", "bit has 50, 101 and 152")
+    if flat["init.sha256"] and not re.fullmatch("[0-9a-f]{64}", flat["init.sha256"]):
+        refuse("init.sha256", "must be 64 hexadecimal digits")
+    if not flat["init.weights"]:
+        for field, default in (("init.sha256", ""), ("init.head", "auto"), ("init.allow", "")):
+            if flat[field] != default:
+                refuse(field, "says something about weights, and init.weights names none")
     if flat["data.subject_pattern"] and flat["data.subject_csv"]:
         refuse("data.subject_csv", "give either this or data.subject_pattern, not both")
 

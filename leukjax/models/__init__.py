@@ -13,19 +13,25 @@ from flax import linen as nn
 from jaxtyping import DTypeLike
 
 from leukjax.errors import UserError
+from leukjax.models.bit import BiT
 from leukjax.models.cnn import CNN
 from leukjax.models.hybrid_vit import VARIANTS, HybridViT
 from leukjax.models.norms import NORMS
 from leukjax.models.resnet import STAGES, ResNet
 
-FAMILIES: dict[str, type[nn.Module]] = {"cnn": CNN, "resnet": ResNet, "hybrid_vit": HybridViT}
+FAMILIES: dict[str, type[nn.Module]] = {
+    "cnn": CNN,
+    "resnet": ResNet,
+    "hybrid_vit": HybridViT,
+    "bit": BiT,
+}
 
 
 def create(name: str, classes: int, *, dtype: DTypeLike = jnp.float32, **options: Any) -> nn.Module:
     """A model by name.
 
     Args:
-      name: ``cnn``, ``resnet`` or ``hybrid_vit``.
+      name: ``cnn``, ``resnet``, ``hybrid_vit`` or ``bit``.
       classes: number of logits, at least 2.
       dtype: of convolutions and matrix products, float32 or bfloat16.
       options: fields of the model; a family leaves out those of the others.
@@ -54,6 +60,7 @@ def _check(field: str, value: Any) -> None:
         "variant": tuple(VARIANTS),
         "norm": NORMS,
         "zero_init": (True, False),
+        "gelu_tanh": (True, False),
     }
     where = f"--config.model.{field}={value}"
     if field in allowed and value not in allowed[field]:

@@ -97,6 +97,8 @@ def write_preprocessing(run: Run) -> None:
         "compute_dtype": config.compute_dtype,
         "versions": versions(),
     }
+    if run.initial.facts:
+        content["init"] = dict(run.initial.facts)
     if jax.process_index() == 0:
         write_whole(run.workdir / "preprocessing.json", json.dumps(content, indent=1) + "\n")
 

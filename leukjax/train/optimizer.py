@@ -15,10 +15,18 @@ from ml_collections import ConfigDict
 
 from leukjax import expressions
 from leukjax.sharding import path_name
+from leukjax.train.fine_tuning import FineTuning
 
 
 def make_transform(options: ConfigDict) -> optax.GradientTransformation:
-    """Clipping, weight decay and Adam, AdamW or momentum, in the order the literature has them."""
+    """Clipping, weight decay and Adam, AdamW or momentum, in the order the literature has them.
+
+    Frozen parameters have no part in any of it.
+    """
+    return FineTuning.of(options).wrap(_for_all(options))
+
+
+def _for_all(options: ConfigDict) -> optax.GradientTransformation:
     decay = (
         [optax.add_decayed_weights(options.weight_decay, mask=decays(options.decay_mask))]
         if options.weight_decay

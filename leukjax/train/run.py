@@ -18,9 +18,11 @@ from leukjax.data import records as data_records
 from leukjax.data import split as data_split
 from leukjax.data.batches import Batches, Images
 from leukjax.errors import UserError
+from leukjax.files import write_whole
 from leukjax.models.summary import Summary, table
+from leukjax.train import initial, together, workdir
 from leukjax.train import state as states
-from leukjax.train import together, workdir
+from leukjax.train.fine_tuning import FineTuning
 from leukjax.train.programs import make_module, programs
 from leukjax.train.residence import Residence, settle
 from leukjax.train.settings import make_settings, step_options
@@ -41,7 +43,8 @@ class Run:
     mesh: Mesh
     residence: Residence
     train_batches: Batches
-    state: states.TrainState
+    initial: initial.Initial
+    state: states.TrainState  # at random; `initial.place` puts in what the run starts from
     train_steps: dict[int, TrainStep]  # number of steps a call -> the compiled function
     eval_step: EvalStep
     total_steps: int
@@ -98,12 +101,16 @@ def assemble(config: ConfigDict, folder: Path) -> tuple[Run, bool]:
     module = make_module(config, len(records.classes), jax.default_backend())
     summary = table(module, config.data.image_size)
     logging.info("%s\n", summary.text())
-    settings = make_settings(config, records, rows["train"], per_epoch, total)
+    start = initial.find(config, module, records.classes, folder)
+    _check_fine_tuning(config, module)
+    settings = make_settings(config, records, rows["train"], per_epoch, total, start.statistics())
     # All that can be wrong with config and data is known here; from now on files are written.
-    facts = _facts(records, split)
+    facts = _facts(records, split) | ({"init": dict(start.facts)} if start.facts else {})
     together.check_same(facts, "the prepared data")
     resumed = together.from_first(lambda: workdir.claim(folder, config, facts))
     _write_and_say(folder, records, split)
+    if start.mapped is not None and jax.process_index() == 0:
+        write_whole(folder / "weights.csv", start.mapped.csv())
 
     options = step_options(config, records.background)
     compiled = programs(module, config, options, settings, mesh, residence.sharding)
@@ -118,6 +125,7 @@ def assemble(config: ConfigDict, folder: Path) -> tuple[Run, bool]:
         mesh=mesh,
         residence=residence,
         train_batches=train_batches,
+        initial=start,
         state=compiled.init(settings),
         train_steps=compiled.train_steps,
         eval_step=compiled.eval_step,
@@ -135,6 +143,13 @@ def _check_eval_batch(config: ConfigDict, mesh: Mesh) -> None:
             f"--config.train.eval_batch_size={size}: not divisible by the {devices} devices of the "
             "mesh's data axis; change it, or leave it at 0 for train.batch_size"
         )
+
+
+def _check_fine_tuning(config: ConfigDict, module: nn.Module) -> None:
+    fine_tuning = FineTuning.of(config.optimizer)
+    if fine_tuning.freezes:
+        shapes = initial.shapes(module, config.data.image_size)
+        logging.info("%s", fine_tuning.check(shapes["params"]))
 
 
 def split_of(config: ConfigDict, records: data_records.Records) -> data_split.Split:

@@ -59,7 +59,10 @@ def run(config: ConfigDict, folder: Path, *, open_test: bool = True) -> Outcome:
             lower_is_better=config.checkpoint.metric == "loss",
         )
         step = checkpoints.latest() if resumed else None
-        state = assembled.state if step is None else checkpoints.restore(step, assembled.state)
+        if step is None:
+            state = assembled.initial.place(assembled.state)
+        else:
+            state = checkpoints.restore(step, assembled.state)
         start = step or 0
         repeated = max(0, reached(folder) - start)
         log = Log(

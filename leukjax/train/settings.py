@@ -15,6 +15,7 @@ from leukjax.images.augment import AugmentOptions
 from leukjax.images.normalize import foreground_statistics
 from leukjax.train import state as states
 from leukjax.train import together
+from leukjax.train.fine_tuning import FineTuning
 from leukjax.train.loss import LossOptions
 from leukjax.train.step import StepOptions
 
@@ -32,6 +33,7 @@ def step_options(config: ConfigDict, background: str) -> StepOptions:
         step_factor=config.optimizer.step_factor,
         accumulate=config.train.accumulate,
         ema_decay=config.train.ema_decay,
+        fine_tuning=FineTuning.of(config.optimizer),
     )
 
 
@@ -41,8 +43,12 @@ def make_settings(
     rows: np.ndarray,
     steps_per_epoch: int,
     total_steps: int,
+    trained_with: tuple[list[float], list[float]] | None = None,
 ) -> states.Settings:
-    """What of the config and the training part enters the step as values."""
+    """What of the config and the training part enters the step as values.
+
+    `trained_with` are mean and standard deviation of the weights that the run starts from.
+    """
 
     def steps(field: str) -> float:
         section, name = field.split(".")
@@ -55,7 +61,7 @@ def make_settings(
             )
         )
 
-    mean, std = together.from_first(lambda: _statistics(config, records, rows))
+    mean, std = together.from_first(lambda: _statistics(config, records, rows, trained_with))
     labels = records.manifest.label[rows]
     return states.Settings(
         seed=jnp.uint32(config.seed),
@@ -72,11 +78,19 @@ def make_settings(
 
 
 def _statistics(
-    config: ConfigDict, records: data_records.Records, rows: np.ndarray
+    config: ConfigDict,
+    records: data_records.Records,
+    rows: np.ndarray,
+    trained_with: tuple[list[float], list[float]] | None,
 ) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each colour, given or fitted on the training part."""
-    given = {name: config.data[name] for name in ("mean", "std") if config.data[name] != "fit"}
-    values = {name: _three(text, f"data.{name}") for name, text in given.items()}
+    """Mean and standard deviation of each colour: given, the weights', or fitted on training."""
+    values: dict[str, np.ndarray] = {}
+    for place, name in enumerate(("mean", "std")):
+        text = config.data[name]
+        if text == "auto" and trained_with is not None:
+            values[name] = np.array(trained_with[place])
+        elif text not in ("auto", "fit"):
+            values[name] = _three(text, f"data.{name}")
     if "std" in values and not all(value > 0 for value in values["std"]):
         raise UserError(f"--config.data.std={config.data.std}: must be above 0")
     if len(values) < 2:
@@ -96,7 +110,9 @@ def _three(text: str, field: str) -> np.ndarray:
     except ValueError:
         values = np.zeros(0)
     if len(values) != 3 or not np.all((values >= 0) & (values <= 1)):
-        raise UserError(f"--config.{field}={text}: must be 'fit' or three numbers in [0, 1]: r,g,b")
+        raise UserError(
+            f"--config.{field}={text}: must be auto, fit, or three numbers in [0, 1]: r,g,b"
+        )
     return values
 
 

@@ -17,6 +17,7 @@ from leukjax.images.normalize import standardize, to_float
 from leukjax.train import loss as losses
 from leukjax.train import optimizer
 from leukjax.train.gather import PIXELS, batch_shardings, images_of
+from leukjax.train.fine_tuning import FineTuning
 from leukjax.train.state import Totals, TrainState
 
 # XLA:CPU takes barriers away before it joins equal computations, and so would undo every
@@ -40,6 +41,7 @@ class StepOptions:
     step_factor: float
     accumulate: int
     ema_decay: float
+    fine_tuning: FineTuning
 
 
 def make_train_step(
@@ -88,8 +90,9 @@ def make_train_step(
 
         def loss_of(params, statistics, part, index):
             images, labels, weights = part
+            learning = options.fine_tuning.stop_frozen(params)
             logits, updated = module.apply(
-                {"params": params, "batch_stats": statistics},
+                {"params": learning, "batch_stats": statistics},
                 images,
                 train=True,
                 rngs={"dropout": jax.random.fold_in(dropout_key, index)},
@@ -143,7 +146,9 @@ def make_train_step(
             params=params,
             batch_stats=statistics,
             opt_state=opt_state,
-            ema_params=_average(state.ema_params, params, options.ema_decay),
+            ema_params=options.fine_tuning.keep_frozen(
+                _average(state.ema_params, params, options.ema_decay), params
+            ),
             ema_batch_stats=_average(state.ema_batch_stats, statistics, options.ema_decay),
             totals=totals,
         )

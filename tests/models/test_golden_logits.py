@@ -3,13 +3,15 @@
 import json
 
 import fill
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from timm_names import filled
 
 from leukjax import models
+from leukjax.weights.axes import to_torch
+from leukjax.weights.layouts import TIMM
 
 CASES = {
     "resnet50": ("logits_timm", "resnet", {"depth": 50}),
@@ -24,6 +26,19 @@ def _golden(repository, name):
     text = (repository / "tests" / "golden" / f"{file}.json").read_text()
     options = {**options, "norm": "batch" if family == "resnet" else "group"}
     return json.loads(text)["models"][name], family, options
+
+
+def filled(family, shapes):
+    """A tree of variables like ``shapes``, with the numbers of timm's parameters."""
+    layout = TIMM[family]
+
+    def value(path, leaf):
+        (name,) = layout.names(path)
+        theirs = to_torch(np.broadcast_to(np.float32(0), leaf.shape), name).shape
+        return layout.axes.convert([fill.parameter(name, theirs)], leaf.shape)
+
+    flat = flax.traverse_util.flatten_dict(shapes)
+    return flax.traverse_util.unflatten_dict({p: value(p, leaf) for p, leaf in flat.items()})
 
 
 @pytest.mark.parametrize("name", CASES)

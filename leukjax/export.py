@@ -1,0 +1,72 @@
+"""Write a trained run in a form that other programs read.
+
+python -m leukjax.export --workdir=RUN --format=safetensors --output=FOLDER
+
+safetensors: FOLDER/model.safetensors in timm's layout (of the best epoch; the moving averages
+    where the run keeps them), and FOLDER/preprocessing.json: what turns an image into its input.
+    In PyTorch: timm.create_model(NAME, num_classes=2, checkpoint_path="FOLDER/model.safetensors")
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import flags
+
+from leukjax import command
+from leukjax.errors import UserError
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("workdir", "", "folder of the finished run", flag_values=FLAGS)
+flags.DEFINE_string("format", "safetensors", "of the file", flag_values=FLAGS)
+flags.DEFINE_string("output", "", "folder that gets the files", flag_values=FLAGS)
+
+
+def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
+    """Check the flags, write."""
+    if names or overrides or arguments:
+        given = arguments[0] if arguments else "--config"
+        raise UserError(f"{given}: not understood; the run has its own config")
+    for flag in ("workdir", "output"):
+        if not getattr(FLAGS, flag):
+            raise UserError(f"--{flag} is missing; see --help")
+    if FLAGS.format not in FORMATS:
+        raise UserError(f"--format={FLAGS.format}: not known; one of {', '.join(FORMATS)}")
+    FORMATS[FLAGS.format](Path(FLAGS.workdir), Path(FLAGS.output))
+
+
+def safetensors(workdir: Path, output: Path) -> None:
+    """Write ``model.safetensors`` and ``preprocessing.json``.
+
+    Raises:
+      UserError: no finished run, or a family that timm does not have.
+    """
+    # Imported late: the flags answer at once.
+    import numpy as np
+    from flax import traverse_util
+
+    from leukjax.apply.restored import restore
+    from leukjax.files import write_whole
+    from leukjax.weights import write
+
+    run = restore(workdir, "best")
+    variables = traverse_util.flatten_dict(run.variables)
+    tensors = write.timm_tensors(
+        run.preprocessing["model"]["name"],
+        {path: np.asarray(value) for path, value in variables.items()},
+        run.step,
+    )
+    try:
+        description = (workdir / "preprocessing.json").read_text()
+        write_whole(output / "preprocessing.json", description)
+        write_whole(output / "model.safetensors", write.safetensors(tensors, description))
+    except OSError as error:
+        raise UserError(f"--output={output}: cannot be written ({error.strerror})") from error
+    print(f"{output / 'model.safetensors'}: {len(tensors)} tensors of step {run.step}")
+
+
+# What a format is written by: (work directory, output folder) -> nothing.
+FORMATS: dict[str, Callable[[Path, Path], None]] = {"safetensors": safetensors}
+
+
+if __name__ == "__main__":
+    command.run(main, FLAGS, doc=__doc__)

@@ -1,0 +1,1 @@
+"""Weights in and out: files of other frameworks read (never run), mapped to our models, written."""
