@@ -4,9 +4,10 @@ python benchmarks/fuzz.py --count=2000 --seed=0
 
 Every case damages an image, a table, a zip, a folder, a config file, a field or the cache at random
 and starts the command on it: config, preparation, split and batches. Every --train_every-th case is
-the whole command, which trains for an epoch unless it refuses. A case fails if it raises, takes
-longer than --timeout, answers with anything but one line, or leaves something half-written. Exit
-status: 0 none failed, 1 some did.
+the whole command, which trains for an epoch unless it refuses. With --kind=weights a file of
+weights is damaged, and of what is read every tensor is compared with an independent reading. A case
+fails if it raises, takes longer than --timeout, answers with anything but one line, or leaves
+something half-written. Exit status: 0 none failed, 1 some did.
 """
 
 import collections
@@ -33,6 +34,7 @@ from absl import app, flags
 if TYPE_CHECKING:
     import numpy as np
     from broken_case import Case
+    from ml_collections import ConfigDict
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("count", 2000, "cases", lower_bound=1)
@@ -168,6 +170,7 @@ def _draw(folder: Path, random: "np.random.Generator", kind: str) -> "Case":
     """
     import broken_configs
     import broken_files
+    import broken_weights
     from broken_case import FIELDS, Case
 
     kinds = {  # with the share of the cases
@@ -180,6 +183,7 @@ def _draw(folder: Path, random: "np.random.Generator", kind: str) -> "Case":
         "extreme": (broken_configs.extreme, 0.08),
         "config file": (broken_configs.config_file, 0.1),
         "cache": (broken_files.cache, 0.05),
+        "weights": (broken_weights.weights, 0.0),  # by --kind=weights
     }
     shares = [share for _, share in kinds.values()]
     kind = kind or str(random.choice(list(kinds), p=shares))
@@ -237,6 +241,9 @@ def _prepare(names: list[str], overrides: list[tuple[str, str]], arguments: list
     from leukjax.train import run
 
     config = command.one_config(names, overrides, arguments)
+    if config.init.weights:
+        _find_weights(config)
+        return
     found = records.prepare(config.data)
     chosen = split.make_split(found.manifest, config.split.protocol, config.split.seed,
                               config.split.folds, config.split.fold)  # fmt: skip
@@ -244,6 +251,20 @@ def _prepare(names: list[str], overrides: list[tuple[str, str]], arguments: list
                      training=True)  # fmt: skip
     pixels = found.images(np.arange(len(found)))
     assert hashlib.sha256(pixels.data).hexdigest() == found.checksum, "read other pixels"
+
+
+def _find_weights(config: "ConfigDict") -> None:
+    """What `leukjax.main` does with weights, for a run that is not there yet."""
+    import broken_weights
+
+    from leukjax import models
+    from leukjax.train import initial
+
+    options = {name: config.model[name] for name in config.model if name != "name"}
+    module = models.create(config.model.name, 2, **options)
+    start = initial.find(config, module, ("blast", "healthy"), Path("none"))
+    assert start.mapped is not None
+    broken_weights.check(Path(config.init.weights), config.init.sha256, start.mapped)
 
 
 def _problem(status: int | None, said: str, folder: Path, trains: bool) -> str:
@@ -262,6 +283,8 @@ def _problem(status: int | None, said: str, folder: Path, trains: bool) -> str:
         return "ended well without a summary.json"
     if status == 1 and not trains and (folder / "run").exists():
         return "left a work directory"
+    if (folder / "ran").exists():
+        return "ran pickled code"
     half = [
         path
         for place in ("cache", "run")

@@ -35,6 +35,35 @@ def test_published_protocol():
     assert large.optimizer.learning_rate > loaded.optimizer.learning_rate
 
 
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("resnet50:cnmc,pretrained", "resnet"),
+        ("resnet50:cnmc,bit", "bit"),
+        ("hybrid_vit:cnmc,pretrained", "hybrid_vit"),
+    ],
+)
+def test_fine_tuning_recipes_are_complete(name, model):
+    loaded = config.load(name)
+    assert loaded.init.weights.startswith("hf://timm/")
+    assert loaded.model.name == model
+    assert loaded.data.mean == loaded.data.std == "auto"  # the weights' own
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model.name": "bit", "model.depth": 18}, r"model\.depth=18: bit has 50, 101 and 152"),
+        ({"init.allow": "x"}, r"init\.allow=x: .* init\.weights names none"),
+        ({"init.weights": "x", "init.sha256": "12"}, r"init\.sha256=12: must be 64 hex"),
+        ({"optimizer.freeze": "("}, r"optimizer\.freeze=\(: not a regular expression"),
+    ],
+)
+def test_fields_of_weights_are_checked_together(changes, says):
+    with pytest.raises(UserError, match=says):
+        config.load("default", changes)
+
+
 def test_overrides_take_the_type_of_the_field():
     loaded = config.load(
         "cnn", [("data.image_size", "96"), ("augment.flip", "false"), ("train.epochs", "3")]

@@ -11,6 +11,7 @@ def model_name(model: ConfigDict) -> str:
         "cnn": "CNN",
         "resnet": f"ResNet-{model.depth}",
         "hybrid_vit": f"hybrid ViT ({model.variant})",
+        "bit": f"BiT R{model.depth}x{model.width / 64:g}",
     }[model.name]
 
 

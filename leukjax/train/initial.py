@@ -1,6 +1,7 @@
 """Where a run starts: at random, or at the weights of a file, of the hub, or of another run."""
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -143,6 +144,7 @@ def find(config: ConfigDict, module: nn.Module, classes: tuple[str, ...], folder
     return Initial(facts, mapped)
 
 
+@functools.lru_cache(maxsize=8)
 def shapes(module: nn.Module, image_size: int) -> dict[str, Any]:
     """The collections ``params`` and ``batch_stats`` (where there is one) of a model, as shapes."""
     images = jnp.zeros((1, image_size, image_size, 3))

@@ -12,6 +12,7 @@ from flax import traverse_util
 from many import run_all
 from runs import REPOSITORY, command, finish, parameters
 from safetensors.numpy import load_file, save_file
+from test_processes import together
 
 from leukjax.train import checkpoint, seal
 from leukjax.weights.read import checksum
@@ -163,3 +164,52 @@ def test_export_says_what_is_wrong(place, tmp_path):
         assert says in said.splitlines()[-1]
         assert "Traceback" not in said
     assert not (REPOSITORY / "x").exists()
+
+
+@pytest.mark.slow
+def test_weights_of_other_subjects_beat_a_random_start_at_equal_steps(tmp_path):
+    """Drawn cells of one seed are other people than those of another, with the same disease."""
+    size = {"data.image_size": 32, "model.width": 16, "model.dropout": 0.0}
+    few = size | {"data.smears_subjects": 30, "train.epochs": 2}
+    many = size | {"data.smears_subjects": 60, "data.smears_seed": 7, "train.epochs": 8}
+    start = {"init.weights": tmp_path / "others"}
+
+    def run(name, changes):
+        return command("configs/cnn.py", tmp_path / name, changes)[3:]
+
+    commands = [run("others", many)]
+    for seed in (0, 1):
+        commands.append(run(f"scratch{seed}", few | {"seed": seed}))
+        commands.append(run(f"tuned{seed}", few | start | {"seed": seed}))
+    for answer in run_all(commands, tmp_path / "cache"):
+        assert answer["status"] == 0, answer["err"]
+
+    def last(name):
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        return [line for line in map(json.loads, lines) if line["part"] == "val"][-1]
+
+    for seed in (0, 1):
+        scratch, tuned = last(f"scratch{seed}"), last(f"tuned{seed}")
+        assert scratch["step"] == tuned["step"]
+        assert tuned["auroc"] > scratch["auroc"] + 0.05, (scratch, tuned)
+        assert tuned["loss"] < scratch["loss"]
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_weights(place, tmp_path, monkeypatch):
+    """Each has a part of every parameter (mesh.fsdp); all but the head is frozen, to be seen."""
+    changes = RESNET | OTHERS | {
+        "init.weights": place / "first",
+        "optimizer.freeze_stages": -1,
+        "model.norm": "frozen",
+        "mesh.fsdp": True,
+    }  # fmt: skip
+    run = tmp_path / "run"
+    argv = command("configs/resnet50.py", run, changes)
+    ended = together([argv, argv], place / "cache", monkeypatch)
+    assert [status for status, _ in ended] == [0, 0], ended
+    _, before = best_of(place / "first")
+    after = parameters(run)
+    for path, value in before.items():
+        key = "".join(f"['{part}']" for part in path)
+        assert (after[key].tobytes() == value.tobytes()) == (path[1] != "fc"), path
