@@ -16,8 +16,8 @@ from leukjax.images.augment import AugmentOptions, augment
 from leukjax.images.normalize import standardize, to_float
 from leukjax.train import loss as losses
 from leukjax.train import optimizer
-from leukjax.train.gather import PIXELS, batch_shardings, images_of
 from leukjax.train.fine_tuning import FineTuning
+from leukjax.train.gather import PIXELS, batch_shardings, images_of
 from leukjax.train.state import Totals, TrainState
 
 # XLA:CPU takes barriers away before it joins equal computations, and so would undo every
