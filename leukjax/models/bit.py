@@ -14,7 +14,7 @@ from jaxtyping import Array, DTypeLike, Float
 
 from leukjax.errors import UserError
 from leukjax.models import norms
-from leukjax.models.layers import StandardizedConv, StochasticDepth, linear_rates
+from leukjax.models.layers import StandardizedConv, StochasticDepth, linear_rates, run_block
 from leukjax.models.pooling import max_pool
 from leukjax.models.resnet import EXPANSION, STAGES
 
@@ -60,6 +60,7 @@ class BiT(nn.Module):
       norm, norm_batch: as in ``resnet.ResNet``; the published weights have ``group``.
       dropout: before the head.
       stochastic_depth: rate of the last block, growing linearly from 0.
+      remat: compute the inside of each block again in the backward pass, to save memory.
       dtype: of convolutions; parameters, statistics, pooling and head are float32.
     """
 
@@ -70,6 +71,7 @@ class BiT(nn.Module):
     norm_batch: int = 0
     dropout: float = 0.0
     stochastic_depth: float = 0.0
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -87,14 +89,15 @@ class BiT(nn.Module):
         drops = iter(linear_rates(self.stochastic_depth, sum(STAGES[self.depth])))
         for stage, blocks in enumerate(STAGES[self.depth]):
             for number in range(blocks):
-                x = PreActivationBlock(
+                block = PreActivationBlock(
                     self.width * 2**stage,
                     strides=(2, 2) if stage > 0 and number == 0 else (1, 1),
                     conv=conv,
                     norm=norm,
                     drop=next(drops),
                     name=f"stage{stage + 1}_{number}",
-                )(x, train=train)
+                )
+                x = run_block(block, x, train=train, remat=self.remat)
         x = nn.relu(norm(name="norm")(x, train=train))
         self.sow("intermediates", "feature_map", x)
 
