@@ -111,11 +111,13 @@ def find(config: ConfigDict, module: nn.Module, classes: tuple[str, ...], folder
     text = config.init.weights
     if not text:
         return RANDOM
-    before = together.from_first(lambda: _goes_on_without(text, folder))
+    before = together.from_first(lambda: _goes_on_without(_place(text, config), folder))
     if before:
         logging.warning("init.weights: %s is gone; the run goes on from its checkpoint", text)
         return Initial(before, None)
-    path = together.first(lambda: _path(text, config.data.cache_dir))
+    if text.startswith(hub.PREFIX):
+        together.first(lambda: hub.fetch(text, config.data.cache_dir))
+    path = _place(text, config)
     source = _of_run(path) if path.is_dir() else _of_file(path)
     wanted = config.init.sha256
     if wanted and wanted != source.sha256:
@@ -152,18 +154,20 @@ def shapes(module: nn.Module, image_size: int) -> dict[str, Any]:
     return {name: tree[name] for name in ("params", "batch_stats") if name in tree}
 
 
-def _goes_on_without(text: str, folder: Path) -> dict[str, Any] | None:
+def _place(text: str, config: ConfigDict) -> Path:
+    if text.startswith(hub.PREFIX):
+        return hub.place(text, config.data.cache_dir)
+    return Path(text).expanduser()
+
+
+def _goes_on_without(path: Path, folder: Path) -> dict[str, Any] | None:
     """The facts of the run that stands in a folder, if its file of weights is no longer there."""
-    if text.startswith(hub.PREFIX) or Path(text).exists():
+    if path.exists():
         return None
     try:
         return json.loads((folder / "data.json").read_text()).get("init")
     except (OSError, ValueError, AttributeError):
         return None  # no run, or one that `workdir.claim` will speak about
-
-
-def _path(text: str, cache_dir: str) -> Path:
-    return hub.fetch(text, cache_dir) if text.startswith(hub.PREFIX) else Path(text).expanduser()
 
 
 def _of_file(path: Path) -> _Source:
@@ -188,7 +192,7 @@ def _of_file(path: Path) -> _Source:
 
 def _of_run(path: Path) -> _Source:
     """A work directory, of whose checkpoints the best is taken, or one of its checkpoints."""
-    workdir = path if (path / "preprocessing.json").exists() else path.absolute().parents[1]
+    workdir = path if (path / "preprocessing.json").exists() else path.absolute().parent.parent
     step = "best" if workdir == path or not path.name.isdigit() else int(path.name)
     try:
         text = (workdir / "preprocessing.json").read_text()

@@ -59,6 +59,13 @@ def parse(text: str) -> Address:
     return Address(found[1], found[2], found[3] or "main", found[4] or "model.safetensors")
 
 
+def place(text: str, cache_dir: str) -> Path:
+    """Where the file of ``hf://…`` is kept, or will be; `cache_dir` is ``data.cache_dir``."""
+    address = parse(text)
+    folder = cache.root(cache_dir) / "weights" / address.owner / address.name / address.revision
+    return folder / address.file
+
+
 def fetch(text: str, cache_dir: str) -> Path:
     """The file in the cache, downloaded if it is not there yet.
 
@@ -69,9 +76,7 @@ def fetch(text: str, cache_dir: str) -> Path:
     Raises:
       UserError: no such file, no connection, or a damaged one; says what to put where.
     """
-    address = parse(text)
-    folder = cache.root(cache_dir) / "weights" / address.owner / address.name / address.revision
-    path = folder / address.file
+    address, path = parse(text), place(text, cache_dir)
     sums = path.with_name(f"{path.name}.sha256")
     if path.exists():
         if sums.exists() and sums.read_text().strip() != checksum(path):
@@ -81,7 +86,6 @@ def fetch(text: str, cache_dir: str) -> Path:
         return path
     logging.info("init.weights: downloading %s", address.url)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         found = _download(address.url, path)
     except (OSError, HTTPException, ValueError) as error:

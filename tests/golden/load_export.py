@@ -50,7 +50,7 @@ def theirs(out: str, *options: str) -> None:
         found = network(images.contiguous()).numpy()
     expected = np.array(kept["logits"])
     difference = np.abs(found - expected).max() / np.abs(expected).max()
-    print(f"{name}, timm {timm.__version__}: relative difference {difference:.1e}")
+    print(f"{name.format(**model)}, timm {timm.__version__}: relative difference {difference:.1e}")
     assert difference < 1e-4
 
 
