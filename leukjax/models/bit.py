@@ -7,6 +7,7 @@ after timm's (``stage1_0/norm1/scale`` is ``stages.0.blocks.0.norm1.weight``).
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -82,7 +83,7 @@ class BiT(nn.Module):
         conv = functools.partial(
             StandardizedConv, padding="HALF", dtype=self.dtype, in_variance=True
         )
-        x = conv(self.width, (7, 7), (2, 2), name="stem_conv")(images)
+        x: Any = conv(self.width, (7, 7), (2, 2), name="stem_conv")(images)
         # No ReLU before it, so that the zeros around it, which are the reference's, can be maxima.
         x = max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2), "VALID")
 
