@@ -208,3 +208,17 @@ def test_a_checkpoint_of_eight_devices_goes_on_on_one_and_the_reverse(tmp_path, 
         for key in theirs:
             np.testing.assert_allclose(ours[key], theirs[key], rtol=2e-3, atol=2e-4, err_msg=key)
         assert_close(metrics(tmp_path / name), metrics(tmp_path / "whole"), rel=2e-3, abs=2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [False, True])
+def test_pixels_on_the_devices_of_two_processes(tmp_path, cache, pair, shared, monkeypatch):
+    """Whole on each or half on each, two steps a call: the bits of batches that were streamed."""
+    half = 24 * 24 * 3 * 100 / 1e9  # more than half of the records, less than all
+    device = {"data.cache": "device", "train.steps_per_call": 2}
+    device |= {"data.device_gb": half} if shared else {}
+    own = command("cnn", tmp_path / "run", CHANGES | device)
+    ended = together([own, own], cache, monkeypatch, timeout=400)
+    assert [status for status, _ in ended] == [0, 0], ended
+    assert ("GB of pixels over 2" in ended[0][1]) == shared
+    assert_same_bits(pair[0], tmp_path / "run")
