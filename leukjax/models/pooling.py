@@ -1,7 +1,8 @@
 """Max pooling in the form that is fastest where it runs.
 
 XLA:CPU's own gradient of a max pool is an order of magnitude slower than comparisons of shifted
-slices, so these take its place on CPU, chosen at lowering as in ``layers``.
+slices, so these take its place on CPU, chosen at lowering as in ``layers``. The gradient
+is taken by slices on GPU, too, where they fuse with what follows and a select-and-scatter does not.
 """
 
 import functools

@@ -93,11 +93,13 @@ def test_memory_does_not_grow_with_the_folders(tmp_path):
             (root / f"{number:03}").mkdir(parents=True)
             for image in range(40):
                 (root / f"{number:03}" / f"{image}.png").touch()
-        tracemalloc.start()
-        assert sum(1 for _ in stream.items([str(root)])) == 40 * folders
-        used = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return used
+        used = []
+        for _ in range(3):  # the least of three: threads that other tests left allocate, too
+            tracemalloc.start()
+            assert sum(1 for _ in stream.items([str(root)])) == 40 * folders
+            used.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        return min(used)
 
     peak(2)
     few, many = peak(10), peak(100)

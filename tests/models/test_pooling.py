@@ -1,4 +1,4 @@
-"""Max pooling: shifted slices on CPU, native elsewhere, the same numbers and gradients."""
+"""Max pooling: shifted slices on CPU, native on TPU, half of each on GPU, the same numbers and gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -49,5 +49,8 @@ def test_the_platform_is_chosen_when_lowering():
     cpu = step.lower(x).as_text()
     assert "reduce_window" not in cpu
     assert "select_and_scatter" not in cpu
+    tpu = jax.export.export(step, platforms=["tpu"])(x).mlir_module()
+    assert "select_and_scatter" in tpu
     cuda = jax.export.export(step, platforms=["cuda"])(x).mlir_module()
-    assert "select_and_scatter" in cuda
+    assert "reduce_window" in cuda  # forward native, backward by slices
+    assert "select_and_scatter" not in cuda

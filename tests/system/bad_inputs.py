@@ -312,7 +312,7 @@ field("unknown_field", r"--config\.data\.rot: no such field; did you mean --conf
       data__rot="x")  # fmt: skip
 field("weights_for_other_classes", r"--config\.loss\.class_weights=1,2,3: must be .* 2 numbers "
       r"above 0, for blast, healthy", loss__class_weights="1,2,3")  # fmt: skip
-field("mean_of_two_numbers", r"--config\.data\.mean=1,2: must be 'fit' or three numbers",
+field("mean_of_two_numbers", r"--config\.data\.mean=1,2: must be auto, fit, or three numbers",
       data__mean="1,2")  # fmt: skip
 field("positive_class_that_is_none", r"data\.positive: 'x' is none of the classes blast, healthy",
       data__positive="x")  # fmt: skip
