@@ -1,10 +1,14 @@
-"""What cannot be, or would deceive a model, in a folder of images.
+"""What cannot be in the printed tables of a paper; what would deceive a model in a folder.
 
 python -m leukjax.audit FOLDER --config.data.subject_pattern='(BloodImage_\\d+)'
+python -m leukjax.audit --new > paper.toml    a blank form for the printed numbers
+python -m leukjax.audit paper.toml --output=paper.json
 
-Counts images, subjects and groups; finds identical and nearly identical images across subjects,
-classes and folds; measures how far area, brightness, file size or border alone tell the classes
-apart. Writes a page with pictures (one file that opens offline) and audit.json.
+A folder: counts images, subjects and groups; finds identical and nearly identical images across
+subjects, classes and folds; measures how far area, brightness, file size or border alone tell the
+classes apart. Writes a page with pictures (one file that opens offline) and audit.json.
+A paper: asks of every printed table whether its numbers can all be what they are said to be.
+Each check answers pass, fail or cannot tell, with the arithmetic; the exit status is 0 either way.
 """
 
 from pathlib import Path
@@ -23,19 +27,60 @@ flags.DEFINE_enum(
     flag_values=FLAGS,
 )
 flags.DEFINE_string(
-    "output", "", "folder to write; default audit-<name of FOLDER>", flag_values=FLAGS
+    "output",
+    "",
+    "of a folder: the folder to write, default audit-<name of FOLDER>; of a paper: a .json file",
+    flag_values=FLAGS,
 )
+flags.DEFINE_bool("new", False, "print a blank form for a paper", flag_values=FLAGS)
 
 
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
     """Check the arguments, and hand them to the audit of their kind."""
     if names:
         raise UserError(f"--config={names[0]}: not understood; give --config.data.FIELD=VALUE only")
+    if FLAGS.new:
+        _blank(arguments)
+        return
     if len(arguments) != 1:
         raise UserError(
-            f"{len(arguments)} folders are given; give one: python -m leukjax.audit FOLDER"
+            f"{len(arguments)} folders or papers are given; give one: python -m leukjax.audit "
+            "FOLDER, or PAPER.toml"
         )
-    _folder(arguments[0], overrides)
+    if arguments[0].endswith(".toml"):
+        _paper(Path(arguments[0]), overrides)
+    else:
+        _folder(arguments[0], overrides)
+
+
+def _blank(arguments: list[str]) -> None:
+    from leukjax.checks import paper
+
+    if arguments or FLAGS.output:
+        raise UserError("--new prints the form and takes no file; write --new > paper.toml")
+    print(paper.BLANK, end="")
+
+
+def _paper(path: Path, overrides: list[tuple[str, str]]) -> None:
+    if overrides:
+        raise UserError(f"--config.{overrides[0][0]}: a paper has no config; leave it out")
+    if FLAGS["layout"].present:
+        raise UserError("--layout is of a folder of images; a paper has none")
+    if FLAGS.output and not FLAGS.output.endswith(".json"):
+        raise UserError(f"--output={FLAGS.output}: the findings of a paper go into a .json file")
+
+    from leukjax.checks import paper as papers
+    from leukjax.checks import paper_checks
+
+    paper = papers.read(path)
+    findings = paper_checks.audit(paper)
+    if FLAGS.output:
+        try:
+            paper_checks.write(findings, Path(FLAGS.output))
+        except OSError as error:
+            reason = f"cannot be written ({error.strerror})"
+            raise UserError(f"--output={FLAGS.output}: {reason}") from error
+    print(paper_checks.report(paper, findings))
 
 
 def _folder(folder: str, overrides: list[tuple[str, str]]) -> None:

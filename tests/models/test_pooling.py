@@ -1,4 +1,4 @@
-"""Max pooling: shifted slices on CPU, native on TPU, half of each on GPU, the same numbers and gradients."""
+"""Max pooling: by slices on CPU, native on TPU, half and half on GPU; the same numbers."""
 
 import jax
 import jax.numpy as jnp

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leukjax.metrics.intervals import Interval
-from leukjax.report.comparison import provenance
+from leukjax.report.comparison import provenance, robustness
 from leukjax.report.comparison.inputs import Entry
 from leukjax.report.comparison.study import PRIMARY, Pair, Scored, Study
 
@@ -122,6 +122,7 @@ def paper_toml(study: Study) -> str:
     ]
     if with_runs:
         lines += ["", *_training(with_runs[0])]
+    lines += ["", *_evaluation(study)]
     for entry in with_runs:
         lines += ["", *_curve(entry)]
     for entry in study.shown:
@@ -148,6 +149,15 @@ def _training(entry: Entry) -> list[str]:
         f"learning_rate = {_text(format(config['optimizer']['learning_rate'], 'g'))}",
         f"seeds = {_text(seeds)}",
     ]
+
+
+def _evaluation(study: Study) -> list[str]:
+    found = [one.by_image[PRIMARY] for one in study.scored.values()]
+    methods = sorted({f"{one.method}, by group" for one in found if one.method != "none"})
+    lines = ["[evaluation]", f"intervals = {_text('; '.join(methods) or 'not stated')}"]
+    if any(robustness.read(entry) for entry in study.shown):
+        lines.append('distortion_experiment = "leukjax.robustness"')
+    return lines
 
 
 def _curve(entry: Entry) -> list[str]:

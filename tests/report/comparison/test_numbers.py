@@ -12,6 +12,8 @@ from scipy import optimize, stats
 from scipy.special import softmax
 from sklearn import metrics as sk
 
+from leukjax.checks import paper as papers
+from leukjax.checks import paper_checks
 from leukjax.report.comparison.write import write_report
 
 # Score of (labels as 0/1 with 1 positive, probability of the positive, weights of the images).
@@ -286,3 +288,9 @@ def test_the_paper_it_exports_is_sound(made):
         harmonic /= printed["precision"] + printed["recall"]
         assert printed["f1"] == pytest.approx(harmonic, abs=0.01)
     assert [row[0] for row in paper["curve"][0]["rows"]] == [1, 10]
+    # The courses of these runs are drawn, score by score: their columns contradict each other.
+    findings = paper_checks.audit(papers.read(output / "paper.toml"))
+    findings = [finding for finding in findings if "curve" not in finding.where]
+    assert [finding for finding in findings if finding.verdict == "fail"] == []
+    passed = {finding.check for finding in findings if finding.verdict == "pass"}
+    assert {"counts_sum", "f1_identity", "grim", "metric_feasibility", "missing_items"} <= passed

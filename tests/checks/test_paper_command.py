@@ -1,0 +1,67 @@
+"""leukjax.audit on papers, by the command."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from leukjax import audit, command
+from leukjax.checks import paper as papers
+from leukjax.checks import paper_checks
+
+PAPERS = Path(__file__).resolve().parents[2] / "docs" / "papers"
+
+
+def run(*arguments: str) -> int:
+    audit.FLAGS.unparse_flags()
+    for flag in ("layout", "output", "new"):
+        audit.FLAGS[flag].unparse()
+    return command.status(audit.main, audit.FLAGS, list(arguments), doc=audit.__doc__)
+
+
+def test_findings_are_printed_and_written(tmp_path, capsys):
+    target = tmp_path / "found" / "hameed.json"
+    assert run(str(PAPERS / "hameed_2025.toml"), f"--output={target}") == 0
+    checks = json.loads(target.read_text())["checks"]
+    assert all(set(c) == {"check", "where", "verdict", "arithmetic"} for c in checks)
+    assert {c["check"] for c in checks} == set(paper_checks.CHECKS)
+    printed = capsys.readouterr().out
+    assert printed.count("\nFAIL ") == sum(c["verdict"] == "fail" for c in checks) > 20
+    assert "and not why" in printed
+
+
+def test_the_blank_form_is_read_and_tells_nothing_apart(tmp_path, capsys):
+    assert run("--new") == 0
+    form = tmp_path / "blank.toml"
+    form.write_text(capsys.readouterr().out)
+    assert run(str(form)) == 0
+    verdicts = {f.check for f in paper_checks.audit(papers.read(form)) if f.verdict == "fail"}
+    assert verdicts == {"missing_items"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["none.toml"], "none.toml: cannot be read (No such file or directory)"),
+        (["paper.toml"], "paper.toml: [data]: key 'imagez' is not known; did you mean images?"),
+        (["typed.toml"], "[data]: images must be a whole number, which 'many' is not"),
+        (["good.toml", "--output=found"], "--output=found: the findings of a paper go into"),
+        (["good.toml", "--output=/proc/no/f.json"], "--output=/proc/no/f.json: cannot be written"),
+        (
+            ["good.toml", "--config.data.positive=a"],
+            "data.positive: a paper has no config",
+        ),
+        (["good.toml", "--layout=cnmc"], "--layout is of a folder of images"),
+        (["good.toml", "--new"], "--new prints the form and takes no file"),
+        ([], "0 folders or papers are given"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("paper.toml").write_text("[data]\nimagez = 3\n")
+    Path("typed.toml").write_text('[data]\nimages = "many"\n')
+    Path("good.toml").write_text('[paper]\ntitle = "t"\n')
+    assert run(*arguments) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert line in error
