@@ -5,6 +5,8 @@ python -m leukjax.export --workdir=RUN --format=safetensors --output=FOLDER
 safetensors: FOLDER/model.safetensors in timm's layout (of the best epoch; the moving averages
     where the run keeps them), and FOLDER/preprocessing.json: what turns an image into its input.
     In PyTorch: timm.create_model(NAME, num_classes=2, checkpoint_path="FOLDER/model.safetensors")
+stablehlo: FOLDER/model.stablehlo, model.json and predict.py: images of uint8 in, probabilities out,
+    for CPU, CUDA and TPU. `python FOLDER/predict.py IMAGE…` needs jax, flatbuffers and Pillow.
 """
 
 from collections.abc import Callable
@@ -19,6 +21,12 @@ FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", "", "folder of the finished run", flag_values=FLAGS)
 flags.DEFINE_string("format", "safetensors", "of the file", flag_values=FLAGS)
 flags.DEFINE_string("output", "", "folder that gets the files", flag_values=FLAGS)
+flags.DEFINE_bool(
+    "calibrated",
+    False,
+    "stablehlo: probabilities at the temperature that fits validation",
+    flag_values=FLAGS,
+)
 
 
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
@@ -31,7 +39,13 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
             raise UserError(f"--{flag} is missing; see --help")
     if FLAGS.format not in FORMATS:
         raise UserError(f"--format={FLAGS.format}: not known; one of {', '.join(FORMATS)}")
-    FORMATS[FLAGS.format](Path(FLAGS.workdir), Path(FLAGS.output))
+    if FLAGS.calibrated and FLAGS.format != "stablehlo":
+        raise UserError(f"--calibrated: {FLAGS.format} holds weights and no probabilities")
+    output = Path(FLAGS.output)
+    try:
+        FORMATS[FLAGS.format](Path(FLAGS.workdir), output)
+    except OSError as error:
+        raise UserError(f"--output={output}: cannot be written ({error.strerror})") from error
 
 
 def safetensors(workdir: Path, output: Path) -> None:
@@ -39,6 +53,7 @@ def safetensors(workdir: Path, output: Path) -> None:
 
     Raises:
       UserError: no finished run, or a family that timm does not have.
+      OSError: the folder cannot be written.
     """
     # Imported late: the flags answer at once.
     import numpy as np
@@ -55,17 +70,37 @@ def safetensors(workdir: Path, output: Path) -> None:
         {path: np.asarray(value) for path, value in variables.items()},
         run.step,
     )
-    try:
-        description = (workdir / "preprocessing.json").read_text()
-        write_whole(output / "preprocessing.json", description)
-        write_whole(output / "model.safetensors", write.safetensors(tensors, description))
-    except OSError as error:
-        raise UserError(f"--output={output}: cannot be written ({error.strerror})") from error
+    description = (workdir / "preprocessing.json").read_text()
+    write_whole(output / "preprocessing.json", description)
+    write_whole(output / "model.safetensors", write.safetensors(tensors, description))
     print(f"{output / 'model.safetensors'}: {len(tensors)} tensors of step {run.step}")
 
 
+def stablehlo(workdir: Path, output: Path) -> None:
+    """Write ``model.stablehlo``, ``model.json`` and the loader ``predict.py``.
+
+    Raises:
+      UserError: no finished run.
+      OSError: the folder cannot be written.
+    """
+    from leukjax.apply import model as models
+    from leukjax.apply import stablehlo as program
+
+    model = models.load(workdir, calibrated=FLAGS.calibrated)
+    assert isinstance(model, models.Model)  # an ensemble is a list of runs
+    program.write(model, output)
+    size = (output / program.PROGRAM).stat().st_size / 2**20
+    print(
+        f"{output / program.PROGRAM}: step {model.step}, {size:.1f} MiB, for "
+        f"{', '.join(program.PLATFORMS)}; python {output / program.LOADER} IMAGE… applies it"
+    )
+
+
 # What a format is written by: (work directory, output folder) -> nothing.
-FORMATS: dict[str, Callable[[Path, Path], None]] = {"safetensors": safetensors}
+FORMATS: dict[str, Callable[[Path, Path], None]] = {
+    "safetensors": safetensors,
+    "stablehlo": stablehlo,
+}
 
 
 if __name__ == "__main__":

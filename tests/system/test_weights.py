@@ -159,6 +159,11 @@ def test_export_says_what_is_wrong(place, tmp_path):
         ([f"--workdir={tmp_path}", "--output=x"], "holds no run (no preprocessing.json)"),
         ([f"--workdir={place / 'first'}"], "--output is missing"),
         ([f"--workdir={place / 'first'}", "--output=x", "--format=tf"], "--format=tf: not known"),
+        ([f"--workdir={place / 'first'}", "--output=x", "--calibrated"], "--calibrated: safetens"),
+        (
+            [f"--workdir={place / 'first'}", "--output=/proc/x", "--format=stablehlo"],
+            "--output=/proc/x: cannot be written (No such file or directory)",
+        ),
     ):
         said = finish([*export, *flags], place / "cache", expect=1)
         assert says in said.splitlines()[-1]
