@@ -10,11 +10,12 @@ from absl import logging
 from leukjax.data import records as data_records
 from leukjax.data import split as data_split
 from leukjax.errors import UserError
+from leukjax.models import summary as summary_of
 from leukjax.study import conduct, join, plan, summary
 from leukjax.study.board import Board
 from leukjax.study.plan import Job, Study
 from leukjax.study.workers import Workers, find_devices
-from leukjax.train import together, workdir
+from leukjax.train import programs, together, workdir
 from leukjax.train.run import split_of
 
 
@@ -65,14 +66,20 @@ def run(study: Study, shard: tuple[int, int], *, retry: bool) -> None:
 
 
 def _check_data(study: Study) -> None:
-    """Prepare the data of all models, and prove that every fold can be made, before any run.
+    """Prepare the data, and prove that every model takes them and every fold can be made.
 
     Raises:
-      UserError: too few groups, a fold without a class, or models that would not share the folds.
+      UserError: too few groups, a fold without a class, models that would not share the folds, or
+        an image size that a model cannot take.
     """
     folds: dict[int, str] = {}
     for model in study.models:
-        records = data_records.prepare(study.configs[model].data)
+        config = study.configs[model]
+        records = data_records.prepare(config.data)
+        # By its shapes alone: a model says here what its images must be.
+        summary_of.table(
+            programs.make_module(config, len(records.classes), "cpu"), config.data.image_size
+        )
         for fold in range(study.folds):
             config = study.config(Job(model, fold, study.seeds[0]), {})
             split = split_of(config, records)

@@ -22,6 +22,7 @@ def answer(capsys, module, *arguments: str) -> str:
         (["--shard=4/3"], "--shard=4/3: must read"),
         (["--folds=5"], "class all has 3 groups, and 5 parts are to be filled: lower split.folds"),
         (["--config.split.protocol=official"], "official: no labelled image of"),
+        (["hybrid_vit", "--config.model.variant=r26_s32"], "image_size=16: too small for the hybr"),
         (["configs/nobody.py"], "--config=configs/nobody.py: no such file"),
     ],
 )
