@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -37,21 +38,27 @@ class Compiled:
     options: dict[str, Any]
 
 
-def compile_lowered(lowered: jax.stages.Lowered) -> Compiled:
+def compile_lowered(
+    lowered: jax.stages.Lowered, flags: Mapping[str, str | bool] | None = None
+) -> Compiled:
     """Compile for the devices in the lowered program's shardings.
+
+    Args:
+      lowered: the program.
+      flags: options of the compiler, by their XLA names.
 
     Raises:
       UserError: it needs more memory than a device has.
     """
     begun = time.perf_counter()
-    options: dict[str, str | bool] = {}
+    options = dict(flags or {})
     try:
         try:
-            program = lowered.compile()
+            program = lowered.compile(compiler_options=options or None)
         except jax.errors.JaxRuntimeError as error:
             if _NO_TILES not in str(error):
                 raise
-            options = _WITHOUT_TRITON
+            options |= _WITHOUT_TRITON
             program = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower():
