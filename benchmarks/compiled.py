@@ -20,6 +20,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ flags.DEFINE_bool(
 flags.DEFINE_list("contenders", [OURS, PLAIN], f"of {OURS}, {PLAIN}")
 flags.DEFINE_bool("grid", False, "all rows that are not there yet, those that matter most first")
 flags.DEFINE_string("only", "", "--grid: rows whose label matches this regular expression")
+flags.DEFINE_float("minutes", 0.0, "--grid: begin no row after so many; 0 = go on to the end")
 flags.DEFINE_bool("list", False, "--grid: print the labels and end")
 flags.DEFINE_bool("again", False, "add rows that are there already once more")
 flags.DEFINE_bool("costliest", False, "print the twelve costliest operations of each")
@@ -72,7 +74,12 @@ def main(_: list[str]) -> None:
     if FLAGS.list:
         print("\n".join(row.label for row in rows))
         return
-    failed = sum(not make(row) for row in rows)
+    begun, failed = time.monotonic(), 0
+    for place, row in enumerate(rows):
+        if FLAGS.minutes and time.monotonic() - begun > 60 * FLAGS.minutes:
+            print(f"{len(rows) - place} rows not looked at: {FLAGS.minutes:g} minutes are over")
+            break
+        failed += not make(row)
     table = compiled_grid.read(Path(FLAGS.results) / "compiled.csv")
     for group in dict.fromkeys((row.device, row.count, row.config, row.batch) for row in rows):
         show(group, table if FLAGS.save else MADE)
