@@ -8,9 +8,10 @@ import numpy as np
 from harness import Round, device_memory, repeated, serve, with_memory
 
 from leukjax import config as configs
-from leukjax import models, runtime, sharding
+from leukjax import runtime, sharding
 from leukjax.models import summary
 from leukjax.train import optimizer, state, step
+from leukjax.train.programs import make_module
 from leukjax.train.settings import step_options
 
 # No augmentation, no dropout: the peers beside it have none.
@@ -35,12 +36,7 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Round]:
         },
     )
     runtime.start(config)
-    module = models.create(
-        config.model.name,
-        2,
-        dtype=runtime.compute_dtype(config.compute_dtype),
-        **{key: config.model[key] for key in config.model if key != "name"},
-    )
+    module = make_module(config, 2, jax.default_backend())
     mesh = sharding.make_mesh(config.mesh, spec["batch"])
     settings = state.Settings(
         seed=jnp.uint32(0),

@@ -36,7 +36,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-RESULTS = REPOSITORY / "benchmarks" / "results"
+# Where rows go; run_all.sh gives a folder of its own.
+RESULTS = Path(os.environ.get("LEUKJAX_RESULTS") or REPOSITORY / "benchmarks" / "results")
 FIRST_COLUMNS = ("date", "commit", "device", "versions", "contender", "precision", "batch")
 
 Round = Callable[[], dict[str, float]]

@@ -1,0 +1,105 @@
+"""benchmarks/run_all.sh: what it would run, and the one CSV that comes of it."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import merge_results
+
+SCRIPT = Path(merge_results.__file__).with_name("run_all.sh")
+ABOUT = {"accelerator": "1 x H100", "processor": "abacus"}
+
+
+def call(*given, **environment):
+    return subprocess.run(
+        [str(SCRIPT), *given],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHON": sys.executable, "JAX_PLATFORMS": "cpu"} | environment,
+    )
+
+
+def test_a_dry_run_names_every_benchmark_and_writes_nothing(tmp_path):
+    done = call("--dry-run", f"--out={tmp_path / 'run'}")
+    assert done.returncode == 0
+    for name in merge_results.BENCHMARKS:
+        assert f"benchmarks/{name}.py" in done.stdout
+        assert SCRIPT.with_name(f"{name}.py").exists()
+    assert "accelerators are not measured" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", [[], ["--small"]])
+def test_every_command_has_flags_that_its_benchmark_knows(form):
+    commands = [line for line in call("--dry-run", *form).stdout.splitlines() if "==" in line]
+    assert len(commands) == 8
+    for command in commands:
+        script, *given = command.split("benchmarks/")[1].split()
+        text = SCRIPT.with_name(script).read_text()
+        for word in given:
+            name = word.removeprefix("--").partition("=")[0]
+            assert f'"{name}"' in text, f"{script}: {word}"
+
+
+def test_what_it_does_not_know_it_says():
+    done = call("--dryrun")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "--dryrun: unknown" in done.stderr
+
+
+def test_without_jax_one_line_says_what_to_do(tmp_path):
+    done = call("--dry-run", PYTHON="/bin/false")
+    assert done.returncode == 1
+    assert "make train" in done.stderr
+
+
+def test_shellcheck_has_nothing_to_say():
+    tool = Path(sys.executable).with_name("shellcheck")
+    if not tool.exists():
+        pytest.skip("shellcheck is not installed")
+    done = subprocess.run([str(tool), str(SCRIPT)], capture_output=True, text=True)
+    assert done.stdout == ""
+
+
+def write(folder, name, *rows):
+    merge_results.write(folder / f"{name}.csv", list(rows))
+
+
+def test_rows_of_all_benchmarks_with_their_machine(tmp_path):
+    write(tmp_path, "startup", {"device": "x", "seconds": "3"})
+    write(tmp_path, "compiled", {"device": "h100", "megabytes_per_image": "300"})
+    rows = merge_results.merged(tmp_path, ["startup", "compiled"], {}, ABOUT)
+    assert [row["status"] for row in rows] == ["measured", "compiled ahead of time"]
+    assert all(row["processor"] == "abacus" for row in rows)
+    merge_results.write(tmp_path / "all.csv", rows)
+    with (tmp_path / "all.csv").open(newline="") as lines:
+        assert [row["seconds"] for row in csv.DictReader(lines)] == ["3", ""]
+
+
+def test_what_failed_or_made_nothing_is_not_measured(tmp_path):
+    write(tmp_path, "startup", {"seconds": "3"})
+    reasons = {"startup": "error: the disk is full"}
+    rows = merge_results.merged(tmp_path, ["startup", "predict"], reasons, ABOUT)
+    assert [row["status"] for row in rows] == [
+        "measured",
+        "not measured: error: the disk is full",
+        "not measured: it made no rows",
+    ]
+
+
+def test_without_an_accelerator_the_cells_say_so(tmp_path):
+    about = ABOUT | {"accelerator": ""}
+    write(tmp_path, "startup", {"seconds": "3"})
+    write(tmp_path, "compiled", {"seconds": "3"})
+    rows = merge_results.merged(tmp_path, ["startup", "compiled"], {}, about)
+    assert [row["status"] for row in rows] == [
+        "measured",
+        "not measured: on GPU or TPU: JAX saw none",
+        "compiled ahead of time",
+    ]
