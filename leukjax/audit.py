@@ -12,11 +12,15 @@ Each check answers pass, fail or cannot tell, with the arithmetic; the exit stat
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from leukjax import command
 from leukjax.errors import UserError
+
+if TYPE_CHECKING:
+    from leukjax.checks.finding import Finding
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_enum(
@@ -31,6 +35,9 @@ flags.DEFINE_string(
     "",
     "of a folder: the folder to write, default audit-<name of FOLDER>; of a paper: a .json file",
     flag_values=FLAGS,
+)
+flags.DEFINE_string(
+    "figure", "", "of a paper: a .png or .svg file of its findings", flag_values=FLAGS
 )
 flags.DEFINE_bool("new", False, "print a blank form for a paper", flag_values=FLAGS)
 
@@ -68,19 +75,36 @@ def _paper(path: Path, overrides: list[tuple[str, str]]) -> None:
         raise UserError("--layout is of a folder of images; a paper has none")
     if FLAGS.output and not FLAGS.output.endswith(".json"):
         raise UserError(f"--output={FLAGS.output}: the findings of a paper go into a .json file")
+    if FLAGS.figure and not FLAGS.figure.endswith((".png", ".svg")):
+        raise UserError(f"--figure={FLAGS.figure}: must end in .png or .svg")
 
     from leukjax.checks import paper as papers
     from leukjax.checks import paper_checks
 
     paper = papers.read(path)
     findings = paper_checks.audit(paper)
-    if FLAGS.output:
-        try:
-            paper_checks.write(findings, Path(FLAGS.output))
-        except OSError as error:
-            reason = f"cannot be written ({error.strerror})"
-            raise UserError(f"--output={FLAGS.output}: {reason}") from error
+    for flag, write in (("output", _write_findings), ("figure", _draw)):
+        if target := getattr(FLAGS, flag):
+            try:
+                write(paper.title, findings, Path(target))
+            except OSError as error:
+                reason = f"cannot be written ({error.strerror})"
+                raise UserError(f"--{flag}={target}: {reason}") from error
     print(paper_checks.report(paper, findings))
+
+
+def _write_findings(_: str, findings: list["Finding"], path: Path) -> None:
+    from leukjax.checks import paper_checks
+
+    paper_checks.write(findings, path)
+
+
+def _draw(title: str, findings: list["Finding"], path: Path) -> None:
+    from leukjax.report import paper_figure, style
+
+    style.save(
+        paper_figure.verdicts(title, findings), path.parent, path.stem, kinds=(path.suffix[1:],)
+    )
 
 
 def _folder(folder: str, overrides: list[tuple[str, str]]) -> None:

@@ -14,7 +14,7 @@ PAPERS = Path(__file__).resolve().parents[2] / "docs" / "papers"
 
 def run(*arguments: str) -> int:
     audit.FLAGS.unparse_flags()
-    for flag in ("layout", "output", "new"):
+    for flag in ("layout", "output", "figure", "new"):
         audit.FLAGS[flag].unparse()
     return command.status(audit.main, audit.FLAGS, list(arguments), doc=audit.__doc__)
 
@@ -28,6 +28,16 @@ def test_findings_are_printed_and_written(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.count("\nFAIL ") == sum(c["verdict"] == "fail" for c in checks) > 20
     assert "and not why" in printed
+
+
+@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_the_figure_is_the_same_again(tmp_path, kind):
+    files = [tmp_path / f"{i}.{kind}" for i in range(2)]
+    for file in files:
+        assert run(str(PAPERS / "ozdemir_2026.toml"), f"--figure={file}") == 0
+    first, second = (file.read_bytes() for file in files)
+    assert first == second
+    assert len(first) > 5000
 
 
 def test_the_blank_form_is_read_and_tells_nothing_apart(tmp_path, capsys):
@@ -51,6 +61,7 @@ def test_the_blank_form_is_read_and_tells_nothing_apart(tmp_path, capsys):
             ["good.toml", "--config.data.positive=a"],
             "data.positive: a paper has no config",
         ),
+        (["good.toml", "--figure=a.gif"], "--figure=a.gif: must end in .png or .svg"),
         (["good.toml", "--layout=cnmc"], "--layout is of a folder of images"),
         (["good.toml", "--new"], "--new prints the form and takes no file"),
         ([], "0 folders or papers are given"),
