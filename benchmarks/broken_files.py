@@ -163,6 +163,8 @@ def tree(case: Case, random: np.random.Generator) -> None:
     for _ in range(random.integers(1, 4)):
         path = paths[int(random.integers(len(paths)))]
         how = random.integers(12)
+        if path.is_dir():  # by an earlier turn
+            path.rmdir()
         path.unlink(missing_ok=True)
         odd = (" ", "\n", "'", '"', ",", ";", "=x", "é", "%", "\\", "\u202e", "a" * 180)
         if how == 0:

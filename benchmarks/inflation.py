@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from leukjax import config
 from leukjax.metrics.predictions import read
-from leukjax.report.style import BLUE, VERMILION, style
+from leukjax.report.style import BLUE, VERMILION, entitle, save, style
 from leukjax.train import session
 
 FLAGS = flags.FLAGS
@@ -49,7 +49,8 @@ def main(_: list[str]) -> None:
     gap = float(np.mean(found["image"]) - np.mean(found["subject"]))
     print(f"inflation of balanced accuracy: {gap:+.3f} ({low:+.3f} to {high:+.3f}, over splits)")
     if FLAGS.figure:
-        draw(found, gap, (low, high)).savefig(FLAGS.figure)
+        target = Path(FLAGS.figure)
+        save(draw(found, gap, (low, high)), target.parent, target.stem, kinds=("png",))
 
 
 def train(folder: Path, kind: str, seed: int) -> float:
@@ -74,7 +75,7 @@ def train(folder: Path, kind: str, seed: int) -> float:
 def draw(found: dict[str, list[float]], gap: float, interval: tuple[float, float]) -> Figure:
     """Every score as a point, the means as lines."""
     with style():
-        figure = Figure(figsize=(5.2, 2.3))
+        figure = Figure(figsize=(5.6, 2.6))
         axes = figure.add_subplot()
         for row, (kind, colour) in enumerate(zip(KINDS, (VERMILION, BLUE), strict=True)):
             values = np.array(found[kind])
@@ -92,10 +93,8 @@ def draw(found: dict[str, list[float]], gap: float, interval: tuple[float, float
         axes.set_yticks(range(2), list(KINDS.values()))
         axes.set_ylim(1.5, -0.7)
         axes.set_xlabel("balanced accuracy on the test part (each point: one split)")
-        axes.set_title(
-            f"Inflation {gap:+.3f} ({interval[0]:+.3f} to {interval[1]:+.3f}), synthetic cells",
-            loc="left",
-        )
+        low, high = interval
+        entitle(figure, f"A split by image adds {gap:.3f} ({low:.3f} to {high:.3f})", ["synthetic cells"])
     return figure
 
 

@@ -146,6 +146,7 @@ def load(name: str, overrides: Mapping[str, Any] | Iterable[tuple[str, Any]] = (
     """
     path, _, argument = name.partition(":")
     config = _get_config(_find(path), argument)
+    _check_names_and_types(flatten(config))  # before the changes: what is wrong is the file's
     pairs = overrides.items() if isinstance(overrides, Mapping) else overrides
     for field, value in pairs:
         set_field(config, field, value)

@@ -64,6 +64,18 @@ def test_fields_of_weights_are_checked_together(changes, says):
         config.load("default", changes)
 
 
+def test_a_file_with_a_value_of_no_type_is_told_so_before_the_changes(tmp_path):
+    file = tmp_path / "odd.py"
+    file.write_text(
+        "from leukjax.config import load\n\n\ndef get_config(argument=''):\n"
+        "    config = load('default')\n    with config.ignore_type():\n"
+        "        config.data.image_size = b'x'\n    return config\n"
+    )
+    for changes in ({}, {"data.image_size": 32}):
+        with pytest.raises(UserError, match=r"data\.image_size=b'x': must be a whole number"):
+            config.load(str(file), changes)
+
+
 def test_overrides_take_the_type_of_the_field():
     loaded = config.load(
         "cnn", [("data.image_size", "96"), ("augment.flip", "false"), ("train.epochs", "3")]
