@@ -13,6 +13,7 @@ COMMANDS = {
     "robustness": "robustness",
     "audit": "audit",
     "export": "export",
+    "demo": "demo",
 }
 
 

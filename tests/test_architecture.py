@@ -23,6 +23,7 @@ ALLOWED = {
     "train": BASE | {"compiler", "data", "images", "models", "metrics", "weights"},
     "apply": BASE | {"data", "images", "models", "metrics", "train", "weights"},
     "report": BASE | {"apply", "checks", "data", "images", "models", "metrics", "train"},
+    "page": BASE | {"apply", "data", "images", "metrics", "report"},
     # A study's workers end as commands do.
     "study": BASE | {"data", "images", "models", "metrics", "train", "apply", "report", "command"},
 }
@@ -32,6 +33,7 @@ COMMANDS = {
     "command",
     "compare",
     "crossval",
+    "demo",
     "evaluate",
     "export",
     "main",
@@ -86,6 +88,8 @@ def test_libraries_stay_in_their_rooms(file: Path):
         assert "orbax" not in libraries
     if room != "report":
         assert "matplotlib" not in libraries
+    if room != "page":
+        assert not libraries & {"starlette", "uvicorn", "multipart", "markdown_it"}
 
 
 def _needs(name: str, seen: set[str]) -> set[str]:

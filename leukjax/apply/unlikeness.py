@@ -78,10 +78,8 @@ def of_run(model: Model) -> Unlikeness:
       UserError: it has to be made, and the data are not at hand or are others now.
     """
     path = model.workdir / FILE
-    if path.exists():
-        found = _read(path)
-        if found.step == model.step:
-            return found
+    if (found := kept(model)) is not None:
+        return found
     try:
         records = data_records.prepare(model.config.data)
     except UserError as error:
@@ -105,6 +103,17 @@ def of_run(model: Model) -> Unlikeness:
     np.savez(data, **dataclasses.asdict(found))
     write_whole(path, data.getvalue())
     return found
+
+
+def kept(model: Model) -> Unlikeness | None:
+    """What ``unlikeness.npz`` holds; None where there is none of this step.
+
+    Raises:
+      UserError: a damaged file.
+    """
+    path = model.workdir / FILE
+    found = _read(path) if path.exists() else None
+    return found if found is not None and found.step == model.step else None
 
 
 def _features(

@@ -24,7 +24,9 @@ class BadImage(UserError):
     """A file that is no image that can be used; `data.bad_images = skip` leaves it out."""
 
 
-def decode(data: bytes, name: str) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[str, ...]]:
+def decode(
+    data: bytes, name: str, max_pixels: int = MAX_PIXELS
+) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[str, ...]]:
     """Decodes a PNG, JPEG, BMP or TIFF file.
 
     Grey images get three equal channels; 16-bit grey is divided by 257 and 16-bit colour keeps its
@@ -35,6 +37,7 @@ def decode(data: bytes, name: str) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[st
     Args:
       data: the file's bytes.
       name: the file's name, for the message.
+      max_pixels: an image of more is refused before its pixels are read.
 
     Returns:
       The pixels uint8[h, w, 3], and the names of the conversions made ("grey", "16-bit", …).
@@ -65,9 +68,9 @@ def decode(data: bytes, name: str) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[st
             f"{name}: {width} x {height} pixels, and the most is {MAX_SIDE:,} a side: "
             "crop or shrink it"
         )
-    if width * height > MAX_PIXELS:
+    if width * height > max_pixels:
         raise BadImage(
-            f"{name}: {width} x {height} pixels, and the most is {MAX_PIXELS // 10**6} million: "
+            f"{name}: {width} x {height} pixels, and the most is {max_pixels / 1e6:g} million: "
             "crop or shrink it"
         )
     try:
