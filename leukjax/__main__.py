@@ -8,6 +8,7 @@ COMMANDS = {
     "compare": "compare",
     "preview": "preview",
     "predict": "predict",
+    "explain": "explain",
     "crossval": "crossval",
     "evaluate": "evaluate",
     "robustness": "robustness",

@@ -18,11 +18,13 @@ ALLOWED = {
     "models": {"errors", "hashing"},
     "metrics": {"errors", "files"},
     "compiler": {"errors"},
+    "attribution": {"errors"},
     "checks": BASE | {"data", "images", "models", "metrics"},
     "weights": {"errors", "expressions", "files", "hashing", "data", "models"},
     "train": BASE | {"compiler", "data", "images", "models", "metrics", "weights"},
-    "apply": BASE | {"data", "images", "models", "metrics", "train", "weights"},
-    "report": BASE | {"apply", "checks", "data", "images", "models", "metrics", "train"},
+    "apply": BASE | {"attribution", "data", "images", "models", "metrics", "train", "weights"},
+    "report": BASE
+    | {"apply", "attribution", "checks", "data", "images", "models", "metrics", "train"},
     "page": BASE | {"apply", "data", "images", "metrics", "report"},
     # A study's workers end as commands do.
     "study": BASE | {"data", "images", "models", "metrics", "train", "apply", "report", "command"},
@@ -35,6 +37,7 @@ COMMANDS = {
     "crossval",
     "demo",
     "evaluate",
+    "explain",
     "export",
     "main",
     "predict",

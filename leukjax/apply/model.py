@@ -126,12 +126,16 @@ class Model(Restored):
         count, size = len(images), self.image_size
         batch = np.zeros((self.batch_size, size, size, 3), np.uint8)
         batch[:count] = images
-        mesh, variables = self._placed
-        device = jax.device_put(batch, sharding.batch_sharding(mesh))
+        variables, device = self.on_devices(batch)
         results = _answer(
             self.module, variables, self._statistics, self.temperature, device, self.tta
         )
         return lambda: Answers(*(value[:count] for value in jax.device_get(results)))
+
+    def on_devices(self, *arrays: np.ndarray) -> tuple[Any, ...]:
+        """The variables on every device, and arrays of `batch_size` rows shared out among them."""
+        mesh, variables = self._placed
+        return variables, *(jax.device_put(a, sharding.batch_sharding(mesh)) for a in arrays)
 
     @functools.cached_property
     def _statistics(self) -> tuple[np.ndarray, np.ndarray]:

@@ -11,8 +11,8 @@ and a round nucleus without visible nucleoli. The numbers are ours, chosen so th
 behaves as `tests/data/test_smears.py` says: they describe no patients.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from jaxtyping import Bool, Int32, UInt8
@@ -93,11 +93,26 @@ def draw_blocks(seed: int, subjects: int, cells: int, size: int = SIZE) -> Itera
             yield draw_block(seed, index, block, cells, size)
 
 
-def draw_block(seed: int, index: int, block: int, cells: int, size: int = SIZE) -> Drawn:
-    """The cells BLOCK * block, … of the subject `index`; other arguments as in `draw`."""
+def draw_block(
+    seed: int,
+    index: int,
+    block: int,
+    cells: int,
+    size: int = SIZE,
+    changed: Mapping[str, float | Sequence[float]] | None = None,
+) -> Drawn:
+    """The cells BLOCK * block, … of the subject `index`; other arguments as in `draw`.
+
+    Args:
+      changed: values for fields of `Cells` in all these cells, everything else as it was drawn:
+        {"nucleolus_radius": 0} takes the nucleoli away. So it is known which pixels speak of them.
+    """
     first = BLOCK * block
     count = min(BLOCK, subject_cells(seed, index, cells) - first)
     drawn = _sample(seed, index, block, count)
+    for name, value in (changed or {}).items():
+        shape = getattr(drawn, name).shape
+        drawn = replace(drawn, **{name: np.broadcast_to(np.asarray(value, np.float32), shape)})
     images, cell, nucleus, nucleoli = render(drawn, _generator(seed, index, "pixels", block), size)
     table = {
         "subject_index": np.full(count, index, np.int32),

@@ -3,7 +3,8 @@
 ``module.apply({"params", "batch_stats"}, images, train=bool)`` takes normalised images
 float[n, h, w, 3] and gives logits float32[n, classes]. Intermediate results can be asked for by
 name in the collection ``intermediates``: ``feature_map``, ``pooled``, ``logits``, and of
-transformers ``attention``.
+transformers ``attention``. In a collection ``perturbations`` a caller may hand in what is added to
+``feature_map`` and to each block's ``attn/attention``, to have gradients by them.
 """
 
 from typing import Any

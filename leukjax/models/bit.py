@@ -15,7 +15,13 @@ from jaxtyping import Array, DTypeLike, Float
 
 from leukjax.errors import UserError
 from leukjax.models import norms
-from leukjax.models.layers import StandardizedConv, StochasticDepth, linear_rates, run_block
+from leukjax.models.layers import (
+    StandardizedConv,
+    StochasticDepth,
+    exposed,
+    linear_rates,
+    run_block,
+)
 from leukjax.models.pooling import max_pool
 from leukjax.models.resnet import EXPANSION, STAGES
 
@@ -100,6 +106,7 @@ class BiT(nn.Module):
                 )
                 x = run_block(block, x, train=train, remat=self.remat)
         x = nn.relu(norm(name="norm")(x, train=train))
+        x = exposed(self, "feature_map", x)
         self.sow("intermediates", "feature_map", x)
 
         pooled = jnp.mean(x.astype(jnp.float32), (1, 2))

@@ -13,7 +13,7 @@ from jaxtyping import Array, DTypeLike, Float
 from leukjax.errors import UserError
 from leukjax.models import norms
 from leukjax.models.initializers import fan_in
-from leukjax.models.layers import Conv
+from leukjax.models.layers import Conv, exposed
 from leukjax.models.pooling import max_pool
 
 STAGES = 4
@@ -52,6 +52,7 @@ class CNN(nn.Module):
             conv = Conv(model.width * 2**stage, (3, 3), dtype=model.dtype, name=f"conv{stage + 1}")
             x = nn.relu(norm(name=f"norm{stage + 1}")(conv(x), train=train))
             if stage == STAGES - 1:
+                x = exposed(model, "feature_map", x)
                 model.sow("intermediates", "feature_map", x)
             return max_pool(x, (2, 2), (2, 2), "VALID")
 

@@ -16,7 +16,13 @@ from jaxtyping import Array, DTypeLike, Float
 
 from leukjax.errors import UserError
 from leukjax.models import initializers, norms
-from leukjax.models.layers import StandardizedConv, StochasticDepth, linear_rates, run_block
+from leukjax.models.layers import (
+    StandardizedConv,
+    StochasticDepth,
+    exposed,
+    linear_rates,
+    run_block,
+)
 from leukjax.models.pooling import max_pool
 from leukjax.models.resnet import Block as ResNetBlock
 
@@ -56,7 +62,7 @@ class Attention(nn.Module):
         )(x)
         query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         scores = jnp.einsum("nqhd,nkhd->nhqk", query / math.sqrt(size), key)
-        weights = jax.nn.softmax(scores.astype(jnp.float32))
+        weights = exposed(self, "attention", jax.nn.softmax(scores.astype(jnp.float32)))
         mixed = jnp.einsum("nhqk,nkhd->nqhd", weights.astype(self.dtype), value)
         mixed = mixed.reshape(*x.shape[:2], features)
         project = nn.Dense(features, dtype=self.dtype, kernel_init=initializers.glorot, name="proj")
@@ -128,6 +134,7 @@ class HybridViT(nn.Module):
         dropout = nn.Dropout(self.dropout, deterministic=not train)
 
         x = self._resnet(images, variant.stages, train=train)
+        x = exposed(self, "feature_map", x)
         self.sow("intermediates", "feature_map", x)
         x = nn.Dense(
             variant.features, dtype=self.dtype, kernel_init=initializers.fan_in, name="embedding"

@@ -150,6 +150,18 @@ class StandardizedConv(Conv):
         return (centred / (jnp.sqrt(variance) + 1e-5)).reshape(kernel.shape)
 
 
+def exposed(module: nn.Module, name: str, x: Float[Array, "*dims"]) -> Float[Array, "*dims"]:
+    """`x`; where a caller hands in ``perturbations`` of this name, `x` plus that.
+
+    The gradient by such a perturbation (of zeros) is the gradient by `x`. Flax's own ``perturb``
+    would make variables when a model is initialised; here nothing is added to any program that
+    does not ask.
+    """
+    if module.has_variable("perturbations", name):
+        x = x + module.get_variable("perturbations", name).astype(x.dtype)
+    return x
+
+
 def run_block(block: nn.Module, x: Float[Array, "n *dims"], *, train: bool, remat: bool) -> Any:
     """``block(x, train=train)``; with `remat` its inside is computed again in the backward pass.
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, DTypeLike, Float
 
 from leukjax.models import norms
 from leukjax.models.initializers import fan_in
-from leukjax.models.layers import Conv, StochasticDepth, linear_rates, run_block
+from leukjax.models.layers import Conv, StochasticDepth, exposed, linear_rates, run_block
 from leukjax.models.pooling import max_pool
 
 # Blocks a stage; from depth 50 on, a block is a bottleneck.
@@ -142,6 +142,7 @@ class ResNet(nn.Module):
                     name=f"layer{stage + 1}_{number}",
                 )
                 x = run_block(own, x, train=train, remat=self.remat)
+        x = exposed(self, "feature_map", x)
         self.sow("intermediates", "feature_map", x)
 
         pooled = jnp.mean(x.astype(jnp.float32), (1, 2))

@@ -1,0 +1,296 @@
+"""Try the explanations of trained runs where the truth is known, and draw what was found.
+
+python benchmarks/explanations.py --workdir=RUN[,RUN…] --output=docs/images
+
+RUNs are of drawn cells (smears). Prints the tables of docs/explain.md and writes explain-truth.png,
+explain-curves.png and explain-randomised.png. The cells are those of subjects that no run has seen.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags, logging
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("workdir", None, "of finished runs on smears", required=True)
+flags.DEFINE_string("output", "docs/images", "folder of the figures")
+flags.DEFINE_integer("images", 24, "cells that are explained", lower_bound=2)
+flags.DEFINE_integer("seed", 20_000, "of the drawing; the runs have seen seed 0")
+
+CONTROLS = ("random", "centre Gaussian")
+STEPS = 10  # of deletion and insertion
+QUARTERS = (1, 2, 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Blasts with nucleoli, the same without, where nucleoli are; mature cells. 96 px."""
+
+    plain: np.ndarray
+    without: np.ndarray
+    nucleoli: np.ndarray
+    mature: np.ndarray
+
+
+def draw(count: int, seed: int) -> Pairs:
+    """Blasts with nucleoli of subjects 0, 2, …, three a subject."""
+    from leukjax.data import drawing
+
+    found: list[list[np.ndarray]] = [[], [], []]
+    index = 0
+    while len(found[0]) < count:
+        both = [
+            drawing.draw_block(seed, index, 0, 12, changed=c) for c in ({}, {"nucleolus_radius": 0})
+        ]
+        rows = np.flatnonzero(both[0].nucleoli.sum((1, 2)) > 60)[:3]
+        for kept, array in zip(
+            found, (both[0].images, both[1].images, both[0].nucleoli), strict=True
+        ):
+            kept.extend(array[rows])
+        index += 2
+    healthy = [drawing.draw_block(seed, 1 + 2 * i, 0, 12).images[:3] for i in range(count // 3 + 1)]
+    return Pairs(*(np.stack(part[:count]) for part in found), np.concatenate(healthy)[:count])
+
+
+class Subject:
+    """One run, with its view of the cells and their maps."""
+
+    def __init__(self, folder: str, pairs: Pairs):
+        import cv2
+
+        import leukjax
+        from leukjax.apply import reasons
+        from leukjax.attribution import methods, network
+        from leukjax.attribution.occlusion import window_for
+
+        self.model = leukjax.load(folder, batch_size=8)
+        self.family = self.model.preprocessing["model"]["name"]
+        self.name = Path(folder).name
+        size = self.model.image_size
+        self.images = np.stack([self.model.preprocess(image) for image in pairs.plain])
+        self.without = np.stack([self.model.preprocess(image) for image in pairs.without])
+        self.mature = np.stack([self.model.preprocess(image) for image in pairs.mature])
+        self.cells = self.images.any(-1)
+        area = [
+            cv2.resize(m.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
+            for m in pairs.nucleoli
+        ]
+        self.nucleoli = np.stack(area) > 0.5
+        self.layer = network.choose_layer(reasons.network_of(self.model), size)
+        power = 4 if self.model.preprocessing["model"].get("norm") == "group" else 1
+        self.settings = methods.Settings(self.layer, "log_odds", 64, power, *window_for(size))
+        self.methods = [name for name in methods.METHODS if methods.fits(name, self.family)]
+        self.blast, self.healthy = (self.model.classes.index(c) for c in ("all", "hem"))
+
+    def maps(
+        self, method: str, images=None, model=None, settings=None, target=None, baseline="blurred"
+    ) -> np.ndarray:
+        """At the size of the images; of the blasts unless said otherwise."""
+        from leukjax.apply import reasons
+
+        images = self.images if images is None else images
+        targets = np.full(len(images), self.blast if target is None else target)
+        found = reasons.explain(
+            model or self.model, images, targets, method, settings or self.settings, baseline
+        )
+        return reasons.to_pixels(found.maps, images.shape[1])
+
+    def log_odds(self, images) -> np.ndarray:
+        """Of class all."""
+        p = self.model.predict(images)[:, self.blast].astype(np.float64)
+        return np.log(p / (1 - p))
+
+    def controls(self) -> dict[str, np.ndarray]:
+        """Maps that know nothing of cell or network."""
+        from leukjax.attribution import curves
+
+        size, count = self.images.shape[1], len(self.images)
+        noise = [curves.random_map(size, seed) for seed in range(count)]
+        return {
+            "random": np.stack(noise),
+            "centre Gaussian": np.stack([curves.centre_gaussian(size)] * count),
+        }
+
+
+def auroc(map: np.ndarray, inside: np.ndarray, among: np.ndarray) -> float:
+    """That a pixel of `inside` is larger on the map than one of the rest of `among`."""
+    import scipy.stats
+
+    ranks = scipy.stats.rankdata(map[among])
+    own = inside[among]
+    n, m = own.sum(), (~own).sum()
+    return float((ranks[own].sum() - n * (n + 1) / 2) / (n * m))
+
+
+def truth(subject: Subject, maps: dict[str, np.ndarray]) -> dict[str, tuple[list, list]]:
+    """AUROC of the nucleoli among the cell's pixels, in cells of which the network misses them.
+
+    Of the map, and of what it loses when the nucleoli are taken away: nucleoli lie near the middle,
+    so that a map may point at them and mean the middle.
+    """
+    drop = subject.log_odds(subject.images) - subject.log_odds(subject.without)
+    used = np.flatnonzero((drop > 0.5) & (subject.nucleoli.sum((1, 2)) > 3))
+    print(f"{subject.name}: without nucleoli the log-odds of all fall by {np.median(drop):.2f} "
+          f"(median), by more than 0.5 in {len(used)} of {len(drop)} cells")  # fmt: skip
+    found = {}
+    for name, each in maps.items():
+        lost = each - subject.maps(name, subject.without) if name not in CONTROLS else 0 * each
+        found[name] = tuple(
+            [auroc(m[i], subject.nucleoli[i], subject.cells[i]) for i in used] for m in (each, lost)
+        )
+    for name in ("integrated_gradients", "occlusion"):
+        each = subject.maps(name, baseline="mean")
+        values = [auroc(each[i], subject.nucleoli[i], subject.cells[i]) for i in used]
+        print(f"  points at nucleoli with baseline mean: {name} {np.mean(values):.2f}")
+    return found
+
+
+def by_layer(subject: Subject) -> None:
+    """The same for Grad-CAM at the last block of each stage."""
+    from leukjax.apply import reasons
+    from leukjax.attribution import network
+
+    if "gradcam" not in subject.methods:
+        return
+    known = network.layers(reasons.network_of(subject.model), subject.model.image_size)
+    blocks = [n for n in known if "/" not in n and n.startswith(("layer", "stage"))]
+    last = {n[:6]: n for n in blocks}
+    for layer in [*last.values(), "feature_map"]:
+        settings = dataclasses.replace(subject.settings, layer=layer)
+        maps = {m: subject.maps(m, settings=settings) for m in ("gradcam", "hirescam")}
+        values = {
+            m: np.mean([auroc(x[i], subject.nucleoli[i], subject.cells[i])
+                        for i in range(len(x)) if subject.nucleoli[i].any()])
+            for m, x in maps.items()
+        }  # fmt: skip
+        places = "x".join(str(n) for n in known[layer][:2])
+        print(f"  {subject.name} {layer} ({places}): " +
+              ", ".join(f"{m} {v:.2f}" for m, v in values.items()))  # fmt: skip
+
+
+def deletion(subject: Subject) -> dict:
+    """Mean curves of mature cells: (baseline, deletion or insertion, map) -> probabilities of hem.
+
+    Of blasts nothing could be learned: without chromatin and nucleoli a cell still looks like one.
+    """
+    from leukjax.attribution import curves
+
+    images, found = subject.mature, {}
+    maps = {m: subject.maps(m, images, target=subject.healthy) for m in subject.methods}
+    maps |= subject.controls()
+    for kind in ("blurred", "mean-cell"):
+        for name, each in maps.items():
+            both = []
+            for image, map in zip(images, each, strict=True):
+                cell = image.any(-1)
+                blank = (
+                    curves.blurred(image, cell, image.shape[0] / 12)
+                    if kind == "blurred"
+                    else curves.mean_cell(image, cell)
+                )
+                both.append(
+                    curves.curves(
+                        subject.model.predict, image, blank, map, cell, subject.healthy, STEPS
+                    )
+                )
+            for way, mean in zip(("deletion", "insertion"), np.mean(both, 0), strict=True):
+                found[kind, way, name] = mean
+    return found
+
+
+def randomisation(subject: Subject, count: int = 8) -> dict:
+    """(cascading or independent, method) -> mean rank correlation after each stage, head first."""
+    from leukjax.apply import reasons
+    from leukjax.attribution import randomised
+
+    net = reasons.network_of(subject.model)
+    names = randomised.parts(net, subject.model.image_size)
+    stages = list(dict.fromkeys(name.split("/")[0] for name in names))[::-1]
+    # Of a deep network every third block.
+    stops = sorted({round(i) for i in np.linspace(1, len(stages), min(8, len(stages)))})
+    images = subject.images[:count]
+    settings = dataclasses.replace(subject.settings, steps=16)
+    wanted = [m for m in subject.methods if m != "occlusion"]
+    before = {m: subject.maps(m, images, settings=settings) for m in wanted}
+    found: dict = {(way, m): [1.0] for way in ("cascading", "independent") for m in wanted}
+    for stop in stops:
+        for way in ("cascading", "independent"):
+            chosen = stages[:stop] if way == "cascading" else [stages[stop - 1]]
+            own = [name for name in names if name.split("/")[0] in chosen]
+            variables = randomised.redrawn(net, own).variables
+            model = dataclasses.replace(subject.model, variables=variables)
+            for m in wanted:
+                after = subject.maps(m, images, model, settings)
+                pairs = zip(before[m], after, strict=True)
+                found[way, m].append(np.mean([randomised.rank_correlation(*p) for p in pairs]))
+    return {"stages": ["none", *(stages[stop - 1] for stop in stops)], **found}
+
+
+def turning(subject: Subject) -> dict[str, float]:
+    """Rank correlation of maps with those of the turned image, turned back."""
+    from leukjax.attribution import randomised
+
+    found = {}
+    for method in subject.methods:
+        if method == "occlusion":  # its windows do not turn
+            continue
+        plain, values = subject.maps(method), []
+        for quarter in QUARTERS:
+            turned = subject.maps(method, np.rot90(subject.images, quarter, (1, 2)).copy())
+            back = np.rot90(turned, -quarter, (1, 2))
+            values += [randomised.rank_correlation(a, b) for a, b in zip(plain, back, strict=True)]
+        found[method] = float(np.mean(values))
+    return found
+
+
+def completeness(subject: Subject) -> None:
+    """Error of integrated gradients against the number of steps."""
+    from leukjax.apply import reasons
+
+    for baseline, steps in ((b, n) for b in ("mean", "blurred") for n in (16, 32, 64, 128)):
+        settings = dataclasses.replace(subject.settings, steps=steps)
+        found = reasons.explain(subject.model, subject.images[:8], np.full(8, subject.blast),
+                                "integrated_gradients", settings, baseline)  # fmt: skip
+        gap = found.scores - found.baseline_scores
+        error = np.abs(found.maps.sum((1, 2)) - gap)
+        print(f"  baseline {baseline}, {steps} steps: error median {np.median(error):.4f}, largest "
+              f"{error.max():.4f}; score less baseline's {np.abs(gap).mean():.1f}")  # fmt: skip
+
+
+def main(_: list[str]) -> None:
+    """Measure, print, draw."""
+    from explanation_figures import figure_curves, figure_randomised, figure_truth
+
+    from leukjax.report.style import save
+
+    logging.set_verbosity(logging.ERROR)
+    pairs = draw(FLAGS.images, FLAGS.seed)
+    pointed, deleted, shuffled = {}, {}, {}
+    for folder in FLAGS.workdir:
+        subject = Subject(folder, pairs)
+        print(f"{subject.name}: {subject.family}, {subject.model.image_size} px, {subject.layer}")
+        maps = {m: subject.maps(m) for m in subject.methods} | subject.controls()
+        pointed[subject.name] = truth(subject, maps)
+        for name, (whole, lost) in pointed[subject.name].items():
+            print(f"  points at nucleoli: {name} {np.mean(whole):.2f}, change {np.mean(lost):.2f}")
+        by_layer(subject)
+        completeness(subject)
+        for name, value in turning(subject).items():
+            print(f"  turned: {name} {value:.2f}")
+        deleted[subject.name] = deletion(subject)
+        for (kind, way, name), mean in deleted[subject.name].items():
+            print(f"  {way}, {kind}: {name} {mean.mean():.3f}")
+        shuffled[subject.name] = randomisation(subject)
+        for (way, name), values in (
+            (k, v) for k, v in shuffled[subject.name].items() if k != "stages"
+        ):
+            print(f"  {way}: {name} " + " ".join(f"{value:.2f}" for value in values))
+    output = Path(FLAGS.output)
+    save(figure_truth(pointed, CONTROLS), output, "explain-truth", kinds=("png",))
+    save(figure_curves(deleted, CONTROLS), output, "explain-curves", kinds=("png",))
+    save(figure_randomised(shuffled), output, "explain-randomised", kinds=("png",))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,1 @@
+"""Explanations as files: overlays to look at, raw maps, and a table of where attribution lies."""

@@ -1,0 +1,205 @@
+"""The work of `leukjax.explain`: runs and paths in; overlays, maps and a table out."""
+
+import dataclasses
+import io
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+from jaxtyping import Bool, Float32, UInt8
+
+from leukjax import runtime
+from leukjax.apply import reasons
+from leukjax.apply.model import load
+from leukjax.attribution.methods import METHODS
+from leukjax.data import stream
+from leukjax.data.decode import decode
+from leukjax.data.measure import foreground
+from leukjax.data.parallel import map_in_order
+from leukjax.data.progress import progress
+from leukjax.errors import UserError
+from leukjax.files import write_whole
+from leukjax.report.explanation.asked import Options, Run, choose
+from leukjax.report.explanation.overlay import Column, Panel, as_png, overlay
+from leukjax.report.explanation.table import Row, as_csv
+
+TABLE = "explanations.csv"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """What a run says of some images."""
+
+    images: UInt8[np.ndarray, "n s s 3"]
+    cells: Bool[np.ndarray, "n s s"]
+    probabilities: Float32[np.ndarray, "n c"]
+    targets: np.ndarray
+    reasons: dict[str, reasons.Reasons]
+
+
+def write(runs: Sequence[str], paths: Sequence[str], output: Path, options: Options) -> None:
+    """Explain every image, and write the folder; what is wrong with flags is said before.
+
+    Raises:
+      UserError: a run, path, flag or output that will not do; or not one file is an image.
+    """
+    stream.check(paths)
+    models = [load([run], options.step, batch_size=options.batch_size).members[0] for run in runs]
+    chosen = choose(models, options)
+    total = sum(1 for _ in stream.items(paths))
+    if not total:
+        raise UserError(f"{', '.join(paths)}: no image there (png, jpg, bmp, tif, and zips)")
+    _make_folder(output, paths)
+    runtime.start(models[0].config)
+    rows: list[Row] = []
+    loaded = map_in_order(_decode, progress(stream.items(paths), total, "explaining"),
+                          options.threads)  # fmt: skip
+    number = 0
+    try:
+        while part := list(islice(loaded, models[0].batch_size)):
+            rows += _explain(chosen, part, number, output, options)
+            number += len(part)
+        write_whole(output / TABLE, as_csv(rows))
+    except OSError as error:
+        raise UserError(f"--output={output}: cannot be written ({error.strerror or error}); "
+                        "choose another") from error  # fmt: skip
+    bad = [row for row in rows if row.error]
+    if len(bad) == number:
+        raise UserError(f"not one of {number:,} files is an image: {bad[0].error}")
+    if bad:
+        logging.warning("%s files are bad; the first: %s", f"{len(bad):,}", bad[0].error)
+    logging.info("wrote %s: %s images", output, f"{number - len(bad):,}")
+
+
+def _make_folder(output: Path, paths: Sequence[str]) -> None:
+    """Refuse to write where images are read: the next start would explain its own pictures."""
+    for path in paths:
+        if Path(path).is_dir() and output.resolve().is_relative_to(Path(path).resolve()):
+            raise UserError(f"--output={output}: lies in {path}, where images are read; "
+                            "choose another folder")  # fmt: skip
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output={output}: is a file; give the name of a folder")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        write_whole(output / ".written", b"")
+        (output / ".written").unlink()
+    except OSError as error:
+        raise UserError(f"--output={output}: cannot be written ({error.strerror or error}); "
+                        "choose another") from error  # fmt: skip
+
+
+def _decode(item: stream.Item) -> tuple[str, UInt8[np.ndarray, "h w 3"] | None, str]:
+    try:
+        return item.path, decode(item.read(), item.path)[0], ""
+    except UserError as error:
+        return item.path, None, " ".join(str(error).split())
+
+
+def _explain(
+    runs: Sequence[Run], part: list, first: int, output: Path, options: Options
+) -> Iterator[Row]:
+    """Write what belongs to some images; gives their rows, in the images' order."""
+    pixels = [image for _, image, _ in part if image is not None]
+    found = [_ask(run, pixels, options.baseline) for run in runs] if pixels else []
+    place = 0
+    for offset, (path, image, error) in enumerate(part):
+        if image is None:
+            yield Row(path, error=error)
+            continue
+        stem = f"{first + offset:05}-{_plain(path)}"
+        picture = ""
+        if options.overlays:
+            picture = f"overlays/{stem}.png"
+            write_whole(output / picture, as_png(_picture(path, runs, found, place)))
+        for run, own in zip(runs, found, strict=True):
+            for method in run.methods:
+                name = f"maps/{stem}.{run.name}.{method}.npy"
+                _save(output / name, own.reasons[method].maps[place])
+                yield dataclasses.replace(
+                    _row(run, own, method, place), path=path, map=name, overlay=picture
+                )
+        place += 1
+
+
+def _ask(run: Run, pixels: list, baseline: str) -> _Found:
+    model = run.model
+    images = np.stack([model.preprocess(image) for image in pixels])
+    edge = model.preprocessing["background"]
+    probabilities = model.predict(images)
+    targets = probabilities.argmax(1)
+    if run.target is not None:
+        targets = np.full(len(images), run.target)
+    return _Found(
+        images,
+        np.stack([foreground(image, edge) for image in images]),
+        probabilities,
+        targets,
+        {
+            method: reasons.explain(model, images, targets, method, run.settings, baseline)
+            for method in run.methods
+        },
+    )
+
+
+def _row(run: Run, found: _Found, method: str, place: int) -> Row:
+    model, given = run.model, found.reasons[method]
+    map, score = given.maps[place], float(given.scores[place])
+    large = reasons.to_pixels(map[None], model.image_size)
+    target, blank = int(found.targets[place]), float(given.baseline_scores[place])
+    complete = method == "integrated_gradients"
+    total = float(map.sum(dtype=np.float64))
+    return Row(
+        path="",
+        run=run.name,
+        method=method,
+        layer=run.settings.layer if METHODS[method].fits == "convolutional" else "",
+        predicted=model.classes[int(found.probabilities[place].argmax())],
+        target=model.classes[target],
+        p_target=float(found.probabilities[place, target]),
+        score=score,
+        share_in_cell=float(reasons.share_inside(large, found.cells[place][None])[0]),
+        cell_area=float(found.cells[place].mean()),
+        baseline_score=blank if complete else np.nan,
+        map_sum=total if complete else np.nan,
+        completeness_error=total - (score - blank) if complete else np.nan,
+    )
+
+
+def _picture(path: str, runs: Sequence[Run], found: Sequence[_Found], place: int):
+    rows = tuple(dict.fromkeys(method for run in runs for method in run.methods))
+    columns = []
+    for run, own in zip(runs, found, strict=True):
+        panels = [
+            _panel(run, own, method, place) if method in run.methods else None for method in rows
+        ]
+        names, sure = run.model.classes, own.probabilities[place]
+        heading = f"{run.name}: {names[int(sure.argmax())]} {sure.max():.0%}"
+        heading += f"\nexplained: {names[int(own.targets[place])]}"
+        columns.append(Column(heading, own.images[place], own.cells[place], panels))
+    synthetic = any(run.model.preprocessing["synthetic"] for run in runs)
+    marks = ["trained on SYNTHETIC data"] if synthetic else []
+    return overlay(Path(path).name, marks, [METHODS[method].title for method in rows], columns)
+
+
+def _panel(run: Run, found: _Found, method: str, place: int) -> Panel:
+    map = found.reasons[method].maps[place][None]
+    large = reasons.to_pixels(map, run.model.image_size)
+    share = reasons.share_inside(large, found.cells[place][None])[0]
+    inside = "no attribution" if np.isnan(share) else f"{share:.0%} in the cell"
+    if METHODS[method].fits == "convolutional":
+        inside += f"; {run.settings.layer}, {map.shape[1]}×{map.shape[2]}"
+    return Panel(large[0], METHODS[method].signed, inside)
+
+
+def _save(path: Path, map: Float32[np.ndarray, "p q"]) -> None:
+    content = io.BytesIO()
+    np.save(content, map)
+    write_whole(path, content.getvalue())
+
+
+def _plain(path: str) -> str:
+    """A file's name from the name of an image, whatever that holds."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", Path(path.rpartition("!")[2]).stem)[:60] or "image"

@@ -1,0 +1,154 @@
+"""`leukjax.explain` as users call it."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import leukjax
+from leukjax import command, explain
+
+SIDE = 30
+COMPILED_ONCE = "--batch_size=8"
+
+
+def cell(number: int) -> np.ndarray:
+    random = np.random.default_rng(number)
+    y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
+    image = np.zeros((SIDE, SIDE, 3), np.uint8)
+    inside = np.hypot(x, y) < random.uniform(6, 14)
+    image[inside] = random.integers(40, 200, (inside.sum(), 3))
+    return image
+
+
+def png(number: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(cell(number)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        (tmp_path / "in" / f"{number}.png").write_bytes(png(number))
+    return tmp_path / "in"
+
+
+def run(*arguments: object, status: int = 0) -> None:
+    explain.FLAGS.unparse_flags()
+    for name in explain.FLAGS:
+        explain.FLAGS[name].unparse()
+    argv = [*(str(argument) for argument in arguments), COMPILED_ONCE]
+    assert command.status(explain.main, explain.FLAGS, argv, doc=explain.__doc__) == status
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "explanations.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_image_gets_maps_an_overlay_and_rows(trained_run, folder, tmp_path):
+    (folder / "broken.png").write_bytes(b"broken")
+    output = tmp_path / "out"
+    methods = ["gradcam", "hirescam", "integrated_gradients", "occlusion"]
+    run(f"--workdir={trained_run}", folder, f"--output={output}", f"--method={','.join(methods)}")
+    rows = table(output)
+    bad = [row for row in rows if row["error"]]
+    good = [row for row in rows if not row["error"]]
+    assert [Path(row["path"]).name for row in bad] == ["broken.png"]
+    assert [(Path(row["path"]).name, row["method"]) for row in good] == [
+        (f"{number}.png", method) for number in range(3) for method in methods
+    ]
+    model = leukjax.load(trained_run)
+    probabilities = model.predict([cell(number) for number in range(3)])
+    for place, row in enumerate(good):
+        image, own = place // 4, probabilities[place // 4]
+        assert row["target"] == row["predicted"] == model.classes[own.argmax()]
+        assert float(row["p_target"]) == pytest.approx(own.max(), abs=1e-5)
+        odds = np.log(own.max() / (1 - own.max()))
+        assert float(row["score"]) == pytest.approx(odds, abs=1e-3)
+        prepared = model.preprocess(cell(image))
+        mask = prepared.any(-1)
+        assert float(row["cell_area"]) == pytest.approx(mask.mean(), abs=1e-5)
+        map = np.load(output / row["map"])
+        assert map.dtype == np.float32
+        if row["method"] in ("integrated_gradients", "occlusion"):
+            assert map.shape == (24, 24)
+            share = np.abs(map)[mask].sum() / np.abs(map).sum()
+            assert float(row["share_in_cell"]) == pytest.approx(share, abs=1e-4)
+        else:
+            assert map.shape == (3, 3)
+            assert row["layer"] == "feature_map"
+            assert map.min() >= 0
+        if row["method"] == "integrated_gradients":
+            assert float(row["map_sum"]) == pytest.approx(map.sum(), abs=1e-3)
+            gap = float(row["score"]) - float(row["baseline_score"])
+            error = float(row["map_sum"]) - gap
+            assert float(row["completeness_error"]) == pytest.approx(error, abs=1e-4)
+            assert abs(error) < 0.05 * max(1.0, abs(gap))
+        with Image.open(output / row["overlay"]) as picture:
+            assert picture.format == "PNG"
+            assert picture.width > 500
+    assert not list(output.rglob(".*"))
+
+
+def test_a_class_of_ones_own_choice_turns_the_score_about(trained_run, folder, tmp_path):
+    found = {}
+    for target in ("all", "hem"):
+        run(f"--workdir={trained_run}", folder, f"--output={tmp_path / target}",
+            "--method=integrated_gradients", f"--target={target}", "--nooverlays")  # fmt: skip
+        rows = table(tmp_path / target)
+        assert {row["target"] for row in rows} == {target}
+        assert not (tmp_path / target / "overlays").exists()
+        found[target] = [np.load(tmp_path / target / row["map"]) for row in rows]
+    # Of two classes the log-odds of one are those of the other, below 0.
+    for one, other in zip(found["all"], found["hem"], strict=True):
+        np.testing.assert_allclose(one, -other, atol=1e-4 * np.abs(one).max())
+
+
+def test_maps_are_the_same_in_every_batch(trained_run, folder, tmp_path):
+    run(f"--workdir={trained_run}", folder, f"--output={tmp_path / 'a'}", "--method=gradcam",
+        "--nooverlays")  # fmt: skip
+    run(f"--workdir={trained_run}", folder / "2.png", f"--output={tmp_path / 'b'}",
+        "--method=gradcam", "--nooverlays")  # fmt: skip
+    one, other = (np.load(tmp_path / n / table(tmp_path / n)[-1]["map"]) for n in "ab")
+    np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["{in}"], "--workdir is missing"),
+        (["--workdir={tmp}", "{in}"], "holds no run"),
+        (["--workdir={run},{run}", "{in}"], "named twice"),
+        (["--workdir={run}"], "no image is given"),
+        (["--workdir={run}", "{tmp}/nowhere"], "nowhere: cannot be read"),
+        (["--workdir={run}", "{tmp}/empty"], "no image there"),
+        (["--workdir={run}", "{tmp}/bad"], "not one of 1 files is an image"),
+        (["--workdir={run}", "{in}", "--method=rollout"], "--method=rollout: is not for cnn"),
+        (["--workdir={run}", "{in}", "--method=lime"], "--method=lime: no such method"),
+        (["--workdir={run}", "{in}", "--target=aml"], "--target=aml"),
+        (["--workdir={run}", "{in}", "--layer=layer9"], "--layer=layer9: no such layer"),
+        (["--workdir={run}", "{in}", "--step=7"], "no checkpoint of step 7"),
+        (["--workdir={run}", "{in}", "--output={tmp}/bad/x.png"], "is a file"),
+        (["--workdir={run}", "{in}", "--output=/proc/x"], "cannot be written"),
+        (["--workdir={run}", "{in}", "--output={in}/out"], "where images are read"),
+    ],
+)
+def test_what_will_not_do_is_said_in_a_line(
+    trained_run, folder, tmp_path, monkeypatch, capsys, arguments, said
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "x.png").write_bytes(b"no image")
+    places = {"in": folder, "tmp": tmp_path, "run": trained_run}
+    run(*(argument.format(**places) for argument in arguments), status=1)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("error: ")
+    assert said in lines[-1]
+    assert sum(line.startswith("error: ") for line in lines) == 1
