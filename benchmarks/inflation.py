@@ -94,7 +94,11 @@ def draw(found: dict[str, list[float]], gap: float, interval: tuple[float, float
         axes.set_ylim(1.5, -0.7)
         axes.set_xlabel("balanced accuracy on the test part (each point: one split)")
         low, high = interval
-        entitle(figure, f"A split by image adds {gap:.3f} ({low:.3f} to {high:.3f})", ["synthetic cells"])
+        entitle(
+            figure,
+            f"A split by image adds {gap:.3f} ({low:.3f} to {high:.3f})",
+            ["synthetic cells"],
+        )
     return figure
 
 
