@@ -142,6 +142,7 @@ def grid() -> list[Row]:
     rows += [Row("h100", 8, OURS, "resnet50", lever=lever) for lever in _ON_EIGHT]
     rows += [Row("h100", count, OURS, "resnet50") for count in (64, 256)]
     rows += [Row("h100", 8, OURS, "hybrid_vit", 32, lever) for lever in ("", "fsdp")]
+    rows += [Row("h100", 8, OURS, "resnet50", 8, lever, LARGE) for lever in ("", "fsdp")]
     rows += [Row("v5e", 8, OURS, "resnet50", lever=lever) for lever in ("", "norm_batch 32")]
     for device in ("v5p", "v6e"):
         rows += [Row(device, 1, name, config) for config in CONFIGS for name in both]
@@ -150,6 +151,14 @@ def grid() -> list[Row]:
     return list(dict.fromkeys(rows))
 
 
+# BiT-R152x4, 0.9 G parameters (Kolesnikov et al. 2020).
+LARGE = (
+    ("model.name", "bit"),
+    ("model.norm", "group"),
+    ("model.depth", 152),
+    ("model.width", 256),
+    ("train.remat", True),
+)
 _ON_ONE = (
     "without folding",
     "without own BatchNorm",

@@ -1,0 +1,157 @@
+"""The tables of docs/performance_devices.md, in Markdown, from benchmarks/results/compiled.csv.
+
+python benchmarks/compiled_tables.py
+
+The newest row of each kind counts. A dash: no such row yet.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import compiled_grid
+import harness
+from compiled_grid import OURS, PLAIN, Row
+
+TITLES = {"resnet50": "ResNet-50", "hybrid_vit": "hybrid R26+ViT-S/32", "cnn": "simple CNN"}
+LARGE = "BiT-R152x4"  # the rows of the grid with fields of their own
+DEVICES = ("a100", "h100", "v5e", "v5p", "v6e")
+Found = Callable[[Row], dict[str, Any]]
+
+
+def main() -> None:
+    table = compiled_grid.read(harness.RESULTS / "compiled.csv")
+    newest = {key(row): row for row in table}
+
+    def found(row: Row) -> dict[str, Any]:
+        words = (row.device, row.count, row.contender, row.config, row.batch, row.lever)
+        return newest.get((*map(str, words), row.changed), {})
+
+    print(side_by_side(found), batches(found), levers(found), growth(found), sep="\n\n")
+
+
+def key(row: dict[str, Any]) -> tuple[str, ...]:
+    """What rows of the same kind share."""
+    names = ("device", "devices", "contender", "config", "batch", "lever", "fields")
+    return tuple(row[name] for name in names)
+
+
+def number(row: dict[str, Any], name: str, form: str = "{:,.1f}") -> str:
+    """A cell."""
+    return form.format(float(row[name])) if row else "–"
+
+
+def pair(ours: dict[str, Any], plain: dict[str, Any], name: str, form: str) -> str:
+    """Two numbers in a cell."""
+    return f"{number(ours, name, form)} / {number(plain, name, form)}"
+
+
+def ratio(ours: dict[str, Any], plain: dict[str, Any], name: str) -> str:
+    """Of ours to plain Flax's."""
+    return f"{float(ours[name]) / float(plain[name]):.2f}" if ours and plain else "–"
+
+
+def markdown(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A table."""
+    lines = [header, ("---",) * len(header), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def side_by_side(found: Found) -> str:
+    """Models and devices, 128 images on one device."""
+    rows = []
+    for config, title in TITLES.items():
+        for device in DEVICES:
+            ours, plain = (found(Row(device, 1, name, config)) for name in (OURS, PLAIN))
+            rows.append(
+                (
+                    title,
+                    device,
+                    pair(ours, plain, "gigaflops_per_image", "{:.1f}"),
+                    pair(ours, plain, "megabytes_per_image", "{:.0f}"),
+                    ratio(ours, plain, "megabytes_per_image"),
+                    pair(ours, plain, "roofline_microseconds_per_image", "{:.0f}"),
+                    pair(ours, plain, "images_per_second_bound", "{:,.0f}"),
+                    pair(ours, plain, "peak_gigabytes", "{:.1f}"),
+                )
+            )
+    header = ("model", "device", "GFLOP", "MB", "ratio", "us", "images/s at most", "peak GB")
+    return markdown(header, rows)
+
+
+def batches(found: Found) -> str:
+    """ResNet-50 on an H100 by images on the device."""
+    rows = []
+    for batch in (32, 128, 256):
+        ours, plain = (found(Row("h100", 1, name, "resnet50", batch)) for name in (OURS, PLAIN))
+        rows.append(
+            (
+                str(batch),
+                pair(ours, plain, "megabytes_per_image", "{:.0f}"),
+                ratio(ours, plain, "megabytes_per_image"),
+                pair(ours, plain, "images_per_second_bound", "{:,.0f}"),
+                pair(ours, plain, "peak_gigabytes", "{:.1f}"),
+            )
+        )
+    return markdown(("images", "MB an image", "ratio", "images/s at most", "peak GB"), rows)
+
+
+def levers(found: Found) -> str:
+    """What each lever gives on one H100, 128 images."""
+    rows = []
+    for config, title in TITLES.items():
+        base = found(Row("h100", 1, OURS, config))
+        for lever in compiled_grid.LEVERS:
+            row = found(Row("h100", 1, OURS, config, lever=lever))
+            if row and base:
+                change = float(row["megabytes_per_image"]) - float(base["megabytes_per_image"])
+                rows.append(
+                    (
+                        title,
+                        lever or "as it is",
+                        number(row, "megabytes_per_image"),
+                        f"{change:+.1f}" if lever else "",
+                        number(row, "gigaflops_per_image", "{:.1f}"),
+                        number(row, "images_per_second_bound", "{:,.0f}"),
+                        number(row, "peak_gigabytes", "{:.2f}"),
+                    )
+                )
+    header = ("model", "lever", "MB an image", "change", "GFLOP", "images/s at most", "peak GB")
+    return markdown(header, rows)
+
+
+def growth(found: Found) -> str:
+    """Several devices: what they send each other."""
+    rows = []
+    for row in dict.fromkeys(one for one in compiled_grid.grid() if one.count > 1):
+        one = found(row)
+        if one:
+            rows.append(
+                (
+                    f"{row.count} x {row.device}",
+                    f"{LARGE if row.fields else TITLES[row.config]}, {row.batch} each",
+                    ", ".join(filter(None, [row.contender, row.lever])),
+                    number(one, "megabytes_per_image"),
+                    number(one, "peak_gigabytes", "{:.2f}"),
+                    f"{one['all_reduces']}, {one['all_reduces_overlapped']} overlapped",
+                    number(one, "all_reduce_megabytes"),
+                    one["other_exchanges"] or "none",
+                )
+            )
+    header = (
+        "devices",
+        "model",
+        "program",
+        "MB an image",
+        "peak GB",
+        "all-reduces",
+        "MB",
+        "others",
+    )
+    return markdown(header, rows)
+
+
+if __name__ == "__main__":
+    main()
