@@ -52,7 +52,6 @@ flags.DEFINE_string("programs", "", "folder of optimised programs; empty = the u
 flags.DEFINE_string("results", str(harness.RESULTS), "folder of the CSV files")
 flags.DEFINE_bool("save", True, "append to the CSV files")
 
-COLUMNS = ("device", "devices", "config", "batch", "lever", "fields", "contender")
 MEASURES = {
     "MB an image through device memory": ("megabytes_per_image", "{:,.1f}"),
     "GFLOP an image": ("gigaflops_per_image", "{:,.2f}"),
@@ -146,7 +145,9 @@ def make(row: Row) -> bool:
     if "error" in said:
         print(f"{row.label}: {said['error']}", file=sys.stderr, flush=True)
         return False
-    new = columns(row) | said["row"]
+    about = compiled_grid.columns(row)
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M")
+    new = {"date": now, "commit": harness.commit(), **about, **said["row"]}
     MADE.append(new)
     print(
         f"{row.label}: {new['megabytes_per_image']:.1f} MB and "
@@ -159,25 +160,10 @@ def make(row: Row) -> bool:
         print(costliest(said["costliest"]), flush=True)
     if FLAGS.save:
         harness.append("compiled", [new], results)
-        own = {name: new[name] for name in ("program", *COLUMNS)}
+        own = {"program": new["program"], **about}
         ranks = [own | {"rank": rank} | one for rank, one in enumerate(said["costliest"], 1)]
         harness.append("compiled_costliest", [_rounded(one) for one in ranks], results)
     return True
-
-
-def columns(row: Row) -> dict[str, Any]:
-    """What tells a row from others."""
-    return {
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"),
-        "commit": harness.commit(),
-        "device": row.device,
-        "devices": row.count,
-        "contender": row.contender,
-        "config": row.config,
-        "batch": row.batch,
-        "lever": row.lever,
-        "fields": row.changed,
-    }
 
 
 def programs() -> Path:
@@ -213,7 +199,8 @@ def show(group: tuple[Any, ...], table: list[dict[str, Any]]) -> None:
     """The newest rows of one device, count, config and batch side by side, and a verdict."""
     newest: dict[str, dict[str, Any]] = {}
     for row in table:
-        if tuple(str(row[name]) for name in COLUMNS[:4]) == tuple(map(str, group)):
+        own = (row["device"], row["devices"], row["config"], row["batch"])
+        if tuple(map(str, own)) == tuple(map(str, group)):
             title = ", ".join(filter(None, [row["contender"], row["lever"], row["fields"]]))
             newest[title] = row
     if not newest:

@@ -182,12 +182,27 @@ _ON_EIGHT = (
 )
 
 
+COLUMNS = ("device", "devices", "contender", "config", "batch", "lever", "fields")
+
+
+def columns(row: Row) -> dict[str, Any]:
+    """What tells a row of the CSV from others."""
+    values = (row.device, row.count, row.contender, row.config, row.batch, row.lever, row.changed)
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def key(row: dict[str, Any]) -> tuple[str, ...]:
+    """The same of a row that was read."""
+    return tuple(str(row[name]) for name in COLUMNS)
+
+
 def known(row: Row, table: Iterable[dict[str, Any]]) -> list[list[str]]:
-    """Programs of rows like this one that are in the table: their digest, compiler and reader."""
+    """Of rows of the same name in the table: their program's digest, the compiler, the reader."""
+    name = key(columns(row))
     return [
-        [old["program"], old["versions"], old["reader"]]
+        [old[part] for part in ("program", "versions", "reader")]
         for old in table
-        if (old["device"], int(old["devices"])) == (row.device, row.count)
+        if key(old) == name
     ]
 
 

@@ -15,6 +15,7 @@ import dataclasses
 import gzip
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Callable
 from importlib import metadata
@@ -35,7 +36,8 @@ from leukjax import config as configs
 from leukjax.compiler import compiled
 from leukjax.compiler.targets import TARGETS, Target
 from leukjax.errors import UserError
-from leukjax.models import norms, resnet
+from leukjax.models import bit, cnn, hybrid_vit, norms, resnet
+from leukjax.models.layers import resolve_padding
 from leukjax.train import preflight
 
 OURS, PLAIN = "leukjax", "plain Flax"
@@ -144,14 +146,18 @@ def lower_ours(config: ConfigDict, target: Target, request: dict[str, Any]) -> j
 def without_folding() -> None:
     """A bottleneck's convolutions and BatchNorms one after the other."""
     make_module = preflight.make_module
-    preflight.make_module = lambda *given: make_module(*given).clone(fold=False)
+
+    def unfolded(*given: Any) -> nn.Module:
+        module = make_module(*given)
+        return module.clone(fold=False) if hasattr(module, "fold") else module
+
+    preflight.make_module = unfolded
 
 
 def without_own_norm() -> None:
     """Flax's BatchNorm and GroupNorm, their gradient by autodiff (and so nothing folded)."""
     without_folding()
     norms.chosen = lambda norm, norm_batch: FlaxGroup if norm == "group" else FlaxBatch
-    resnet.norms.chosen = norms.chosen
 
 
 class FlaxBatch(nn.Module):
@@ -166,23 +172,32 @@ class FlaxBatch(nn.Module):
         return norm(x)
 
 
-class FlaxGroup(FlaxBatch):
+class FlaxGroup(nn.Module):
     """``nn.GroupNorm`` with the calls of ours."""
+
+    epsilon: float = 1e-6
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Normalised features."""
-        return nn.GroupNorm(dtype=x.dtype, scale_init=self.scale_init)(x)
+        del train
+        return nn.GroupNorm(
+            math.gcd(32, x.shape[-1]),
+            epsilon=self.epsilon,
+            dtype=x.dtype,
+            scale_init=self.scale_init,
+        )(x)
 
 
 def without_own_pool() -> None:
     """``nn.max_pool`` and its gradient by autodiff."""
 
-    def max_pool(x: Any, size: Any, strides: Any, padding: Any) -> jax.Array:
-        del padding
-        return nn.max_pool(x, size, strides, "SAME")
+    def max_pool(x: jax.Array, size: Any, strides: Any, padding: Any) -> jax.Array:
+        return nn.max_pool(x, size, strides, resolve_padding(padding, x.shape[1:3], size, strides))
 
-    resnet.max_pool = max_pool
+    for module in (bit, cnn, hybrid_vit, resnet):
+        module.max_pool = max_pool
 
 
 WITHOUT: dict[str, Callable[[], None]] = {

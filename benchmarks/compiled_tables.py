@@ -15,27 +15,28 @@ import compiled_grid
 import harness
 from compiled_grid import OURS, PLAIN, Row
 
+from leukjax.compiler.targets import TARGETS
+
 TITLES = {"resnet50": "ResNet-50", "hybrid_vit": "hybrid R26+ViT-S/32", "cnn": "simple CNN"}
 LARGE = "BiT-R152x4"  # the rows of the grid with fields of their own
 DEVICES = ("a100", "h100", "v5e", "v5p", "v6e")
+# Training of ResNet-50 at 224 px, images/s a device; whose: docs/performance_devices.md.
+PUBLISHED = {
+    ("resnet50", "a100"): "2,470 (PyTorch), 3,411 (MXNet)",
+    ("resnet50", "h100"): "about 6,900 (MLPerf 3.0, derived)",
+}
 Found = Callable[[Row], dict[str, Any]]
 
 
 def main() -> None:
     table = compiled_grid.read(harness.RESULTS / "compiled.csv")
-    newest = {key(row): row for row in table}
+    newest = {compiled_grid.key(row): row for row in table}
 
     def found(row: Row) -> dict[str, Any]:
-        words = (row.device, row.count, row.contender, row.config, row.batch, row.lever)
-        return newest.get((*map(str, words), row.changed), {})
+        return newest.get(compiled_grid.key(compiled_grid.columns(row)), {})
 
-    print(side_by_side(found), batches(found), levers(found), growth(found), sep="\n\n")
-
-
-def key(row: dict[str, Any]) -> tuple[str, ...]:
-    """What rows of the same kind share."""
-    names = ("device", "devices", "contender", "config", "batch", "lever", "fields")
-    return tuple(row[name] for name in names)
+    tables = (side_by_side, rooflines, batches, levers, growth, scaling)
+    print(*(table(found) for table in tables), sep="\n\n")
 
 
 def number(row: dict[str, Any], name: str, form: str = "{:,.1f}") -> str:
@@ -78,6 +79,43 @@ def side_by_side(found: Found) -> str:
                 )
             )
     header = ("model", "device", "GFLOP", "MB", "ratio", "us", "images/s at most", "peak GB")
+    return markdown(header, rows)
+
+
+def rooflines(found: Found) -> str:
+    """Ours against the devices' best and the published records, 128 images on one device."""
+    rows = []
+    for config, title in TITLES.items():
+        for device in DEVICES:
+            row, target = found(Row(device, 1, OURS, config)), TARGETS[device]
+            if not row:
+                continue
+            computing = 1e15 * float(row["gigaflops_per_image"]) / target.bfloat16
+            moving = 1e12 * float(row["megabytes_per_image"]) / target.bandwidth
+            rows.append(
+                (
+                    title,
+                    target.title,
+                    f"{computing:.0f}",
+                    f"{moving:.0f}",
+                    number(row, "roofline_microseconds_per_image", "{:.0f}"),
+                    number(row, "bound_by_memory", "{:.0%}"),
+                    number(row, "images_per_second_bound", "{:,.0f}"),
+                    PUBLISHED.get((config, device), "none found"),
+                    "not measured",
+                )
+            )
+    header = (
+        "model",
+        "device",
+        "computing, us",
+        "moving, us",
+        "by operation, us",
+        "of it memory",
+        "images/s at most",
+        "published",
+        "leukjax",
+    )
     return markdown(header, rows)
 
 
@@ -151,6 +189,57 @@ def growth(found: Found) -> str:
         "others",
     )
     return markdown(header, rows)
+
+
+def scaling(found: Found) -> str:
+    """A model of data parallel training on H100s: ResNet-50, 128 images each, C-NMC's size."""
+    one = found(Row("h100", 1, OURS, "resnet50"))
+    if not one:
+        return ""
+    target = TARGETS["h100"]
+    gradients = 4 * float(one["parameters"])
+    step = 128e-6 * float(one["roofline_microseconds_per_image"])
+    rows = []
+    for count in (1, 8, 64, 256):
+        own, hosts = min(count, HOST), max(count // HOST, 1)
+        exchange = 2 * (own - 1) / own * gradients / target.links
+        exchange += 2 * (hosts - 1) / hosts * gradients / HOST / NETWORK
+        waiting = STATISTICS * (0 if count == 1 else LATENCY if hosts == 1 else LATENCY_FAR)
+        epoch = IMAGES / (128 * count)
+        rows.append(
+            (
+                str(count),
+                f"{1e3 * step:.1f}",
+                f"{1e3 * exchange:.2f}",
+                f"{1e3 * waiting:.1f}",
+                f"{step / (step + exchange):.0%}",
+                f"{step / (step + exchange + waiting):.0%}",
+                f"{epoch:.1f}",
+                f"{EPOCHS * epoch:,.0f}",
+                f"{EPOCHS * epoch * (step / SHARE + exchange):.1f}",
+            )
+        )
+    header = (
+        "H100s",
+        "step at its bound, ms",
+        "gradients, ms",
+        "statistics, ms",
+        "kept, `norm_batch` 32",
+        "kept, 0",
+        "steps an epoch",
+        f"updates in {EPOCHS} epochs",
+        "seconds of them",
+    )
+    return markdown(header, rows)
+
+
+# Of the model of scaling. Assumed: 400 Gb/s a card between hosts of eight; so many seconds until a
+# small all-reduce is through, in a host and between hosts; a program at so much of its bound.
+HOST, NETWORK = 8, 50e9
+LATENCY, LATENCY_FAR = 20e-6, 50e-6
+SHARE = 0.6
+STATISTICS = 106  # all-reduces of BatchNorm a step: 53 layers, forward and backward
+IMAGES, EPOCHS = 10_000, 50  # of C-NMC, of the literature
 
 
 if __name__ == "__main__":

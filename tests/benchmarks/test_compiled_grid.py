@@ -94,13 +94,19 @@ def test_rows_that_are_there_are_not_made_again_unless_asked(command, tmp_path):
     assert len(rows_of(tmp_path)) == 6
 
 
+def test_rows_of_one_program_and_two_names_both_stand(command, tmp_path):
+    for lever in ("sgd", "accumulate 4", "sgd"):  # the compiler here does not tell them apart
+        command(f"--lever={lever}")
+    assert [row["lever"] for row in rows_of(tmp_path)] == ["sgd", "accumulate 4"]
+
+
 def test_the_grid_goes_on_where_it_stopped(command, tmp_path, monkeypatch):
     rows = [Row("h100", 1, OURS, "cnn", batch) for batch in (1, 2, 3)]
     monkeypatch.setattr(compiled_grid, "grid", lambda: rows)
     command("--grid", "--only=, [12] a device")
     asked = command("--grid")
     assert [row["batch"] for row in rows_of(tmp_path)] == ["1", "2", "3"]
-    assert [len(request["known"]) for request in asked] == [0, 1, 2, 2, 2]
+    assert [len(request["known"]) for request in asked] == [0, 0, 1, 1, 0]
 
 
 def test_a_row_that_fails_does_not_stop_the_others(command, tmp_path, monkeypatch, capsys):

@@ -1,0 +1,104 @@
+"""What benchmarks/compiled_row.py lowers; on this machine's CPU, nothing is compiled."""
+
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import compiled_row
+from compiled_grid import OURS, PLAIN, Row
+
+from leukjax import config as configs
+from leukjax.compiler.targets import TARGETS, Target
+from leukjax.errors import UserError
+from leukjax.models import bit, cnn, hybrid_vit, norms, resnet
+
+SMALL = (("data.image_size", 32), ("model.width", 4), ("model.variant", "small"))
+
+
+@pytest.fixture(autouse=True)
+def devices(monkeypatch):
+    """The CPU in place of a card; what a row takes away from ours comes back after it."""
+    monkeypatch.setattr(Target, "devices", lambda self, count: jax.devices()[:count])
+    monkeypatch.setattr(compiled_row, "versions", lambda target: "none")
+    monkeypatch.setattr(norms, "chosen", norms.chosen)
+    monkeypatch.setattr(compiled_row.preflight, "make_module", compiled_row.preflight.make_module)
+    for module in (bit, cnn, hybrid_vit, resnet):
+        monkeypatch.setattr(module, "max_pool", module.max_pool)
+
+
+def lowered(config, lever="", contender=OURS, fields=SMALL):
+    request = Row("h100", 1, contender, config, 4, lever, fields).request(Path("p"), [])
+    made = configs.load(request["config"], request["fields"])
+    return compiled_row.LOWER[contender](made, TARGETS["h100"], request)
+
+
+@pytest.mark.parametrize(
+    ("config", "lever"),
+    [
+        ("cnn", "without own BatchNorm"),
+        ("cnn", "without own max pool"),
+        ("cnn", "10,000 images on the device"),
+        ("hybrid_vit", "without own max pool"),
+    ],
+)
+def test_a_lever_makes_another_program_of_the_same_parameters(config, lever):
+    first = lowered(config)
+    second = lowered(config, lever)
+    assert first.as_text() != second.as_text()
+    assert first.as_text() == lowered_again(config)
+    assert compiled_row.parameters(first) == compiled_row.parameters(second) > 1000
+
+
+def lowered_again(config):
+    """The digest of a program must be the same in every process."""
+    jax.clear_caches()
+    for module in (bit, cnn, hybrid_vit, resnet):
+        module.max_pool = POOL
+    norms.chosen = CHOSEN
+    return lowered(config).as_text()
+
+
+POOL, CHOSEN = resnet.max_pool, norms.chosen
+
+
+def test_plain_flax_has_as_many_parameters_as_ours():
+    fields = (("data.image_size", 32),)
+    ours, plain = (lowered("cnn", contender=name, fields=fields) for name in (OURS, PLAIN))
+    assert compiled_row.parameters(ours) == compiled_row.parameters(plain)
+    assert "tensor<4x32x32x3xf32>" in plain.as_text()  # its images are floats
+
+
+def test_a_model_that_plain_flax_has_not_is_one_line():
+    with pytest.raises(UserError, match="plain Flax has no model like cnn"):
+        lowered("cnn", contender=PLAIN, fields=(("model.name", "bit"), ("model.norm", "group")))
+
+
+def test_a_program_that_is_known_is_not_compiled(monkeypatch, tmp_path):
+    monkeypatch.setattr(compiled_row.compiled, "compile_lowered", compile_it)
+    request = Row("h100", 1, OURS, "cnn", 4, fields=SMALL).request(tmp_path, [])
+    first = compiled_row.answer(request)["row"]
+    assert first["megabytes_per_image"] == 0.0
+    known = [[first["program"], first["versions"], first["reader"]]]
+    assert compiled_row.answer(request | {"known": known}) == {"known": first["program"]}
+
+    monkeypatch.setattr(compiled_row.compiled, "compile_lowered", None)  # it is in the folder
+    assert compiled_row.answer(request)["row"] == first
+    monkeypatch.setattr(compiled_row.compiled, "compile_lowered", compile_it)
+    flagged = compiled_row.answer(request | {"flags": {"xla_some": True}})["row"]
+    assert flagged["program"] != first["program"]
+
+
+HLO = """
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %a = f32[8]{0} parameter(0)
+  ROOT %b = f32[8]{0} negate(f32[8]{0} %a)
+}
+"""
+
+
+def compile_it(lowered, flags):
+    return compiled_row.compiled.Compiled(HLO, 1.0, 64, dict(flags))
