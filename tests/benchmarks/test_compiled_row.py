@@ -15,6 +15,7 @@ from leukjax import config as configs
 from leukjax.compiler.targets import TARGETS, Target
 from leukjax.errors import UserError
 from leukjax.models import bit, cnn, hybrid_vit, norms, resnet
+from leukjax.train import programs
 
 SMALL = (("data.image_size", 32), ("model.width", 4), ("model.variant", "small"))
 
@@ -31,6 +32,7 @@ def devices(monkeypatch):
 
 
 def lowered(config, lever="", contender=OURS, fields=SMALL):
+    programs._make.cache_clear()  # a row is a process of its own
     request = Row("h100", 1, contender, config, 4, lever, fields).request(Path("p"), [])
     made = configs.load(request["config"], request["fields"])
     return compiled_row.LOWER[contender](made, TARGETS["h100"], request)
@@ -54,7 +56,7 @@ def test_a_lever_makes_another_program_of_the_same_parameters(config, lever):
 
 
 def lowered_again(config):
-    """The digest of a program must be the same in every process."""
+    """As a new process would: the digest of a program must be the same in each."""
     jax.clear_caches()
     for module in (bit, cnn, hybrid_vit, resnet):
         module.max_pool = POOL
