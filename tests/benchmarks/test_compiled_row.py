@@ -44,7 +44,6 @@ def lowered(config, lever="", contender=OURS, fields=SMALL):
         ("cnn", "without own BatchNorm"),
         ("cnn", "without own max pool"),
         ("cnn", "10,000 images on the device"),
-        ("hybrid_vit", "without own max pool"),
     ],
 )
 def test_a_lever_makes_another_program_of_the_same_parameters(config, lever):
