@@ -12,7 +12,8 @@ from leukjax.report.comparison.study import Study
 from leukjax.report.table import Cell, Table
 
 _PARTS = {"all": "all images", "train": "training", "val": "validation",
-          "test": "test", "unused": "in no part", "skipped": "skipped as unreadable"}  # fmt: skip
+          "test": "test", "held_out": "held out of all folds", "unused": "in no part",
+          "skipped": "skipped as unreadable"}  # fmt: skip
 
 
 def cost(study: Study) -> Table | None:
@@ -69,7 +70,7 @@ def flow(study: Study) -> Table | None:
         [_PARTS[s.part], s.of or "all", s.images, s.subjects or None, s.groups or None]
         for s in provenance.flow(entry.runs[0])
     ]
-    kind = " (first fold)" if entry.folds else ""
+    kind = " (first fold, whose own test part is left out of training)" if entry.folds else ""
     return Table("flow", f"Images and subjects from source to test{kind}: {study.about.data}",
                  ["part", "class", "images", "subjects", "groups"], rows,
                  ["Groups: subjects joined by identical images; a group is never on two sides of an"

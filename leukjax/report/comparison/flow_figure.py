@@ -5,10 +5,17 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from leukjax.report.about import About
-from leukjax.report.comparison.provenance import Step
+from leukjax.report.comparison.provenance import HELD_OUT, Step
 from leukjax.report.style import BLUE, GREY, entitle, style
 
 _TITLES = {"train": "Training", "val": "Validation", "test": "Test"}
+# Of a study: the first fold's, and the part that its ensembles are tested on.
+_STUDY_TITLES = {
+    "train": "Training, first fold",
+    "val": "Validation",
+    "test": "Out of fold",
+    HELD_OUT: "Held-out test",
+}
 
 
 def figure(steps: Sequence[Step], about: About) -> Figure:
@@ -30,23 +37,33 @@ def figure(steps: Sequence[Step], about: About) -> Figure:
         axes = drawn.subplots()
         entitle(drawn, f"Images and subjects – {about.data}", about.marks())
         axes.set_axis_off()
-        axes.set(xlim=(0, 3), ylim=(0, 2))
-        _box(axes, 1.5, 1.65, f"Source\n{_counts(whole['all'])}", GREY)
+        titles = _STUDY_TITLES if HELD_OUT in whole else _TITLES
+        width = len(titles)
+        axes.set(xlim=(0, width), ylim=(0, 2))
+        _box(axes, width / 2, 1.65, f"Source\n{_counts(whole['all'])}", GREY)
         if left_out:
-            axes.annotate("", (2.1, 1.65), (1.95, 1.65), arrowprops={"arrowstyle": "-|>"})
-            axes.text(2.13, 1.65, "left out:\n" + "\n".join(left_out), va="center", fontsize=8)
-        for x, part in zip((0.5, 1.5, 2.5), _TITLES, strict=True):
+            axes.annotate(
+                "",
+                (width / 2 + 0.6, 1.65),
+                (width / 2 + 0.45, 1.65),
+                arrowprops={"arrowstyle": "-|>"},
+            )
+            axes.text(
+                width / 2 + 0.63, 1.65, "left out:\n" + "\n".join(left_out), va="center", fontsize=8
+            )
+        for place, (part, title) in enumerate(titles.items()):
+            x = place + 0.5
             axes.annotate(
                 "",
                 (x, 1.02),
-                (1.5, 1.4),
+                (width / 2, 1.4),
                 arrowprops={"arrowstyle": "-|>", "color": GREY, "shrinkA": 0},
             )
             own = [step for step in steps if step.part == part and step.of][:classes]
             lines = [f"{step.of}: {step.images:,} of {step.subjects:,}" for step in own]
             if len(about.classes) > classes:
                 lines.append("…")
-            text = "\n".join([_TITLES[part], _counts(whole[part]), "", *lines])
+            text = "\n".join([title, _counts(whole[part]), "", *lines])
             _box(axes, x, 0.5, text, BLUE)
     return drawn
 

@@ -11,6 +11,7 @@ import numpy as np
 from leukjax.report.comparison.inputs import Entry, Run
 
 PARTS = ("train", "val", "test")
+HELD_OUT = "held_out"  # of all folds of a study: what its ensembles are tested on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +50,10 @@ def flow(run: Run) -> list[Step]:
     unused = [row for row in rows if not row[3]]
     if unused:
         steps.append(_step("unused", "", unused))
-    for part in PARTS:
+    for part in (*PARTS, HELD_OUT):
         mine = [row for row in rows if row[3] == part]
+        if part == HELD_OUT and not mine:
+            continue
         steps.append(_step(part, "", mine))
         for name in run.summary["classes"]:
             steps.append(_step(part, name, [row for row in mine if row[2] == name]))

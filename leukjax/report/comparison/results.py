@@ -123,8 +123,10 @@ def paper_toml(study: Study) -> str:
     if with_runs:
         lines += ["", *_training(with_runs[0])]
     lines += ["", *_evaluation(study)]
+    # Above two classes every score is a mean over them, which satisfies no identity.
+    kind = [] if about.positive else ['kind = "macro"']
     for entry in with_runs:
-        lines += ["", *_curve(entry)]
+        lines += ["", *_curve(entry, kind)]
     for entry in study.shown:
         found = study.scored[entry.name].by_image
         shown = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", "f1": "f1"}
@@ -133,7 +135,8 @@ def paper_toml(study: Study) -> str:
             for key, score in shown.items()
             if (value := found[score].value) is not None
         )
-        lines += ["", "[[test]]", f"model = {_text(entry.name)}", f"percent = {{{values}}}"]
+        lines += ["", "[[test]]", f"model = {_text(entry.name)}", *kind]
+        lines += [f"images = {len(study.test)}", f"percent = {{{values}}}"]
     return "\n".join(lines) + "\n"
 
 
@@ -160,7 +163,7 @@ def _evaluation(study: Study) -> list[str]:
     return lines
 
 
-def _curve(entry: Entry) -> list[str]:
+def _curve(entry: Entry, kind: Sequence[str]) -> list[str]:
     """Epoch, training loss, and of validation loss, accuracy, precision, recall and F1.
 
     Of the first run alone: means over runs satisfy none of the identities that an audit checks.
@@ -179,7 +182,8 @@ def _curve(entry: Entry) -> list[str]:
         printed = ", ".join(f"{value:.4f}" for value in scores)
         before = train[line["step"]]["loss"]
         rows.append(f"  [{int(epoch)}, {before:.3f}, {loss:.3f}, {printed}],")
-    return ["[[curve]]", f"model = {_text(entry.name)}", "rows = [", *rows, "]"] if rows else []
+    head = ["[[curve]]", f"model = {_text(entry.name)}", *kind, "rows = ["]
+    return [*head, *rows, "]"] if rows else []
 
 
 def _text(text: str) -> str:

@@ -11,12 +11,14 @@ from fake_runs import predict, subjects, take, write_crossval, write_run
 from scipy import stats
 from sklearn import metrics as sk
 
+from leukjax.checks import paper as papers
+from leukjax.checks import paper_checks
 from leukjax.errors import UserError
 from leukjax.metrics.predictions import read_checked
-from leukjax.report.comparison import fact_tables, robustness
+from leukjax.report.comparison import fact_tables, flow_figure, provenance, robustness
 from leukjax.report.comparison.fact_tables import distortion
 from leukjax.report.comparison.inputs import read_entries
-from leukjax.report.comparison.results import results_json
+from leukjax.report.comparison.results import paper_toml, results_json
 from leukjax.report.comparison.study import make_study
 from leukjax.report.comparison.write import write_report
 
@@ -239,3 +241,27 @@ def test_a_diverged_seed_is_refused(runs, tmp_path):
 def test_helpers_draw_what_they_say():
     columns = subjects({"train": 3, "test": 4})
     assert len(np.unique(take(columns, "test")[1])) == 4
+
+
+def test_means_over_classes_are_called_so_in_the_paper(tmp_path):
+    """Above two classes F1 is no harmonic mean of the printed precision and recall."""
+    write_run(tmp_path / "three", 1.0, classes=("a", "b", "c"))
+    study = make_study(read_entries([str(tmp_path / "three")]))
+    (tmp_path / "paper.toml").write_text(paper_toml(study))
+    paper = papers.read(tmp_path / "paper.toml")
+    assert {one.kind for one in (*paper.tests, *paper.curves)} == {"macro"}
+    found = paper_checks.audit(paper)
+    assert [f for f in found if f.verdict == "fail" and "curve" not in f.where] == []
+    f1 = [f for f in found if f.check == "f1_identity" and f.where.startswith("test")]
+    assert [f.verdict for f in f1] == ["cannot_tell"]
+
+
+def test_what_is_held_out_of_all_folds_is_in_the_flow(tmp_path):
+    columns = subjects({"train": 12, "val": 6, "test": 8, "held_out": 4})
+    write_run(tmp_path / "run", 1.0, columns=columns)
+    study = make_study(read_entries([str(tmp_path / "run")]))
+    steps = provenance.flow(study.shown[0].runs[0])
+    counts = {step.part: step.subjects for step in steps if not step.of}
+    assert counts == {"all": 30, "train": 12, "val": 6, "test": 8, "held_out": 4}
+    drawn = flow_figure.figure(steps, study.about)
+    assert any("Held-out test" in text.get_text() for text in drawn.axes[0].texts)
