@@ -1,33 +1,49 @@
 """The heat map of an answer: where in the image the runs find it."""
 
-import functools
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
-from jaxtyping import Array, Float32, Int, UInt8
+from jaxtyping import Float32, Int, UInt8
 
+from leukjax.apply import reasons
 from leukjax.apply.model import Model
-from leukjax.images.normalize import standardize, to_float
+from leukjax.attribution.methods import METHODS, Settings, usual
+from leukjax.attribution.network import choose_layer
+
+
+@dataclasses.dataclass(frozen=True)
+class _Member:
+    """A run that explains: its place among the members, its method and layer."""
+
+    row: int
+    model: Model
+    method: str
+    settings: Settings
 
 
 class Heat:
-    """Makes heat maps of a number of runs.
+    """Makes heat maps of a number of runs, each by its family's quickest method.
+
+    Grad-CAM for convolutional networks, attention weighted by gradients for the hybrid: one forward
+    and one backward pass. `leukjax.explain` has slower ones that see more.
 
     Attributes:
-      title: of the method, for people.
+      title: of the methods, for people.
       runs: how many the map is the mean of: those that see the same pixels as the first.
     """
 
     def __init__(self, members: Sequence[Model]):
-        """Choose the method."""
-        self.title = "Gradient × input"
-        self._rows = [i for i, member in enumerate(members) if member.recipe == members[0].recipe]
-        self._members = [members[row] for row in self._rows]
-        self.runs = len(self._rows)
+        """Choose methods and layers."""
+        self._members = [
+            _member(row, member)
+            for row, member in enumerate(members)
+            if member.recipe == members[0].recipe
+        ]
+        names = dict.fromkeys(METHODS[member.method].title for member in self._members)
+        self.title = ", ".join(names)
+        self.runs = len(self._members)
 
     def maps(
         self, columns: Sequence[UInt8[np.ndarray, "n s s 3"]], targets: Int[np.ndarray, " n"]
@@ -37,29 +53,18 @@ class Heat:
         Each run's map is divided by its largest value before the mean.
         """
         total: Any = 0.0
-        for row, member in zip(self._rows, self._members, strict=True):
-            size = member.batch_size
-            images = np.zeros((size, *columns[row].shape[1:]), np.uint8)
-            images[: len(targets)] = columns[row]
-            classes = np.zeros(size, np.int32)
-            classes[: len(targets)] = targets
-            found = _maps(member.module, member.variables,
-                          tuple(np.asarray(member.preprocessing[name], np.float32)
-                                for name in ("mean", "std")), images, classes)  # fmt: skip
-            total = total + np.asarray(found)[: len(targets)]
+        for member in self._members:
+            images = columns[member.row]
+            found = reasons.explain(member.model, images, targets, member.method, member.settings)
+            maps = np.maximum(reasons.to_pixels(found.maps, images.shape[1]), 0)
+            total = total + maps / np.maximum(maps.max((1, 2), keepdims=True), 1e-30)
         return np.asarray(total / self.runs, np.float32)
 
 
-@functools.partial(jax.jit, static_argnames="module")
-def _maps(
-    module: nn.Module, variables: dict, statistics: tuple, images: Array, targets: Array
-) -> Array:
-    def score(normalized: Array) -> Array:
-        logits: Any = module.apply(variables, normalized, train=False)
-        return jnp.take_along_axis(logits, targets[:, None], 1).sum()
-
-    normalized = standardize(to_float(images), *statistics)
-    product = jnp.abs(jax.grad(score)(normalized) * normalized).sum(-1)
-    width = max(1, images.shape[1] // 12) * 2 + 1
-    soft = nn.avg_pool(product[..., None], (width, width), padding="SAME")[..., 0]
-    return soft / jnp.maximum(soft.max((1, 2), keepdims=True), 1e-30)
+def _member(row: int, model: Model) -> _Member:
+    method = usual(model.preprocessing["model"]["name"])[0]
+    settings = Settings()
+    if METHODS[method].fits == "convolutional":
+        layer = choose_layer(reasons.network_of(model), model.image_size)
+        settings = dataclasses.replace(settings, layer=layer)
+    return _Member(row, model, method, settings)

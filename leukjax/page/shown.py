@@ -9,6 +9,8 @@ import numpy as np
 from leukjax.page import pictures
 from leukjax.page.judges import Answer, Judges, Prepared
 
+_GAP = "\N{NO-BREAK SPACE}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
@@ -107,10 +109,10 @@ def shown(
 def percent(share: float) -> str:
     """With a digit behind the point; never rounded to a certainty that there is not."""
     if 0 < share < 0.001:
-        return "< 0.1 %"
+        return f"<{_GAP}0.1{_GAP}%"
     if 0.999 < share < 1:
-        return "> 99.9 %"
-    return f"{100 * share:.1f} %"
+        return f">{_GAP}99.9{_GAP}%"
+    return f"{100 * share:.1f}{_GAP}%"
 
 
 def as_json(images: Sequence[Shown]) -> bytes:
