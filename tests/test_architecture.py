@@ -25,7 +25,7 @@ ALLOWED = {
     "apply": BASE | {"attribution", "data", "images", "models", "metrics", "train", "weights"},
     "report": BASE
     | {"apply", "attribution", "checks", "data", "images", "models", "metrics", "train"},
-    "page": BASE | {"apply", "data", "images", "metrics", "report"},
+    "page": BASE | {"apply", "attribution", "data", "images", "metrics", "report"},
     # A study's workers end as commands do.
     "study": BASE | {"data", "images", "models", "metrics", "train", "apply", "report", "command"},
 }
