@@ -262,13 +262,15 @@ def main(_: list[str]) -> None:
     """Measure, print, draw."""
     from explanation_figures import figure_curves, figure_randomised, figure_truth
 
+    from leukjax import runtime
     from leukjax.report.style import save
 
     logging.set_verbosity(logging.ERROR)
-    pairs = draw(FLAGS.images, FLAGS.seed)
+    pairs, output = draw(FLAGS.images, FLAGS.seed), Path(FLAGS.output)
     pointed, deleted, shuffled = {}, {}, {}
     for folder in FLAGS.workdir:
         subject = Subject(folder, pairs)
+        runtime.start(subject.model.config)
         print(f"{subject.name}: {subject.family}, {subject.model.image_size} px, {subject.layer}")
         maps = {m: subject.maps(m) for m in subject.methods} | subject.controls()
         pointed[subject.name] = truth(subject, maps)
@@ -286,10 +288,10 @@ def main(_: list[str]) -> None:
             (k, v) for k, v in shuffled[subject.name].items() if k != "stages"
         ):
             print(f"  {way}: {name} " + " ".join(f"{value:.2f}" for value in values))
-    output = Path(FLAGS.output)
-    save(figure_truth(pointed, CONTROLS), output, "explain-truth", kinds=("png",))
-    save(figure_curves(deleted, CONTROLS), output, "explain-curves", kinds=("png",))
-    save(figure_randomised(shuffled), output, "explain-randomised", kinds=("png",))
+        # After each run, so that what is there can be looked at while the next one is tried.
+        save(figure_truth(pointed, CONTROLS), output, "explain-truth", kinds=("png",))
+        save(figure_curves(deleted, CONTROLS), output, "explain-curves", kinds=("png",))
+        save(figure_randomised(shuffled), output, "explain-randomised", kinds=("png",))
 
 
 if __name__ == "__main__":
