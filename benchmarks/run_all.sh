@@ -63,11 +63,11 @@ ahead=(--devices="$target:1,$target:8")
 if [ -n "$small" ]; then
   train=(--models=cnn --image_size=48 --batch=4 --rounds=1 --seconds=0 --peers=flax)
   infer=(--models=cnn --image_size=48 --batch=1 --rounds=1 --seconds=0 --peers=flax)
-  input=(--image_size=32 --images=64 --batch=8 --rounds=1 --seconds=0)
+  input=(--image_size=32 --images=64 --batch=8 --rounds=1 --seconds=0.5)
   whole=(--config=cnn --image_size=32 --batch=8 --epochs=1 --rounds=1 --steps_per_call=2)
   start=(--config=cnn --rounds=1)
-  growth=("--axes=records,batch" "--records=64,128" "--batch=4,8" --rounds=1 --seconds=0)
-  shared=(--axes=devices "--devices=1,2" --rounds=1 --seconds=0)
+  growth=("--axes=records,batch" "--records=64,128" "--batch=4,8" --rounds=1 --seconds=0.5)
+  shared=(--axes=devices "--devices=1,2" --rounds=1 --seconds=0.5)
   ahead=(--devices="$target:1" --config=cnn --batch=4 --field=data.image_size=48)
 fi
 
@@ -82,8 +82,10 @@ run() {
   if [ ${#only[@]} -gt 0 ] && [[ " ${only[*]} " != *" $name "* ]]; then return; fi
   echo "== $*"
   [ -z "$dry" ] || return 0
-  if ! "$@" > >(tee -a "$out/$name.log") 2> >(tee -a "$out/$name.log" >&2); then
-    missed+=(--missed "$name=$(grep -v '^ *$' "$out/$name.log" | tail -n 1 | cut -c 1-200)")
+  if ! "$@" 2>&1 | tee -a "$out/$name.log"; then
+    local why
+    why=$(grep -v '^ *$' "$out/$name.log" | tail -n 1 | cut -c 1-200) || why='it said nothing'
+    missed+=(--missed "$name=$why")
   fi
 }
 

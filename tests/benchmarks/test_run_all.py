@@ -103,3 +103,25 @@ def test_without_an_accelerator_the_cells_say_so(tmp_path):
         "not measured: on GPU or TPU: JAX saw none",
         "compiled ahead of time",
     ]
+
+
+FAILING = """#!/bin/sh
+case "$1" in
+  *merge_results.py | -c) exec {python} "$@" ;;
+  *startup.py) exit 3 ;;
+  *) echo "error: the card is gone" >&2; exit 1 ;;
+esac
+"""
+
+
+def test_what_fails_does_not_stop_the_others_and_says_why(tmp_path):
+    python = tmp_path / "python"
+    python.write_text(FAILING.format(python=sys.executable))
+    python.chmod(0o755)
+    out = tmp_path / "run"
+    done = call("--small", "--only=startup", "--only=predict", f"--out={out}", PYTHON=str(python))
+    assert done.returncode == 0, done.stderr
+    with (out / "results.csv").open(newline="") as lines:
+        found = {(row["benchmark"], row["status"]) for row in csv.DictReader(lines)}
+    reasons = {"predict": "error: the card is gone", "startup": "it said nothing"}
+    assert {(name, f"not measured: {why}") for name, why in reasons.items()} <= found
