@@ -7,6 +7,8 @@ safetensors: FOLDER/model.safetensors in timm's layout (of the best epoch; the m
     In PyTorch: timm.create_model(NAME, num_classes=2, checkpoint_path="FOLDER/model.safetensors")
 stablehlo: FOLDER/model.stablehlo, model.json and predict.py: images of uint8 in, probabilities out,
     for CPU, CUDA and TPU. `python FOLDER/predict.py IMAGE…` needs jax, flatbuffers and Pillow.
+onnx: FOLDER/model.onnx, the same as ONNX (float32); predict.py needs onnxruntime and Pillow. Takes
+    `pip install 'leukjax[onnx]'` in an environment of its own; docs/export.md says why.
 """
 
 from collections.abc import Callable
@@ -24,7 +26,7 @@ flags.DEFINE_string("output", "", "folder that gets the files", flag_values=FLAG
 flags.DEFINE_bool(
     "calibrated",
     False,
-    "stablehlo: probabilities at the temperature that fits validation",
+    "stablehlo, onnx: probabilities at the temperature that fits validation",
     flag_values=FLAGS,
 )
 
@@ -39,7 +41,7 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
             raise UserError(f"--{flag} is missing; see --help")
     if FLAGS.format not in FORMATS:
         raise UserError(f"--format={FLAGS.format}: not known; one of {', '.join(FORMATS)}")
-    if FLAGS.calibrated and FLAGS.format != "stablehlo":
+    if FLAGS.calibrated and FLAGS.format == "safetensors":
         raise UserError(f"--calibrated: {FLAGS.format} holds weights and no probabilities")
     output = Path(FLAGS.output)
     try:
@@ -89,17 +91,38 @@ def stablehlo(workdir: Path, output: Path) -> None:
     model = models.load(workdir, calibrated=FLAGS.calibrated)
     assert isinstance(model, models.Model)  # an ensemble is a list of runs
     program.write(model, output)
-    size = (output / program.PROGRAM).stat().st_size / 2**20
-    print(
-        f"{output / program.PROGRAM}: step {model.step}, {size:.1f} MiB, for "
-        f"{', '.join(program.PLATFORMS)}; python {output / program.LOADER} IMAGE… applies it"
-    )
+    _say(output / program.PROGRAM, model.step, f"for {', '.join(program.PLATFORMS)}")
+
+
+def onnx(workdir: Path, output: Path) -> None:
+    """Write ``model.onnx``, ``model.json`` and the loader ``predict.py``.
+
+    Raises:
+      UserError: no finished run, the extra is not installed, or a network that is not converted.
+      OSError: the folder cannot be written.
+    """
+    from leukjax.apply import onnx as program
+
+    program.check_installed()
+    from leukjax.apply import model as models
+
+    model = models.load(workdir, calibrated=FLAGS.calibrated)
+    assert isinstance(model, models.Model)
+    program.write(model, output)
+    _say(output / program.PROGRAM, model.step, "checked with onnxruntime")
+
+
+def _say(file: Path, step: int, what: str) -> None:
+    size = file.stat().st_size / 2**20
+    loader = file.with_name("predict.py")
+    print(f"{file}: step {step}, {size:.1f} MiB, {what}; python {loader} IMAGE… applies it")
 
 
 # What a format is written by: (work directory, output folder) -> nothing.
 FORMATS: dict[str, Callable[[Path, Path], None]] = {
     "safetensors": safetensors,
     "stablehlo": stablehlo,
+    "onnx": onnx,
 }
 
 

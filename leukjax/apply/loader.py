@@ -1,6 +1,7 @@
 """Probabilities from the file that stands beside this one: python predict.py IMAGE…
 
-Needs jax, flatbuffers and Pillow, and nothing of the program that trained the network. In Python:
+Needs Pillow and what runs the file: jax and flatbuffers for .stablehlo, numpy and onnxruntime for
+.onnx; and nothing of the program that trained the network. In Python:
 `import predict; predict.predict(["a.png", "b.png"])` gives a row of probabilities for each image.
 """
 
@@ -10,7 +11,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from jax import export
 from PIL import Image, ImageOps
 
 FOLDER = Path(__file__).resolve().parent
@@ -25,6 +25,13 @@ def predict(images):
         raise SystemExit(f"{FOLDER / ABOUT['file']}: is damaged; copy it anew")
     if not isinstance(images, np.ndarray):
         images = np.stack([prepare(Image.open(path)) for path in images])
+    if ABOUT["file"].endswith(".onnx"):
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(blob, providers=["CPUExecutionProvider"])
+        return session.run(None, {ABOUT["input_name"]: images})[0]
+    from jax import export
+
     return np.asarray(export.deserialize(bytearray(blob)).call(images))
 
 

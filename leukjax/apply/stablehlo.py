@@ -34,10 +34,18 @@ def write(model: Model, folder: Path) -> None:
     Raises:
       OSError: the folder cannot be written.
     """
-    blob = program(model)
-    about = {**description(model), "file": PROGRAM, "sha256": hashlib.sha256(blob).hexdigest()}
+    ship(folder, PROGRAM, program(model), description(model))
+
+
+def ship(folder: Path, name: str, blob: bytes, about: dict[str, Any]) -> None:
+    """Write a program under a name, what is to be said about it, and the loader.
+
+    Raises:
+      OSError: the folder cannot be written.
+    """
+    about = {**about, "file": name, "sha256": hashlib.sha256(blob).hexdigest()}
     loader = Path(__file__).with_name("loader.py").read_text()
-    write_whole(folder / PROGRAM, blob)
+    write_whole(folder / name, blob)
     write_whole(folder / ABOUT, json.dumps(about, indent=1) + "\n")
     write_whole(folder / LOADER, loader)
 
