@@ -165,8 +165,14 @@ def make_train_step(
         donate_argnums=0,
         in_shardings=(state_shardings, batch_shardings(mesh, pixels, steps)),
         out_shardings=(state_shardings, sharding.replicated(mesh)),
-        compiler_options=_KEEP_BARRIERS if remat and jax.default_backend() == "cpu" else None,
+        compiler_options=compiler_options(mesh, remat=remat),
     )
+
+
+def compiler_options(mesh: Mesh, *, remat: bool) -> dict[str, str] | None:
+    """What the compiler of a mesh's devices, which need not be here, has to be told."""
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    return _KEEP_BARRIERS if remat and on_cpu else None
 
 
 def make_eval_step(

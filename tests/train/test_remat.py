@@ -1,9 +1,13 @@
 """Recomputation of blocks: the same numbers from less memory, as the compiled program says."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
 from test_step import Trainer, _batch, _close
+
+from leukjax.train.step import compiler_options
 
 
 @pytest.mark.parametrize(
@@ -26,3 +30,11 @@ def test_the_same_numbers_from_less_memory(name, options, share):
     assert peaks[1] < share * peaks[0], peaks
     _close(ends[1], ends[0], rtol=1e-4, atol=1e-5)
     assert np.isfinite(ends[0][1]["loss"])
+
+
+@pytest.mark.parametrize(("platform", "told"), [("cpu", True), ("gpu", False), ("tpu", False)])
+def test_what_the_cpu_compiler_is_told_others_are_not(platform, told):
+    """Also where steps are compiled for GPUs on a machine that has none."""
+    mesh = SimpleNamespace(devices=np.array([SimpleNamespace(platform=platform)]))
+    assert (compiler_options(mesh, remat=True) is not None) == told
+    assert compiler_options(mesh, remat=False) is None
