@@ -50,10 +50,8 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
         _blank(arguments)
         return
     if len(arguments) != 1:
-        raise UserError(
-            f"{len(arguments)} folders or papers are given; give one: python -m leukjax.audit "
-            "FOLDER, or PAPER.toml"
-        )
+        given = f"{len(arguments)} folders or papers are" if arguments else "nothing is"
+        raise UserError(f"{given} given; give one: python -m leukjax.audit FOLDER, or PAPER.toml")
     if arguments[0].endswith(".toml"):
         _paper(Path(arguments[0]), overrides)
     else:
@@ -111,6 +109,8 @@ def _folder(folder: str, overrides: list[tuple[str, str]]) -> None:
     for field, _ in overrides:
         if not field.startswith("data."):
             raise UserError(f"--config.{field}: an audit takes fields of data only")
+    if not Path(folder).exists():
+        raise UserError(f"{folder}: no such folder; give a folder of images, or PAPER.toml")
 
     # Imported late: the flags above answer at once, TFDS takes seconds.
     from leukjax.checks import folder as folders

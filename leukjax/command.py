@@ -44,7 +44,8 @@ def status(
         names, overrides, rest = split_config_tokens(argv)
         arguments = values(["leukjax", *rest])[1:]
     except flags.Error as error:
-        print(f"error: {_one_line(error)}; --help lists the flags", file=sys.stderr)
+        hint = _field_like(error) if "--config" in (doc or "") else ""
+        print(f"error: {_one_line(error)}{hint}; --help lists the flags", file=sys.stderr)
         return 2
     except UserError as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
@@ -138,6 +139,14 @@ def _print_help(values: flags.FlagValues, doc: str | None) -> None:
     if "--config" in (doc or ""):  # not every command takes one
         print("  --config=PATH.py[:DATASET[,RECIPE]]  --config.FIELD=VALUE\n")
     print(values.main_module_help() or values.get_help())
+
+
+def _field_like(error: flags.Error) -> str:
+    """The field of the config that an unknown flag is called after, if there is one."""
+    name = getattr(error, "flagname", "")
+    fields = config.flatten(config.load("default"))
+    like = [field for field in fields if name in (field, field.split(".")[-1])]
+    return f"; a field of the config is set by --config.{like[0]}=VALUE" if like else ""
 
 
 def _one_line(error: BaseException | str) -> str:

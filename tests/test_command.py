@@ -116,3 +116,10 @@ def test_help_needs_neither_jax_nor_tensorflow_datasets(repository):
     assert done.returncode == 0, done.stderr
     assert "--workdir" in done.stdout
     assert time.perf_counter() - began < 30  # hangs only; the modules above are the real check
+
+
+@pytest.mark.parametrize("flag", ["--epochs=1", "--train.epochs=1"])
+def test_a_field_that_is_given_as_a_flag_is_named(flag, capsys):
+    values = flags.FlagValues()
+    assert command.status(lambda *_: None, values, [flag], doc="Takes --config=FILE.") == 2
+    assert "a field of the config is set by --config.train.epochs=VALUE" in capsys.readouterr().err

@@ -24,7 +24,7 @@ def predict(images):
     if hashlib.sha256(blob).hexdigest() != ABOUT["sha256"]:
         raise SystemExit(f"{FOLDER / ABOUT['file']}: is damaged; copy it anew")
     if not isinstance(images, np.ndarray):
-        images = np.stack([prepare(Image.open(path)) for path in images])
+        images = np.stack([prepare(_open(path)) for path in images])
     if ABOUT["file"].endswith(".onnx"):
         import onnxruntime
 
@@ -33,6 +33,16 @@ def predict(images):
     from jax import export
 
     return np.asarray(export.deserialize(bytearray(blob)).call(images))
+
+
+def _open(path):
+    try:
+        image = Image.open(path)
+        image.load()
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or "it is damaged, or no image"
+        raise SystemExit(f"{path}: cannot be read ({reason}); leave it out or mend it") from error
+    return image
 
 
 def prepare(image):
@@ -107,6 +117,9 @@ def _taps(side, size, radius):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        raise SystemExit("no image is given: python predict.py IMAGE...")
+    rows = predict(sys.argv[1:])
     print("image,predicted," + ",".join(f"p_{name}" for name in ABOUT["classes"]))
-    for path, row in zip(sys.argv[1:], predict(sys.argv[1:]), strict=True):
+    for path, row in zip(sys.argv[1:], rows, strict=True):
         print(f"{path},{ABOUT['classes'][row.argmax()]}," + ",".join(f"{p:.9g}" for p in row))

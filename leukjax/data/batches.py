@@ -17,6 +17,19 @@ from leukjax.data.order import Order
 from leukjax.errors import UserError
 
 
+def check_fills(batch_size: int, images: int) -> None:
+    """Refuse a batch that the training images cannot fill.
+
+    Raises:
+      UserError: it says how large a batch may be.
+    """
+    if images < batch_size:
+        raise UserError(
+            f"train.batch_size: a batch of {batch_size} cannot be filled by the {images} "
+            f"training images: use {images} or less"
+        )
+
+
 class Places(TypedDict):
     """A process' part of a global batch without its pixels.
 
@@ -97,11 +110,8 @@ class Batches:
             )
         if not len(rows):
             raise UserError("split.protocol: this part of the data holds no image")
-        if training and len(rows) < batch_size:
-            raise UserError(
-                f"train.batch_size: a batch of {batch_size} cannot be filled by the {len(rows)} "
-                f"training images: use {len(rows)} or less"
-            )
+        if training:
+            check_fills(batch_size, len(rows))
         self._records = records
         self._rows = rows
         self._batch_size = batch_size

@@ -128,7 +128,7 @@ def _subjects(data: ConfigDict, root: Path, images: list[File]) -> tuple[dict[st
                 "mend the expression or move the file"
             )
         subjects[file.place] = match.group(1)
-    return subjects, f"read from the names by {pattern.pattern!r}"
+    return subjects, f"read from the names by '{pattern.pattern}'"
 
 
 def _from_csv(name: str, root: Path, images: list[File]) -> dict[str, str]:

@@ -102,7 +102,10 @@ def _data(
         )
     else:
         opened = summary["test_openings"]
-        lines.append(f"Test was opened {opened} time{'s' * (opened != 1)}.")
+        times = f"{opened} time{'s' * (opened != 1)}"
+        lines.append(
+            f"Test was opened {times} when this card was written; test_openings.jsonl counts on."
+        )
     return lines
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from absl import logging
 
+from leukjax.data import batches
 from leukjax.data import records as data_records
 from leukjax.data import split as data_split
 from leukjax.errors import UserError
@@ -80,15 +81,18 @@ def _check_data(study: Study) -> None:
         summary_of.table(
             programs.make_module(config, len(records.classes), "cpu"), config.data.image_size
         )
+        fewest = len(records.manifest)
         for fold in range(study.folds):
             config = study.config(Job(model, fold, study.seeds[0]), {})
             split = split_of(config, records)
+            fewest = min(fewest, int((split.part == "train").sum()))
             checksum = data_split.checksum(records.manifest, split)
             if folds.setdefault(fold, checksum) != checksum:
                 raise UserError(
                     f"{model}: its folds are not those of {study.models[0]}; give the same data "
                     "fields for all models"
                 )
+        batches.check_fills(study.configs[model].train.batch_size, fewest)
 
 
 def _say_what(study: Study, jobs: Sequence[Job], shard: tuple[int, int], devices: int) -> None:

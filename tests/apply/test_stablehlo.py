@@ -118,3 +118,17 @@ def test_a_damaged_program_and_denoised_images_are_refused(folder, monkeypatch, 
     monkeypatch.setattr(loader, "ABOUT", about | {"denoise": "nlm"})
     with pytest.raises(SystemExit, match="denoised"):
         loader.prepare(Image.fromarray(np.zeros((9, 9, 3), np.uint8)))
+
+
+def test_what_is_no_image_is_one_line_and_no_row(folder, tmp_path):
+    (tmp_path / "text.png").write_text("no image")
+    for arguments, says in (
+        ([], "no image is given: python predict.py IMAGE..."),
+        ([tmp_path], "cannot be read (Is a directory)"),
+        ([tmp_path / "text.png"], "text.png: cannot be read (it is damaged, or no image)"),
+    ):
+        command = [sys.executable, "-I", "-c", ELSEWHERE, folder / stablehlo.LOADER, *arguments]
+        answer = subprocess.run(command, capture_output=True, text=True)
+        assert (answer.returncode, answer.stdout) == (1, "")
+        assert answer.stderr.strip().endswith(says) or says in answer.stderr
+        assert answer.stderr.count("\n") == 1

@@ -125,9 +125,9 @@ def test_the_page_is_one_file_and_the_same_again(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ((), "0 folders are given"),
+        ((), "nothing is given"),
         (("nowhere",), "nowhere"),
-        (("a", "b"), "2 folders are given"),
+        (("a", "b"), "2 folders or papers are given"),
         (("a", "--config.seed=1"), "fields of data only"),
         (("a", "--config=configs/cnn.py"), "--config.data.FIELD=VALUE only"),
         (("ROOT", "--config.data.subject_pattern=("), "not a regular expression"),

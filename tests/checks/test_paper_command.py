@@ -64,7 +64,7 @@ def test_the_blank_form_is_read_and_tells_nothing_apart(tmp_path, capsys):
         (["good.toml", "--figure=a.gif"], "--figure=a.gif: must end in .png or .svg"),
         (["good.toml", "--layout=cnmc"], "--layout is of a folder of images"),
         (["good.toml", "--new"], "--new prints the form and takes no file"),
-        ([], "0 folders or papers are given"),
+        ([], "nothing is given; give one"),
     ],
 )
 def test_mistakes_are_one_line(arguments, line, tmp_path, monkeypatch, capsys):

@@ -22,7 +22,11 @@ def answer(capsys, module, *arguments: str) -> str:
         (["--shard=4/3"], "--shard=4/3: must read"),
         (["--folds=5"], "class all has 3 groups, and 5 parts are to be filled: lower split.folds"),
         (["--config.split.protocol=official"], "official: no labelled image of"),
-        (["hybrid_vit", "--config.model.variant=r26_s32"], "image_size=16: too small for the hybr"),
+        (
+            ["hybrid_vit", "--config.model.variant=r26_s32", "--config.train.batch_size=4"],
+            "image_size=16: too small for the hybrid_vit r26_s32",
+        ),
+        ([], "train.batch_size: a batch of 32 cannot be filled by the 4 training images: use 4"),
         (["configs/nobody.py"], "--config=configs/nobody.py: no such file"),
     ],
 )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from leukjax.metrics.intervals import Interval
 from leukjax.report.comparison import provenance, robustness
-from leukjax.report.comparison.inputs import Entry
+from leukjax.report.comparison.inputs import Entry, Run
 from leukjax.report.comparison.robustness import Point
 from leukjax.report.comparison.study import Study
 from leukjax.report.table import Cell, Table
@@ -120,7 +120,15 @@ def _openings(entry: Entry) -> str:
     if entry.out_of_fold is not None and ledger is not None and ledger.exists():
         lines = [json.loads(line) for line in ledger.read_text().splitlines()]
         return f"{sum(line['model'] == entry.name for line in lines)} (for the ensemble)"
-    return ", ".join(dict.fromkeys(str(run.summary["test_openings"]) for run in entry.runs))
+    return ", ".join(dict.fromkeys(str(_openings_of(run)) for run in entry.runs))
+
+
+def _openings_of(run: Run) -> int:
+    """By the run's ledger, which goes on after the run has ended."""
+    ledger = run.folder / "test_openings.jsonl"
+    if not ledger.exists():
+        return int(run.summary["test_openings"])
+    return len(ledger.read_text().splitlines())
 
 
 def trials(study: Study) -> Table | None:

@@ -29,6 +29,7 @@ def write_report(arguments: Sequence[str], output: Path, positive: str = "") -> 
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output={output}: cannot be made ({error.strerror})") from error
+    again = (output / "results.json").exists()  # a report on other inputs may stand there
     for table in document.tables():
         write_whole(output / "tables" / f"{table.name}.csv", table.csv())
         write_whole(output / "tables" / f"{table.name}.tex", table.latex())
@@ -38,4 +39,16 @@ def write_report(arguments: Sequence[str], output: Path, positive: str = "") -> 
     write_whole(output / "paper.toml", results.paper_toml(study))
     write_whole(output / "report.md", page.markdown(document))
     write_whole(output / "report.html", page.html(document, output / "figures"))
+    if again:
+        tables = {f"{table.name}{kind}" for table in document.tables() for kind in (".csv", ".tex")}
+        drawn = {f"{one.name}{kind}" for one in document.pictures() for kind in (".png", ".svg")}
+        _remove_others(output / "tables", tables)
+        _remove_others(output / "figures", drawn)
     return words.verdict(study)
+
+
+def _remove_others(folder: Path, names: set[str]) -> None:
+    """Remove tables and figures that an earlier report had and this one has not."""
+    for file in folder.iterdir() if folder.is_dir() else ():
+        if file.name not in names and file.suffix in (".csv", ".tex", ".png", ".svg"):
+            file.unlink()

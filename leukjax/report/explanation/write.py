@@ -124,17 +124,28 @@ def _explain(
         place += 1
 
 
+def _cell(
+    pixels: UInt8[np.ndarray, "h w 3"], image: UInt8[np.ndarray, "s s 3"], background: str
+) -> Bool[np.ndarray, "s s"]:
+    """Where the cell is: by this image's own background, which need not be that of the run."""
+    rim = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    black = not rim.any(axis=-1).mean() > 0.5
+    if black or background == "bright":
+        return foreground(image, "black" if black else "bright")
+    return foreground(image, "bright") & image.any(axis=-1)  # what was added around it is black
+
+
 def _ask(run: Run, pixels: list, baseline: str) -> _Found:
     model = run.model
     images = np.stack([model.preprocess(image) for image in pixels])
-    edge = model.preprocessing["background"]
+    background = model.preprocessing["background"]
     probabilities = model.predict(images)
     targets = probabilities.argmax(1)
     if run.target is not None:
         targets = np.full(len(images), run.target)
     return _Found(
         images,
-        np.stack([foreground(image, edge) for image in images]),
+        np.stack([_cell(*pair, background) for pair in zip(pixels, images, strict=True)]),
         probabilities,
         targets,
         {

@@ -265,3 +265,21 @@ def test_what_is_held_out_of_all_folds_is_in_the_flow(tmp_path):
     assert counts == {"all": 30, "train": 12, "val": 6, "test": 8, "held_out": 4}
     drawn = flow_figure.figure(steps, study.about)
     assert any("Held-out test" in text.get_text() for text in drawn.axes[0].texts)
+
+
+def test_nothing_of_an_earlier_report_is_left(runs, report, tmp_path):
+    write_report([str(runs / "a"), str(runs / "b")], tmp_path / "again")
+    (tmp_path / "again" / "figures" / "notes.txt").write_text("mine")
+    write_report([str(runs / "a")], tmp_path / "again")
+    write_report([str(runs / "a")], tmp_path / "fresh")
+    left = everything(tmp_path / "again")
+    assert left.pop("figures/notes.txt") == b"mine"
+    assert left == everything(tmp_path / "fresh")
+
+
+def test_openings_are_counted_in_the_ledger_of_the_run(tmp_path):
+    run = write_run(tmp_path / "run", 1.0)
+    study = make_study(read_entries([str(run)]))
+    assert [row[-1] for row in fact_tables.choices(study).rows] == ["1"]
+    (run / "test_openings.jsonl").write_text('{"step": 4}\n{"step": 4, "by": "robustness"}\n')
+    assert [row[-1] for row in fact_tables.choices(study).rows] == ["2"]
