@@ -22,7 +22,7 @@ train: $(VENV)/.installed
 test: lint quick
 
 quick: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 -m 'not slow' --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow' --cov --cov-report=term:skip-covered
 
 proofs: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow --durations=0

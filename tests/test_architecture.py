@@ -119,3 +119,10 @@ def test_no_dependency_brings_in_tensorflow_or_pytorch():
 
 def test_there_is_no_drawer_for_everything():
     assert not {"utils.py", "helpers.py", "misc.py", "common.py"} & {f.name for f in FILES}
+
+
+def test_no_two_test_files_share_a_name():
+    """Tests are no packages: pytest could not collect the second one."""
+    names = [path.name for path in Path(__file__).parent.rglob("*.py")]
+    twice = {name for name in names if names.count(name) > 1}
+    assert twice <= {"conftest.py"}
