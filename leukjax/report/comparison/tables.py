@@ -154,6 +154,17 @@ def _at(epochs: np.ndarray, values: np.ndarray, wanted: Sequence[float]) -> floa
     return float(np.mean(found)) if found else None
 
 
+def _mean_and_spread(values: np.ndarray) -> Cell:
+    """Of the runs whose score is defined; says of how many, where it is not of all."""
+    defined = values[~np.isnan(values)]
+    if not len(defined):
+        return None
+    text = f"{defined.mean():.3f}"
+    if len(defined) > 1:
+        text += f"\n± {defined.std(ddof=1):.3f}"
+    return text if len(defined) == len(values) else f"{text}\n({len(defined)} of {len(values)})"
+
+
 def seeds(study: Study) -> Table | None:
     """Scores of each run alone, where a model has several on the same images."""
     rows: list[list[Cell]] = []
@@ -161,9 +172,7 @@ def seeds(study: Study) -> Table | None:
         if len(one.seeds) < 2:
             continue
         values = np.array([[s.values[name] for name in COLUMNS] for s in one.seeds], float)
-        spread = zip(values.mean(axis=0), values.std(axis=0, ddof=1), strict=True)
-        texts: list[Cell] = [f"{mean:.3f}\n± {deviation:.3f}" for mean, deviation in spread]
-        rows.append([model, len(values), *texts])
+        rows.append([model, len(values), *(_mean_and_spread(column) for column in values.T)])
     if not rows:
         return None
     return Table(

@@ -94,6 +94,9 @@ def _winner(study: Study, tests: Sequence[Pair]) -> str:
         if _beats(tests, a, b)
     ]
     also = f" What can be said: {'; '.join(some)}." if some else ""
+    best_value = _value(study, best)
+    if all(_value(study, name) == best_value for name in others):
+        return f"Nobody wins: {_and(ranked)} have the same {_NAMED} ({best_value:.3f}) {on}.{also}"
     return (
         f"Nobody can be said to win. {lead} {on}, but a lead as large as this may be chance ({ps})."
         f"{also}"

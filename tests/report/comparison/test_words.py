@@ -48,7 +48,7 @@ def test_so_few_groups_can_show_nothing(verdict_of):
 def test_one_alone_and_models_that_are_the_same(verdict_of):
     assert "There is no other model" in verdict_of(8, {"a": 1.0})[0]
     said = verdict_of(8, {"a": 1.0, "b": 1.0}, seeds=(5, 5))
-    assert said[0].startswith("Nobody can be said to win.")
+    assert said[0].startswith("Nobody wins: a and b have the same balanced accuracy (0.")
     assert "do not differ on any group" in said[1]
 
 

@@ -15,7 +15,7 @@ from leukjax.checks import paper as papers
 from leukjax.checks import paper_checks
 from leukjax.errors import UserError
 from leukjax.metrics.predictions import read_checked
-from leukjax.report.comparison import fact_tables, flow_figure, provenance, robustness
+from leukjax.report.comparison import fact_tables, flow_figure, provenance, robustness, tables
 from leukjax.report.comparison.fact_tables import distortion
 from leukjax.report.comparison.inputs import read_entries
 from leukjax.report.comparison.results import paper_toml, results_json
@@ -283,3 +283,11 @@ def test_openings_are_counted_in_the_ledger_of_the_run(tmp_path):
     assert [row[-1] for row in fact_tables.choices(study).rows] == ["1"]
     (run / "test_openings.jsonl").write_text('{"step": 4}\n{"step": 4, "by": "robustness"}\n')
     assert [row[-1] for row in fact_tables.choices(study).rows] == ["2"]
+
+
+def test_the_spread_leaves_out_runs_without_the_score_and_says_so():
+    nan = float("nan")
+    assert tables._mean_and_spread(np.array([0.5, 0.7])) == "0.600\n± 0.141"
+    assert tables._mean_and_spread(np.array([0.5, nan, 0.7])) == "0.600\n± 0.141\n(2 of 3)"
+    assert tables._mean_and_spread(np.array([0.5, nan])) == "0.500\n(1 of 2)"
+    assert tables._mean_and_spread(np.array([nan, nan])) is None
