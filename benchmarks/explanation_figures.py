@@ -20,7 +20,7 @@ def figure_truth(pointed: dict, controls: tuple[str, ...]) -> Figure:
     with style():
         figure = Figure(figsize=(1 + 2.9 * len(pointed), 6.2), facecolor="white")
         grid = figure.subplots(2, len(pointed), squeeze=False, sharex=True)
-        figure.suptitle("Do maps point at the nucleoli? (drawn cells: SYNTHETIC)",
+        figure.suptitle("Do maps point at the nucleoli?\n(drawn cells: SYNTHETIC)",
                         fontweight="bold", fontsize=10)  # fmt: skip
         for column, (run, values) in zip(grid.T, pointed.items(), strict=True):
             names = list(values)[::-1]
