@@ -77,7 +77,9 @@ def make_mesh(
 def rules(options: ConfigDict) -> Rules:
     """Data parallel: no rule. Fully sharded parameters, or a model axis: one."""
     axes = (("data",) if options.fsdp else ()) + (("model",) if options.model > 1 else ())
-    return ((".*", axes),) if axes else ()
+    # A run's settings are a few numbers that every process reads: never in parts, also where the
+    # devices divide them (two classes' weights on two devices).
+    return (("^(?!settings/)", axes),) if axes else ()
 
 
 def path_name(path: tuple[Any, ...]) -> str:

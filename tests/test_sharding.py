@@ -92,3 +92,14 @@ def test_several_processes_get_the_rows_of_the_mesh_in_their_order(monkeypatch):
         sharding.make_mesh(_mesh_options(model=4), 32)
     with pytest.raises(UserError, match="use all of their 4 devices"):
         sharding.make_mesh(_mesh_options(data=2), 32)
+
+
+def test_settings_are_whole_on_every_device_whatever_divides_them():
+    """Each process reads them: a part on another machine could not be."""
+    options = _mesh_options(data=2, fsdp=True)
+    mesh = sharding.make_mesh(options, 32)
+    two = jax.ShapeDtypeStruct((2,), jnp.float32)
+    tree = {"settings": {"class_weights": two}, "params": {"bias": two}}
+    found = sharding.tree_shardings(tree, mesh, sharding.rules(options))
+    assert found["settings"]["class_weights"].spec == PartitionSpec()
+    assert found["params"]["bias"].spec == PartitionSpec(("data",))

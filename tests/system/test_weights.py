@@ -175,7 +175,7 @@ def test_export_says_what_is_wrong(place, tmp_path):
 def test_weights_of_other_subjects_beat_a_random_start_at_equal_steps(tmp_path):
     """Drawn cells of one seed are other people than those of another, with the same disease."""
     size = {"data.image_size": 32, "model.width": 16, "model.dropout": 0.0}
-    few = size | {"data.smears_subjects": 30, "train.epochs": 2}
+    few = size | {"data.smears_subjects": 30, "train.epochs": 1}
     many = size | {"data.smears_subjects": 60, "data.smears_seed": 7, "train.epochs": 8}
     start = {"init.weights": tmp_path / "others"}
 
@@ -196,8 +196,10 @@ def test_weights_of_other_subjects_beat_a_random_start_at_equal_steps(tmp_path):
     for seed in (0, 1):
         scratch, tuned = last(f"scratch{seed}"), last(f"tuned{seed}")
         assert scratch["step"] == tuned["step"]
-        assert tuned["auroc"] > scratch["auroc"] + 0.05, (scratch, tuned)
-        assert tuned["loss"] < scratch["loss"]
+        # Not by the AUROC, which the random start also brings near 1 here.
+        better = tuned["balanced_accuracy"] - scratch["balanced_accuracy"]
+        assert better > 0.05, (scratch, tuned)
+        assert tuned["loss"] < 0.5 * scratch["loss"]
 
 
 @pytest.mark.slow
