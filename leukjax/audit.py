@@ -12,15 +12,11 @@ Each check answers pass, fail or cannot tell, with the arithmetic; the exit stat
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from absl import flags
 
 from leukjax import command
 from leukjax.errors import UserError
-
-if TYPE_CHECKING:
-    from leukjax.checks.finding import Finding
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_enum(
@@ -61,7 +57,7 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
 def _blank(arguments: list[str]) -> None:
     from leukjax.checks import paper
 
-    if arguments or FLAGS.output:
+    if arguments or FLAGS.output or FLAGS.figure:
         raise UserError("--new prints the form and takes no file; write --new > paper.toml")
     print(paper.BLANK, end="")
 
@@ -78,37 +74,28 @@ def _paper(path: Path, overrides: list[tuple[str, str]]) -> None:
 
     from leukjax.checks import paper as papers
     from leukjax.checks import paper_checks
+    from leukjax.report import paper_figure, style
 
     paper = papers.read(path)
     findings = paper_checks.audit(paper)
-    for flag, write in (("output", _write_findings), ("figure", _draw)):
-        if target := getattr(FLAGS, flag):
-            try:
-                write(paper.title, findings, Path(target))
-            except OSError as error:
-                reason = f"cannot be written ({error.strerror})"
-                raise UserError(f"--{flag}={target}: {reason}") from error
+    try:
+        if FLAGS.output:
+            paper_checks.write(findings, Path(FLAGS.output))
+        if FLAGS.figure:
+            figure, file = paper_figure.verdicts(paper.title, findings), Path(FLAGS.figure)
+            style.save(figure, file.parent, file.stem, kinds=(file.suffix[1:],))
+    except OSError as error:
+        name = error.filename or FLAGS.figure or FLAGS.output
+        raise UserError(f"{name}: cannot be written ({error.strerror})") from error
     print(paper_checks.report(paper, findings))
-
-
-def _write_findings(_: str, findings: list["Finding"], path: Path) -> None:
-    from leukjax.checks import paper_checks
-
-    paper_checks.write(findings, path)
-
-
-def _draw(title: str, findings: list["Finding"], path: Path) -> None:
-    from leukjax.report import paper_figure, style
-
-    style.save(
-        paper_figure.verdicts(title, findings), path.parent, path.stem, kinds=(path.suffix[1:],)
-    )
 
 
 def _folder(folder: str, overrides: list[tuple[str, str]]) -> None:
     for field, _ in overrides:
         if not field.startswith("data."):
             raise UserError(f"--config.{field}: an audit takes fields of data only")
+    if FLAGS.figure:
+        raise UserError("--figure is of a paper; a folder gets a page with pictures, --output")
     if not Path(folder).exists():
         raise UserError(f"{folder}: no such folder; give a folder of images, or PAPER.toml")
 

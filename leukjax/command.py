@@ -134,6 +134,19 @@ def one_config(
     return config.load(names[0], overrides)
 
 
+def step_of(text: str) -> int | str:
+    """What --step names: a number of steps, ``best`` or ``latest``.
+
+    Raises:
+      UserError: something else.
+    """
+    if text.isdecimal():
+        return int(text)
+    if text not in ("best", "latest"):
+        raise UserError(f"--step={text}: give best, latest, or a number of steps")
+    return text
+
+
 def _print_help(values: flags.FlagValues, doc: str | None) -> None:
     print((doc or "").strip(), "\n\nFlags:", sep="")
     if "--config" in (doc or ""):  # not every command takes one

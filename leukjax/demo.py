@@ -62,9 +62,7 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
             f"--max_waiting={FLAGS.max_waiting}: one upload may hold {FLAGS.max_files} images; "
             "give at least as many, or lower --max_files"
         )
-    step = int(FLAGS.step) if FLAGS.step.isdecimal() else FLAGS.step
-    if isinstance(step, str) and step not in ("best", "latest"):
-        raise UserError(f"--step={step}: give best, latest, or a number of steps")
+    step = command.step_of(FLAGS.step)
     for name in NEEDED:
         if importlib.util.find_spec(name) is None:
             raise UserError(

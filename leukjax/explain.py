@@ -63,9 +63,7 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
         raise UserError("--workdir is missing; give the work directory of a trained run")
     if len({Path(run).resolve() for run in runs}) < len(runs):
         raise UserError("--workdir: a run is named twice")
-    step = int(FLAGS.step) if FLAGS.step.isdecimal() else FLAGS.step
-    if isinstance(step, str) and step not in ("best", "latest"):
-        raise UserError(f"--step={step}: give best, latest, or a number of steps")
+    step = command.step_of(FLAGS.step)
 
     # Imported late: the flags above answer at once, JAX takes seconds.
     from leukjax.report.explanation import write

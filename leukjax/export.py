@@ -11,7 +11,8 @@ onnx: FOLDER/model.onnx, the same as ONNX (float32); predict.py needs onnxruntim
     `pip install 'leukjax[onnx]'` in an environment of its own; docs/export.md says why.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from absl import flags
@@ -43,9 +44,14 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
         raise UserError(f"--format={FLAGS.format}: not known; one of {', '.join(FORMATS)}")
     if FLAGS.calibrated and FLAGS.format == "safetensors":
         raise UserError(f"--calibrated: {FLAGS.format} holds weights and no probabilities")
-    output = Path(FLAGS.output)
+    FORMATS[FLAGS.format](Path(FLAGS.workdir), Path(FLAGS.output))
+
+
+@contextlib.contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """What the disk refuses here is the output's fault; what it refuses to read is not."""
     try:
-        FORMATS[FLAGS.format](Path(FLAGS.workdir), output)
+        yield
     except OSError as error:
         raise UserError(f"--output={output}: cannot be written ({error.strerror})") from error
 
@@ -54,8 +60,7 @@ def safetensors(workdir: Path, output: Path) -> None:
     """Write ``model.safetensors`` and ``preprocessing.json``.
 
     Raises:
-      UserError: no finished run, or a family that timm does not have.
-      OSError: the folder cannot be written.
+      UserError: no finished run, a family that timm does not have, or the folder cannot be written.
     """
     # Imported late: the flags answer at once.
     import numpy as np
@@ -73,8 +78,9 @@ def safetensors(workdir: Path, output: Path) -> None:
         run.step,
     )
     description = (workdir / "preprocessing.json").read_text()
-    write_whole(output / "preprocessing.json", description)
-    write_whole(output / "model.safetensors", write.safetensors(tensors, description))
+    with _writing(output):
+        write_whole(output / "preprocessing.json", description)
+        write_whole(output / "model.safetensors", write.safetensors(tensors, description))
     print(f"{output / 'model.safetensors'}: {len(tensors)} tensors of step {run.step}")
 
 
@@ -82,15 +88,15 @@ def stablehlo(workdir: Path, output: Path) -> None:
     """Write ``model.stablehlo``, ``model.json`` and the loader ``predict.py``.
 
     Raises:
-      UserError: no finished run.
-      OSError: the folder cannot be written.
+      UserError: no finished run, or the folder cannot be written.
     """
     from leukjax.apply import model as models
     from leukjax.apply import stablehlo as program
 
     model = models.load(workdir, calibrated=FLAGS.calibrated)
     assert isinstance(model, models.Model)  # an ensemble is a list of runs
-    program.write(model, output)
+    with _writing(output):
+        program.write(model, output)
     _say(output / program.PROGRAM, model.step, f"for {', '.join(program.PLATFORMS)}")
 
 
@@ -98,8 +104,8 @@ def onnx(workdir: Path, output: Path) -> None:
     """Write ``model.onnx``, ``model.json`` and the loader ``predict.py``.
 
     Raises:
-      UserError: no finished run, the extra is not installed, or a network that is not converted.
-      OSError: the folder cannot be written.
+      UserError: no finished run, the extra is not installed, a network that is not converted, or
+        the folder cannot be written.
     """
     from leukjax.apply import onnx as program
 
@@ -108,7 +114,8 @@ def onnx(workdir: Path, output: Path) -> None:
 
     model = models.load(workdir, calibrated=FLAGS.calibrated)
     assert isinstance(model, models.Model)
-    program.write(model, output)
+    with _writing(output):
+        program.write(model, output)
     _say(output / program.PROGRAM, model.step, "checked with onnxruntime")
 
 

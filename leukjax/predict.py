@@ -57,9 +57,7 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
         raise UserError("--workdir is missing; give the work directory of a trained run")
     if FLAGS.max_error is not None and not 0 < FLAGS.max_error < 1:
         raise UserError(f"--max_error={FLAGS.max_error:g}: a share; give more than 0, less than 1")
-    step = int(FLAGS.step) if FLAGS.step.isdecimal() else FLAGS.step
-    if isinstance(step, str) and step not in ("best", "latest"):
-        raise UserError(f"--step={step}: give best, latest, or a number of steps")
+    step = command.step_of(FLAGS.step)
 
     # Imported late: the flags above answer at once, JAX takes seconds.
     from leukjax.apply import answer

@@ -10,6 +10,7 @@ from PIL import Image
 
 import leukjax
 from leukjax import command, explain
+from leukjax.report.explanation import write
 
 SIDE = 30
 COMPILED_ONCE = "--batch_size=8"
@@ -152,3 +153,13 @@ def test_what_will_not_do_is_said_in_a_line(
     assert lines[-1].startswith("error: ")
     assert said in lines[-1]
     assert sum(line.startswith("error: ") for line in lines) == 1
+
+
+@pytest.mark.parametrize("background", ["black", "bright"])
+def test_the_cell_is_found_by_the_background_of_the_image_itself(background):
+    """A bright field shown to a run on black cells is not "100 % cell", and the reverse."""
+    y, x = np.mgrid[:32, :32] - 15.5
+    disc = np.hypot(y, x) < 9
+    for field, cell in ((230, 90), (0, 90)):
+        image = np.repeat(np.where(disc, cell, field)[..., None], 3, axis=2).astype(np.uint8)
+        np.testing.assert_array_equal(write._cell(image, image, background), disc)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shutil
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -31,6 +32,12 @@ def png(number: int) -> bytes:
     file = io.BytesIO()
     Image.fromarray(cell(number)).save(file, "PNG")
     return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def trained_run(trained_run, tmp_path_factory):
+    """A copy: --flag_unlike keeps what it measured in the run, which other tests only read."""
+    return Path(shutil.copytree(trained_run, tmp_path_factory.mktemp("predict") / "run"))
 
 
 @pytest.fixture
