@@ -16,15 +16,9 @@ from jaxtyping import Array, DTypeLike, Float
 
 from leukjax.errors import UserError
 from leukjax.models import initializers, norms
-from leukjax.models.layers import (
-    StandardizedConv,
-    StochasticDepth,
-    exposed,
-    linear_rates,
-    run_block,
-)
-from leukjax.models.pooling import max_pool
+from leukjax.models.layers import StandardizedConv, exposed, linear_rates, run_block
 from leukjax.models.resnet import Block as ResNetBlock
+from leukjax.models.transformer import TransformerBlock
 
 
 class Variant(NamedTuple):
@@ -44,57 +38,6 @@ VARIANTS = {
 STEM_WIDTH = 64
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention; the softmax is float32."""
-
-    heads: int
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "n t d"]
-    ) -> tuple[Float[Array, "n t d"], Float[Array, "n h t t"]]:
-        """The result, and the weight that each token (third axis) gives to each (last)."""
-        features = x.shape[-1]
-        size = features // self.heads
-        qkv = nn.DenseGeneral(
-            (3, self.heads, size), dtype=self.dtype, kernel_init=_glorot_qkv, name="qkv"
-        )(x)
-        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        scores = jnp.einsum("nqhd,nkhd->nhqk", query / math.sqrt(size), key)
-        weights = exposed(self, "attention", jax.nn.softmax(scores.astype(jnp.float32)))
-        mixed = jnp.einsum("nhqk,nkhd->nqhd", weights.astype(self.dtype), value)
-        mixed = mixed.reshape(*x.shape[:2], features)
-        project = nn.Dense(features, dtype=self.dtype, kernel_init=initializers.glorot, name="proj")
-        return project(mixed), weights
-
-
-class TransformerBlock(nn.Module):
-    """Attention and two fully connected layers, each after a LayerNorm and around a shortcut."""
-
-    heads: int
-    dropout: float
-    drop: float
-    gelu_tanh: bool
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "n t d"], *, train: bool
-    ) -> tuple[Float[Array, "n t d"], Float[Array, "n h t t"]]:
-        norm = functools.partial(nn.LayerNorm, epsilon=1e-6, dtype=self.dtype)
-        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=initializers.glorot)
-        dropout = nn.Dropout(self.dropout, deterministic=not train)
-        skip = functools.partial(StochasticDepth(self.drop), train=train)
-
-        y, weights = Attention(self.heads, self.dtype, name="attn")(norm(name="norm1")(x))
-        x = x + skip(dropout(y))
-        y = dense(4 * x.shape[-1], name="fc1")(norm(name="norm2")(x))
-        y = dropout(nn.gelu(y, approximate=self.gelu_tanh))
-        y = dropout(dense(x.shape[-1], name="fc2")(y))
-        return x + skip(y), weights
-
-
 class HybridViT(nn.Module):
     """Images to logits; position embeddings tie the parameters to one image size.
 
@@ -105,6 +48,7 @@ class HybridViT(nn.Module):
       dropout: after the position embeddings, in the transformer's blocks and before the head.
       stochastic_depth: of the transformer's blocks, growing linearly from 0 to this at the last.
       fold: as in ``resnet.ResNet``; only BatchNorm can.
+      lean: in training, with fewest passes over a GPU's memory (`lean_norms`, `lean_transformer`).
       gelu_tanh: the tanh approximation of GELU, as in google-research's code; timm has the exact.
       dtype: of convolutions and matrix products; parameters, statistics, softmax, head: float32.
       remat: compute the inside of each block again in the backward pass, to save memory.
@@ -118,6 +62,7 @@ class HybridViT(nn.Module):
     dropout: float = 0.0
     stochastic_depth: float = 0.0
     fold: bool = False
+    lean: bool = False
     gelu_tanh: bool = True
     dtype: DTypeLike = jnp.float32
     remat: bool = False
@@ -149,10 +94,12 @@ class HybridViT(nn.Module):
                 drop,
                 self.gelu_tanh,
                 self.dtype,
+                self.lean,
                 name=f"block{number}",
             )
             x, weights = run_block(block, x, train=train, remat=self.remat)
-            self.sow("intermediates", "attention", weights)
+            if weights is not None:
+                self.sow("intermediates", "attention", weights)
         pooled = nn.LayerNorm(epsilon=1e-6, name="norm")(x[:, 0])
         self.sow("intermediates", "pooled", pooled)
         logits = nn.Dense(self.classes, kernel_init=nn.initializers.zeros, name="head")(
@@ -167,8 +114,8 @@ class HybridViT(nn.Module):
         conv = functools.partial(StandardizedConv, padding="SAME", dtype=self.dtype)
         norm = norms.chosen(self.norm, self.norm_batch)
         x = conv(STEM_WIDTH, (7, 7), (2, 2), name="stem_conv")(images)
-        x = nn.relu(norm(name="stem_norm")(x, train=train))
-        x = max_pool(x, (3, 3), (2, 2), "SAME")
+        after = norms.After(pool=((3, 3), (2, 2), "SAME"))
+        x = norms.followed(norm(name="stem_norm"), x, after, train=train, lean=self.lean)
         for stage, blocks in enumerate(stages):
             for number in range(blocks):
                 block = ResNetBlock(
@@ -179,6 +126,7 @@ class HybridViT(nn.Module):
                     norm=norm,
                     zero_init=self.zero_init,
                     fold=self.fold and self.norm == "batch",
+                    lean=self.lean,
                     name=f"stage{stage + 1}_{number}",
                 )
                 x = run_block(block, x, train=train, remat=self.remat)
@@ -220,9 +168,3 @@ def resize_position_embeddings(
     places = places.reshape(side, side, -1)
     places = jax.image.resize(places, (*grid, places.shape[-1]), method)
     return jnp.concatenate([token, places.reshape(1, grid[0] * grid[1], -1)], axis=1)
-
-
-def _glorot_qkv(key, shape, dtype=jnp.float32, out_sharding=None) -> Array:
-    """Query, key and value are three layers of ``inputs x inputs``, drawn at once."""
-    del out_sharding
-    return initializers.deviation(math.sqrt(1 / shape[0]))(key, shape, dtype)

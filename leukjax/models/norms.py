@@ -8,6 +8,7 @@ features several times more often and keeps more of them.
 import functools
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,9 @@ from jaxtyping import Array, Float
 
 from leukjax.errors import UserError
 from leukjax.models.folded import conv_norm
+from leukjax.models.layers import Padding, Pair, resolve_padding
+from leukjax.models.lean_norms import norm_add_relu, norm_relu, norm_relu_pool
+from leukjax.models.pooling import Window, max_pool
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -89,6 +93,51 @@ def _standardize_parts(
     return jax.vmap(standardize, (0, None, None, None, None))(x, scale, bias, groups, epsilon)
 
 
+class After(NamedTuple):
+    """What comes after a normalisation, in this order: a shortcut is added, ReLU, a max pool."""
+
+    shortcut: Float[Array, "n h w c"] | None = None
+    relu: bool = True
+    pool: tuple[Pair, Pair, Padding] | None = None  # size, strides, padding
+
+
+def followed(
+    norm: nn.Module, x: Float[Array, "n h w c"], after: After, *, train: bool, lean: bool
+) -> Float[Array, "n p q c"]:
+    """A normalisation and what comes after it; `lean`: in training as one (`lean_norms`)."""
+    if train and lean:
+        return norm(x, train=True, after=after)
+    return _then(norm(x, train=train), after)
+
+
+def _then(y: Float[Array, "n h w c"], after: After) -> Float[Array, "n p q c"]:
+    y = y if after.shortcut is None else y + after.shortcut
+    y = nn.relu(y) if after.relu else y
+    return y if after.pool is None else max_pool(y, *after.pool)
+
+
+def _lean(
+    x: Float[Array, "n h w c"],
+    scale: Array,
+    bias: Array,
+    parts: int,
+    groups: int,
+    epsilon: float,
+    after: After,
+) -> tuple[Float[Array, "n p q c"], Float[Array, "a c"], Float[Array, "a c"]]:
+    if after.pool is not None:
+        size, strides, padding = after.pool
+        window = Window(size, strides, resolve_padding(padding, x.shape[1:3], size, strides))
+        return norm_relu_pool(x, scale, bias, parts, groups, epsilon, window)
+    flat = x.reshape(parts, -1, x.shape[-1])
+    if after.shortcut is None:
+        y, mean, variance = norm_relu(flat, scale, bias, groups, epsilon, after.relu)
+    else:
+        shortcut = after.shortcut.reshape(flat.shape)
+        y, mean, variance = norm_add_relu(flat, shortcut, scale, bias, groups, epsilon)
+    return y.reshape(x.shape), mean, variance
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation (Ioffe and Szegedy 2015), over all images of a batch or fixed parts.
 
@@ -117,11 +166,12 @@ class BatchNorm(nn.Module):
         *,
         train: bool,
         shortcut: Float[Array, "n h w c"] | None = None,
-    ) -> Float[Array, "n h w c"]:
+        after: After | None = None,
+    ) -> Float[Array, "n p q c"]:
         """Normalised features.
 
         In training, with a kernel, `x` is what a 1x1 convolution is still to be done with, and a
-        shortcut is added before a ReLU (`folded.conv_norm`).
+        shortcut is added before a ReLU (`folded.conv_norm`). With `after` that is done too.
         """
         channels = (x if kernel is None else kernel).shape[-1]
         scale = self.param("scale", self.scale_init, (channels,), jnp.float32)
@@ -131,11 +181,14 @@ class BatchNorm(nn.Module):
         if not train or self.frozen:
             factor = scale * lax.rsqrt(running_var.value + self.epsilon)
             shift = bias - running_mean.value * factor
-            return (x.astype(jnp.float32) * factor + shift).astype(x.dtype)
+            y = (x.astype(jnp.float32) * factor + shift).astype(x.dtype)
+            return y if after is None else _then(y, after)
 
         parts = self._parts(x.shape[0])
         if kernel is not None:
             y, mean, variance = conv_norm(x, kernel, scale, bias, shortcut, parts, self.epsilon)
+        elif after is not None:
+            y, mean, variance = _lean(x, scale, bias, parts, channels, self.epsilon, after)
         else:
             flat = x.reshape(parts, -1, channels)
             y, mean, variance = _standardize_parts(flat, scale, bias, channels, self.epsilon)
@@ -167,13 +220,18 @@ class GroupNorm(nn.Module):
     scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n h w c"]:
+    def __call__(
+        self, x: Float[Array, "n h w c"], *, train: bool, after: After | None = None
+    ) -> Float[Array, "n p q c"]:
+        """Normalised features; with `after` that is done too."""
         del train  # the same in both
         channels = x.shape[-1]
         scale = self.param("scale", self.scale_init, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
-        flat = x.reshape(x.shape[0], -1, channels)
         groups = math.gcd(32, channels)
+        if after is not None:
+            return _lean(x, scale, bias, len(x), groups, self.epsilon, after)[0]
+        flat = x.reshape(x.shape[0], -1, channels)
         y, _, _ = _standardize_parts(flat, scale, bias, groups, self.epsilon)
         return y.reshape(x.shape)
 

@@ -16,7 +16,9 @@ from jaxtyping import Array, Float
 from leukjax.models.layers import Padding, Pads, Pair, resolve_padding
 
 
-class _Window(NamedTuple):
+class Window(NamedTuple):
+    """Of a pool: its size, its strides, what is added around the features."""
+
     size: Pair
     strides: Pair
     pads: Pads
@@ -30,11 +32,11 @@ def max_pool(
     Of equal maxima in a window the first in reading order gets the gradient.
     """
     pads = resolve_padding(padding, x.shape[1:3], size, strides)
-    return _max_pool(x, _Window(size, strides, pads))
+    return _max_pool(x, Window(size, strides, pads))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _max_pool(x: Array, window: _Window) -> Array:
+def _max_pool(x: Array, window: Window) -> Array:
     return lax.platform_dependent(
         x,
         cpu=functools.partial(_shifted_maximum, window=window),
@@ -42,11 +44,11 @@ def _max_pool(x: Array, window: _Window) -> Array:
     )
 
 
-def _forward(x: Array, window: _Window) -> tuple[Array, Array]:
+def _forward(x: Array, window: Window) -> tuple[Array, Array]:
     return _max_pool(x, window), x
 
 
-def _backward(window: _Window, x: Array, gradient: Array) -> tuple[Array]:
+def _backward(window: Window, x: Array, gradient: Array) -> tuple[Array]:
     by_x = lax.platform_dependent(
         x,
         gradient,
@@ -60,25 +62,25 @@ def _backward(window: _Window, x: Array, gradient: Array) -> tuple[Array]:
 _max_pool.defvjp(_forward, _backward)
 
 
-def _native_maximum(x: Array, *, window: _Window) -> Array:
+def _native_maximum(x: Array, *, window: Window) -> Array:
     size, strides, pads = window
     return lax.reduce_window(
         x, -jnp.inf, lax.max, (1, *size, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0))
     )
 
 
-def _native_gradient(x: Array, gradient: Array, *, window: _Window) -> Array:
+def _native_gradient(x: Array, gradient: Array, *, window: Window) -> Array:
     return jax.vjp(functools.partial(_native_maximum, window=window), x)[1](gradient)[0]
 
 
-def _shifted_maximum(x: Array, *, window: _Window) -> Array:
+def _shifted_maximum(x: Array, *, window: Window) -> Array:
     # Columns, then rows: fewer comparisons than over the whole window at once.
     for axis in (2, 1):
         x = functools.reduce(jnp.maximum, _shifted(x, axis, window))
     return x
 
 
-def _shifted_gradient(x: Array, gradient: Array, *, window: _Window) -> Array:
+def _shifted_gradient(x: Array, gradient: Array, *, window: Window) -> Array:
     columns = _shifted(x, 2, window)
     by_column = functools.reduce(jnp.maximum, columns)
     rows = _shifted(by_column, 1, window)
@@ -86,7 +88,7 @@ def _shifted_gradient(x: Array, gradient: Array, *, window: _Window) -> Array:
     return _give_to_first(columns, gradient, 2, x.shape[2], window)
 
 
-def _shifted(x: Array, axis: int, window: _Window) -> list[Array]:
+def _shifted(x: Array, axis: int, window: Window) -> list[Array]:
     """What each place of the window sees, along one axis."""
     widths = [(0, 0)] * x.ndim
     widths[axis] = window.pads[axis - 1]
@@ -98,7 +100,7 @@ def _shifted(x: Array, axis: int, window: _Window) -> list[Array]:
 
 
 def _give_to_first(
-    parts: list[Array], gradient: Array, axis: int, size: int, window: _Window
+    parts: list[Array], gradient: Array, axis: int, size: int, window: Window
 ) -> Array:
     """Give the gradient to the first of the parts that holds the maximum; undo the shifts."""
     highest = functools.reduce(jnp.maximum, parts)

@@ -14,7 +14,6 @@ from jaxtyping import Array, DTypeLike, Float
 from leukjax.models import norms
 from leukjax.models.initializers import fan_in
 from leukjax.models.layers import Conv, StochasticDepth, exposed, linear_rates, run_block
-from leukjax.models.pooling import max_pool
 
 # Blocks a stage; from depth 50 on, a block is a bottleneck.
 STAGES = {
@@ -35,6 +34,7 @@ class Block(nn.Module):
       strides: of its 3x3 (first 3x3) convolution and of the shortcut.
       drop: probability that an image skips the block's residual in training.
       fold: of a bottleneck, see `folded`; for BatchNorm only.
+      lean: in training, normalisations and what comes after them are one (`lean_norms`).
     """
 
     width: int
@@ -45,6 +45,7 @@ class Block(nn.Module):
     zero_init: bool
     drop: float = 0.0
     fold: bool = False
+    lean: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n p q o"]:
@@ -54,20 +55,25 @@ class Block(nn.Module):
         else:
             plan = [(width, 3, strides), (width, 3, (1, 1))]
 
+        followed = functools.partial(norms.followed, train=train, lean=self.lean)
         y = x
-        for number, (features, window, stride) in enumerate(plan, 1):
-            last = number == len(plan)
-            if last and train and self.fold:
-                return self._folded(x, y, strides)
+        for number, (features, window, stride) in enumerate(plan[:-1], 1):
             y = self.conv(features, (window, window), stride, name=f"conv{number}")(y)
-            scale_init = nn.initializers.zeros if last and self.zero_init else nn.initializers.ones
-            y = self.norm(name=f"norm{number}", scale_init=scale_init)(y, train=train)
-            y = y if last else nn.relu(y)
-        y = StochasticDepth(self.drop, name="stochastic_depth")(y, train=train)
+            y = followed(self.norm(name=f"norm{number}"), y, norms.After())
+        if train and self.fold:
+            return self._folded(x, y, strides)
 
+        (features, window, stride), number = plan[-1], len(plan)
+        y = self.conv(features, (window, window), stride, name=f"conv{number}")(y)
         if x.shape != y.shape:
-            x = self.conv(y.shape[-1], (1, 1), strides, name="downsample_conv")(x)
-            x = self.norm(name="downsample_norm")(x, train=train)
+            x = self.conv(features, (1, 1), strides, name="downsample_conv")(x)
+            x = followed(self.norm(name="downsample_norm"), x, norms.After(relu=False))
+        scale_init = nn.initializers.zeros if self.zero_init else nn.initializers.ones
+        norm = self.norm(name=f"norm{number}", scale_init=scale_init)
+        if self.drop == 0:
+            return followed(norm, y, norms.After(shortcut=x))
+        y = followed(norm, y, norms.After(relu=False))
+        y = StochasticDepth(self.drop, name="stochastic_depth")(y, train=train)
         return nn.relu(x + y)
 
     def _folded(self, x: Array, y: Array, strides: tuple[int, int]) -> Array:
@@ -102,6 +108,7 @@ class ResNet(nn.Module):
       dtype: of convolutions; parameters, statistics, pooling and head are float32.
       remat: compute the inside of each block again in the backward pass, to save memory.
       fold: in training, a bottleneck's wide convolutions and their BatchNorms are one (`folded`).
+      lean: in training, normalisations and what comes after them are one (`lean_norms`).
     """
 
     classes: int
@@ -115,14 +122,15 @@ class ResNet(nn.Module):
     dtype: DTypeLike = jnp.float32
     remat: bool = False
     fold: bool = False
+    lean: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, "n h w 3"], *, train: bool) -> Float[Array, "n c"]:
         norm = norms.chosen(self.norm, self.norm_batch)
         conv = functools.partial(Conv, padding="HALF", dtype=self.dtype)
         x = conv(self.width, (7, 7), (2, 2), name="conv1")(images)
-        x = nn.relu(norm(name="norm1")(x, train=train))
-        x = max_pool(x, (3, 3), (2, 2), "HALF")
+        after = norms.After(pool=((3, 3), (2, 2), "HALF"))
+        x = norms.followed(norm(name="norm1"), x, after, train=train, lean=self.lean)
 
         block = functools.partial(
             Block,
@@ -131,6 +139,7 @@ class ResNet(nn.Module):
             norm=norm,
             zero_init=self.zero_init,
             fold=self.fold and self.norm == "batch" and self.depth >= 50,
+            lean=self.lean,
         )
         drops = iter(linear_rates(self.stochastic_depth, sum(STAGES[self.depth])))
         for stage, blocks in enumerate(STAGES[self.depth]):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from leukjax.models.hybrid_vit import Attention
+from leukjax.models.transformer import Attention
 
 
 @dataclasses.dataclass(frozen=True)

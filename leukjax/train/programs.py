@@ -42,6 +42,7 @@ def make_module(config: ConfigDict, classes: int, platform: str) -> nn.Module:
         dtype=dtype,
         remat=config.train.remat,
         fold=platform != "cpu" and dtype == jnp.bfloat16,
+        lean=platform in ("gpu", "cuda") and dtype == jnp.bfloat16,
         **{name: config.model[name] for name in config.model if name != "name"},
     )
 

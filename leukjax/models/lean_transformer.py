@@ -1,0 +1,176 @@
+"""The inside of a transformer block with fewest passes over memory on a GPU, for training.
+
+Layer by layer in the shape [images, tokens, features], XLA chooses layouts that it then transposes
+from matrix product to matrix product, keeps float32 copies in LayerNorm's backward pass, GELU's
+tanh for its gradient, and pads odd numbers of tokens for cuBLAS once for each product. Here all is
+two-dimensional between the matrix products, so that cuBLAS adds biases and shortcuts and applies
+GELU itself; LayerNorm and GELU keep what they were given and nothing else; and queries, keys and
+values are cut into heads and padded once. Parameters and, up to rounding, numbers are those of
+`transformer`'s other form.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, DTypeLike, Float
+
+TILE = 8  # cuBLAS wants matrices of bfloat16 in multiples of 16 bytes
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def layer_norm(
+    x: Float[Array, "m d"], scale: Float[Array, " d"], bias: Float[Array, " d"], epsilon: float
+) -> Float[Array, "m d"]:
+    """Layer normalisation (Ba et al. 2016), as ``nn.LayerNorm``; statistics are float32."""
+    return _layer_norm_forward(x, scale, bias, epsilon)[0]
+
+
+def _layer_norm_forward(x, scale, bias, epsilon: float):
+    wide = x.astype(jnp.float32)
+    mean = jnp.mean(wide, -1, keepdims=True)
+    squares = jnp.mean(jnp.square(wide), -1, keepdims=True)
+    inverse = lax.rsqrt(jnp.maximum(squares - jnp.square(mean), 0) + epsilon)
+    y = (wide - mean) * (inverse * scale) + bias
+    return y.astype(x.dtype), (x, scale, mean, inverse)
+
+
+def _layer_norm_backward(epsilon: float, saved, gradient):
+    x, scale, mean, inverse = saved
+    gradient = gradient.astype(jnp.float32)
+    normed = (x.astype(jnp.float32) - mean) * inverse
+    scaled = gradient * scale
+    shift = jnp.mean(scaled, -1, keepdims=True)
+    slope = jnp.mean(scaled * normed, -1, keepdims=True)
+    by_x = inverse * (scaled - shift - normed * slope)
+    both = jnp.sum(lax.complex(gradient, gradient * normed), 0)  # one reading: `lean_norms`
+    return by_x.astype(x.dtype), both.imag, both.real
+
+
+layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
+class LayerNorm(nn.Module):
+    """`layer_norm` with the parameters of ``nn.LayerNorm``."""
+
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "m d"]) -> Float[Array, "m d"]:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        return layer_norm(x, scale, bias, self.epsilon)
+
+
+class Dense(nn.Module):
+    """A fully connected layer with the parameters of ``nn.DenseGeneral``, of any shape.
+
+    Attributes:
+      gelu: apply `biased_gelu`; its argument `tanh`.
+    """
+
+    features: tuple[int, ...]
+    dtype: DTypeLike
+    kernel_init: nn.initializers.Initializer
+    gelu: bool | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "m d"]) -> Float[Array, "m f"]:
+        def drawn(key: Array, shape: tuple[int, ...]) -> Array:
+            flat = (shape[0], math.prod(self.features))
+            return self.kernel_init(key, flat, jnp.float32).reshape(shape)
+
+        kernel = self.param("kernel", drawn, (x.shape[-1], *self.features))
+        bias = self.param("bias", nn.initializers.zeros, self.features, jnp.float32)
+        product = x.astype(self.dtype) @ kernel.reshape(x.shape[-1], -1).astype(self.dtype)
+        bias = bias.reshape(-1).astype(self.dtype)
+        return product + bias if self.gelu is None else biased_gelu(product, bias, self.gelu)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def biased_gelu(x: Float[Array, "m d"], bias: Float[Array, " d"], tanh: bool) -> Array:
+    """``jax.nn.gelu(x + bias)`` (Hendrycks and Gimpel 2016); keeps `x` and nothing else.
+
+    Args:
+      x: a matrix product, which is in memory anyway.
+      tanh: the approximation, not the error function.
+    """
+    return jax.nn.gelu(x + bias, approximate=tanh)
+
+
+def _gelu_forward(x, bias, tanh: bool):
+    return biased_gelu(x, bias, tanh), (x, bias)
+
+
+def _gelu_backward(tanh: bool, saved, gradient):
+    x, bias = saved
+    # The barrier: or the forward pass computes what this one wants, and writes it.
+    again = functools.partial(jax.nn.gelu, approximate=tanh)
+    (by_x,) = jax.vjp(again, lax.optimization_barrier(x) + bias)[1](gradient)
+    return by_x, jnp.sum(by_x, 0)
+
+
+biased_gelu.defvjp(_gelu_forward, _gelu_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def attend(qkv: Float[Array, "n t f"], heads: int) -> Float[Array, "n t d"]:
+    """Multi-head self-attention between its two projections; the softmax is float32.
+
+    Args:
+      qkv: queries, keys and values one after the other, each of its heads likewise: f = 3 d.
+      heads: divide d.
+    """
+    return _attend_forward(qkv, heads)[0]
+
+
+def _attend_forward(qkv, heads: int):
+    images, tokens, _ = qkv.shape
+    parted = qkv.reshape(images, tokens, 3, -1)
+    query, key, value = lax.optimization_barrier(
+        tuple(_by_head(parted[:, :, number], heads) for number in range(3))
+    )
+    scores = _product(query, key, 3, 3).astype(jnp.float32) / math.sqrt(query.shape[-1])
+    real = lax.broadcasted_iota(jnp.int32, scores.shape, 3) < tokens
+    weights = jax.nn.softmax(jnp.where(real, scores, -jnp.inf)).astype(qkv.dtype)
+    weights = lax.optimization_barrier(weights)
+    mixed = _together(_product(weights, value, 3, 2), tokens)
+    return mixed, (query, key, value, weights)
+
+
+def _attend_backward(heads: int, saved, gradient):
+    query, key, value, weights = saved
+    tokens = gradient.shape[1]
+    gradient = lax.optimization_barrier(_by_head(gradient, heads))
+    by_value = _product(weights, gradient, 2, 2)
+    by_weights = _product(gradient, value, 3, 3).astype(jnp.float32)
+    wide = weights.astype(jnp.float32)
+    by_scores = wide * (by_weights - jnp.sum(wide * by_weights, -1, keepdims=True))
+    by_scores = (by_scores / math.sqrt(query.shape[-1])).astype(query.dtype)
+    by_scores = lax.optimization_barrier(by_scores)
+    by_query, by_key = _product(by_scores, key, 3, 2), _product(by_scores, query, 2, 2)
+    parts = [_together(part, tokens) for part in (by_query, by_key, by_value)]
+    return (lax.optimization_barrier(jnp.concatenate(parts, -1)),)
+
+
+attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _by_head(x: Float[Array, "n t d"], heads: int) -> Float[Array, "n h u s"]:
+    """Heads before tokens, with tokens of zeros up to a multiple of `TILE`."""
+    images, tokens, features = x.shape
+    parted = x.reshape(images, tokens, heads, features // heads).transpose(0, 2, 1, 3)
+    return jnp.pad(parted, ((0, 0), (0, 0), (0, -tokens % TILE), (0, 0)))
+
+
+def _together(x: Float[Array, "n h u s"], tokens: int) -> Float[Array, "n t d"]:
+    """The reverse."""
+    return x[:, :, :tokens].transpose(0, 2, 1, 3).reshape(x.shape[0], tokens, -1)
+
+
+def _product(x: Array, y: Array, over_x: int, over_y: int) -> Array:
+    """For each image and head, the product over one axis of each."""
+    return lax.dot_general(x, y, (((over_x,), (over_y,)), ((0, 1), (0, 1))))
