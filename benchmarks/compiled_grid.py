@@ -28,7 +28,12 @@ LEVERS: dict[str, dict[str, Any]] = {
     "without folding": {"without": ["folding"]},
     "without own BatchNorm": {"without": ["own norm"]},
     "without own max pool": {"without": ["own pool"]},
-    "without any of these": {"without": ["own norm", "own pool"]},
+    "without lean forms": {"without": ["lean"]},
+    "without lean norms": {"without": ["lean norms"]},
+    "without lean max pool": {"without": ["lean pool"]},
+    "without sums in one": {"without": ["one sum"]},
+    "without lean transformer": {"without": ["lean transformer"]},
+    "without any of these": {"without": ["own norm", "own pool", "lean"]},
     "remat": {"fields": {"train.remat": True}},
     "accumulate 4": {"fields": {"train.accumulate": 4}},
     "sgd": {"fields": {"optimizer.name": "sgd"}},
@@ -135,8 +140,13 @@ def grid() -> list[Row]:
         for lever in (
             "without own BatchNorm",
             "without own max pool",
+            *_LEAN,
             "10,000 images on the device",
         )
+    ]
+    rows += [
+        Row("h100", 1, OURS, "hybrid_vit", lever=lever)
+        for lever in ("without lean transformer", "flag: no Triton products")
     ]
     rows += [Row("h100", count, OURS, "resnet50", lever="norm_batch 32") for count in (8, 64, 256)]
     rows += [Row("h100", 8, OURS, "resnet50", lever=lever) for lever in _ON_EIGHT]
@@ -159,10 +169,17 @@ LARGE = (
     ("model.width", 256),
     ("train.remat", True),
 )
+_LEAN = (
+    "without lean forms",
+    "without lean norms",
+    "without lean max pool",
+    "without sums in one",
+)
 _ON_ONE = (
     "without folding",
     "without own BatchNorm",
     "without own max pool",
+    *_LEAN,
     "without any of these",
     "float32",
     "sgd",

@@ -33,6 +33,7 @@ class PreActivationBlock(nn.Module):
       width: channels inside the block.
       strides: of its 3x3 convolution and of the shortcut.
       drop: probability that an image skips the block's residual in training.
+      lean: in training, a normalisation and its ReLU are one (`lean_norms`).
     """
 
     width: int
@@ -40,9 +41,11 @@ class PreActivationBlock(nn.Module):
     conv: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
     drop: float = 0.0
+    lean: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n p q o"]:
+        followed = functools.partial(norms.followed, train=train, lean=self.lean)
         plan = [
             (self.width, 1, (1, 1)),
             (self.width, 3, self.strides),
@@ -50,7 +53,7 @@ class PreActivationBlock(nn.Module):
         ]
         shortcut, y = x, x
         for number, (features, window, stride) in enumerate(plan, 1):
-            y = nn.relu(self.norm(name=f"norm{number}")(y, train=train))
+            y = followed(self.norm(name=f"norm{number}"), y, norms.After())
             if number == 1 and (self.strides != (1, 1) or x.shape[-1] != plan[-1][0]):
                 shortcut = self.conv(plan[-1][0], (1, 1), self.strides, name="downsample_conv")(y)
             y = self.conv(features, (window, window), stride, name=f"conv{number}")(y)
@@ -69,6 +72,7 @@ class BiT(nn.Module):
       stochastic_depth: rate of the last block, growing linearly from 0.
       remat: compute the inside of each block again in the backward pass, to save memory.
       dtype: of convolutions; parameters, statistics, pooling and head are float32.
+      lean: as in ``resnet.ResNet``.
     """
 
     classes: int
@@ -80,6 +84,7 @@ class BiT(nn.Module):
     stochastic_depth: float = 0.0
     remat: bool = False
     dtype: DTypeLike = jnp.float32
+    lean: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, "n h w 3"], *, train: bool) -> Float[Array, "n c"]:
@@ -102,10 +107,11 @@ class BiT(nn.Module):
                     conv=conv,
                     norm=norm,
                     drop=next(drops),
+                    lean=self.lean,
                     name=f"stage{stage + 1}_{number}",
                 )
                 x = run_block(block, x, train=train, remat=self.remat)
-        x = nn.relu(norm(name="norm")(x, train=train))
+        x = norms.followed(norm(name="norm"), x, norms.After(), train=train, lean=self.lean)
         x = exposed(self, "feature_map", x)
         self.sow("intermediates", "feature_map", x)
 

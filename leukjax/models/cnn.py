@@ -5,6 +5,7 @@ layers. The papers give no widths: doubling channels and 128 hidden units are ou
 """
 
 import functools
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -29,6 +30,7 @@ class CNN(nn.Module):
       dropout: before the head.
       dtype: of convolutions and the hidden layer; parameters, statistics and head are float32.
       remat: compute the inside of each stage again in the backward pass, to save memory.
+      lean: as in ``resnet.ResNet``.
     """
 
     classes: int
@@ -38,6 +40,7 @@ class CNN(nn.Module):
     dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
     remat: bool = False
+    lean: bool = False
 
     @nn.compact
     def __call__(self, images: Float[Array, "n h w 3"], *, train: bool) -> Float[Array, "n c"]:
@@ -50,11 +53,16 @@ class CNN(nn.Module):
 
         def convolve(model: CNN, x: Array, stage: int) -> Array:
             conv = Conv(model.width * 2**stage, (3, 3), dtype=model.dtype, name=f"conv{stage + 1}")
-            x = nn.relu(norm(name=f"norm{stage + 1}")(conv(x), train=train))
-            if stage == STAGES - 1:
-                x = exposed(model, "feature_map", x)
-                model.sow("intermediates", "feature_map", x)
-            return max_pool(x, (2, 2), (2, 2), "VALID")
+            y: Any = conv(x)
+            followed = functools.partial(
+                norms.followed, norm(name=f"norm{stage + 1}"), y, train=train, lean=model.lean
+            )
+            pool = ((2, 2), (2, 2), "VALID")
+            if stage < STAGES - 1:
+                return followed(norms.After(pool=pool))
+            x = exposed(model, "feature_map", followed(norms.After()))
+            model.sow("intermediates", "feature_map", x)
+            return max_pool(x, *pool)
 
         x = images
         for stage in range(STAGES):

@@ -7,7 +7,7 @@ token. Parameters are named after timm's (``block0/attn/qkv`` is ``blocks.0.attn
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -113,7 +113,7 @@ class HybridViT(nn.Module):
     ) -> Float[Array, "n p q c"]:
         conv = functools.partial(StandardizedConv, padding="SAME", dtype=self.dtype)
         norm = norms.chosen(self.norm, self.norm_batch)
-        x = conv(STEM_WIDTH, (7, 7), (2, 2), name="stem_conv")(images)
+        x: Any = conv(STEM_WIDTH, (7, 7), (2, 2), name="stem_conv")(images)
         after = norms.After(pool=((3, 3), (2, 2), "SAME"))
         x = norms.followed(norm(name="stem_norm"), x, after, train=train, lean=self.lean)
         for stage, blocks in enumerate(stages):

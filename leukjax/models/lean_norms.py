@@ -64,7 +64,7 @@ def _norm_relu_backward(groups: int, epsilon: float, relu: bool, saved, gradient
 
     if relu:
         x = lax.optimization_barrier(x)  # or the mask is written in the forward pass, for this one
-    by_bias, by_scale = _two_sums(x, masked(x), found)
+    by_bias, by_scale = two_sums(x, masked(x), found)
     if relu:  # and between the readings, or what the first computed is written for the second
         x, by_bias, by_scale = lax.optimization_barrier((x, by_bias, by_scale))
     by_x = _by_features(x, masked(x), scale, found, groups, by_bias, by_scale)
@@ -98,7 +98,7 @@ def _add_backward(groups: int, epsilon: float, saved, gradients):
     # The result is read, which is there for the next layer; left alone XLA reads both summands.
     gradient = jnp.where(lax.optimization_barrier(y) > 0, gradients[0], 0)
     wide = gradient.astype(jnp.float32)
-    by_bias, by_scale = _two_sums(x, wide, found)
+    by_bias, by_scale = two_sums(x, wide, found)
     by_x = _by_features(x, wide, scale, found, groups, by_bias, by_scale)
     return by_x, gradient, jnp.sum(by_scale, 0), jnp.sum(by_bias, 0)
 
@@ -136,7 +136,7 @@ def _pool_backward(parts: int, groups: int, epsilon: float, window: Window, save
     def spread(place):
         return _given(place, gradients[0], x.shape, window).reshape(flat.shape).astype(jnp.float32)
 
-    by_bias, by_scale = _two_sums(flat, spread(place), found)
+    by_bias, by_scale = two_sums(flat, spread(place), found)
     place, by_bias, by_scale = lax.optimization_barrier((place, by_bias, by_scale))
     by_x = _by_features(flat, spread(place), scale, found, groups, by_bias, by_scale)
     return by_x.reshape(x.shape), jnp.sum(by_scale, 0), jnp.sum(by_bias, 0)
@@ -158,7 +158,7 @@ def _normed(x: Float[Array, "a m c"], found: Statistics, scale: Array, bias: Arr
     return (centred * (found.inverse * scale)[:, None] + bias).astype(x.dtype)
 
 
-def _two_sums(
+def two_sums(
     x: Float[Array, "a m c"], gradient: Float[Array, "a m c"], found: Statistics
 ) -> tuple[Float[Array, "a c"], Float[Array, "a c"]]:
     """The gradients of bias and scale, of each part.

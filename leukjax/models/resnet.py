@@ -6,6 +6,7 @@ are named after theirs (``layer1_0/conv1/kernel`` is ``layer1.0.conv1.weight``).
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -128,7 +129,7 @@ class ResNet(nn.Module):
     def __call__(self, images: Float[Array, "n h w 3"], *, train: bool) -> Float[Array, "n c"]:
         norm = norms.chosen(self.norm, self.norm_batch)
         conv = functools.partial(Conv, padding="HALF", dtype=self.dtype)
-        x = conv(self.width, (7, 7), (2, 2), name="conv1")(images)
+        x: Any = conv(self.width, (7, 7), (2, 2), name="conv1")(images)
         after = norms.After(pool=((3, 3), (2, 2), "HALF"))
         x = norms.followed(norm(name="norm1"), x, after, train=train, lean=self.lean)
 

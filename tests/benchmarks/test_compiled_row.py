@@ -14,7 +14,7 @@ from compiled_grid import OURS, PLAIN, Row
 from leukjax import config as configs
 from leukjax.compiler.targets import TARGETS, Target
 from leukjax.errors import UserError
-from leukjax.models import bit, cnn, hybrid_vit, norms, resnet
+from leukjax.models import bit, cnn, hybrid_vit, lean_norms, norms
 from leukjax.train import programs
 
 SMALL = (("data.image_size", 32), ("model.width", 4), ("model.variant", "small"))
@@ -25,10 +25,24 @@ def devices(monkeypatch):
     """The CPU in place of a card; what a row takes away from ours comes back after it."""
     monkeypatch.setattr(Target, "devices", lambda self, count: jax.devices()[:count])
     monkeypatch.setattr(compiled_row, "versions", lambda target: "none")
-    monkeypatch.setattr(norms, "chosen", norms.chosen)
-    monkeypatch.setattr(compiled_row.preflight, "make_module", compiled_row.preflight.make_module)
-    for module in (bit, cnn, hybrid_vit, resnet):
-        monkeypatch.setattr(module, "max_pool", module.max_pool)
+    for (module, name), part in PARTS.items():
+        monkeypatch.setattr(module, name, part)
+
+
+# What a row may take away.
+PARTS = {
+    (module, name): getattr(module, name)
+    for module, name in (
+        (norms, "chosen"),
+        (norms, "followed"),
+        (norms, "max_pool"),
+        (bit, "max_pool"),
+        (cnn, "max_pool"),
+        (lean_norms, "two_sums"),
+        (hybrid_vit, "TransformerBlock"),
+        (compiled_row.preflight, "make_module"),
+    )
+}
 
 
 def lowered(config, lever="", contender=OURS, fields=SMALL):
@@ -43,6 +57,11 @@ def lowered(config, lever="", contender=OURS, fields=SMALL):
     [
         ("cnn", "without own BatchNorm"),
         ("cnn", "without own max pool"),
+        ("cnn", "without lean forms"),
+        ("cnn", "without lean norms"),
+        ("cnn", "without lean max pool"),
+        ("cnn", "without sums in one"),
+        ("hybrid_vit", "without lean transformer"),
         ("cnn", "10,000 images on the device"),
     ],
 )
@@ -57,13 +76,9 @@ def test_a_lever_makes_another_program_of_the_same_parameters(config, lever):
 def lowered_again(config):
     """As a new process would: the digest of a program must be the same in each."""
     jax.clear_caches()
-    for module in (bit, cnn, hybrid_vit, resnet):
-        module.max_pool = POOL
-    norms.chosen = CHOSEN
+    for (module, name), part in PARTS.items():
+        setattr(module, name, part)
     return lowered(config).as_text()
-
-
-POOL, CHOSEN = resnet.max_pool, norms.chosen
 
 
 def test_plain_flax_has_as_many_parameters_as_ours():

@@ -1,0 +1,128 @@
+"""Normalisation with what follows as one function equals the layers one after the other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from leukjax import models
+from leukjax.models.norms import After, BatchNorm, GroupNorm, followed
+
+NORMS = {"batch": BatchNorm(), "parts": BatchNorm(sub_batch=2), "group": GroupNorm()}
+POOLS = {
+    "same": ((3, 3), (2, 2), "SAME"),
+    "half": ((3, 3), (2, 2), "HALF"),
+    "valid": ((2, 2), (2, 2), "VALID"),
+    "odd": ((2, 3), (1, 2), ((1, 0), (2, 1))),
+}
+SHAPE = (4, 9, 8, 6)
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def drawn(seed, *shape, dtype=jnp.float32):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def results(norm, x, after, lean):
+    """The result, the gradients of parameters, features and shortcut, the running averages."""
+    channels = x.shape[-1]
+    params = {"scale": drawn(5, channels), "bias": drawn(6, channels)}
+    rest = {"batch_stats": {"mean": jnp.zeros(channels), "var": jnp.ones(channels)}}
+
+    def call(params, x, shortcut):
+        return norm.apply(
+            {"params": params, **rest},
+            method=lambda module: followed(
+                module, x, after._replace(shortcut=shortcut), train=True, lean=lean
+            ),
+            mutable=["batch_stats"],
+        )
+
+    @jax.jit
+    def run(*arguments):
+        y, pull, averages = jax.vjp(call, *arguments, has_aux=True)
+        return y, pull(drawn(3, *y.shape, dtype=y.dtype)), averages
+
+    return jax.tree.leaves(run(params, x, after.shortcut))
+
+
+def assert_close(ours, theirs, tolerance=1e-5):
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, atol=tolerance * (1 + float(abs(other).max())))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("follows", ["nothing", "relu", "shortcut", *POOLS])
+def test_as_one_or_one_after_the_other(norm, follows):
+    after = {
+        "nothing": After(relu=False),
+        "relu": After(),
+        "shortcut": After(shortcut=drawn(2, *SHAPE)),
+    }.get(follows, After(pool=POOLS.get(follows)))
+    x = drawn(1, *SHAPE) * 2 + 0.5
+    ours, theirs = (results(NORMS[norm], x, after, lean) for lean in (True, False))
+    assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("follows", ["relu", "shortcut", "same"])
+def test_bfloat16_is_as_near_to_the_truth(follows):
+    """Root mean square errors against float32 of the same features."""
+    after = {"relu": After(), "shortcut": After(shortcut=drawn(2, *SHAPE))}.get(
+        follows, After(pool=POOLS["same"])
+    )
+    narrow = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (drawn(1, *SHAPE), after.shortcut))
+    wide = jax.tree.map(lambda a: a.astype(jnp.float32), narrow)
+    truth = results(GroupNorm(), wide[0], after._replace(shortcut=wide[1]), False)
+    errors = []
+    for lean in (True, False):
+        found = results(GroupNorm(), narrow[0], after._replace(shortcut=narrow[1]), lean)
+        each = [jnp.mean((a - b) ** 2) ** 0.5 for a, b in zip(found, truth, strict=True)]
+        errors.append(np.asarray(each))
+    assert np.all(errors[0] < 1.2 * errors[1] + 0.02)
+
+
+def test_of_equal_maxima_the_first_gets_the_gradient():
+    x = jnp.round(drawn(1, *SHAPE) * 2)  # many are equal
+    after = After(pool=POOLS["same"])
+    ours, theirs = (results(GroupNorm(), x, after, lean) for lean in (True, False))
+    assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("norm", ["batch", "parts", "group"])
+def test_any_number_of_devices_gives_the_same(norm):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    x = drawn(1, 16, 6, 6, 8)
+    for after in (After(), After(pool=POOLS["same"])):
+        alone = results(NORMS[norm], x, after, True)
+        spread = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+        assert_close(results(NORMS[norm], spread, after, True), alone)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("cnn", {"width": 4}),
+        slow("resnet", {"depth": 50, "width": 4}),
+        slow("resnet", {"depth": 18, "width": 4, "norm": "frozen", "stochastic_depth": 0.2}),
+    ],
+)
+def test_a_model_in_lean_form_trains_as_the_other(name, options):
+    images = drawn(1, 4, 32, 32, 3)
+    forms = [models.create(name, 2, lean=lean, **options) for lean in (True, False)]
+    variables = jax.jit(lambda: forms[0].init(jax.random.key(0), images, train=False))()
+
+    def gradients(module):
+        def loss(params):
+            given = {**variables, "params": params}
+            keys = {"dropout": jax.random.key(1)}
+            y, _ = module.apply(given, images, train=True, rngs=keys, mutable=["batch_stats"])
+            return jnp.sum(jnp.sin(y)), y
+
+        return jax.tree.leaves(jax.jit(jax.grad(loss, has_aux=True))(variables["params"]))
+
+    assert_close(*map(gradients, forms), tolerance=2e-4)
