@@ -1,4 +1,4 @@
-"""A 1x1 convolution with the batch normalisation after it, without the features between them.
+"""A 1x1 convolution with the normalisation after it, without the features between them.
 
 A GPU and a TPU spend a training step on moving features, not on multiplying them. The outputs y of
 a 1x1 convolution are linear in its inputs, ``y = x W`` with x[m, i], W[i, o], so that all that
@@ -14,7 +14,9 @@ the kernel; and what BatchNorm takes away from g comes back through one small ma
 
     x's gradient = g (W s)' - x (W diag(s k) W') + a constant
 
-so that neither y nor its gradient is ever written or read. Equal to convolution, BatchNorm, add and
+so that neither y nor its gradient is ever written or read. GroupNorm is the same for each image,
+with means over the channels of a group; its matrices are small beside the features where images are
+large and inputs narrow, in the first stage. Equal to convolution, BatchNorm, add and
 ReLU one after the other up to rounding; in bfloat16 one rounding (that of y) is spared.
 """
 
@@ -40,13 +42,22 @@ class _Sums(NamedTuple):
     """Over m numbers of each of a parts: of the inputs, and what follows for the outputs."""
 
     mean: Float[Array, "a i"]
-    covariance: Float[Array, "a i i"]
     by_kernel: Float[Array, "a i o"]  # covariance times kernel
-    mean_out: Float[Array, "a o"]
+    offset: Float[Array, "a o"]  # of each output's mean from that of its group
+    mean_out: Float[Array, "a o"]  # of groups, at each of their channels, as the next
     variance: Float[Array, "a o"]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+# Pixels for each channel of the inputs from which on it pays to fold image by image.
+PIXELS = 16
+
+
+def pays_by_image(x: Float[Array, "n h w i"]) -> bool:
+    """Whether matrices of inputs x inputs and inputs x outputs are small beside an image."""
+    return x.shape[1] * x.shape[2] >= PIXELS * x.shape[3]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
 def conv_norm(
     x: Float[Array, "n h w i"],
     kernel: Float[Array, "1 1 i o"],
@@ -55,22 +66,24 @@ def conv_norm(
     shortcut: Float[Array, "n h w o"] | None,
     parts: int,
     epsilon: float,
+    groups: int = 0,
 ) -> tuple[Float[Array, "n h w o"], Float[Array, "a o"], Float[Array, "a o"]]:
-    """``relu(batch_norm(conv(x)) + shortcut)``; without a shortcut no ReLU either.
+    """``relu(norm(conv(x)) + shortcut)``; without a shortcut no ReLU either.
 
     Args:
       x: bfloat16 (float32 works, in tests).
       parts: the batch is normalised in so many parts of consecutive images.
+      groups: consecutive channels are normalised in so many groups; 0: each by itself.
 
     Returns:
       The result in the dtype of `x`; mean and variance (of the population) of the convolution's
       outputs for each part, float32. Gradients flow through the result only.
     """
-    return _forward(x, kernel, scale, bias, shortcut, parts, epsilon)[0]
+    return _forward(x, kernel, scale, bias, shortcut, parts, epsilon, groups)[0]
 
 
-def _forward(x, kernel, scale, bias, shortcut, parts: int, epsilon: float):
-    sums = _sums(x, kernel, parts)
+def _forward(x, kernel, scale, bias, shortcut, parts: int, epsilon: float, groups: int):
+    sums = _sums(x, kernel, parts, groups)
     inverse = lax.rsqrt(sums.variance + epsilon)
     factor = scale * inverse
     shift = bias - sums.mean_out * factor
@@ -82,7 +95,7 @@ def _forward(x, kernel, scale, bias, shortcut, parts: int, epsilon: float):
     return (y, sums.mean_out, sums.variance), (x, kernel, scale, sums, inverse, out)
 
 
-def _backward(parts: int, epsilon: float, saved, gradients):
+def _backward(parts: int, epsilon: float, groups: int, saved, gradients):
     x, kernel, scale, sums, inverse, out = saved
     gradient = gradients[0]
     if out is not None:
@@ -92,24 +105,28 @@ def _backward(parts: int, epsilon: float, saved, gradients):
     count = x[..., 0].size // parts
 
     by_bias = _sum(gradient, parts)
+    if parts > 1:  # or XLA adds up all parts in a reading of their own
+        by_bias = lax.optimization_barrier(by_bias)
     products = _transposed(x, gradient, parts)
     with_outputs = jnp.sum(matrix * products, 1) - sums.mean_out * by_bias  # sum of g (y - mean)
-    along = jnp.square(inverse) * with_outputs / count
-    constant = by_bias / count
+    by_scale = with_outputs * inverse
+    # What a normalisation takes away from the gradient of y: (y - mean) along + constant.
+    along = _over_group(by_scale * scale, groups) * jnp.square(inverse) / count
+    constant = _over_group(by_bias * scale, groups) * inverse / count
 
-    by_kernel = factor[:, None] * (
-        products
-        - count * sums.mean[:, :, None] * constant[:, None]
+    by_kernel = (
+        factor[:, None] * products
         - count * sums.by_kernel * along[:, None]
+        - count * sums.mean[:, :, None] * (sums.offset * along + constant)[:, None]
     )
     scaled = matrix * factor[:, None]
-    back = _exact("aio,ajo->aij", scaled * along[:, None], jnp.broadcast_to(matrix, scaled.shape))
-    rest = _exact("ai,aij->aj", sums.mean, back) - _exact("ao,ajo->aj", constant, scaled)
+    back = _exact("aio,jo->aij", matrix * along[:, None], matrix)
+    rest = _exact("ao,jo->aj", sums.mean_out * along - constant, matrix)
     by_x = _product(gradient, scaled.swapaxes(1, 2)) + (_product(x, -back) + _over_images(rest, x))
     return (
         by_x.astype(x.dtype),
         jnp.sum(by_kernel, 0)[None, None],
-        jnp.sum(with_outputs * inverse, 0),
+        jnp.sum(by_scale, 0),
         jnp.sum(by_bias, 0),
         None if out is None else gradient,
     )
@@ -118,14 +135,24 @@ def _backward(parts: int, epsilon: float, saved, gradients):
 conv_norm.defvjp(_forward, _backward)
 
 
-def _sums(x: Array, kernel: Array, parts: int) -> _Sums:
+def _sums(x: Array, kernel: Array, parts: int, groups: int) -> _Sums:
     count = x[..., 0].size // parts
     mean = _sum(x, parts) / count
     covariance = _transposed(x, x, parts) / count - mean[:, :, None] * mean[:, None]
     matrix = _matrix(kernel, x)
     by_kernel = _exact("aij,jo->aio", covariance, matrix)
-    variance = jnp.maximum(jnp.sum(matrix * by_kernel, 1), 0)
-    return _Sums(mean, covariance, by_kernel, _exact("ai,io->ao", mean, matrix), variance)
+    each, spread = _exact("ai,io->ao", mean, matrix), jnp.sum(matrix * by_kernel, 1)
+    mean_out = _over_group(each, groups)
+    offset = each - mean_out
+    variance = _over_group(jnp.maximum(spread, 0) + jnp.square(offset), groups)
+    return _Sums(mean, by_kernel, offset, mean_out, variance)
+
+
+def _over_group(x: Float[Array, "a o"], groups: int) -> Float[Array, "a o"]:
+    """The mean over the channels of a group, at each of its channels."""
+    if groups in (0, x.shape[1]):
+        return x
+    return jnp.repeat(jnp.mean(x.reshape(len(x), groups, -1), 2), x.shape[1] // groups, 1)
 
 
 def _matrix(kernel: Array, x: Array) -> Float[Array, "i o"]:

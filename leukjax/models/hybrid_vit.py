@@ -47,7 +47,7 @@ class HybridViT(nn.Module):
       zero_init: the scale of each ResNet block's last normalisation starts at 0.
       dropout: after the position embeddings, in the transformer's blocks and before the head.
       stochastic_depth: of the transformer's blocks, growing linearly from 0 to this at the last.
-      fold: as in ``resnet.ResNet``; only BatchNorm can.
+      fold: as in ``resnet.ResNet``; with GroupNorm only in lean form, where it pays.
       lean: in training, with fewest passes over a GPU's memory (`lean_norms`, `lean_transformer`).
       gelu_tanh: the tanh approximation of GELU, as in google-research's code; timm has the exact.
       dtype: of convolutions and matrix products; parameters, statistics, softmax, head: float32.
@@ -113,6 +113,7 @@ class HybridViT(nn.Module):
     ) -> Float[Array, "n p q c"]:
         conv = functools.partial(StandardizedConv, padding="SAME", dtype=self.dtype)
         norm = norms.chosen(self.norm, self.norm_batch)
+        by_image = self.lean and self.norm == "group"
         x: Any = conv(STEM_WIDTH, (7, 7), (2, 2), name="stem_conv")(images)
         after = norms.After(pool=((3, 3), (2, 2), "SAME"))
         x = norms.followed(norm(name="stem_norm"), x, after, train=train, lean=self.lean)
@@ -125,7 +126,8 @@ class HybridViT(nn.Module):
                     conv=conv,
                     norm=norm,
                     zero_init=self.zero_init,
-                    fold=self.fold and self.norm == "batch",
+                    fold=self.fold and (self.norm == "batch" or by_image),
+                    by_image=by_image,
                     lean=self.lean,
                     name=f"stage{stage + 1}_{number}",
                 )

@@ -221,14 +221,22 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "n h w c"], *, train: bool, after: After | None = None
+        self,
+        x: Float[Array, "n h w i"],
+        kernel: Float[Array, "1 1 i c"] | None = None,
+        *,
+        train: bool,
+        shortcut: Float[Array, "n h w c"] | None = None,
+        after: After | None = None,
     ) -> Float[Array, "n p q c"]:
-        """Normalised features; with `after` that is done too."""
+        """Normalised features; `kernel`, `shortcut` and `after` as of `BatchNorm`."""
         del train  # the same in both
-        channels = x.shape[-1]
+        channels = (x if kernel is None else kernel).shape[-1]
         scale = self.param("scale", self.scale_init, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         groups = math.gcd(32, channels)
+        if kernel is not None:
+            return conv_norm(x, kernel, scale, bias, shortcut, len(x), self.epsilon, groups)[0]
         if after is not None:
             return _lean(x, scale, bias, len(x), groups, self.epsilon, after)[0]
         flat = x.reshape(x.shape[0], -1, channels)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, DTypeLike, Float
 
-from leukjax.models import norms
+from leukjax.models import folded, norms
 from leukjax.models.initializers import fan_in
 from leukjax.models.layers import Conv, StochasticDepth, exposed, linear_rates, run_block
 
@@ -34,7 +34,8 @@ class Block(nn.Module):
       width: channels inside the block.
       strides: of its 3x3 (first 3x3) convolution and of the shortcut.
       drop: probability that an image skips the block's residual in training.
-      fold: of a bottleneck, see `folded`; for BatchNorm only.
+      fold: of a bottleneck, see `folded`.
+      by_image: fold only where statistics of each image are less to move than its features.
       lean: in training, normalisations and what comes after them are one (`lean_norms`).
     """
 
@@ -46,6 +47,7 @@ class Block(nn.Module):
     zero_init: bool
     drop: float = 0.0
     fold: bool = False
+    by_image: bool = False
     lean: bool = False
 
     @nn.compact
@@ -61,7 +63,8 @@ class Block(nn.Module):
         for number, (features, window, stride) in enumerate(plan[:-1], 1):
             y = self.conv(features, (window, window), stride, name=f"conv{number}")(y)
             y = followed(self.norm(name=f"norm{number}"), y, norms.After())
-        if train and self.fold:
+        pays = not self.by_image or folded.pays_by_image(y)
+        if train and self.fold and pays:
             return self._folded(x, y, strides)
 
         (features, window, stride), number = plan[-1], len(plan)

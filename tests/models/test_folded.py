@@ -16,18 +16,18 @@ from leukjax.models.resnet import Block
 EPSILON = 1e-5
 
 
-def apart(x, kernel, scale, bias, shortcut, parts):
+def apart(x, kernel, scale, bias, shortcut, parts, groups=0):
     y = conv(x, kernel.astype(x.dtype))
     flat = y.reshape(parts, -1, y.shape[-1])
     flat, mean, variance = jax.vmap(standardize, (0, None, None, None, None))(
-        flat, scale, bias, y.shape[-1], EPSILON
+        flat, scale, bias, groups or y.shape[-1], EPSILON
     )
     y = flat.reshape(y.shape)
     return (y if shortcut is None else jax.nn.relu(y + shortcut)), mean, variance
 
 
-def folded(*arguments):
-    return conv_norm(*arguments, EPSILON)
+def folded(*arguments, groups=0):
+    return conv_norm(*arguments, EPSILON, groups)
 
 
 def drawn(seed, shortcut=True, dtype=jnp.float32):
@@ -53,18 +53,15 @@ def both(function, arguments, along, parts):
     return jax.tree.leaves(run(arguments, along))
 
 
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize(("parts", "groups"), [(1, 0), (2, 0), (4, 8), (2, 1)])
 @pytest.mark.parametrize("shortcut", [True, False])
-def test_equal_to_the_parts_one_after_the_other(parts, shortcut):
+def test_equal_to_the_parts_one_after_the_other(parts, groups, shortcut):
     arguments, along = drawn(0, shortcut)
-    pairs = zip(
-        both(folded, arguments, along, parts), both(apart, arguments, along, parts), strict=True
-    )
+    forms = [functools.partial(form, groups=groups) for form in (folded, apart)]
+    pairs = zip(*(both(form, arguments, along, parts) for form in forms), strict=True)
     for ours, theirs in pairs:
         np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-5 * float(abs(theirs).max()))
-    for ours, theirs in zip(
-        folded(*arguments, parts)[1:], apart(*arguments, parts)[1:], strict=True
-    ):
+    for ours, theirs in zip(*(form(*arguments, parts)[1:] for form in forms), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
@@ -84,15 +81,17 @@ def test_bfloat16_is_about_as_near_to_the_truth_as_the_parts_one_after_the_other
     assert (errors[folded] < 1.5 * errors[apart] + 1e-3).all(), errors
 
 
-@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
-def test_a_bottleneck_trains_alike_with_and_without(strides):
+@pytest.mark.parametrize(
+    ("strides", "norm"), [((1, 1), "batch"), ((2, 2), "batch"), ((2, 2), "group")]
+)
+def test_a_bottleneck_trains_alike_with_and_without(strides, norm):
     """Result, gradients and running averages: same parameters, same names."""
     images = jax.random.normal(jax.random.key(0), (4, 8, 8, 12))
 
     def step(fold):
         conv = functools.partial(Conv, padding="HALF")
-        norm = norms.chosen("batch", 2)
-        block = Block(4, True, strides, conv, norm, zero_init=False, fold=fold)
+        chosen = norms.chosen(norm, 2)
+        block = Block(4, True, strides, conv, chosen, zero_init=False, fold=fold)
         variables = block.init(jax.random.key(1), images, train=False)
 
         def loss(params, images):
