@@ -2,8 +2,8 @@
 
 XLA:CPU's own convolutions are several times slower than its matrix product, and their gradients
 slower still. So every window of the images becomes a row (pad, slices, concatenate), and forward
-pass, filter gradient and input gradient are one matrix product each. `layers.conv` is the seam.
-docs/performance.md tells what else was tried.
+pass, filter gradient and input gradient are one matrix product each. Most 3x3 windows of stride 1
+go by `winograd` instead. `layers.conv` is the seam. docs/performance.md tells what else was tried.
 """
 
 import functools
@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from leukjax.models import winograd
+
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]  # ((top, bottom), (left, right))
 
@@ -21,6 +23,8 @@ def forward(
     x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c o"], *, strides: Pair, pads: Pads
 ) -> Float[Array, "n p q o"]:
     """The convolution; equal to ``lax.conv_general_dilated`` up to the order of sums."""
+    if _by_tiles(x, kernel, strides, pads):
+        return winograd.forward(x, kernel, pads)
     patches = _patches(x, kernel.shape[:2], strides, pads)
     depth = patches.shape[-1]
     return lax.dot_general(patches, kernel.reshape(depth, -1), (((3,), (0,)), ((), ())))
@@ -35,11 +39,33 @@ def gradients(
     pads: Pads,
 ) -> tuple[Float[Array, "n h w c"], Float[Array, "kh kw c o"]]:
     """What the images and the kernel get of the result's gradient."""
+    if _by_tiles(x, kernel, strides, pads):
+        return winograd.gradients(x, kernel, gradient, pads)
     out = kernel.shape[3]
     patches = _patches(x, kernel.shape[:2], strides, pads)
-    patches = patches.reshape(-1, patches.shape[-1])
-    by_kernel = _transposed_product(patches, gradient.reshape(-1, out)).reshape(kernel.shape)
+    # The barrier keeps XLA from computing the images again inside a transpose.
+    patches = lax.optimization_barrier(patches.reshape(-1, patches.shape[-1]))
+    product = _transposed_product if kernel.shape[:2] == (1, 1) else _product_over_rows
+    by_kernel = product(patches, gradient.reshape(-1, out)).reshape(kernel.shape)
     return _input_gradient(gradient, kernel, x.shape[1:3], strides, pads), by_kernel
+
+
+def _by_tiles(x: Array, kernel: Array, strides: Pair, pads: Pads) -> bool:
+    """Whether Winograd's way is faster; few tiles do not pay for the sums of the kernel.
+
+    In bfloat16 the sums of a tile would be rounded before they are multiplied.
+    """
+    window, channels = kernel.shape[:2], kernel.shape[2:]
+    if window != (3, 3) or strides != (1, 1) or x.dtype != jnp.float32:
+        return False
+    if max(pads[0] + pads[1]) > 2:  # wider than the window reaches: no convolution turns it back
+        return False
+    return min(channels) >= 8 and winograd.tiles(x, pads) >= 32
+
+
+def _product_over_rows(a: Float[Array, "m i"], b: Float[Array, "m j"]) -> Float[Array, "i j"]:
+    """``a.T @ b`` as it stands, for patches: to transpose them costs more than it wins."""
+    return lax.dot_general(a, b, (((0,), (0,)), ((), ())))
 
 
 def _transposed_product(a: Float[Array, "m i"], b: Float[Array, "m j"]) -> Float[Array, "i j"]:

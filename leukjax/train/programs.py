@@ -76,7 +76,6 @@ def programs(
         sharding.rules(config.mesh),
         pixels,
         config.train.steps_per_call,
-        config.train.remat,
     )
     return _make(key, _Form(settings))
 
@@ -92,7 +91,6 @@ class _Key:
     rules: sharding.Rules
     pixels: NamedSharding | None
     steps_per_call: int
-    remat: bool
 
 
 class _Form:
@@ -129,7 +127,6 @@ def _make(key: _Key, form: _Form) -> Programs:
             shardings,
             pixels=key.pixels,
             steps=steps,
-            remat=key.remat,
         )
         for steps in {1, key.steps_per_call}
     }

@@ -20,8 +20,9 @@ from leukjax.train.fine_tuning import FineTuning
 from leukjax.train.gather import PIXELS, batch_shardings, images_of
 from leukjax.train.state import Totals, TrainState
 
-# XLA:CPU takes barriers away before it joins equal computations, and so would undo every
-# recomputation; other platforms keep them.
+# XLA:CPU takes barriers away before it joins equal computations and fuses others, and so would undo
+# every recomputation (`train.remat`) and compute the features of whole stages again inside a
+# transpose (`conv_cpu`); other platforms keep them.
 _KEEP_BARRIERS = {"xla_disable_hlo_passes": "optimization-barrier-expander,cse_barrier_expander"}
 
 Batch = dict[str, Any]
@@ -53,7 +54,6 @@ def make_train_step(
     *,
     pixels: NamedSharding | None = None,
     steps: int = 1,
-    remat: bool = False,
 ) -> TrainStep:
     """``train_step(state, batch) -> (state, metrics)``, jitted, the state donated.
 
@@ -70,7 +70,6 @@ def make_train_step(
         an index in place of its images.
       steps: above 1 (with `pixels` only), so many steps in one scan: fields of the batch but
         ``pixels``, and metrics, have the steps as their first axis.
-      remat: the model computes parts again in the backward pass, and the compiler must let it.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -165,14 +164,13 @@ def make_train_step(
         donate_argnums=0,
         in_shardings=(state_shardings, batch_shardings(mesh, pixels, steps)),
         out_shardings=(state_shardings, sharding.replicated(mesh)),
-        compiler_options=compiler_options(mesh, remat=remat),
+        compiler_options=compiler_options(mesh),
     )
 
 
-def compiler_options(mesh: Mesh, *, remat: bool) -> dict[str, str] | None:
+def compiler_options(mesh: Mesh) -> dict[str, str] | None:
     """What the compiler of a mesh's devices, which need not be here, has to be told."""
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    return _KEEP_BARRIERS if remat and on_cpu else None
+    return _KEEP_BARRIERS if mesh.devices.flat[0].platform == "cpu" else None
 
 
 def make_eval_step(
@@ -198,6 +196,7 @@ def make_eval_step(
         eval_step,
         in_shardings=(state_shardings, batch_shardings(mesh, pixels)),
         out_shardings=sharding.replicated(mesh),
+        compiler_options=compiler_options(mesh),
     )
 
 

@@ -36,5 +36,4 @@ def test_the_same_numbers_from_less_memory(name, options, share):
 def test_what_the_cpu_compiler_is_told_others_are_not(platform, told):
     """Also where steps are compiled for GPUs on a machine that has none."""
     mesh = SimpleNamespace(devices=np.array([SimpleNamespace(platform=platform)]))
-    assert (compiler_options(mesh, remat=True) is not None) == told
-    assert compiler_options(mesh, remat=False) is None
+    assert (compiler_options(mesh) is not None) == told

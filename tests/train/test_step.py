@@ -82,9 +82,7 @@ class Trainer:
         )
         self.state = self.init(settings)
         options = step_options(config, "black")
-        self.train_step = make_train_step(
-            module, transform, options, self.mesh, shardings, remat=config.train.remat
-        )
+        self.train_step = make_train_step(module, transform, options, self.mesh, shardings)
         self.eval_step = make_eval_step(module, self.mesh, shardings)
 
     def put(self, batch):
