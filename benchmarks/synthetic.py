@@ -8,11 +8,11 @@ import json
 from pathlib import Path
 
 import numpy as np
-from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
 from leukjax.data.manifest import Manifest
+from leukjax.data.record_files import RecordFiles
 from leukjax.data.records import Records
 
 SUBJECT = 50  # images of each
@@ -33,7 +33,7 @@ class Synthetic(Records):
         self._open()
 
     def _open(self) -> None:
-        self._data_source = ArrayRecordDataSource([str(self._file)])
+        self._files = RecordFiles([self._file], [len(self.manifest)])
 
     def _write(self, count: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from absl import logging
 from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
@@ -21,6 +20,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from leukjax.data import cache, preprocess
 from leukjax.data.builder import Builder, quiet
 from leukjax.data.manifest import Manifest
+from leukjax.data.record_files import RecordFiles
 from leukjax.data.scan import scan
 from leukjax.data.source import Skipped, Source
 from leukjax.errors import UserError
@@ -87,9 +87,7 @@ class Records:
         # Raw bytes, because parsing the example here and copying the pixels once is four times
         # as fast as TFDS' own decoding of the features.
         with quiet():
-            self._data_source = tfds.builder_from_directory(self._tfds).as_data_source(
-                split="all", deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-            )
+            self._files = RecordFiles.of_tfds(self._tfds, "all")
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -108,7 +106,7 @@ class Records:
         pixels = np.empty((len(rows), side * side * 3), np.uint8)
         try:
             for image, row in zip(pixels, rows.tolist(), strict=True):
-                example = tf_example_pb2.Example.FromString(self._data_source[row])
+                example = tf_example_pb2.Example.FromString(self._files[row])
                 stored = example.features.feature["image"].bytes_list.value[0]
                 image[:] = np.frombuffer(stored, np.uint8)
         except Exception as error:  # array_record and protobuf each have their own
@@ -144,7 +142,7 @@ class Records:
 
     def __getstate__(self) -> dict[str, Any]:
         # Worker processes open the files anew.
-        return {name: value for name, value in vars(self).items() if name != "_data_source"}
+        return {name: value for name, value in vars(self).items() if name != "_files"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
