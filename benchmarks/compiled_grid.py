@@ -33,6 +33,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "without lean max pool": {"without": ["lean pool"]},
     "without sums in one": {"without": ["one sum"]},
     "without lean transformer": {"without": ["lean transformer"]},
+    "Pallas attention": {"without": ["attention by XLA"]},
     "without any of these": {"without": ["own norm", "own pool", "lean"]},
     "remat": {"fields": {"train.remat": True}},
     "accumulate 4": {"fields": {"train.accumulate": 4}},
@@ -146,7 +147,12 @@ def grid() -> list[Row]:
     ]
     rows += [
         Row("h100", 1, OURS, "hybrid_vit", lever=lever)
-        for lever in ("without lean transformer", "flag: no Triton products")
+        for lever in (
+            "without folding",
+            "without lean transformer",
+            "Pallas attention",
+            "flag: no Triton products",
+        )
     ]
     rows += [Row("h100", count, OURS, "resnet50", lever="norm_batch 32") for count in (8, 64, 256)]
     rows += [Row("h100", 8, OURS, "resnet50", lever=lever) for lever in _ON_EIGHT]

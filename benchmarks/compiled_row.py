@@ -36,7 +36,7 @@ from leukjax import config as configs
 from leukjax.compiler import compiled
 from leukjax.compiler.targets import TARGETS, Target
 from leukjax.errors import UserError
-from leukjax.models import bit, cnn, hybrid_vit, lean_norms, norms
+from leukjax.models import bit, cnn, hybrid_vit, lean_norms, lean_transformer, norms
 from leukjax.models.layers import resolve_padding
 from leukjax.train import preflight
 
@@ -190,6 +190,13 @@ def without_lean_transformer() -> None:
     hybrid_vit.TransformerBlock = lambda *given, **named: block(*given[:5], **named)
 
 
+def without_attention_by_xla() -> None:
+    """The candidate in Pallas in its place."""
+    import pallas_attention
+
+    lean_transformer.attend = pallas_attention.attend
+
+
 def _pooled_by(max_pool: Callable[..., jax.Array]) -> None:
     followed = norms.followed
 
@@ -255,6 +262,7 @@ WITHOUT: dict[str, Callable[[], None]] = {
     "lean pool": without_lean_pool,
     "one sum": without_one_sum,
     "lean transformer": without_lean_transformer,
+    "attention by XLA": without_attention_by_xla,
     "own norm": without_own_norm,
     "own pool": without_own_pool,
 }

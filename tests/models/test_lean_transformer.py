@@ -87,6 +87,7 @@ def test_a_block_trains_as_the_other_and_drops_the_same(blocks):
     assert_close(ours, theirs, 2e-5)
 
 
+@pytest.mark.slow
 def test_a_hybrid_in_bfloat16_is_as_near_to_the_truth(monkeypatch):
     monkeypatch.setitem(VARIANTS, "tiny", Variant(stages=(1,), features=16, depth=1, heads=2))
     make = functools.partial(models.create, "hybrid_vit", 2, variant="tiny", norm="group")
