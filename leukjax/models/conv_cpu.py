@@ -60,7 +60,9 @@ def _by_tiles(x: Array, kernel: Array, strides: Pair, pads: Pads) -> bool:
         return False
     if max(pads[0] + pads[1]) > 2:  # wider than the window reaches: no convolution turns it back
         return False
-    return min(channels) >= 8 and winograd.tiles(x, pads) >= 32
+    # Exported for batches of any size: as for one image.
+    images = x.shape[0] if isinstance(x.shape[0], int) else 1
+    return min(channels) >= 8 and images * winograd.tiles(x.shape[1:3], pads) >= 32
 
 
 def _product_over_rows(a: Float[Array, "m i"], b: Float[Array, "m j"]) -> Float[Array, "i j"]:

@@ -56,14 +56,14 @@ def gradients(
     return by_image, jnp.stack([jnp.stack(row) for row in by_kernel])
 
 
-def tiles(x: Float[Array, "n h w c"], pads: Pads) -> int:
-    """How many tiles these images fall into."""
-    return x.shape[0] * math.prod(_counts(_output_size(x, pads)))
+def tiles(size: Sequence[int], pads: Pads) -> int:
+    """How many tiles an image of so many rows and columns falls into."""
+    return math.prod(_counts(_output_size(size, pads)))
 
 
 def _convolve(x: Array, kernel: Grid, pads: Pads, contract: int) -> Array:
     """By a kernel that is transformed already; `contract`: its axis that meets the channels."""
-    height, width = _output_size(x, pads)
+    height, width = _output_size(x.shape[1:3], pads)
     image = _image_tiles(x, pads)
     products = [
         [lax.dot_general(a, b, (((3,), (contract,)), ((), ()))) for a, b in zip(*row, strict=True)]
@@ -76,8 +76,8 @@ def _convolve(x: Array, kernel: Grid, pads: Pads, contract: int) -> Array:
     return y[:, :height, :width]
 
 
-def _output_size(x: Array, pads: Pads) -> list[int]:
-    return [side + sum(edges) - 2 for side, edges in zip(x.shape[1:3], pads, strict=True)]
+def _output_size(size: Sequence[int], pads: Pads) -> list[int]:
+    return [side + sum(edges) - 2 for side, edges in zip(size, pads, strict=True)]
 
 
 def _counts(size: Sequence[int]) -> list[int]:
@@ -86,7 +86,7 @@ def _counts(size: Sequence[int]) -> list[int]:
 
 def _image_tiles(x: Array, pads: Pads) -> Grid:
     """The sixteen sums of each tile; the edge is filled with zeros up to whole tiles."""
-    counts = _counts(_output_size(x, pads))
+    counts = _counts(_output_size(x.shape[1:3], pads))
     ends = [count * _STEP + _TILE - _STEP for count in counts]
     edges = [
         (low, end - low - side)
