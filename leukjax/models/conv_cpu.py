@@ -50,19 +50,26 @@ def gradients(
     return _input_gradient(gradient, kernel, x.shape[1:3], strides, pads), by_kernel
 
 
+# Below, what Winograd's form saves a step is less than it costs to compile: 10 s a network, where a
+# step saves some milliseconds.
+_WORTH_COMPILING = 1e8  # FLOPs of the plain convolution
+
+
 def _by_tiles(x: Array, kernel: Array, strides: Pair, pads: Pads) -> bool:
     """Whether Winograd's way is faster; few tiles do not pay for the sums of the kernel.
 
     In bfloat16 the sums of a tile would be rounded before they are multiplied.
     """
-    window, channels = kernel.shape[:2], kernel.shape[2:]
+    window, (inputs, outputs) = kernel.shape[:2], kernel.shape[2:]
     if window != (3, 3) or strides != (1, 1) or x.dtype != jnp.float32:
         return False
     if max(pads[0] + pads[1]) > 2:  # wider than the window reaches: no convolution turns it back
         return False
     # Exported for batches of any size: as for one image.
     images = x.shape[0] if isinstance(x.shape[0], int) else 1
-    return min(channels) >= 8 and images * winograd.tiles(x.shape[1:3], pads) >= 32
+    tiles = images * winograd.tiles(x.shape[1:3], pads)
+    work = tiles * 4 * 2 * 9 * inputs * outputs
+    return min(inputs, outputs) >= 8 and tiles >= 32 and work >= _WORTH_COMPILING
 
 
 def _product_over_rows(a: Float[Array, "m i"], b: Float[Array, "m j"]) -> Float[Array, "i j"]:

@@ -73,10 +73,11 @@ def _products(x, kernel):
 
 def test_it_is_taken_where_it_saves_and_only_there():
     plain = 3 * 2 * 9
-    many = _products(jnp.zeros((8, 16, 16, 32)), jnp.zeros((3, 3, 32, 32)))
-    assert many < 0.65 * plain * 8 * 16 * 16 * 32 * 32
-    # Too few tiles; channels of an image; bfloat16, whose sums would be rounded.
-    for shape, dtype in (((1, 8, 8, 32), "f4"), ((8, 16, 16, 3), "f4"), ((8, 16, 16, 32), "bf16")):
+    many = _products(jnp.zeros((32, 16, 16, 32)), jnp.zeros((3, 3, 32, 32)))
+    assert many < 0.65 * plain * 32 * 16 * 16 * 32 * 32
+    # Too little to do; channels of an image; bfloat16, whose sums would be rounded.
+    cases = (((4, 16, 16, 32), "f4"), ((256, 32, 32, 3), "f4"), ((32, 16, 16, 32), "bf16"))
+    for shape, dtype in cases:
         dtype = {"f4": jnp.float32, "bf16": jnp.bfloat16}[dtype]
         x, kernel = jnp.zeros(shape, dtype), jnp.zeros((3, 3, shape[-1], 32), dtype)
         assert _products(x, kernel) > 0.95 * plain * np.prod(shape) * 32
@@ -93,7 +94,7 @@ def test_more_padding_than_the_window_reaches_goes_by_patches():
 def test_sharded_over_eight_devices_nothing_moves_but_the_kernels_gradient():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     rows, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
-    x, kernel = _random(0, 16, 8, 8, 8), _random(1, 3, 3, 8, 8)
+    x, kernel = _random(0, 64, 16, 16, 20), _random(1, 3, 3, 20, 20)
 
     def loss(x, kernel):
         return jnp.sum(conv(x, kernel, (1, 1), "HALF") ** 2)
