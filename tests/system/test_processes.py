@@ -26,6 +26,15 @@ def at_step(self, step, loss):
     if step == {step}: os.kill(os.getpid(), signal.{signal})
 log.Log.step = at_step
 """
+# JAX asks every second whether a signal came: so small a run may be over by then.
+AND_SLOWLY = """
+import time
+at_step_ = log.Log.step
+def slowly(self, step, loss):
+    at_step_(self, step, loss)
+    time.sleep(0.3)
+log.Log.step = slowly
+"""
 COUNT_ROWS = """
 from leukjax.data import records
 original = records.Records.images
@@ -123,7 +132,7 @@ def test_two_processes_end_with_the_predictions_of_one(tmp_path, cache, pair):
 
 def test_sigterm_on_one_stops_both_at_the_same_step(tmp_path, cache, pair, monkeypatch):
     plain = command("cnn", tmp_path / "run", CHANGES)
-    stopped = with_patch(AT_STEP.format(step=4, signal="SIGTERM"), plain)
+    stopped = with_patch(AT_STEP.format(step=4, signal="SIGTERM") + AND_SLOWLY, plain)
     ended = together([plain, stopped], cache, monkeypatch)
     assert [status for status, _ in ended] == [75, 75], ended
     said = {err.splitlines()[-1] for _, err in ended}
