@@ -1,6 +1,6 @@
 """ResNet-50's 3x3 convolutions one by one, on CPU: native, as patches, by tiles, beside PyTorch.
 
-python benchmarks/convolutions.py                                 about 3 minutes on two cores
+python benchmarks/convolutions.py                                 some minutes on two cores
 python benchmarks/convolutions.py --shapes=56x64,7x512 --rounds=7
 
 A shape is the pixels a side and the channels, in and out. Milliseconds of one call, forward or both
