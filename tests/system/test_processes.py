@@ -205,18 +205,23 @@ def test_an_incomplete_environment(tmp_path, cache, monkeypatch):
 
 @pytest.mark.slow
 def test_a_checkpoint_of_eight_devices_goes_on_on_one_and_the_reverse(tmp_path, cache):
-    whole = command("cnn", tmp_path / "whole", CHANGES)
-    finish(whole, cache)
+    # Ten steps differ by 4e-6 of the largest number. In the eleventh a sum that differs in its
+    # last bit falls on the other side of a ReLU, and a gradient changes by a thousandth.
+    changes = CHANGES | {"train.epochs": 2}
+    finish(command("cnn", tmp_path / "whole", changes), cache)
     stop = AT_STEP.format(step=5, signal="SIGTERM")
     for name, devices, sharded in (("down", (8, 1), True), ("up", (1, 8), True)):
-        arguments = command("cnn", tmp_path / name, CHANGES | {"mesh.fsdp": sharded})
+        arguments = command("cnn", tmp_path / name, changes | {"mesh.fsdp": sharded})
         finish(with_patch(stop, arguments), cache, devices=devices[0], expect=75)
         said = finish(arguments, cache, devices=devices[1])
         assert "going on from step 6" in said
         ours, theirs = parameters(tmp_path / name), parameters(tmp_path / "whole")
         for key in theirs:
-            np.testing.assert_allclose(ours[key], theirs[key], rtol=2e-3, atol=2e-4, err_msg=key)
-        assert_close(metrics(tmp_path / name), metrics(tmp_path / "whole"), rel=2e-3, abs=2e-4)
+            largest = np.max(np.abs(theirs[key]), initial=0)
+            np.testing.assert_allclose(
+                ours[key], theirs[key], rtol=0, atol=1e-4 * largest, err_msg=key
+            )
+        assert_close(metrics(tmp_path / name), metrics(tmp_path / "whole"), rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.slow
