@@ -1,6 +1,7 @@
-"""One way to train: whole epochs, and the bare step beside them; run by end_to_end.py."""
+"""One way to train: epochs, and the bare step before and after each; run by end_to_end.py."""
 
 import contextlib
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -58,19 +59,45 @@ def prepare(spec):
     )
     batch = next(Feed(images, whole.mesh, 0, 1))
     size, epoch = settings.train.batch_size, whole.steps_per_epoch
+    if not spec["save"]:
+        Checkpoints.save = lambda *arguments: None
     clock, number = Clock(), [0]
-    clock.around(loop, "_evaluate", "evaluation")
     clock.around(Checkpoints, "save", "checkpoints")
     clock.around(Checkpoints, "wait", "checkpoints")
     clock.around(Log, "step", "logging")
+    evaluate = loop._evaluate
+    pairs: list[tuple[float, float]] = []  # images/s of an epoch and of the bare step beside it
+    bare_state = [plain.init(values)]
+    mark = {"began": 0.0, "other": 0.0, "bare": 0.0}
 
-    def bare(state):
-        """The step alone, with a batch that lies on the device."""
+    def bare() -> float:
+        """Images/s of the step alone, with a batch that lies on the device: half an epoch."""
+        steps = max(1, epoch // 2)
+        state = bare_state[0]
         began = time.perf_counter()
-        for _ in range(epoch):
+        for _ in range(steps):
             state, metrics = plain.train_steps[1](state, batch)
         jax.block_until_ready(metrics)
-        return epoch * size / (time.perf_counter() - began), state
+        bare_state[0] = state
+        return steps * size / (time.perf_counter() - began)
+
+    def at_the_end_of_an_epoch(*arguments, **options):
+        """The pace of the epoch beside those of the bare step before and after; then evaluate."""
+        began = time.perf_counter()
+        other = sum(clock.seconds.values())
+        paced = epoch * size / (began - mark["began"] - (other - mark["other"]))
+        after = bare()
+        pairs.append((paced, (mark["bare"] + after) / 2))
+        clock.seconds["bare"] = clock.seconds.get("bare", 0.0) + time.perf_counter() - began
+        began = time.perf_counter()
+        try:
+            return evaluate(*arguments, **options)
+        finally:
+            now = time.perf_counter()
+            clock.seconds["evaluation"] = clock.seconds.get("evaluation", 0.0) + now - began
+            mark.update(began=now, other=sum(clock.seconds.values()), bare=after)
+
+    loop._evaluate = at_the_end_of_an_epoch
 
     def once():
         number[0] += 1
@@ -78,27 +105,28 @@ def prepare(spec):
         own.mkdir()
         checkpoints = Checkpoints(own / "checkpoints", keep_latest=2, lower_is_better=False)
         log = Log(own, start=0, total_steps=whole.total_steps, steps_per_epoch=epoch, positive="")
-        before, state = bare(plain.init(values))
         fresh = jax.block_until_ready(plain.init(values))
+        pairs.clear()
         clock.seconds = {}
-        began = time.perf_counter()
+        mark.update(other=0.0, bare=bare())
+        mark["began"] = began = time.perf_counter()
         with contextlib.closing(log), contextlib.closing(checkpoints):
             loop.train(whole, fresh, 0, checkpoints, log)
             seconds = time.perf_counter() - began
-        after, state = bare(state)
-        pure = (before + after) / 2
+        seconds -= clock.seconds.pop("bare")
         began = time.perf_counter()
-        predict(whole, state, "val")
+        predict(whole, bare_state[0], "val")
         evaluated = len(whole.rows["val"]) / (time.perf_counter() - began)
         trained = whole.total_steps * size
         lost = {f"seconds_{name}": value for name, value in clock.seconds.items()}
-        training = seconds - sum(clock.seconds.values())
+        pure = statistics.median(bare for _, bare in pairs)
+        pace = statistics.median(paced for paced, _ in pairs)
         return {
             "pure_images_per_second": pure,
-            "images_per_second": trained / training,
-            "share_of_pure": trained / training / pure,
+            "images_per_second": pace,
+            "share_of_pure": statistics.median(paced / bare for paced, bare in pairs),
             "share_all_included": trained / seconds / pure,
-            "evaluation_to_training": evaluated * training / trained,
+            "evaluation_to_training": evaluated / pace,
             "seconds": seconds,
             **lost,
         }

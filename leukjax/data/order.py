@@ -2,14 +2,16 @@
 
 import threading
 
-import grain
 import numpy as np
 from jaxtyping import Int
 
+from leukjax.data import permutation
 from leukjax.data.manifest import Manifest
 from leukjax.errors import UserError
 
 SAMPLINGS = ("as_is", "class_balanced", "subject_balanced")
+# Places that are permuted at once: half a megabyte, a millisecond or two.
+_BLOCK = 1 << 16
 
 
 class Order:
@@ -42,21 +44,41 @@ class Order:
             raise UserError(f"data.sampling: {sampling!r} is none of {', '.join(SAMPLINGS)}")
         self.batches_per_epoch = len(rows) // batch_size
         self._rows = np.asarray(rows, np.int32)
-        shuffled = grain.MapDataset.range(len(rows)).seed(seed).shuffle()
-        self._places = shuffled.batch(batch_size, drop_remainder=True).repeat()
+        self._batch_size = batch_size
+        self._seed = permutation.seed_of_shuffle(seed)
         self._pools: list[_Pool] = []
         if sampling != "as_is":
             column = manifest.label if sampling == "class_balanced" else manifest.subject
             _, codes = np.unique(column[self._rows], return_inverse=True)
             members = [self._rows[codes == code] for code in range(codes.max() + 1)]
             self._pools = [_Pool(rows, seed, number) for number, rows in enumerate(members)]
-        # Readers of neighbouring batches share the table of their epoch.
+        # Readers of neighbouring batches share the table of their epoch, and the permuted places.
         self._lock = threading.Lock()
         self._tables: dict[int, np.ndarray] = {}
+        self._blocks: dict[tuple[int, int], np.ndarray] = {}
 
     def batch(self, step: int) -> Int[np.ndarray, "batch_size"]:
         """Rows of the global batch of this step, int32."""
-        return self._table(step // self.batches_per_epoch)[self._places[step]]
+        epoch, number = divmod(step, self.batches_per_epoch)
+        start = number * self._batch_size
+        stop = start + self._batch_size
+        parts = []
+        for block in range(start // _BLOCK, (stop - 1) // _BLOCK + 1):
+            first = block * _BLOCK
+            parts.append(self._block(epoch, block)[max(start - first, 0) : stop - first])
+        return self._table(epoch)[np.concatenate(parts)]
+
+    def _block(self, epoch: int, block: int) -> Int[np.ndarray, "m"]:
+        """What the places from `block * _BLOCK` on hold in this epoch."""
+        with self._lock:
+            if (epoch, block) not in self._blocks:
+                # Two at most: batches are read ahead across a border.
+                self._blocks = dict(list(self._blocks.items())[-1:])
+                n, start = len(self._rows), block * _BLOCK
+                seed = (self._seed + epoch) % 2**32
+                held = permutation.permuted(start, min(start + _BLOCK, n), n, seed)
+                self._blocks[epoch, block] = held
+            return self._blocks[epoch, block]
 
     def _table(self, epoch: int) -> Int[np.ndarray, "n"]:
         """The row at each place of an epoch before the places are permuted."""

@@ -1,3 +1,6 @@
+from types import SimpleNamespace
+
+import grain
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -123,3 +126,24 @@ def test_steps_may_come_in_any_order():
 def test_unknown_sampling_is_named():
     with pytest.raises(UserError, match=r"data\.sampling: 'balanced' is none of as_is"):
         Order(manifest([0]), np.arange(1), 1, 0, "balanced")
+
+
+def test_the_order_is_grains():
+    """What runs of earlier versions had, and what Grain's own pipeline would give."""
+    rows, batch = np.random.default_rng(0).permutation(1000), 48
+    theirs = grain.MapDataset.source(rows).seed(3).shuffle().batch(batch, drop_remainder=True)
+    theirs = theirs.repeat()
+    order = Order(manifest([0] * 1000), rows, batch, 3)
+    for step in (0, 19, 20, 41, 12345):
+        np.testing.assert_array_equal(order.batch(step), theirs[step])
+
+
+def test_batches_across_the_border_of_a_block():
+    n, batch = 140_000, 700  # 65,536 places are permuted at once
+    blank = np.zeros(n, int)
+    shuffled = grain.MapDataset.range(n).seed(0).shuffle()
+    order = Order(SimpleNamespace(label=blank, subject=blank), np.arange(n), batch, 0)
+    for step in (93, 0, 187, 199, 200):
+        first = step // 200 * n + step % 200 * batch
+        wanted = [shuffled[first + place] % n for place in range(0, batch, 33)]
+        np.testing.assert_array_equal(order.batch(step)[::33], wanted)
