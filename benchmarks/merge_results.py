@@ -31,6 +31,8 @@ BENCHMARKS = (
 )
 # What a GPU or a TPU would have shown; the programs that are compiled ahead need none.
 ON_DEVICES = BENCHMARKS[:-1]
+ON_CPU = ("convolutions",)
+WITHOUT_ROWS = ("operations",)  # its log is all that it makes
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "leukjax")
 
 
@@ -42,7 +44,10 @@ def main() -> None:
     parser.add_argument("--missed", action="append", default=[], metavar="NAME=REASON")
     given = parser.parse_args()
     reasons = dict(text.partition("=")[::2] for text in given.missed)
-    rows = merged(given.folder, given.only or BENCHMARKS, reasons, machine())
+    about = machine()
+    names = given.only or (BENCHMARKS if about["accelerator"] else BENCHMARKS + ON_CPU)
+    names = [name for name in names if name not in WITHOUT_ROWS]
+    rows = merged(given.folder, names, reasons, about)
     write(given.out, rows)
     count = sum(row["status"] in ("measured", COMPILED) for row in rows)
     print(f"{given.out}: {count} rows, {len(rows) - count} not measured")

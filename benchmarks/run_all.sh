@@ -59,7 +59,7 @@ infer=(--image_size="$size" --precision="${precisions[0]#*=}")
 input=(--image_size="$size")
 whole=(--config="$config" --image_size="$size" --batch="$batch")
 start=() growth=("--axes=records,batch,image_size") shared=("--axes=devices,processes")
-ahead=(--devices="$target:1,$target:8")
+ahead=(--devices="$target:1,$target:8") products=() parts=()
 if [ -n "$small" ]; then
   train=(--models=cnn --image_size=48 --batch=4 --rounds=1 --seconds=0 --peers=flax)
   infer=(--models=cnn --image_size=48 --batch=1 --rounds=1 --seconds=0 --peers=flax)
@@ -69,6 +69,8 @@ if [ -n "$small" ]; then
   growth=("--axes=records,batch" "--records=64,128" "--batch=4,8" --rounds=1 --seconds=0.5)
   shared=(--axes=devices "--devices=1,2" --rounds=1 --seconds=0.5)
   ahead=(--devices="$target:1" --config=cnn --batch=4 --field=data.image_size=48)
+  products=(--shapes=4x16 "--ways=winograd,patches" --batch=4 --rounds=1 --seconds=0)
+  parts=(--model=cnn --image_size=48 --batch=4 --seconds=0)
 fi
 
 export LEUKJAX_RESULTS=$out/rows
@@ -98,6 +100,10 @@ run scaling "$python" benchmarks/scaling.py "${growth[@]}"
 # Several devices of one process and several processes: on the CPU, whose devices can be feigned.
 run scaling env JAX_PLATFORMS=cpu "$python" benchmarks/scaling.py "${shared[@]}"
 run compiled "$python" benchmarks/compiled.py "${ahead[@]}"
+if [ "$platform" = cpu ]; then # forms of convolution that only the CPU has, and its own trace
+  run convolutions "$python" benchmarks/convolutions.py ${products[@]+"${products[@]}"}
+  run operations "$python" benchmarks/operations.py ${parts[@]+"${parts[@]}"}
+fi
 
 [ -z "$dry" ] || exit 0
 "$python" benchmarks/merge_results.py "$LEUKJAX_RESULTS" "$out/results.csv" \

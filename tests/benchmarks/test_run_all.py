@@ -28,7 +28,8 @@ def call(*given, **environment):
 def test_a_dry_run_names_every_benchmark_and_writes_nothing(tmp_path):
     done = call("--dry-run", f"--out={tmp_path / 'run'}")
     assert done.returncode == 0
-    for name in merge_results.BENCHMARKS:
+    of_cpu = merge_results.ON_CPU + merge_results.WITHOUT_ROWS
+    for name in merge_results.BENCHMARKS + of_cpu:
         assert f"benchmarks/{name}.py" in done.stdout
         assert SCRIPT.with_name(f"{name}.py").exists()
     assert "accelerators are not measured" in done.stdout
@@ -38,7 +39,7 @@ def test_a_dry_run_names_every_benchmark_and_writes_nothing(tmp_path):
 @pytest.mark.parametrize("form", [[], ["--small"]])
 def test_every_command_has_flags_that_its_benchmark_knows(form):
     commands = [line for line in call("--dry-run", *form).stdout.splitlines() if "==" in line]
-    assert len(commands) == 8
+    assert len(commands) == 10
     for command in commands:
         script, *given = command.split("benchmarks/")[1].split()
         text = SCRIPT.with_name(script).read_text()
