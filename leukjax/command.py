@@ -149,8 +149,10 @@ def step_of(text: str) -> int | str:
 
 def _print_help(values: flags.FlagValues, doc: str | None) -> None:
     print((doc or "").strip(), "\n\nFlags:", sep="")
-    if "--config" in (doc or ""):  # not every command takes one
+    if "--config=" in (doc or ""):  # not every command takes one
         print("  --config=PATH.py[:DATASET[,RECIPE]]  --config.FIELD=VALUE\n")
+    elif "--config." in (doc or ""):
+        print("  --config.FIELD=VALUE\n")
     print(values.main_module_help() or values.get_help())
 
 

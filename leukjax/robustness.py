@@ -5,7 +5,7 @@ python -m leukjax.robustness --workdir=runs/cnn-cnmc,runs/resnet50-cnmc
 Distorts the images of one part of each run, predicts, and writes RUN/robustness/: predictions,
 scores.csv with intervals by group, curves, and the most harmful distortions as pictures. Of several
 runs the CNN is the reference of relative numbers, or the one that --reference names. The same
-command again goes on where it was stopped.
+command again goes on where it was stopped. --config.data.root=FOLDER says where the images lie now.
 """
 
 from pathlib import Path

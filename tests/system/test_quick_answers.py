@@ -39,3 +39,12 @@ def test_help_takes_a_part_of_what_loading_jax_takes():
         quick.append(seconds(ask)[0])
         slow.append(seconds("import jax")[0])
     assert min(quick) < min(slow) / 2
+
+
+def test_help_says_what_each_command_is_for():
+    said = subprocess.run(
+        [sys.executable, "-m", "leukjax", "--help"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    for name in COMMANDS:
+        [line] = [line for line in said if line.split()[:1] == [name]]
+        assert len(line.split()) > 5
