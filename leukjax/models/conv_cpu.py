@@ -69,7 +69,7 @@ def _by_tiles(x: Array, kernel: Array, strides: Pair, pads: Pads) -> bool:
     images = x.shape[0] if isinstance(x.shape[0], int) else 1
     tiles = images * winograd.tiles(x.shape[1:3], pads)
     work = tiles * 4 * 2 * 9 * inputs * outputs
-    return min(inputs, outputs) >= 8 and tiles >= 32 and work >= _WORTH_COMPILING
+    return min(inputs, outputs) >= 8 and tiles >= 64 and work >= _WORTH_COMPILING
 
 
 def _product_over_rows(a: Float[Array, "m i"], b: Float[Array, "m j"]) -> Float[Array, "i j"]:
