@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.abc
 import importlib.util
 import sys
 
@@ -25,8 +26,8 @@ def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("--help", "-h", "help"):
         print("leukjax COMMAND [--config=CONFIG] [--help]\n")
-        for command, module in COMMANDS.items():
-            print(f"  {command:12}{_purpose(module)}")
+        for each in COMMANDS:
+            print(f"  {each:12}{_purpose(COMMANDS[each])}")
         return
     if name not in COMMANDS:
         print(f"error: {name}: no such command; one of {', '.join(COMMANDS)}", file=sys.stderr)
@@ -41,7 +42,9 @@ def main() -> None:
 def _purpose(module: str) -> str:
     """The first line of a command, read without importing it: that takes seconds."""
     spec = importlib.util.find_spec(f"leukjax.{module}")
-    source = spec.loader.get_source(spec.name)  # type: ignore[union-attr]
+    assert spec is not None
+    assert isinstance(spec.loader, importlib.abc.InspectLoader)
+    source = spec.loader.get_source(spec.name) or ""
     return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
 
 
