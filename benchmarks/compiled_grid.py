@@ -29,6 +29,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "without own BatchNorm": {"without": ["own norm"]},
     "without own max pool": {"without": ["own pool"]},
     "without lean forms": {"without": ["lean"]},
+    "with lean forms": {"without": ["layer by layer"]},
     "without lean norms": {"without": ["lean norms"]},
     "without lean max pool": {"without": ["lean pool"]},
     "without sums in one": {"without": ["one sum"]},
@@ -160,6 +161,7 @@ def grid() -> list[Row]:
     rows += [Row("h100", 8, OURS, "hybrid_vit", 32, lever) for lever in ("", "fsdp")]
     rows += [Row("h100", 8, OURS, "resnet50", 8, lever, LARGE) for lever in ("", "fsdp")]
     rows += [Row("v5e", 8, OURS, "resnet50", lever=lever) for lever in ("", "norm_batch 32")]
+    rows += [Row("v5e", 1, OURS, config, lever="with lean forms") for config in CONFIGS]
     for device in ("v5p", "v6e"):
         rows += [Row(device, 1, name, config) for config in CONFIGS for name in both]
     rows += [Row("v5e", 1, OURS, "resnet50", lever="without folding")]

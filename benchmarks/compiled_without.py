@@ -13,12 +13,12 @@ from leukjax.models.layers import resolve_padding
 from leukjax.train import preflight
 
 
-def _without(field: str) -> None:
+def _without(field: str, value: bool = False) -> None:
     make_module = preflight.make_module
 
     def changed(*given: Any) -> nn.Module:
         module = make_module(*given)
-        return module.clone(**{field: False}) if hasattr(module, field) else module
+        return module.clone(**{field: value}) if hasattr(module, field) else module
 
     preflight.make_module = changed
 
@@ -31,6 +31,11 @@ def without_folding() -> None:
 def without_lean() -> None:
     """Layer by layer, as on a CPU or TPU (what folds is folded)."""
     _without("lean")
+
+
+def without_layers() -> None:
+    """The lean forms where they are not the default: on a TPU."""
+    _without("lean", True)
 
 
 def without_lean_norms() -> None:
@@ -128,6 +133,7 @@ def without_own_pool() -> None:
 WITHOUT: dict[str, Callable[[], None]] = {
     "folding": without_folding,
     "lean": without_lean,
+    "layer by layer": without_layers,
     "lean norms": without_lean_norms,
     "lean pool": without_lean_pool,
     "one sum": without_one_sum,
