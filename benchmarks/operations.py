@@ -1,7 +1,8 @@
-"""Where the time of a training step on CPU goes, operation by operation.
+"""Where the time of a training step or a call of inference on CPU goes, operation by operation.
 
 python benchmarks/operations.py                                  ResNet-50, 64 px, about a minute
 python benchmarks/operations.py --model=hybrid --image_size=96 --most=40
+python benchmarks/operations.py --task=predict
 
 Some steps are traced by JAX's profiler. Every event belongs to an operation of the optimised
 program, which says what it computes and for which layer. Milliseconds are those of all threads
@@ -22,6 +23,7 @@ from leukjax.train import step
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("model", "resnet50", list(contender_leukjax.MODELS), "which")
+flags.DEFINE_enum("task", "train", ["train", "predict"], "which")
 flags.DEFINE_integer("image_size", 64, "pixels a side", lower_bound=33)
 flags.DEFINE_integer("batch", 32, "images a step", lower_bound=1)
 flags.DEFINE_float("seconds", 3.0, "about so long is traced", lower_bound=0.0)
@@ -35,7 +37,8 @@ LAYER = re.compile(r"/(\w*(?:conv|norm|fc|attn|pool|head|embed)\w*)(?:/|$)")
 def main(_: list[str]) -> None:
     """Trace, group, print."""
     programs: list[str] = []
-    make = step.make_train_step
+    maker = {"train": "make_train_step", "predict": "make_eval_step"}[FLAGS.task]
+    make = getattr(step, maker)
 
     def remembering(*arguments, **options):
         jitted = make(*arguments, **options)
@@ -47,8 +50,8 @@ def main(_: list[str]) -> None:
 
         return call
 
-    step.make_train_step = remembering
-    spec = {"task": "train", "model": FLAGS.model, "precision": "float32", "wait_each": True}
+    setattr(step, maker, remembering)
+    spec = {"task": FLAGS.task, "model": FLAGS.model, "precision": "float32", "wait_each": True}
     spec |= {name: FLAGS[name].value for name in ("image_size", "batch", "seconds")}
     _, once = contender_leukjax.prepare(spec)
     once()
