@@ -24,9 +24,9 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("config", "cnn", "a shipped config")
 flags.DEFINE_integer("image_size", 48, "pixels a side")
 flags.DEFINE_integer("batch", 32, "images a batch")
-flags.DEFINE_float("epochs", 6.0, "epochs of a round, whole ones", lower_bound=1.0)
+flags.DEFINE_integer("epochs", 6, "epochs of a round", lower_bound=1)
 flags.DEFINE_integer("rounds", 3, "interleaved rounds of each")
-flags.DEFINE_integer("steps_per_call", 13, "of the last contender")
+flags.DEFINE_integer("steps_per_call", 13, "of the contender with several steps a call")
 flags.DEFINE_bool("save", True, "append to benchmarks/results/end_to_end.csv")
 
 TARGETS = {"device": 0.97, "device, several steps a call": 0.97, "host": 0.95}
@@ -38,7 +38,7 @@ def main(_: list[str]) -> None:
     changes = {
         "train.batch_size": FLAGS.batch,
         "data.image_size": FLAGS.image_size,
-        "train.epochs": FLAGS.epochs,
+        "train.epochs": float(FLAGS.epochs),
     }
     several = {"data.cache": "device", "train.steps_per_call": FLAGS.steps_per_call}
     modes = {mode: {"data.cache": mode} for mode in ("none", "host", "device")}
