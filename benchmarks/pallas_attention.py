@@ -73,7 +73,7 @@ def _mix(qkv: Any, out: Any, *, tokens: int) -> None:
     real = _real(out.shape, tokens)
     query, key, value = (_part(qkv, number, real) for number in range(3))
     weights = _weights(query, key, tokens).astype(value.dtype)
-    triton.store(out.at[:, :], pl.dot(weights, value).astype(out.dtype), mask=real)
+    triton.store(out.at[:, :], _product(weights, value, 1, 0).astype(out.dtype), mask=real)
 
 
 def _unmix(qkv: Any, by_mixed: Any, by_qkv: Any, *, tokens: int) -> None:
@@ -81,13 +81,13 @@ def _unmix(qkv: Any, by_mixed: Any, by_qkv: Any, *, tokens: int) -> None:
     query, key, value = (_part(qkv, number, real) for number in range(3))
     gradient = triton.load(by_mixed.at[:, :], mask=real, other=0.0)
     weights = _weights(query, key, tokens)
-    by_weights = pl.dot(gradient, value, trans_b=True).astype(jnp.float32)
+    by_weights = _product(gradient, value, 1, 1)
     by_scores = weights * (by_weights - jnp.sum(weights * by_weights, 1, keepdims=True))
     by_scores = (by_scores / math.sqrt(query.shape[1])).astype(query.dtype)
     found = (
-        pl.dot(by_scores, key),
-        pl.dot(by_scores, query, trans_a=True),
-        pl.dot(weights.astype(query.dtype), gradient, trans_a=True),
+        _product(by_scores, key, 1, 0),
+        _product(by_scores, query, 0, 0),
+        _product(weights.astype(query.dtype), gradient, 0, 0),
     )
     for number, part in enumerate(found):
         place = by_qkv.at[:, pl.ds(number, 1), :]
@@ -103,9 +103,15 @@ def _part(qkv: Any, number: int, real: Array) -> Array:
     return found.reshape(real.shape)
 
 
+def _product(one: Array, other: Array, one_axis: int, other_axis: int) -> Array:
+    """Matrix product over an axis of each, summed in float32 (`pl.dot` is gone since JAX 0.12)."""
+    axes = (((one_axis,), (other_axis,)), ((), ()))
+    return lax.dot_general(one, other, axes, preferred_element_type=jnp.float32)
+
+
 def _weights(query: Array, key: Array, tokens: int) -> Array:
     """Float32; of tokens that are not there, nothing to them and nothing from them."""
-    scores = pl.dot(query, key, trans_b=True).astype(jnp.float32) / math.sqrt(query.shape[1])
+    scores = _product(query, key, 1, 1) / math.sqrt(query.shape[1])
     to = lax.broadcasted_iota(jnp.int32, scores.shape, 1) < tokens
     scores = jnp.where(to, scores, -1e30)
     weights = jnp.exp(scores - jnp.max(scores, 1, keepdims=True))
