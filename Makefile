@@ -11,6 +11,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 CONSTRAINTS = $(shell $(PYTHON) -c 'import sys; print("constraints/py311.txt" if sys.version_info < (3, 12) else "constraints/py312plus.txt")')
+COVERAGE = --cov --cov-report=term:skip-covered
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 
 .PHONY: train test quick proofs lint wheel clean
@@ -22,7 +23,7 @@ train: $(VENV)/.installed
 test: lint quick
 
 quick: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow' --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow' $(COVERAGE)
 
 proofs: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow --durations=0

@@ -26,13 +26,14 @@ def at_step(self, step, loss):
     if step == {step}: os.kill(os.getpid(), signal.{signal})
 log.Log.step = at_step
 """
-# JAX asks every second whether a signal came: so small a run may be over by then.
+# JAX asks every second whether a signal came, and on a busy machine later: so small a run would be
+# over by then.
 AND_SLOWLY = """
 import time
 at_step_ = log.Log.step
 def slowly(self, step, loss):
     at_step_(self, step, loss)
-    time.sleep(0.3)
+    time.sleep(1.5 if step >= 4 else 0)
 log.Log.step = slowly
 """
 COUNT_ROWS = """
