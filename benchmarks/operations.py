@@ -25,6 +25,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_enum("model", "resnet50", list(contender_leukjax.MODELS), "which")
 flags.DEFINE_enum("task", "train", ["train", "predict"], "which")
 flags.DEFINE_integer("image_size", 64, "pixels a side", lower_bound=33)
+flags.DEFINE_enum("precision", "float32", ["float32", "bfloat16"], "of the network")
 flags.DEFINE_integer("batch", 32, "images a step", lower_bound=1)
 flags.DEFINE_float("seconds", 3.0, "about so long is traced", lower_bound=0.0)
 flags.DEFINE_integer("most", 20, "single operations to list", lower_bound=0)
@@ -51,8 +52,8 @@ def main(_: list[str]) -> None:
         return call
 
     setattr(step, maker, remembering)
-    spec = {"task": FLAGS.task, "model": FLAGS.model, "precision": "float32", "wait_each": True}
-    spec |= {name: FLAGS[name].value for name in ("image_size", "batch", "seconds")}
+    names = ("task", "model", "precision", "image_size", "batch", "seconds")
+    spec = {name: FLAGS[name].value for name in names} | {"wait_each": True}
     _, once = contender_leukjax.prepare(spec)
     once()
     with tempfile.TemporaryDirectory() as folder:

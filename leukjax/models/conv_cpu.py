@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jax.experimental.layout import Layout, with_layout_constraint
+from jaxtyping import Array, Float, Float32, Num
 
 from leukjax.models import winograd
 
@@ -27,7 +28,7 @@ def forward(
         return winograd.forward(x, kernel, pads)
     patches = _patches(x, kernel.shape[:2], strides, pads)
     depth = patches.shape[-1]
-    return lax.dot_general(patches, kernel.reshape(depth, -1), (((3,), (0,)), ((), ())))
+    return _product(patches, kernel.reshape(depth, -1), 3, 0).astype(x.dtype)
 
 
 def gradients(
@@ -45,9 +46,11 @@ def gradients(
     patches = _patches(x, kernel.shape[:2], strides, pads)
     # The barrier keeps XLA from computing the images again inside a transpose.
     patches = lax.optimization_barrier(patches.reshape(-1, patches.shape[-1]))
-    product = _transposed_product if kernel.shape[:2] == (1, 1) else _product_over_rows
+    plain = kernel.shape[:2] != (1, 1) and x.dtype != jnp.bfloat16
+    product = _product_over_rows if plain else _transposed_product
     by_kernel = product(patches, gradient.reshape(-1, out)).reshape(kernel.shape)
-    return _input_gradient(gradient, kernel, x.shape[1:3], strides, pads), by_kernel
+    by_image = _input_gradient(gradient, kernel, x.shape[1:3], strides, pads)
+    return by_image.astype(x.dtype), by_kernel.astype(kernel.dtype)
 
 
 # Below, what Winograd's form saves a step is less than it costs to compile: 10 s a network, where a
@@ -72,9 +75,26 @@ def _by_tiles(x: Array, kernel: Array, strides: Pair, pads: Pads) -> bool:
     return min(inputs, outputs) >= 8 and tiles >= 64 and work >= _WORTH_COMPILING
 
 
+def _product(a: Array, b: Array, a_axis: int, b_axis: int) -> Float32[Array, "*dims"]:
+    """Matrix product over an axis of each, in float32 whatever the operands are.
+
+    XLA:CPU has fast products of bfloat16 (AMX, AVX-512) for that result only, over the last axis of
+    ``a``, and where all three lie by rows. Asked for bfloat16 it widens the operands first; in
+    another layout it does so, too, or fails.
+    """
+    axes = (((a_axis,), (b_axis,)), ((), ()))
+    if a.dtype != jnp.bfloat16:
+        return lax.dot_general(a, b, axes)
+    return _by_rows(lax.dot_general(_by_rows(a), _by_rows(b), axes, None, jnp.float32))
+
+
+def _by_rows(x: Array) -> Array:
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+
+
 def _product_over_rows(a: Float[Array, "m i"], b: Float[Array, "m j"]) -> Float[Array, "i j"]:
     """``a.T @ b`` as it stands, for patches: to transpose them costs more than it wins."""
-    return lax.dot_general(a, b, (((0,), (0,)), ((), ())))
+    return _product(a, b, 0, 0)
 
 
 def _transposed_product(a: Float[Array, "m i"], b: Float[Array, "m j"]) -> Float[Array, "i j"]:
@@ -86,8 +106,8 @@ def _transposed_product(a: Float[Array, "m i"], b: Float[Array, "m j"]) -> Float
     """
     rows, i, j = a.shape[0], a.shape[1], b.shape[1]
     if rows * i <= rows * j + i * j:
-        return lax.optimization_barrier(a.T) @ b
-    return lax.optimization_barrier(lax.optimization_barrier(b.T) @ a).T
+        return _product(lax.optimization_barrier(a.T), b, 1, 0)
+    return lax.optimization_barrier(_product(lax.optimization_barrier(b.T), a, 1, 0)).T
 
 
 def _input_gradient(
@@ -95,7 +115,7 @@ def _input_gradient(
 ) -> Array:
     """What each patch gets, and these summed where patches overlap: no copy of the kernel."""
     height, width, _, outputs = kernel.shape
-    by_patch = lax.dot_general(gradient, kernel.reshape(-1, outputs), (((3,), (1,)), ((), ())))
+    by_patch = _product(gradient, kernel.reshape(-1, outputs), 3, 1)
     by_column = _overlap(by_patch, 1, height, strides[0], pads[0], size[0])
     return _overlap(by_column, 2, width, strides[1], pads[1], size[1])
 
@@ -113,9 +133,13 @@ def _overlap(x: Array, axis: int, window: int, stride: int, pads: Pair, size: in
 
 
 def _patches(
-    x: Float[Array, "n h w c"], window: Sequence[int], strides: Pair, pads: Pads
-) -> Float[Array, "n p q k"]:
+    x: Num[Array, "n h w c"], window: Sequence[int], strides: Pair, pads: Pads
+) -> Num[Array, "n p q k"]:
     """Every window of the image as a row of ``window rows x window columns x c`` numbers."""
+    if x.dtype == jnp.bfloat16:
+        # As bits: XLA:CPU widens bfloat16 even to move it, and rounds it again.
+        bits = _patches(lax.bitcast_convert_type(x, jnp.uint16), window, strides, pads)
+        return lax.bitcast_convert_type(bits, x.dtype)
     if pads != ((0, 0), (0, 0)):
         # The barrier keeps XLA from writing the padding as a test in the loop of every slice.
         x = lax.optimization_barrier(jnp.pad(x, ((0, 0), *pads, (0, 0))))

@@ -6,6 +6,7 @@ is taken by slices on GPU, too, where they fuse with what follows and a select-a
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -39,7 +40,7 @@ def max_pool(
 def _max_pool(x: Array, window: Window) -> Array:
     return lax.platform_dependent(
         x,
-        cpu=functools.partial(_shifted_maximum, window=window),
+        cpu=functools.partial(_wide, _shifted_maximum, window=window),
         default=functools.partial(_native_maximum, window=window),
     )
 
@@ -52,7 +53,7 @@ def _backward(window: Window, x: Array, gradient: Array) -> tuple[Array]:
     by_x = lax.platform_dependent(
         x,
         gradient,
-        cpu=functools.partial(_shifted_gradient, window=window),
+        cpu=functools.partial(_wide, _shifted_gradient, window=window),
         cuda=functools.partial(_shifted_gradient, window=window),
         default=functools.partial(_native_gradient, window=window),
     )
@@ -71,6 +72,12 @@ def _native_maximum(x: Array, *, window: Window) -> Array:
 
 def _native_gradient(x: Array, gradient: Array, *, window: Window) -> Array:
     return jax.vjp(functools.partial(_native_maximum, window=window), x)[1](gradient)[0]
+
+
+def _wide(pool: Callable[..., Array], x: Array, *gradient: Array, window: Window) -> Array:
+    """In float32: XLA:CPU would widen bfloat16, and round it again, for each of the shifts."""
+    wide = (value.astype(jnp.float32) for value in (x, *gradient))
+    return pool(*wide, window=window).astype(x.dtype)
 
 
 def _shifted_maximum(x: Array, *, window: Window) -> Array:
