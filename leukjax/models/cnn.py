@@ -14,7 +14,7 @@ from jaxtyping import Array, DTypeLike, Float
 from leukjax.errors import UserError
 from leukjax.models import norms
 from leukjax.models.initializers import fan_in
-from leukjax.models.layers import Conv, exposed
+from leukjax.models.layers import Conv, dot_general, exposed
 from leukjax.models.pooling import max_pool
 
 STAGES = 4
@@ -70,7 +70,8 @@ class CNN(nn.Module):
             x = (nn.remat(call) if self.remat and train else call)(self, x)
 
         self._check_size(x[0].size, images.shape[1])
-        hidden = nn.Dense(HIDDEN, dtype=self.dtype, kernel_init=fan_in, name="hidden")
+        dense = functools.partial(nn.Dense, kernel_init=fan_in, dot_general=dot_general)
+        hidden = dense(HIDDEN, dtype=self.dtype, name="hidden")
         x = nn.relu(hidden(x.reshape(x.shape[0], -1))).astype(jnp.float32)
         self.sow("intermediates", "pooled", x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)

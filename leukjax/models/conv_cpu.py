@@ -78,18 +78,14 @@ def _by_tiles(x: Array, kernel: Array, strides: Pair, pads: Pads) -> bool:
 def _product(a: Array, b: Array, a_axis: int, b_axis: int) -> Float32[Array, "*dims"]:
     """Matrix product over an axis of each, in float32 whatever the operands are.
 
-    XLA:CPU has fast products of bfloat16 (AMX, AVX-512) for that result only, over the last axis of
-    ``a``, and where all three lie by rows. Asked for bfloat16 it widens the operands first; in
-    another layout it does so, too, or fails.
+    XLA:CPU has fast products of bfloat16 (AMX, AVX-512) for that result only, and where all three
+    lie by rows; asked for bfloat16 it widens the operands first. The barriers keep transposes that
+    come before or after from changing how they lie, at which XLA:CPU fails (jax 0.10.2, 0.12.0).
     """
     axes = (((a_axis,), (b_axis,)), ((), ()))
     if a.dtype != jnp.bfloat16:
         return lax.dot_general(a, b, axes)
-    return _by_rows(lax.dot_general(_by_rows(a), _by_rows(b), axes, None, jnp.float32))
-
-
-def _by_rows(x: Array) -> Array:
-    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+    return lax.dot_general(a, b, axes, None, jnp.float32)
 
 
 def _product_over_rows(a: Float[Array, "m i"], b: Float[Array, "m j"]) -> Float[Array, "i j"]:
@@ -106,8 +102,14 @@ def _transposed_product(a: Float[Array, "m i"], b: Float[Array, "m j"]) -> Float
     """
     rows, i, j = a.shape[0], a.shape[1], b.shape[1]
     if rows * i <= rows * j + i * j:
-        return _product(lax.optimization_barrier(a.T), b, 1, 0)
-    return lax.optimization_barrier(_product(lax.optimization_barrier(b.T), a, 1, 0)).T
+        return _product(_transposed(a), b, 1, 0)
+    return lax.optimization_barrier(_product(_transposed(b), a, 1, 0)).T
+
+
+def _transposed(x: Float[Array, "m i"]) -> Float[Array, "i m"]:
+    if x.dtype == jnp.bfloat16:  # a barrier lets it lie by columns
+        return with_layout_constraint(x.T, Layout((0, 1)))
+    return lax.optimization_barrier(x.T)
 
 
 def _input_gradient(

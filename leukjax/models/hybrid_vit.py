@@ -16,7 +16,13 @@ from jaxtyping import Array, DTypeLike, Float
 
 from leukjax.errors import UserError
 from leukjax.models import initializers, norms
-from leukjax.models.layers import StandardizedConv, exposed, linear_rates, run_block
+from leukjax.models.layers import (
+    StandardizedConv,
+    dot_general,
+    exposed,
+    linear_rates,
+    run_block,
+)
 from leukjax.models.resnet import Block as ResNetBlock
 from leukjax.models.transformer import TransformerBlock
 
@@ -82,7 +88,11 @@ class HybridViT(nn.Module):
         x = exposed(self, "feature_map", x)
         self.sow("intermediates", "feature_map", x)
         x = nn.Dense(
-            variant.features, dtype=self.dtype, kernel_init=initializers.fan_in, name="embedding"
+            variant.features,
+            dtype=self.dtype,
+            kernel_init=initializers.fan_in,
+            dot_general=dot_general,
+            name="embedding",
         )(x)
         x = dropout(self._tokens(x))
 

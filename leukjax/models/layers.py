@@ -22,6 +22,7 @@ from leukjax.models.folded import Pointwise
 Padding = str | Pads
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
+_ONE_PIXEL: dict[str, Any] = {"strides": (1, 1), "pads": ((0, 0), (0, 0))}
 
 
 def conv(
@@ -88,6 +89,77 @@ def _gradients_native(
 ) -> tuple[Array, Array]:
     forward = functools.partial(_conv_native, strides=strides, pads=pads)
     return jax.vjp(forward, x, kernel)[1](gradient)
+
+
+def dot_general(
+    x: Float[Array, "*b i"],
+    kernel: Float[Array, "i *o"],
+    dimension_numbers: lax.DotDimensionNumbers,
+    precision: lax.PrecisionLike = None,
+) -> Float[Array, "..."]:
+    """What a fully connected layer of Flax multiplies with: on CPU, a convolution of one pixel.
+
+    Differentiable in reverse mode. Equal to ``lax.dot_general`` up to the order of sums.
+
+    Args:
+      x: features, float32 or bfloat16.
+      kernel: same dtype.
+      dimension_numbers: the last axis of `x` with the first of `kernel`, nothing else.
+      precision: the default.
+    """
+    assert dimension_numbers == _last_by_first(x), dimension_numbers
+    assert precision is None
+    return _dense(x, kernel)
+
+
+def _last_by_first(x: Array) -> lax.DotDimensionNumbers:
+    return ((x.ndim - 1,), (0,)), ((), ())
+
+
+@jax.custom_vjp
+def _dense(x: Array, kernel: Array) -> Array:
+    return lax.platform_dependent(x, kernel, cpu=_dense_cpu, default=_dense_native)
+
+
+def _dense_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _dense(x, kernel), (x, kernel)
+
+
+def _dense_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    return lax.platform_dependent(
+        *saved, gradient, cpu=_dense_gradients_cpu, default=_dense_gradients_native
+    )
+
+
+_dense.defvjp(_dense_forward, _dense_backward)
+
+
+def _dense_native(x: Array, kernel: Array) -> Array:
+    return lax.dot_general(x, kernel, _last_by_first(x))
+
+
+def _dense_gradients_native(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
+    return jax.vjp(_dense_native, x, kernel)[1](gradient)
+
+
+def _dense_cpu(x: Array, kernel: Array) -> Array:
+    y = conv_cpu.forward(_as_pixels(x), _as_window(kernel), **_ONE_PIXEL)
+    return y.reshape(*x.shape[:-1], *kernel.shape[1:])
+
+
+def _dense_gradients_cpu(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
+    window = _as_window(kernel)
+    by_result = gradient.reshape(-1, 1, 1, window.shape[-1])
+    by_x, by_kernel = conv_cpu.gradients(_as_pixels(x), window, by_result, **_ONE_PIXEL)
+    return by_x.reshape(x.shape), by_kernel.reshape(kernel.shape)
+
+
+def _as_pixels(x: Array) -> Array:
+    return x.reshape(-1, 1, 1, x.shape[-1])
+
+
+def _as_window(kernel: Array) -> Array:
+    return kernel.reshape(1, 1, kernel.shape[0], -1)
 
 
 def resolve_padding(

@@ -9,7 +9,9 @@ from flax import linen as nn
 from jaxtyping import Array, DTypeLike, Float
 
 from leukjax.models import initializers, lean_transformer
-from leukjax.models.layers import StochasticDepth, exposed
+from leukjax.models.layers import StochasticDepth, dot_general, exposed
+
+_dense = functools.partial(nn.Dense, kernel_init=initializers.glorot, dot_general=dot_general)
 
 
 class Attention(nn.Module):
@@ -26,15 +28,18 @@ class Attention(nn.Module):
         features = x.shape[-1]
         size = features // self.heads
         qkv = nn.DenseGeneral(
-            (3, self.heads, size), dtype=self.dtype, kernel_init=_glorot_qkv, name="qkv"
+            (3, self.heads, size),
+            dtype=self.dtype,
+            kernel_init=_glorot_qkv,
+            dot_general=dot_general,
+            name="qkv",
         )(x)
         query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         scores = jnp.einsum("nqhd,nkhd->nhqk", query / math.sqrt(size), key)
         weights = exposed(self, "attention", jax.nn.softmax(scores.astype(jnp.float32)))
         mixed = jnp.einsum("nhqk,nkhd->nqhd", weights.astype(self.dtype), value)
         mixed = mixed.reshape(*x.shape[:2], features)
-        project = nn.Dense(features, dtype=self.dtype, kernel_init=initializers.glorot, name="proj")
-        return project(mixed), weights
+        return _dense(features, dtype=self.dtype, name="proj")(mixed), weights
 
 
 class TransformerBlock(nn.Module):
@@ -60,7 +65,7 @@ class TransformerBlock(nn.Module):
         if train and self.lean:
             return self._lean(x), None
         norm = functools.partial(nn.LayerNorm, epsilon=1e-6, dtype=self.dtype)
-        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=initializers.glorot)
+        dense = functools.partial(_dense, dtype=self.dtype)
         dropout = nn.Dropout(self.dropout, deterministic=not train)
         skip = functools.partial(StochasticDepth(self.drop), train=train)
 

@@ -1,6 +1,7 @@
 """The convolution: patches on CPU, native elsewhere, the same numbers and gradients."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from leukjax.models.layers import (
     StandardizedConv,
     StochasticDepth,
     conv,
+    dot_general,
     linear_rates,
     resolve_padding,
 )
@@ -128,6 +130,88 @@ def test_no_product_of_a_pointwise_convolution_on_cpu_sums_over_leading_axes(inp
     text = jax.jit(jax.grad(loss, (0, 1))).lower(*arguments).compile().as_text()
     assert text.count(" dot(") == 3
     assert "lhs_contracting_dims={0}" not in text
+
+
+@pytest.mark.parametrize(
+    ("window", "strides"), [((1, 1), (1, 1)), ((3, 3), (1, 1)), ((7, 7), (2, 2))]
+)
+def test_bfloat16_is_the_truth_rounded_once(window, strides):
+    pads = resolve_padding("HALF", (12, 12), window, strides)
+    x, kernel = _random(0, 4, 12, 12, 8), _random(1, *window, 8, 16)
+    gradient = _random(2, 4, 12 // strides[0], 12 // strides[1], 16)
+    narrow = [jnp.asarray(value, jnp.bfloat16) for value in (x, kernel, gradient)]
+    wide = [value.astype(jnp.float32) for value in narrow]
+
+    def all_three(convolve, x, kernel, gradient):
+        out, pull = jax.vjp(lambda x, k: convolve(x, k, strides, pads), x, kernel)
+        return (out, *pull(gradient))
+
+    ours = jax.jit(functools.partial(all_three, conv))(*narrow)
+    truth = jax.jit(functools.partial(all_three, _native))(*wide)
+    for ours_, truth_ in zip(ours, truth, strict=True):
+        assert ours_.dtype == jnp.bfloat16
+        # Eight binary digits: half of the last is 2^-8 of the number or less.
+        np.testing.assert_allclose(
+            np.float32(ours_), truth_, rtol=2.0**-8, atol=1e-5 * np.abs(truth_).max()
+        )
+
+
+def test_on_cpu_products_of_bfloat16_are_float32():
+    # XLA:CPU has fast ones for that result only.
+    def loss(x, kernel, matrix):
+        y = conv(x, kernel, (1, 1), "HALF")
+        return jnp.sum(dot_general(y, matrix, (((3,), (0,)), ((), ()))).astype(jnp.float32) ** 2)
+
+    drawn = _random(0, 2, 8, 8, 4), _random(1, 3, 3, 4, 8), _random(2, 8, 5)
+    arguments = [jnp.asarray(value, jnp.bfloat16) for value in drawn]
+    text = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*arguments).as_text()
+    products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    assert len(products) == 6
+    for line in products:
+        *operands, result = re.findall(r"tensor<[\dx]*x(\w+)>", line)
+        assert (operands, result) == (["bf16", "bf16"], "f32")
+
+
+def test_transposes_around_a_product_of_bfloat16():
+    # XLA:CPU lets the product lie by columns then, and fails, unless barriers forbid it.
+    x = jnp.asarray(_random(0, 6, 5, 4, 8), jnp.bfloat16)
+    kernel = jnp.asarray(_random(1, 1, 1, 6, 16), jnp.bfloat16)
+    matrix = jnp.asarray(_random(2, 5, 16), jnp.bfloat16)
+
+    def turned(x, kernel):
+        y = conv(x.transpose(3, 1, 2, 0), kernel, (1, 1), "HALF").transpose(0, 2, 1, 3)
+        return dot_general(y, matrix.T, (((3,), (0,)), ((), ()))).T
+
+    def plain(x, kernel):
+        y = jnp.einsum("chwn,co->nwho", x, kernel[0, 0])
+        return jnp.einsum("nwho,fo->fhwn", y, matrix.astype(jnp.float32))
+
+    ours = _with_gradients(lambda *drawn: turned(*drawn).astype(jnp.float32), x, kernel)
+    truth = _with_gradients(plain, x.astype(jnp.float32), kernel.astype(jnp.float32))
+    for ours_, truth_ in zip(ours, truth, strict=True):
+        # Rounded twice on the way, to eight binary digits.
+        np.testing.assert_allclose(np.float32(ours_), truth_, atol=np.abs(truth_).max() / 64)
+
+
+@pytest.mark.parametrize("shape", [(7, 12), (3, 5, 12)])
+@pytest.mark.parametrize("features", [(4,), (3, 2, 4)])
+def test_the_product_of_a_dense_layer_equals_the_plain_one(shape, features):
+    x, kernel = _random(0, *shape), _random(1, 12, *features)
+    numbers = (((len(shape) - 1,), (0,)), ((), ()))
+    ours = _with_gradients(lambda x, k: dot_general(x, k, numbers), x, kernel)
+    theirs = _with_gradients(lambda x, k: lax.dot_general(x, k, numbers), x, kernel)
+    _assert_close(ours, theirs)
+
+
+def test_a_dense_layer_on_other_platforms_is_the_plain_product():
+    def function(x, kernel):
+        return dot_general(x, kernel, (((2,), (0,)), ((), ())))
+
+    arguments = _random(0, 2, 5, 8), _random(1, 8, 4)
+    for platform in ("cuda", "tpu"):
+        text = jax.export.export(jax.jit(function), platforms=[platform])(*arguments).mlir_module()
+        (line,) = (line for line in text.splitlines() if "stablehlo.dot_general" in line)
+        assert "tensor<2x5x8xf32>, tensor<8x4xf32>" in line
 
 
 def test_exported_for_cpu_and_cuda_together_it_still_runs_here():
