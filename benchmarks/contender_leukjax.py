@@ -66,13 +66,13 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Round]:
         train_step = step.make_train_step(module, transform, options, mesh, shardings)
 
         def once() -> jax.Array:
-            held[0], metrics = train_step(held[0], jax.device_put(batch, place))
+            held[0], metrics = train_step(held[0], sharding.put(batch, place))
             return metrics["loss"]
     else:
         eval_step = step.make_eval_step(module, mesh, shardings)
 
         def once() -> jax.Array:
-            return eval_step(held[0], jax.device_put(batch, place))
+            return eval_step(held[0], sharding.put(batch, place))
 
     device = jax.devices()[0]
     about = {

@@ -123,3 +123,13 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def put(tree: Any, places: Any) -> Any:
+    """Arrays of the host on the devices; on CPU it returns when they are there.
+
+    There a program whose arguments are still on their way is run by another thread than the one
+    that calls it, in memory that is not held (`runtime.hold_memory`).
+    """
+    placed = jax.device_put(tree, places)
+    return jax.block_until_ready(placed) if jax.default_backend() == "cpu" else placed

@@ -135,7 +135,7 @@ class Model(Restored):
     def on_devices(self, *arrays: np.ndarray) -> tuple[Any, ...]:
         """The variables on every device, and arrays of `batch_size` rows shared out among them."""
         mesh, variables = self._placed
-        return variables, *(jax.device_put(a, sharding.batch_sharding(mesh)) for a in arrays)
+        return variables, *(sharding.put(a, sharding.batch_sharding(mesh)) for a in arrays)
 
     @functools.cached_property
     def _statistics(self) -> tuple[np.ndarray, np.ndarray]:

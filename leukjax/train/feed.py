@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, UInt8
 
+from leukjax import sharding
 from leukjax.data.batches import Batches
 from leukjax.train.gather import PIXELS, batch_shardings
 
@@ -83,7 +84,7 @@ def _stacked(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 def _onto(batch: dict[str, np.ndarray], places: Any) -> dict[str, jax.Array]:
     if jax.process_count() == 1:
-        return jax.device_put(batch, places)
+        return sharding.put(batch, places)
     # This is the transfer that is meant; JAX counts it among the implicit ones.
     with jax.transfer_guard_host_to_device("allow"):
         return {

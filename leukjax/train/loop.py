@@ -14,7 +14,6 @@ come inside a call; it is answered after it.
 import contextlib
 import functools
 import itertools
-import time
 from typing import Any
 
 import jax
@@ -32,11 +31,6 @@ from leukjax.train.run import Run
 from leukjax.train.state import TrainState
 from leukjax.train.stop import StopRequest
 from leukjax.train.trace import Trace
-
-# XLA:CPU frees the temporary buffers of a call a moment after its results are there. A call that is
-# dispatched before gets others, gigabytes for a large model, and the process keeps them. So where
-# the host itself computes and a call is long enough to be large, the next one waits for its end.
-LONG, MOMENT = 0.25, 0.005  # seconds
 
 
 def train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, log: Log) -> None:
@@ -75,8 +69,6 @@ def train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, log
         pixels=run.residence.pixels,
         counts=(count for _, count in plan()),
     )
-    host_computes = jax.default_backend() == "cpu"
-    dispatched, long = time.monotonic(), True  # the last call; whether the one before took long
     compiled: set[int] = set()  # numbers of steps a call that have run
     pending: tuple[int, dict[str, jax.Array]] | None = None
     last: dict[str, float] = {}
@@ -107,11 +99,7 @@ def train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, log
                 )
             if step == total:
                 break
-            if host_computes and long and pending is not None:
-                last, pending = _read(log, *pending), None
-                time.sleep(MOMENT)
             batch = next(feed)
-            long, dispatched = time.monotonic() - dispatched > LONG, time.monotonic()
             state, metrics = run.train_steps[count](state, batch)
             # The metrics of a call are read when the next one is under way, so that the device
             # never waits for the host.
