@@ -79,8 +79,8 @@ def _product(a: Array, b: Array, a_axis: int, b_axis: int) -> Float32[Array, "*d
     """Matrix product over an axis of each, in float32 whatever the operands are.
 
     XLA:CPU has fast products of bfloat16 (AMX, AVX-512) for that result only, and where all three
-    lie by rows; asked for bfloat16 it widens the operands first. The barriers keep transposes that
-    come before or after from changing how they lie, at which XLA:CPU fails (jax 0.10.2, 0.12.0).
+    lie by rows; asked for bfloat16 it widens the operands first. Round the result, or hold it by a
+    barrier, before it is transposed: laid by columns it fails to run (jax 0.10.2, 0.12.0).
     """
     axes = (((a_axis,), (b_axis,)), ((), ()))
     if a.dtype != jnp.bfloat16:

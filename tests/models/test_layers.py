@@ -173,7 +173,7 @@ def test_on_cpu_products_of_bfloat16_are_float32():
 
 
 def test_transposes_around_a_product_of_bfloat16():
-    # XLA:CPU lets the product lie by columns then, and fails, unless barriers forbid it.
+    # XLA:CPU fails where it lets such a product lie by columns, as a bare one before a transpose.
     x = jnp.asarray(_random(0, 6, 5, 4, 8), jnp.bfloat16)
     kernel = jnp.asarray(_random(1, 1, 1, 6, 16), jnp.bfloat16)
     matrix = jnp.asarray(_random(2, 5, 16), jnp.bfloat16)
