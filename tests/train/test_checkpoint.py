@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import random
 import resource
 
@@ -176,6 +177,15 @@ def largest_file():
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.fixture
+def no_log():
+    """Drops what Orbax logs, as the commands do: what is left are exceptions that nobody caught."""
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.usefixtures("no_log")
 @pytest.mark.parametrize("noticed_by", ["wait", "save", "close"])
 def test_a_save_that_the_disk_refuses(checkpoints, tmp_path, largest_file, capfd, noticed_by):
     checkpoints.save(1, _state(1), {}, 0.1)
