@@ -43,7 +43,7 @@ def hold_memory() -> bool:
 
     XLA:CPU asks for all temporary buffers of a program anew at every call, a gigabyte in a training
     step. By default glibc maps such an area and unmaps it afterwards, and the system hands out
-    every page again, filled with zeros: a quarter of the time of a ResNet-50's step at 64 pixels.
+    every page again, filled with zeros: a fifth of the time of a ResNet-50's step at 64 pixels.
     One heap that never shrinks is touched once. Nothing happens where the C library is another.
 
     Only the main thread's heap grows as it likes, so programs are run by the thread that calls
