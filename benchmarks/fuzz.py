@@ -289,7 +289,7 @@ def _problem(status: int | None, said: str, folder: Path, trains: bool) -> str:
         path
         for place in ("cache", "run")
         for path in (folder / place).rglob("*")
-        # Names of files and folders that are being written: `files.write_whole`, `data.cache`.
+        # Names of files and folders that are being written: `files.write_atomic`, `data.cache`.
         if path.name.endswith(".tmp") or re.fullmatch(r"\..+\.[a-z0-9_]{8}", path.name)
     ]
     return f"left {half[0].relative_to(folder)}" if half else ""

@@ -15,7 +15,7 @@ from pathlib import Path
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from leukjax import config, disk
+from leukjax import config, storage
 from leukjax.errors import Stopped, UserError
 
 ConfigTokens = tuple[list[str], list[tuple[str, str]]]
@@ -66,7 +66,7 @@ def status(
         print("interrupted before anything had to be saved", file=sys.stderr)
         return 130
     except Exception as error:
-        line = disk.refusal(error) or _out_of_memory(error)
+        line = storage.describe_failure(error) or _out_of_memory(error)
         if line is None:
             raise  # a bug keeps its traceback
         print(f"error: {_one_line(line)}", file=sys.stderr)

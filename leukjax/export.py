@@ -67,7 +67,7 @@ def safetensors(workdir: Path, output: Path) -> None:
     from flax import traverse_util
 
     from leukjax.apply.restored import restore
-    from leukjax.files import write_whole
+    from leukjax.storage import write_atomic
     from leukjax.weights import write
 
     run = restore(workdir, "best")
@@ -79,8 +79,8 @@ def safetensors(workdir: Path, output: Path) -> None:
     )
     description = (workdir / "preprocessing.json").read_text()
     with _writing(output):
-        write_whole(output / "preprocessing.json", description)
-        write_whole(output / "model.safetensors", write.safetensors(tensors, description))
+        write_atomic(output / "preprocessing.json", description)
+        write_atomic(output / "model.safetensors", write.safetensors(tensors, description))
     print(f"{output / 'model.safetensors'}: {len(tensors)} tensors of step {run.step}")
 
 

@@ -11,16 +11,16 @@ PACKAGE = Path(__file__).resolve().parents[1] / "leukjax"
 
 # A room may import from the rooms named here, and from itself. `.` is the top of the package that
 # is no command.
-BASE = {"config", "disk", "errors", "expressions", "files", "hashing", "runtime", "sharding"}
+BASE = {"config", "storage", "errors", "expressions", "hashing", "runtime", "sharding"}
 ALLOWED = {
-    "data": {"config", "disk", "errors", "expressions", "files"},
-    "images": {"errors", "hashing"},
-    "models": {"errors", "hashing"},
-    "metrics": {"errors", "files"},
-    "compiler": {"errors"},
-    "attribution": {"errors"},
+    "data": {"config", "storage", "errors", "expressions"},
+    "images": {"errors", "storage", "hashing"},
+    "models": {"errors", "storage", "hashing"},
+    "metrics": {"errors", "storage"},
+    "compiler": {"errors", "storage"},
+    "attribution": {"errors", "storage"},
     "checks": BASE | {"data", "images", "models", "metrics"},
-    "weights": {"errors", "expressions", "files", "hashing", "data", "models"},
+    "weights": {"errors", "storage", "expressions", "hashing", "data", "models"},
     "train": BASE | {"compiler", "data", "images", "models", "metrics", "weights"},
     "apply": BASE | {"attribution", "data", "images", "models", "metrics", "train", "weights"},
     "report": BASE

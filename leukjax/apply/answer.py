@@ -18,7 +18,7 @@ from leukjax.data import stream
 from leukjax.data.archive import IMAGES
 from leukjax.data.progress import progress
 from leukjax.errors import UserError
-from leukjax.files import open_whole
+from leukjax.storage import open_atomic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ def write(runs: Sequence[str], paths: Sequence[str], output: Path, options: Opti
     answers = rows(model.members, stream.items(paths), threads=options.threads, unlikeness=likes)
     count = _Count()
     try:
-        with open_whole(output) as file:
+        with open_atomic(output) as file:
             file.write(table.header())
             for row in progress(answers, total, "predicting"):
                 file.write(table.line(row))

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float32, UInt8
 
 from leukjax.apply.model import Model
 from leukjax.data import cnmc_names
-from leukjax.files import write_whole
+from leukjax.storage import write_atomic
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 PROGRAM, ABOUT, LOADER = "model.stablehlo", "model.json", "predict.py"
@@ -45,9 +45,9 @@ def ship(folder: Path, name: str, blob: bytes, about: dict[str, Any]) -> None:
     """
     about = {**about, "file": name, "sha256": hashlib.sha256(blob).hexdigest()}
     loader = Path(__file__).with_name("loader.py").read_text()
-    write_whole(folder / name, blob)
-    write_whole(folder / ABOUT, json.dumps(about, indent=1) + "\n")
-    write_whole(folder / LOADER, loader)
+    write_atomic(folder / name, blob)
+    write_atomic(folder / ABOUT, json.dumps(about, indent=1) + "\n")
+    write_atomic(folder / LOADER, loader)
 
 
 def program(model: Model) -> bytes:

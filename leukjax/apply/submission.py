@@ -8,7 +8,7 @@ from pathlib import Path
 
 from leukjax.data.cnmc_names import CLASSES, OF_LABELS_FILE
 from leukjax.errors import UserError
-from leukjax.files import write_whole
+from leukjax.storage import write_atomic
 
 # The challenge's server looks for this name in the zip that is handed in.
 NAME = "isbi_valid.predict"
@@ -65,12 +65,12 @@ class Submission:
                 )
         text = "".join(f"{self._digits[number]}\n" for number in sorted(self._digits))
         if self._path.suffix.lower() != ".zip":
-            write_whole(self._path, text)
+            write_atomic(self._path, text)
             return
         data = io.BytesIO()
         with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(zipfile.ZipInfo(NAME), text)
-        write_whole(self._path, data.getvalue())
+        write_atomic(self._path, data.getvalue())
 
 
 def _number(name: str) -> int:

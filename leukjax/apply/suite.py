@@ -24,7 +24,6 @@ from leukjax.data import records as data_records
 from leukjax.data.measure import foreground
 from leukjax.data.progress import progress
 from leukjax.errors import UserError
-from leukjax.files import write_whole
 from leukjax.images.distort import (
     DISTORTIONS,
     SEVERITIES,
@@ -35,6 +34,7 @@ from leukjax.images.distort import (
 )
 from leukjax.metrics import predictions
 from leukjax.metrics.predictions import Predictions
+from leukjax.storage import write_atomic
 from leukjax.train import finish, workdir
 
 CLEAN = "clean"
@@ -215,4 +215,4 @@ def _keep_or_drop(folder: Path, step: int, found: Material) -> None:
     if (folder / "predictions").exists():
         logging.info("%s: of another checkpoint, suite or data; predicting anew", folder)
         shutil.rmtree(folder / "predictions")
-    write_whole(path, json.dumps(now, indent=1) + "\n")
+    write_atomic(path, json.dumps(now, indent=1) + "\n")

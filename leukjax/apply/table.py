@@ -1,6 +1,5 @@
 """The tables of `leukjax.predict`: one row an image, one row a subject."""
 
-import csv
 import io
 import re
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from jaxtyping import Float32
 
 from leukjax import expressions
 from leukjax.apply.rows import Row
-from leukjax.files import write_whole
+from leukjax.storage import csv_writer, write_atomic
 
 
 class Table:
@@ -112,7 +111,7 @@ class Subjects:
             images, answered, bad = self._counts[subject]
             counts = [str(images), str(answered), str(bad)]
             lines.append(_line([subject, *counts, *self._of(subject, images - bad)]))
-        write_whole(path, b"".join(lines))
+        write_atomic(path, b"".join(lines))
 
     def _of(self, subject: str, good: int) -> list[str]:
         if not good:
@@ -127,5 +126,5 @@ def _yes(value: bool) -> str:
 
 def _line(cells: Sequence[str]) -> bytes:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
+    csv_writer(text).writerow(cells)
     return text.getvalue().encode()

@@ -14,7 +14,7 @@ from sklearn.covariance import ledoit_wolf
 from leukjax.apply.model import Model
 from leukjax.data import records as data_records
 from leukjax.errors import UserError
-from leukjax.files import write_whole
+from leukjax.storage import write_atomic
 
 FILE = "unlikeness.npz"
 QUANTILE = 0.99  # of the validation images count as like those of training
@@ -101,7 +101,7 @@ def of_run(model: Model) -> Unlikeness:
     found = fit(features["train"], labels, features["val"], model.step)
     data = io.BytesIO()
     np.savez(data, **dataclasses.asdict(found))
-    write_whole(path, data.getvalue())
+    write_atomic(path, data.getvalue())
     return found
 
 

@@ -18,7 +18,7 @@ from leukjax.data import cache
 from leukjax.data.manifest import Manifest
 from leukjax.data.records import READ_AT_ONCE, Records
 from leukjax.errors import UserError
-from leukjax.files import write_whole
+from leukjax.storage import write_atomic
 
 _FILE = "pixels.npy"
 _INDEX = "index.json"
@@ -131,7 +131,7 @@ def _write(folder: Path, records: Records) -> None:
             file.write(images.data)
     if digest.hexdigest() != records.checksum:
         raise records.damaged()
-    write_whole(folder / _INDEX, json.dumps({"checksum": records.checksum, "shape": shape}))
+    write_atomic(folder / _INDEX, json.dumps({"checksum": records.checksum, "shape": shape}))
 
 
 def _is_whole(folder: Path, checksum: str) -> bool:

@@ -1,6 +1,5 @@
 """Pictures that occur twice: equal in bytes, equal in pixels, or nearly equal."""
 
-import csv
 import dataclasses
 import io
 import itertools
@@ -10,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from leukjax.data.manifest import Manifest
-from leukjax.files import write_whole
+from leukjax.storage import csv_writer, write_atomic
 
 # Chosen on real cells (tests/data/test_duplicates.py). Scaling by 3/4 or a tenth more brightness
 # moves the hash of a C-NMC cell by at most 4 bits and its area by under 2 %. Of 946 pairs of C-NMC
@@ -104,7 +103,7 @@ def _parts(count: int) -> list[np.uint64]:
 def save_csv(manifest: Manifest, pairs: list[Pair], path: Path) -> None:
     """Writes duplicates.csv: id_a, id_b, kind, distance, group_a, group_b, same_group."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv_writer(text)
     writer.writerow(["id_a", "id_b", "kind", "distance", "group_a", "group_b", "same_group"])
     for pair in pairs:
         rows = (pair.a, pair.b)
@@ -112,7 +111,7 @@ def save_csv(manifest: Manifest, pairs: list[Pair], path: Path) -> None:
         groups = [str(manifest.group[row]) for row in rows]
         same = "yes" if groups[0] == groups[1] else "no"
         writer.writerow([*ids, pair.kind, pair.distance, *groups, same])
-    write_whole(path, text.getvalue())
+    write_atomic(path, text.getvalue())
 
 
 def describe(manifest: Manifest, pairs: list[Pair]) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from leukjax.errors import UserError
-from leukjax.files import write_whole
+from leukjax.storage import csv_writer, write_atomic
 
 UNLABELLED = -1
 
@@ -97,14 +97,14 @@ class Manifest:
         """Writes the manifest as CSV; its first line, a comment, holds the class names."""
         text = io.StringIO()
         text.write("#" + json.dumps({"classes": self.classes}) + "\n")
-        writer = csv.writer(text, lineterminator="\n")
+        writer = csv_writer(text)
         writer.writerow(_COLUMNS)
         for row in range(len(self)):
             values = {name: getattr(self, name)[row] for name in _COLUMNS}
             # 9 significant digits give a float32 back exactly.
             values |= {"phash": f"{values['phash']:016x}", "area": f"{values['area']:.9g}"}
             writer.writerow([values[name] for name in _COLUMNS])
-        write_whole(path, text.getvalue())
+        write_atomic(path, text.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> "Manifest":

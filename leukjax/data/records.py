@@ -1,6 +1,5 @@
 """Prepared images: written once into the cache folder, read by row in any order ever after."""
 
-import csv
 import dataclasses
 import hashlib
 import importlib
@@ -24,7 +23,7 @@ from leukjax.data.record_files import RecordFiles
 from leukjax.data.scan import scan
 from leukjax.data.source import Skipped, Source
 from leukjax.errors import UserError
-from leukjax.files import write_whole
+from leukjax.storage import csv_writer, write_atomic
 
 # Enters every key: raise it when `preprocess` or the layout of a folder of records changes.
 FORMAT = 2
@@ -135,10 +134,10 @@ class Records:
     def save_skipped(self, path: Path) -> None:
         """Writes the images that were left out as CSV: id, path, reason."""
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
+        writer = csv_writer(text)
         writer.writerow(("id", "path", "reason"))
         writer.writerows(dataclasses.astuple(skipped) for skipped in self.skipped)
-        write_whole(path, text.getvalue())
+        write_atomic(path, text.getvalue())
 
     def __getstate__(self) -> dict[str, Any]:
         # Worker processes open the files anew.
@@ -218,7 +217,7 @@ def _write(
         "files": {str(path.relative_to(folder)): _mark(path) for path in _files(folder)},
     }
     content = {"sha256": _digest(index), "index": index}
-    write_whole(folder / _INDEX, json.dumps(content, indent=1))
+    write_atomic(folder / _INDEX, json.dumps(content, indent=1))
 
 
 def _files(folder: Path) -> Iterator[Path]:

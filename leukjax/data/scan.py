@@ -16,7 +16,7 @@ from leukjax.data.parallel import map_in_order
 from leukjax.data.progress import progress
 from leukjax.data.source import Entry, Skipped, Source
 from leukjax.errors import UserError
-from leukjax.files import write_whole
+from leukjax.storage import write_atomic
 
 # Enters the key of the cache: raise it when a measure or a decoding rule changes.
 VERSION = 1
@@ -177,7 +177,7 @@ def _save(
             "findings": findings,
         }
         # Last: without it, or with another checksum, the table does not count.
-        write_whole(folder / f"{key}.json", json.dumps(side, indent=1))
+        write_atomic(folder / f"{key}.json", json.dumps(side, indent=1))
     except OSError as error:
         raise UserError(
             f"data.cache_dir: {folder} cannot be written ({error.strerror or error}): "

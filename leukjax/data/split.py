@@ -1,6 +1,5 @@
 """Which images train, validate and test; a group is never on two sides."""
 
-import csv
 import dataclasses
 import hashlib
 import io
@@ -14,7 +13,7 @@ from leukjax.data import cnmc_names
 from leukjax.data.draws import best_draw
 from leukjax.data.manifest import Manifest
 from leukjax.errors import UserError
-from leukjax.files import write_whole
+from leukjax.storage import csv_writer, write_atomic
 
 PARTS = ("train", "val", "test")
 HELD_OUT = "held_out"  # out of all folds; no run reads it
@@ -176,7 +175,7 @@ def shares(manifest: Manifest, split: Split) -> list[dict[str, str | int | float
 def to_csv(manifest: Manifest, split: Split) -> str:
     """The text of split.csv: id, subject, group, label, part; rows sorted by id."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv_writer(text)
     writer.writerow(["id", "subject", "group", "label", "part"])
     for row in np.argsort(manifest.id).tolist():
         label = int(manifest.label[row])
@@ -188,7 +187,7 @@ def to_csv(manifest: Manifest, split: Split) -> str:
 
 def save_csv(manifest: Manifest, split: Split, path: Path) -> None:
     """Writes split.csv, whole or not at all."""
-    write_whole(path, to_csv(manifest, split))
+    write_atomic(path, to_csv(manifest, split))
 
 
 def checksum(manifest: Manifest, split: Split) -> str:

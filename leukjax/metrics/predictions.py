@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from leukjax.errors import UserError
-from leukjax.files import write_whole
 from leukjax.metrics.scores import predicted_class
+from leukjax.storage import csv_writer, write_atomic
 
 SUM_TOLERANCE = 1e-3  # of a row's probabilities: three digits are enough
 _FIXED = ("id", "subject", "group", "label", "predicted")
@@ -48,7 +48,7 @@ class Predictions:
         Nine digits give a float32 back to the last bit.
         """
         text = io.StringIO()
-        out = csv.writer(text, lineterminator="\n")
+        out = csv_writer(text)
         out.writerow([*_FIXED, *(f"p_{name}" for name in self.classes)])
         predicted = predicted_class(self.probabilities)
         for row, probabilities in enumerate(self.probabilities):
@@ -62,7 +62,7 @@ class Predictions:
                     *(f"{value:.9g}" for value in probabilities),
                 ]
             )
-        write_whole(path, text.getvalue())
+        write_atomic(path, text.getvalue())
 
 
 def read(path: Path, dtype: type = np.float32) -> Predictions:

@@ -17,10 +17,10 @@ from PIL import Image
 from leukjax.checks.folder import Audit
 from leukjax.checks.shortcuts import Shortcut
 from leukjax.data.duplicates import Pair
-from leukjax.files import write_whole
 from leukjax.metrics.intervals import METHODS
 from leukjax.report.style import BLUE, CLASSES, GREY, MARKERS, VERMILION, style
 from leukjax.report.tables import number, render, span
+from leukjax.storage import write_atomic
 
 SHOWN = 8  # images of a class, or pairs, in the page
 DOTS = 400  # images of a class in a strip
@@ -44,8 +44,8 @@ img.wide { width: 100%; max-width: 46rem; }
 
 def write_and_print(found: Audit, output: Path) -> None:
     """Write audit.html and audit.json into a folder; print the tables."""
-    write_whole(output / "audit.json", json.dumps(_as_json(found), indent=1) + "\n")
-    write_whole(output / "audit.html", _page(found))
+    write_atomic(output / "audit.json", json.dumps(_as_json(found), indent=1) + "\n")
+    write_atomic(output / "audit.html", _page(found))
     print("\n" + _screen(found))
     print(f"\nWrote {output / 'audit.html'} and audit.json")
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from leukjax import runtime
 from leukjax.data.baselines import baselines
-from leukjax.files import write_whole
 from leukjax.metrics import predictions as tables_of
 from leukjax.metrics.intervals import Interval, intervals
 from leukjax.metrics.predictions import Predictions
@@ -22,6 +21,7 @@ from leukjax.report.about import About, model_name
 from leukjax.report.figures import write_figures
 from leukjax.report.model_card import model_card
 from leukjax.report.tables import Row, score_table
+from leukjax.storage import write_atomic
 from leukjax.train import finish, session
 from leukjax.train.log import read_metrics, seconds_trained
 from leukjax.train.pace import duration
@@ -64,15 +64,15 @@ def write_and_print(outcome: session.Outcome) -> None:
         for markdown in (False, True)
     }
     ending = [*_what_the_baselines_are(run), *_ending(outcome, best_epoch)]
-    write_whole(
+    write_atomic(
         folder / "summary.md", text[True] + "\n" + "\n".join(f"- {s}" for s in ending) + "\n"
     )
     summary = _summary(outcome, predicted, rows, shape, best_epoch)
-    write_whole(
+    write_atomic(
         folder / "model_card.md",
         model_card(summary, run.config.to_dict(), about, _parts(run), text[True]),
     )
-    write_whole(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_atomic(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     print("\n" + text[False] + "\n" + "\n".join(ending))
 
 

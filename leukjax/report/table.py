@@ -1,12 +1,12 @@
 """One table for every reader: CSV and JSON for machines, Markdown, LaTeX and HTML for people."""
 
-import csv
 import dataclasses
 import io
 from collections.abc import Sequence
 
 from leukjax.metrics.intervals import Interval
 from leukjax.report.tables import UNDEFINED, number, render, span
+from leukjax.storage import csv_writer
 
 
 class P(float):
@@ -65,7 +65,7 @@ class Table:
             any(isinstance(row[i], Interval) for row in self.rows) for i in range(len(self.header))
         ]
         text = io.StringIO()
-        out = csv.writer(text, lineterminator="\n")
+        out = csv_writer(text)
         titles: list[str] = []
         for title, expand in zip(self.header, wide, strict=True):
             titles += [title, f"{title} low", f"{title} high"] if expand else [title]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from leukjax.errors import Stopped, UserError
-from leukjax.files import write_whole
+from leukjax.storage import write_atomic
 from leukjax.study import answers, held_out, trials
 from leukjax.study.answers import Answer
 from leukjax.study.board import Board
@@ -158,7 +158,7 @@ class Conductor:
         good = (answers.DONE,) if job.trial is None else (answers.DONE, answers.DIVERGED)
         if answer.status not in good:
             content = {"message": answer.message or answer.status}
-            write_whole(_failure_file(self._study, job.name), json.dumps(content) + "\n")
+            write_atomic(_failure_file(self._study, job.name), json.dumps(content) + "\n")
         self._board.ended(job, answer)
 
     def _poll(self) -> list[tuple[Any, Answer]]:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from leukjax.files import write_whole
 from leukjax.metrics import operating
 from leukjax.metrics.intervals import Interval
 from leukjax.metrics.predictions import Predictions
 from leukjax.report.about import About
 from leukjax.report.tables import number, render, span
+from leukjax.storage import write_atomic
 from leukjax.study import scored
 from leukjax.study.again import config_of, mean, predict_again
 from leukjax.study.scored import Operating
@@ -65,7 +65,7 @@ def run(
     found.write(output / "predictions.csv")
     content = _content(folders, part, found, points, about)
     content["tta"] = tta
-    write_whole(output / "scores.json", json.dumps(content, indent=1) + "\n")
+    write_atomic(output / "scores.json", json.dumps(content, indent=1) + "\n")
     name = folders[0].name if len(folders) == 1 else f"ensemble of {len(folders)} runs"
     name += ", eight views" if tta else ""
     text = {
@@ -78,7 +78,7 @@ def run(
         )
         for markdown in (False, True)
     }
-    write_whole(output / "summary.md", text[True] + "\n")
+    write_atomic(output / "summary.md", text[True] + "\n")
     print("\n" + text[False])
 
 

@@ -1,14 +1,13 @@
 """What the models of a study share and where they differ, as a table."""
 
-import csv
 import io
 import json
 from typing import Any
 
 from leukjax import config as configs
-from leukjax.files import write_whole
 from leukjax.models import FAMILIES
 from leukjax.report.tables import render
+from leukjax.storage import csv_writer, write_atomic
 from leukjax.study.plan import Study
 
 # Fields of a config that make no difference to any number, or that name what a row names better.
@@ -76,11 +75,11 @@ def write(study: Study) -> None:
     """Write ``fairness.csv`` (every aspect) and ``fairness.md`` (what differs as a table)."""
     found = rows(study)
     text = io.StringIO()
-    out = csv.writer(text, lineterminator="\n")
+    out = csv_writer(text)
     out.writerow(["aspect", SHARED, *study.models])
     out.writerows([aspect, "yes" if shared else "no", *of] for aspect, shared, of in found)
-    write_whole(study.folder / "fairness.csv", text.getvalue())
-    write_whole(study.folder / "fairness.md", _markdown(study, found))
+    write_atomic(study.folder / "fairness.csv", text.getvalue())
+    write_atomic(study.folder / "fairness.md", _markdown(study, found))
 
 
 def _markdown(study: Study, found: list[tuple[str, bool, list[str]]]) -> str:

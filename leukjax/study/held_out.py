@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from leukjax.data.split import HELD_OUT
-from leukjax.files import append_line
+from leukjax.storage import append_line
 from leukjax.study.again import mean, predict_again
 
 LEDGER = "ledger.jsonl"

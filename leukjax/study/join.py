@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from leukjax.errors import UserError
-from leukjax.files import write_whole
 from leukjax.metrics import predictions as tables_of
 from leukjax.metrics.predictions import Predictions
+from leukjax.storage import csv_writer, write_atomic
 from leukjax.study import fairness, trials
 from leukjax.study.plan import Job, Study
 
@@ -22,8 +22,8 @@ def write(study: Study) -> None:
     Raises:
       UserError: runs of one fold are not of the same images.
     """
-    write_whole(study.folder / OUT_OF_FOLD, out_of_fold(study))
-    write_whole(study.folder / "trials.csv", trials.table(study))
+    write_atomic(study.folder / OUT_OF_FOLD, out_of_fold(study))
+    write_atomic(study.folder / "trials.csv", trials.table(study))
     fairness.write(study)
 
 
@@ -34,7 +34,7 @@ def out_of_fold(study: Study) -> str:
       UserError: the runs of a fold are not of the same images, so that nothing is paired.
     """
     text = io.StringIO()
-    out = csv.writer(text, lineterminator="\n")
+    out = csv_writer(text)
     header: list[str] = []
     ids: dict[int, list[str]] = {}
     for model in study.models:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from leukjax import config as configs
 from leukjax.errors import UserError
-from leukjax.files import write_whole
+from leukjax.storage import write_atomic
 
 FILE = "crossval.json"
 # What must be the same in all models (`split.*` too), or nothing could be paired. Pixels may differ
@@ -255,7 +255,7 @@ def claim(study: Study) -> None:
     if not path.exists():
         if (study.folder / "config.json").exists():
             raise UserError(f"--workdir={study.folder}: holds a single run; choose another folder")
-        write_whole(path, json.dumps(now, indent=1) + "\n")
+        write_atomic(path, json.dumps(now, indent=1) + "\n")
         return
     try:
         before = json.loads(path.read_text())

@@ -3,18 +3,18 @@
 import json
 import statistics
 
-from leukjax.files import write_whole
 from leukjax.metrics import predictions as tables_of
 from leukjax.metrics.scores import scores
 from leukjax.report.about import About
 from leukjax.report.tables import COLUMNS, number, render
+from leukjax.storage import write_atomic
 from leukjax.study import held_out, join, scored
 from leukjax.study.plan import Study
 
 
 def write_and_print(study: Study) -> None:
     """Write ``summary.md`` and print it as plain text."""
-    write_whole(study.folder / "summary.md", _text(study, markdown=True))
+    write_atomic(study.folder / "summary.md", _text(study, markdown=True))
     print("\n" + _text(study, markdown=False))
 
 

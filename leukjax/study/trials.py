@@ -4,7 +4,6 @@ A trial is a work directory whose test part stays closed. The chosen one becomes
 first seed, by its name alone; the other seeds of the fold are trained with its values.
 """
 
-import csv
 import io
 import json
 import shutil
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from leukjax.errors import UserError
-from leukjax.files import write_whole
+from leukjax.storage import csv_writer, write_atomic
 from leukjax.study.plan import Job, Study, Values
 from leukjax.train.log import read_metrics
 
@@ -25,13 +24,13 @@ def write_result(folder: Path, metric: str, best_step: int) -> None:
         line for line in read_metrics(folder) if line["part"] == "val" and line["step"] == best_step
     ]
     result = {"score": line[metric], "epoch": line["epoch"], "failure": ""}
-    write_whole(folder / RESULT, json.dumps(result) + "\n")
+    write_atomic(folder / RESULT, json.dumps(result) + "\n")
 
 
 def write_divergence(folder: Path, message: str) -> None:
     """The same for a trial that went astray: it counts as one, and is not chosen."""
     result = {"score": None, "epoch": None, "failure": message}
-    write_whole(folder / RESULT, json.dumps(result) + "\n")
+    write_atomic(folder / RESULT, json.dumps(result) + "\n")
 
 
 def choose(study: Study, model: str, fold: int) -> Values | None:
@@ -58,7 +57,7 @@ def choose(study: Study, model: str, fold: int) -> Values | None:
             raise UserError(
                 f"{model}, fold {fold}: every trial diverged; --sweep smaller learning rates"
             )
-        write_whole(path, json.dumps({"chosen": number, "trials": results}, indent=1) + "\n")
+        write_atomic(path, json.dumps({"chosen": number, "trials": results}, indent=1) + "\n")
     chosen = json.loads(path.read_text())["chosen"]
     _tidy(study, model, fold, chosen)
     return study.trials[chosen]
@@ -99,7 +98,7 @@ def table(study: Study) -> str:
     """The text of ``trials.csv``: every trial of every model and fold, and what was chosen."""
     fields = list(study.trials[0]) if study.trials else []
     text = io.StringIO()
-    out = csv.writer(text, lineterminator="\n")
+    out = csv_writer(text)
     ending = ("metric", "score", "epoch", "chosen", "failure")
     out.writerow(["model", "fold", "trial", "seed", *fields, *ending])
     for model in study.models if study.trials else ():

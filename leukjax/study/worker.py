@@ -20,7 +20,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from leukjax import command, disk
+from leukjax import command, storage
 from leukjax.errors import Diverged, Stopped, UserError
 from leukjax.report import run_report
 from leukjax.study import answers, held_out, trials
@@ -66,7 +66,7 @@ def answer(job: dict[str, Any]) -> Answer:
         status, message = answers.FAILED, str(error)
     except Exception as error:
         traceback.print_exc()
-        line = disk.refusal(error) or f"{type(error).__name__}: {error}"
+        line = storage.describe_failure(error) or f"{type(error).__name__}: {error}"
         status, message = answers.FAILED, line
     message = " ".join(message.split())
     if message:

@@ -15,9 +15,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from leukjax import disk
+from leukjax import storage
 from leukjax.errors import UserError
-from leukjax.files import write_whole
+from leukjax.storage import write_atomic
 from leukjax.train import seal, together
 
 SEAL = seal.NAME
@@ -164,7 +164,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
             if jax.process_index() == 0:
                 folder = self._folder / str(step)
-                write_whole(folder / SEAL, seal.text_of(seal.checksums(folder)))
+                write_atomic(folder / SEAL, seal.text_of(seal.checksums(folder)))
                 self._remove_old()
         except BaseException as error:  # raised again in the thread of the loop
             self._failure = error
@@ -175,7 +175,7 @@ class Checkpoints:
             yield
         except Exception as error:
             self._failure = error
-            refusal = disk.refusal(error)
+            refusal = storage.describe_failure(error)
             if refusal is None:
                 raise
             raise UserError(f"{refusal}; the checkpoints before this one stand") from error
@@ -278,7 +278,10 @@ def _read_variables(folder: Path) -> dict[str, Any]:
         found = reader.restore(folder, args=arguments)
     # Orbax and TensorStore have each their own; the checksums held, so that it is no damage.
     except Exception as error:
-        line = disk.refusal(error) or f"{folder}: cannot be read ({str(error).splitlines()[0]})"
+        line = (
+            storage.describe_failure(error)
+            or f"{folder}: cannot be read ({str(error).splitlines()[0]})"
+        )
         raise UserError(line) from error
     finally:
         reader.close()

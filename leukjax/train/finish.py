@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from leukjax.files import append_line, write_whole
 from leukjax.metrics.predictions import read as read_predictions
+from leukjax.storage import append_line, write_atomic
 from leukjax.train import together
 from leukjax.train.checkpoint import Checkpoints
 from leukjax.train.evaluate import predict
@@ -100,7 +100,7 @@ def write_preprocessing(run: Run) -> None:
     if run.initial.facts:
         content["init"] = dict(run.initial.facts)
     if jax.process_index() == 0:
-        write_whole(run.workdir / "preprocessing.json", json.dumps(content, indent=1) + "\n")
+        write_atomic(run.workdir / "preprocessing.json", json.dumps(content, indent=1) + "\n")
 
 
 def versions() -> dict[str, str]:

@@ -12,7 +12,7 @@ from absl import logging
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from leukjax.files import write_whole
+from leukjax.storage import write_atomic
 
 # Fields of a line that depend on the machine and not on the run; two runs agree in all others.
 TIMES = ("elapsed", "images_per_second", "data_wait", "mfu", "peak_memory")
@@ -166,4 +166,4 @@ def reached(workdir: Path) -> int:
 
 def _drop_lines_after(path: Path, step: int) -> None:
     kept = [record for record in read_metrics(path.parent) if record["step"] <= step]
-    write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))
+    write_atomic(path, "".join(json.dumps(record) + "\n" for record in kept))

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from leukjax import sharding
 from leukjax.compiler import compiled, targets
 from leukjax.errors import UserError
-from leukjax.files import write_whole
+from leukjax.storage import write_atomic
 from leukjax.train import state as states
 from leukjax.train.gather import PIXELS
 from leukjax.train.programs import make_module, programs
@@ -61,8 +61,8 @@ def run(config: ConfigDict, folder: Path, device: str) -> dict[str, Any]:
     if "error" in found:
         raise UserError(f"--preflight={device}: {found['error']}")
     text = found.pop("program")
-    write_whole(folder / PROGRAM, text)
-    write_whole(folder / RESULT, json.dumps(found, indent=2) + "\n")
+    write_atomic(folder / PROGRAM, text)
+    write_atomic(folder / RESULT, json.dumps(found, indent=2) + "\n")
     print(table(found))
     print(f"\n{folder / RESULT}, {folder / PROGRAM}")
     return found

@@ -18,8 +18,8 @@ from leukjax.data import records as data_records
 from leukjax.data import split as data_split
 from leukjax.data.batches import Batches, Images
 from leukjax.errors import UserError
-from leukjax.files import write_whole
 from leukjax.models.summary import Summary, table
+from leukjax.storage import write_atomic
 from leukjax.train import initial, together, workdir
 from leukjax.train import state as states
 from leukjax.train.fine_tuning import FineTuning
@@ -110,7 +110,7 @@ def assemble(config: ConfigDict, folder: Path) -> tuple[Run, bool]:
     resumed = together.from_first(lambda: workdir.claim(folder, config, facts))
     _write_and_say(folder, records, split)
     if start.mapped is not None and jax.process_index() == 0:
-        write_whole(folder / "weights.csv", start.mapped.csv())
+        write_atomic(folder / "weights.csv", start.mapped.csv())
 
     options = step_options(config, records.background)
     compiled = programs(module, config, options, settings, mesh, residence.sharding)

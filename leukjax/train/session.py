@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from leukjax import runtime
-from leukjax.files import append_line
+from leukjax.storage import append_line
 from leukjax.train import finish, together, workdir
 from leukjax.train.checkpoint import Checkpoints
 from leukjax.train.log import Log, reached

@@ -24,7 +24,7 @@ from absl import logging
 from jax._src import distributed
 
 from leukjax import config as configs
-from leukjax import disk
+from leukjax import storage
 from leukjax.errors import Stopped, UserError
 from leukjax.train.relay import Relay
 
@@ -181,7 +181,7 @@ def _place() -> tuple[int, int]:
 
 
 def _own(error: BaseException) -> dict[str, Any]:
-    text = str(error) if isinstance(error, UserError) else disk.refusal(error)
+    text = str(error) if isinstance(error, UserError) else storage.describe_failure(error)
     if text is None:
         traceback.print_exception(error)
         text = f"{type(error).__name__}: {error}"

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from leukjax import config as configs
 from leukjax.errors import UserError
-from leukjax.files import write_whole
+from leukjax.storage import write_atomic
 
 
 @contextlib.contextmanager
@@ -109,7 +109,7 @@ def claim(folder: Path, config: ConfigDict, facts: dict[str, Any]) -> bool:
     if not (folder / "config.json").exists():
         # config.json last: where it stands, the run has begun.
         for name in ("data.json", "config.json"):
-            write_whole(folder / name, json.dumps(now[name], indent=1) + "\n")
+            write_atomic(folder / name, json.dumps(now[name], indent=1) + "\n")
         return False
     changed = []
     for name, content in now.items():

@@ -20,7 +20,7 @@ from absl import logging
 
 from leukjax.data import cache
 from leukjax.errors import UserError
-from leukjax.files import write_whole
+from leukjax.storage import write_atomic
 from leukjax.weights.read import checksum
 
 PREFIX = "hf://"
@@ -94,7 +94,7 @@ def fetch(text: str, cache_dir: str) -> Path:
             f"init.weights: cannot download {address.url} ({reason}); download it elsewhere "
             f"and put it at {path}"
         ) from error
-    write_whole(sums, found + "\n")
+    write_atomic(sums, found + "\n")
     return path
 
 

@@ -1,7 +1,6 @@
 """Each tensor of a file finds its one place in a model, or is an error."""
 
 import collections
-import csv
 import dataclasses
 import io
 import math
@@ -15,6 +14,7 @@ import numpy as np
 from leukjax import expressions
 from leukjax.errors import UserError
 from leukjax.models.hybrid_vit import resize_position_embeddings
+from leukjax.storage import csv_writer
 from leukjax.weights.axes import Axes, Shape
 from leukjax.weights.names import Path
 from leukjax.weights.read import Tensors
@@ -53,7 +53,7 @@ class Mapped:
     def csv(self) -> str:
         """The table: ``variable,tensor,shape,tensor_shape,status,note``."""
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
+        writer = csv_writer(text)
         writer.writerow(Row._fields)
         for row in self.rows:
             shapes = ("x".join(map(str, shape)) for shape in (row.shape, row.tensor_shape))

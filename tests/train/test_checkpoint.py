@@ -219,7 +219,7 @@ def test_a_seal_that_the_disk_refuses(checkpoints, tmp_path, monkeypatch):
     def full(path, content):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr("leukjax.train.checkpoint.write_whole", full)
+    monkeypatch.setattr("leukjax.train.checkpoint.write_atomic", full)
     checkpoints.save(2, _state(2), {}, 0.2)
     with pytest.raises(UserError, match=r"checksums.json: no space left on the device"):
         checkpoints.wait()

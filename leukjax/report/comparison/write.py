@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from leukjax.errors import UserError
-from leukjax.files import write_whole
 from leukjax.report.comparison import page, results, words
 from leukjax.report.comparison.document import make_document
 from leukjax.report.comparison.inputs import read_entries
 from leukjax.report.comparison.study import make_study
 from leukjax.report.style import save
+from leukjax.storage import write_atomic
 
 
 def write_report(arguments: Sequence[str], output: Path, positive: str = "") -> list[str]:
@@ -31,14 +31,14 @@ def write_report(arguments: Sequence[str], output: Path, positive: str = "") -> 
         raise UserError(f"--output={output}: cannot be made ({error.strerror})") from error
     again = (output / "results.json").exists()  # a report on other inputs may stand there
     for table in document.tables():
-        write_whole(output / "tables" / f"{table.name}.csv", table.csv())
-        write_whole(output / "tables" / f"{table.name}.tex", table.latex())
+        write_atomic(output / "tables" / f"{table.name}.csv", table.csv())
+        write_atomic(output / "tables" / f"{table.name}.tex", table.latex())
     for picture in document.pictures():
         save(picture.figure, output / "figures", picture.name)
-    write_whole(output / "results.json", results.results_json(study))
-    write_whole(output / "paper.toml", results.paper_toml(study))
-    write_whole(output / "report.md", page.markdown(document))
-    write_whole(output / "report.html", page.html(document, output / "figures"))
+    write_atomic(output / "results.json", results.results_json(study))
+    write_atomic(output / "paper.toml", results.paper_toml(study))
+    write_atomic(output / "report.md", page.markdown(document))
+    write_atomic(output / "report.html", page.html(document, output / "figures"))
     if again:
         tables = {f"{table.name}{kind}" for table in document.tables() for kind in (".csv", ".tex")}
         drawn = {f"{one.name}{kind}" for one in document.pictures() for kind in (".png", ".svg")}

@@ -1,10 +1,11 @@
 """The table of explanations: a row for each image, run and method."""
 
-import csv
 import dataclasses
 import io
 import math
 from collections.abc import Sequence
+
+from leukjax.storage import csv_writer
 
 COLUMNS = (
     "path", "run", "method", "layer", "predicted", "target", "p_target", "score",
@@ -39,7 +40,7 @@ class Row:
 def as_csv(rows: Sequence[Row]) -> bytes:
     """The file's content; what does not apply is empty."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv_writer(text)
     writer.writerow(COLUMNS)
     for row in rows:
         values = (getattr(row, name) for name in COLUMNS)

@@ -21,10 +21,10 @@ from leukjax.data.measure import foreground
 from leukjax.data.parallel import map_in_order
 from leukjax.data.progress import progress
 from leukjax.errors import UserError
-from leukjax.files import write_whole
 from leukjax.report.explanation.asked import Options, Run, choose
 from leukjax.report.explanation.overlay import Column, Panel, as_png, overlay
 from leukjax.report.explanation.table import Row, as_csv
+from leukjax.storage import write_atomic
 
 TABLE = "explanations.csv"
 
@@ -63,7 +63,7 @@ def write(runs: Sequence[str], paths: Sequence[str], output: Path, options: Opti
         while part := list(islice(loaded, models[0].batch_size)):
             rows += _explain(chosen, part, number, output, options)
             number += len(part)
-        write_whole(output / TABLE, as_csv(rows))
+        write_atomic(output / TABLE, as_csv(rows))
     except OSError as error:
         raise UserError(f"--output={output}: cannot be written ({error.strerror or error}); "
                         "choose another") from error  # fmt: skip
@@ -85,7 +85,7 @@ def _make_folder(output: Path, paths: Sequence[str]) -> None:
         raise UserError(f"--output={output}: is a file; give the name of a folder")
     try:
         output.mkdir(parents=True, exist_ok=True)
-        write_whole(output / ".written", b"")
+        write_atomic(output / ".written", b"")
         (output / ".written").unlink()
     except OSError as error:
         raise UserError(f"--output={output}: cannot be written ({error.strerror or error}); "
@@ -114,7 +114,7 @@ def _explain(
         picture = ""
         if options.overlays:
             picture = f"overlays/{stem}.png"
-            write_whole(output / picture, as_png(_picture(path, runs, found, place)))
+            write_atomic(output / picture, as_png(_picture(path, runs, found, place)))
         for run, own in zip(runs, found, strict=True):
             for method in run.methods:
                 name = f"maps/{stem}.{run.name}.{method}.npy"
@@ -209,7 +209,7 @@ def _panel(run: Run, found: _Found, method: str, place: int) -> Panel:
 def _save(path: Path, map: Float32[np.ndarray, "p q"]) -> None:
     content = io.BytesIO()
     np.save(content, map)
-    write_whole(path, content.getvalue())
+    write_atomic(path, content.getvalue())
 
 
 def _plain(path: str) -> str:

@@ -3,7 +3,6 @@
 Every number is computed from ``RUN/robustness/predictions/`` as it stands on the disk.
 """
 
-import csv
 import dataclasses
 import io
 import json
@@ -17,12 +16,12 @@ from absl import logging
 from leukjax import runtime
 from leukjax.apply import suite
 from leukjax.errors import UserError
-from leukjax.files import write_whole
 from leukjax.metrics import predictions, robustness
 from leukjax.metrics.robustness import Curve, Relative
 from leukjax.report.about import About, model_name
 from leukjax.report.robustness import figures, texts
 from leukjax.report.style import save
+from leukjax.storage import csv_writer, write_atomic
 
 COLUMNS = (
     "distortion", "severity", "background", "score", "value", "low", "high",
@@ -99,7 +98,7 @@ def write_and_print(
     else:
         base = None
     for one in measured:
-        write_whole(suite.folder_of(one.run, part) / "scores.csv", _scores_csv(one.curves))
+        write_atomic(suite.folder_of(one.run, part) / "scores.csv", _scores_csv(one.curves))
     where = output or _output(folders, part)
     _write_report(where, measured, base)
 
@@ -181,7 +180,7 @@ def _output(runs: Sequence[Path], part: str) -> Path:
 
 def _scores_csv(curves: Sequence[Curve]) -> str:
     text = io.StringIO()
-    out = csv.writer(text, lineterminator="\n")
+    out = csv_writer(text)
     out.writerow(COLUMNS)
     for curve in curves:
         for points in curve.points.values():
@@ -209,10 +208,10 @@ def _write_report(where: Path, measured: Sequence[Measured], base: Measured | No
         "reference": None if base is None else base.name,
         "models": content,
     }
-    write_whole(where / "robustness.json", json.dumps(summary, indent=1) + "\n")
+    write_atomic(where / "robustness.json", json.dumps(summary, indent=1) + "\n")
     name = None if base is None else base.name
     text = texts.document(measured, name)
-    write_whole(where / "robustness.md", text)
+    write_atomic(where / "robustness.md", text)
     save(figures.curves(measured), where, "curves")
     for one in measured:
         save(figures.harm(one), suite.folder_of(one.run, one.about.part), "harm", ("png",))
