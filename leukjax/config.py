@@ -28,6 +28,7 @@ FREE_TO_CHANGE = (
     "data.host_gb",
     "data.prefetch",
     "data.root",
+    "data.subject_csv",  # its content is compared, through split.csv
     "data.threads",
     "data.workers",
     "checkpoint.keep_latest",
@@ -36,6 +37,16 @@ FREE_TO_CHANGE = (
     "runtime.",
     "train.steps_per_call",
 )
+
+# Fields that say where files of this machine are or how this machine works. Of a finished run,
+# which may come from anyone, they are never taken: see `of_finished_run`.
+_OF_MACHINE = (*FREE_TO_CHANGE, "init.")
+
+# Those of them that the user may give for a finished run.
+_GIVEN_AGAIN = tuple(field for field in FREE_TO_CHANGE if field.startswith(("data.", "runtime.")))
+
+# Images of drawn cells that a finished run may ask for: their list alone takes a gigabyte.
+MAX_DRAWN = 2_000_000
 
 CHOICES = {
     "compute_dtype": ("auto", "float32", "bfloat16"),
@@ -121,6 +132,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "profile.steps": (0, 10_000),
     "runtime.timeout": (1, 10**6),
 }
+
+_MAX_TEXT = 10_000  # characters of one field of a run's config.json
 
 _DURATIONS = ("optimizer.warmup", "optimizer.step_every", "train.eval_every", "checkpoint.every")
 _EXPRESSIONS = ("data.subject_pattern", "init.allow", "optimizer.decay_mask", "optimizer.freeze")
@@ -248,11 +261,15 @@ def set_field(config: ConfigDict, field: str, value: Any) -> None:
     flat = flatten(config)
     if field not in flat:
         raise UserError(f"--config.{field}: no such field{_nearest(field, flat)}")
+    _assign(config, field, _as_type_of(flat[field], value, field))
+
+
+def _assign(config: ConfigDict, field: str, value: Any) -> None:
     *sections, last = field.split(".")
     section = config
     for name in sections:
         section = section[name]
-    section[last] = _as_type_of(flat[field], value, field)
+    section[last] = value
 
 
 def _nearest(field: str, flat: Mapping[str, Any]) -> str:
@@ -274,7 +291,7 @@ def _as_type_of(current: Any, value: Any, field: str) -> Any:
     elif kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             return float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     elif kind is int and isinstance(value, str):
         try:
@@ -307,7 +324,7 @@ def check(config: ConfigDict) -> None:
     for field in _EXPRESSIONS:
         try:
             expression = re.compile(flat[field])
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:
             raise UserError(
                 f"--config.{field}={flat[field]}: not a regular expression: {error}"
             ) from error
@@ -318,14 +335,107 @@ def check(config: ConfigDict) -> None:
     _check_combinations(flat)
 
 
+def of_finished_run(content: Any) -> tuple[ConfigDict, dict[str, Any]]:
+    """The config of a finished run, which may come from anyone.
+
+    A field that the run's version did not have gets its default. Fields that say where files are or
+    how the machine works get this machine's defaults.
+
+    Args:
+      content: of its config.json.
+
+    Returns:
+      The config, and all fields as they were recorded: for display and hints, never to be used.
+
+    Raises:
+      UserError: an unknown field, or a value of another type or out of bounds.
+    """
+    default = _get_config(shipped_folder() / "default.py", "")
+    recorded = flatten(default)
+    for field, value in _fields_of_json(content).items():
+        if field not in recorded:
+            raise UserError(f"{field}: no such field{_nearest(field, recorded)}")
+        recorded[field] = value
+    _check_types(recorded, flatten(default))
+    config, defaults = default.copy_and_resolve_references(), flatten(default)
+    for field, value in recorded.items():
+        _assign(config, field, _as_type_of(defaults[field], value, field))
+    check(config)
+    if config.data.smears_subjects * config.data.smears_cells > MAX_DRAWN:
+        raise UserError(
+            f"data.smears_subjects, data.smears_cells: more than {MAX_DRAWN:,} drawn cells"
+        )
+    for field, value in defaults.items():
+        if _is_one_of(field, _OF_MACHINE):
+            _assign(config, field, value)
+    return config, recorded
+
+
+def of_this_machine(config: ConfigDict, overrides: Iterable[tuple[str, Any]], where: str) -> None:
+    """Set fields of a finished run's config that the user gives for this machine, in place.
+
+    Args:
+      config: of the run.
+      overrides: pairs of field and value.
+      where: the run, for messages.
+
+    Raises:
+      UserError: a field on which the run's numbers depend, or a value that it cannot have.
+    """
+    given = list(overrides)
+    for field, value in given:
+        if not may_be_given_again(field):
+            raise UserError(
+                f"--config.{field}: a finished run keeps its config ({where}); only these may be "
+                f"given: {', '.join(_GIVEN_AGAIN)}"
+            )
+        set_field(config, field, value)
+    if given:
+        check(config)
+
+
+def may_be_given_again(field: str) -> bool:
+    """Whether a field may be given for a finished run: it says where its data are, how it runs."""
+    return _is_one_of(field, _GIVEN_AGAIN)
+
+
+def _fields_of_json(content: Any) -> dict[str, Any]:
+    """The fields of a config's JSON form: sections of numbers, texts, true and false."""
+    if not isinstance(content, dict):
+        raise UserError("must be a JSON object")
+    fields: dict[str, Any] = {}
+    for name, value in content.items():
+        inner = {name: value}
+        if isinstance(value, dict):
+            inner = {f"{name}.{key}": each for key, each in value.items()}
+        for field, each in inner.items():
+            if not isinstance(each, str | int | float | bool):
+                raise UserError(f"{field[:100]}: must be a number, a text, true or false")
+            if isinstance(each, str) and len(each) > _MAX_TEXT:
+                raise UserError(f"{field[:100]}: has more than {_MAX_TEXT:,} characters")
+        fields |= inner
+    return fields
+
+
+def _is_one_of(field: str, names: Iterable[str]) -> bool:
+    """Whether a field is named, or is in a section that is (``mesh.``)."""
+    return any(field == name or (name[-1] == "." and field.startswith(name)) for name in names)
+
+
 def _check_names_and_types(flat: dict[str, Any]) -> None:
     default = flatten(_get_config(shipped_folder() / "default.py", ""))
     for field in flat:
         if field not in default:
             raise UserError(f"config field {field}: no such field{_nearest(field, default)}")
-    for field, value in default.items():
+    for field in default:
         if field not in flat:
             raise UserError(f"config field {field}: missing; start from load('default')")
+    _check_types(flat, default)
+
+
+def _check_types(flat: Mapping[str, Any], default: Mapping[str, Any]) -> None:
+    """Check that each field has the type of its default."""
+    for field, value in default.items():
         if isinstance(flat[field], str) and not isinstance(value, str):
             raise UserError(f"--config.{field}={flat[field]}: a text, where {value!r} is none")
         _as_type_of(value, flat[field], field)
@@ -402,9 +512,6 @@ def differences(before: Mapping, after: Mapping, *, ignore: Iterable[str] = ()) 
     ignored = tuple(ignore)
     lines = []
     for field in sorted(old.keys() | new.keys()):
-        skip = any(
-            field == name or (name[-1] == "." and field.startswith(name)) for name in ignored
-        )
-        if not skip and old.get(field) != new.get(field):
+        if not _is_one_of(field, ignored) and old.get(field) != new.get(field):
             lines.append(f"{field}: {old.get(field, 'absent')!r} -> {new.get(field, 'absent')!r}")
     return lines

@@ -43,11 +43,13 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
     if len(folders) > 1 and not FLAGS.output:
         raise UserError("--output is missing; name a folder for the scores of the ensemble")
     name = f"{FLAGS.part}-tta" if FLAGS.tta else FLAGS.part
-    output = Path(FLAGS.output or folders[0] / "evaluation" / name)
 
     # Imported late: the flags above answer at once, JAX and TFDS take seconds.
+    from leukjax.rundir import RunDir
     from leukjax.study import evaluation
 
+    own = RunDir(folders[0])
+    output = Path(FLAGS.output) if FLAGS.output else own.place("evaluation", name)
     evaluation.run(folders, FLAGS.part, FLAGS.threshold, output, tta=FLAGS.tta, overrides=overrides)
 
 

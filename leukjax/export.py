@@ -12,6 +12,7 @@ onnx: FOLDER/model.onnx, the same as ONNX (float32); predict.py needs onnxruntim
 """
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def safetensors(workdir: Path, output: Path) -> None:
         {path: np.asarray(value) for path, value in variables.items()},
         run.step,
     )
-    description = (workdir / "preprocessing.json").read_text()
+    description = json.dumps(run.preprocessing, indent=1) + "\n"
     with _writing(output):
         write_atomic(output / "preprocessing.json", description)
         write_atomic(output / "model.safetensors", write.safetensors(tensors, description))

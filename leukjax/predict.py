@@ -3,8 +3,9 @@
 python -m leukjax.predict --workdir=runs/resnet50-cnmc IMAGES… --output=predictions.csv
 
 IMAGES are files, folders and zips. Images are prepared as the run prepared its own. A file that
-cannot be read becomes a row with its error, and the others go on. docs/predict.md says what each
-column holds. Not a medical device.
+cannot be read becomes a row with its error, and the others are predicted. The first --flag_unlike
+of a run reads its training images: --config.data.root=FOLDER says where they are. docs/predict.md
+says what each column holds. Not a medical device.
 """
 
 import re
@@ -51,8 +52,8 @@ flags.DEFINE_integer("threads", 8, "that read and prepare images", 1, 256, flag_
 
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
     """Check the flags, predict, write the tables."""
-    if names or overrides:
-        raise UserError("--config: not taken here; a run knows its own")
+    if names or (overrides and not FLAGS.flag_unlike):
+        raise UserError("--config: not taken here; a run has its own config")
     if not FLAGS.workdir:
         raise UserError("--workdir is missing; give the work directory of a trained run")
     if FLAGS.max_error is not None and not 0 < FLAGS.max_error < 1:
@@ -76,6 +77,7 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
             submission=Path(FLAGS.submission) if FLAGS.submission else None,
             batch_size=FLAGS.batch_size,
             threads=FLAGS.threads,
+            overrides=overrides,
         ),
     )
 

@@ -30,6 +30,13 @@ def repository() -> Path:
     return REPOSITORY
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Prepared images and compiled functions of tests never reach the user's cache folder."""
+    if "LEUKJAX_CACHE" not in os.environ:
+        os.environ["LEUKJAX_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory) -> Path:
     """The work directory of a small finished run on drawn cells; to be read, not written."""

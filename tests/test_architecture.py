@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "leukjax"
 # is no command.
 BASE = {"config", "storage", "errors", "expressions", "hashing", "runtime", "sharding"}
 ALLOWED = {
+    "rundir": {"config", "storage", "errors", "metrics"},
     "data": {"config", "storage", "errors", "expressions"},
     "images": {"errors", "storage", "hashing"},
     "models": {"errors", "storage", "hashing"},
@@ -21,13 +22,15 @@ ALLOWED = {
     "attribution": {"errors", "storage"},
     "checks": BASE | {"data", "images", "models", "metrics"},
     "weights": {"errors", "storage", "expressions", "hashing", "data", "models"},
-    "train": BASE | {"compiler", "data", "images", "models", "metrics", "weights"},
-    "apply": BASE | {"attribution", "data", "images", "models", "metrics", "train", "weights"},
+    "train": BASE | {"rundir", "compiler", "data", "images", "models", "metrics", "weights"},
+    "apply": BASE
+    | {"rundir", "attribution", "data", "images", "models", "metrics", "train", "weights"},
     "report": BASE
-    | {"apply", "attribution", "checks", "data", "images", "models", "metrics", "train"},
-    "page": BASE | {"apply", "attribution", "data", "images", "metrics", "report"},
+    | {"rundir", "apply", "attribution", "checks", "data", "images", "models", "metrics", "train"},
+    "page": BASE | {"rundir", "apply", "attribution", "data", "images", "metrics", "report"},
     # A study's workers end as commands do.
-    "study": BASE | {"data", "images", "models", "metrics", "train", "apply", "report", "command"},
+    "study": BASE
+    | {"rundir", "data", "images", "models", "metrics", "train", "apply", "report", "command"},
 }
 COMMANDS = {
     "__main__",

@@ -142,9 +142,9 @@ def test_unlikeness_is_kept_and_its_limit_is_that_of_validation(trained_run):
 
     model = leukjax.load(trained_run)
     made = unlikeness.of_run(model)
-    stamp = (trained_run / unlikeness.FILE).stat().st_mtime_ns
+    stamp = (trained_run / "unlikeness.npz").stat().st_mtime_ns
     again = unlikeness.of_run(model)
-    assert (trained_run / unlikeness.FILE).stat().st_mtime_ns == stamp
+    assert (trained_run / "unlikeness.npz").stat().st_mtime_ns == stamp
     prepared = records.prepare(model.config.data)
     ids = predictions.read(trained_run / "predictions" / "val.csv").id.tolist()
     rows_of = [prepared.manifest.id.tolist().index(name) for name in ids]

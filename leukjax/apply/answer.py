@@ -10,7 +10,7 @@ from absl import logging
 
 from leukjax import runtime
 from leukjax.apply import confidence, unlikeness
-from leukjax.apply.model import Model, load
+from leukjax.apply.model import NOT_FINITE, Model, load
 from leukjax.apply.rows import Row, rows
 from leukjax.apply.submission import Submission
 from leukjax.apply.table import Table
@@ -18,6 +18,7 @@ from leukjax.data import stream
 from leukjax.data.archive import IMAGES
 from leukjax.data.progress import progress
 from leukjax.errors import UserError
+from leukjax.rundir import RunDir
 from leukjax.storage import open_atomic
 
 
@@ -34,6 +35,7 @@ class Options:
     submission: Path | None = None
     batch_size: int = 32
     threads: int = 8
+    overrides: Sequence[tuple[str, str]] = ()
 
 
 def write(runs: Sequence[str], paths: Sequence[str], output: Path, options: Options) -> None:
@@ -54,7 +56,7 @@ def write(runs: Sequence[str], paths: Sequence[str], output: Path, options: Opti
         calibrated=options.calibrated,
         batch_size=options.batch_size,
     )
-    runtime.start(model.members[0].config)
+    runtime.start(RunDir(model.members[0].workdir).config(options.overrides))
     for member in model.members:
         _say(member)
     total = sum(1 for _ in stream.items(paths))
@@ -65,7 +67,9 @@ def write(runs: Sequence[str], paths: Sequence[str], output: Path, options: Opti
         names = (item.path for item in stream.items(paths))
         submission = Submission(options.submission, model.classes, names)
     table = _table(model.classes, model.members, options)
-    likes = [unlikeness.of_run(member) for member in model.members] if options.flag_unlike else []
+    likes = []
+    if options.flag_unlike:
+        likes = [unlikeness.of_run(member, options.overrides) for member in model.members]
     answers = rows(model.members, stream.items(paths), threads=options.threads, unlikeness=likes)
     count = _Count()
     try:
@@ -151,7 +155,8 @@ class _Count:
 
     def say(self, output: Path) -> None:
         if self._bad == self._images:
-            raise UserError(f"not one of {self._images:,} files is an image: {self._first_error}")
+            what = "has an answer" if NOT_FINITE in self._first_error else "is an image"
+            raise UserError(f"not one of {self._images:,} files {what}: {self._first_error}")
         if self._conversions:
             counts = ", ".join(f"{name}: {n:,}" for name, n in sorted(self._conversions.items()))
             logging.info("converted to 8-bit RGB (%s images)", counts)

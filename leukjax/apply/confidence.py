@@ -7,7 +7,8 @@ import numpy as np
 from leukjax.apply.model import Model
 from leukjax.errors import UserError
 from leukjax.metrics import abstain, calibration
-from leukjax.metrics.predictions import Predictions, read
+from leukjax.metrics.predictions import Predictions, mean
+from leukjax.rundir import RunDir
 
 
 def choose(models: Sequence[Model], max_error: float) -> abstain.Threshold:
@@ -22,7 +23,7 @@ def choose(models: Sequence[Model], max_error: float) -> abstain.Threshold:
             "--max_error: is chosen on validation predictions, which were made without --tta; "
             "leave one of them out"
         )
-    tables = [read(model.workdir / "predictions" / "val.csv") for model in models]
+    tables = [_validation(model) for model in models]
     first = tables[0]
     for model, table in zip(models, tables, strict=True):
         if not _same_images(table, first):
@@ -30,10 +31,17 @@ def choose(models: Sequence[Model], max_error: float) -> abstain.Threshold:
                 f"--max_error: {model.workdir} and {models[0].workdir} were validated on different "
                 "images; give runs of one split"
             )
-    probabilities = np.mean(
-        [_as_answered(model, table) for model, table in zip(models, tables, strict=True)], axis=0
+    probabilities = mean(
+        [_as_answered(model, table) for model, table in zip(models, tables, strict=True)]
     )
     return abstain.threshold(first.labels, probabilities, first.group, max_error)
+
+
+def _validation(model: Model) -> Predictions:
+    table = RunDir(model.workdir).predictions("val")
+    if table.classes != model.classes:
+        raise UserError(f"{model.workdir}/predictions/val.csv: has other classes than the model")
+    return table
 
 
 def _same_images(a: Predictions, b: Predictions) -> bool:

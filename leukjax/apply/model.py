@@ -22,6 +22,9 @@ from leukjax.apply.views import dihedral
 from leukjax.data import cnmc_names, preprocess
 from leukjax.errors import UserError
 from leukjax.images.normalize import standardize, to_float
+from leukjax.metrics.predictions import mean
+
+NOT_FINITE = "the network gives no finite probability"
 
 
 class Answers(NamedTuple):
@@ -105,9 +108,26 @@ class Model(Restored):
 
         Raises:
           UserError: a file that cannot be read or is no image (`BadImage`), or an array of another
-            kind.
+            kind; or the network gives no finite probability.
         """
-        return self.answers(pixels.prepared(images, self.preprocess, self.image_size)).probabilities
+        prepared = pixels.prepared(images, self.preprocess, self.image_size)
+        probabilities = self.answers(prepared).probabilities
+        bad = ~np.isfinite(probabilities).all(axis=1)
+        if bad.any():
+            raise UserError(
+                f"{self.workdir}: {NOT_FINITE} for {bad.sum():,} of {len(bad):,} images; "
+                "its checkpoint is damaged: copy the run again, or train again"
+            )
+        return probabilities
+
+    @functools.cached_property
+    def feature_width(self) -> int:
+        """Numbers of a row of `features`."""
+        shape = (1, self.image_size, self.image_size, 3)
+        images = jax.ShapeDtypeStruct(shape, jnp.float32)
+        look = functools.partial(self.module.apply, train=False, mutable=["intermediates"])
+        _, seen = jax.eval_shape(look, self.variables, images)
+        return int(seen["intermediates"]["pooled"][0].shape[-1])
 
     def features(self, images: UInt8[np.ndarray, "n s s 3"]) -> Float32[np.ndarray, "n d"]:
         """What stands before the head (``pooled``), a row for each prepared image."""
@@ -202,11 +222,10 @@ class Ensemble:
         """As in `Model`."""
         return self.members[0].positive
 
-    def predict(self, images: Iterable[Image]) -> Float32[np.ndarray, "n c"]:
+    def predict(self, images: Iterable[Image]) -> Float[np.ndarray, "n c"]:
         """Probabilities, a row an image; images as in `Model.predict`, none of them prepared."""
         decoded = [pixels.decoded(image) for image in images]
-        each = [member.predict(decoded) for member in self.members]
-        return np.asarray(np.mean(each, axis=0, dtype=np.float32))
+        return mean([member.predict(decoded) for member in self.members])
 
 
 def load(

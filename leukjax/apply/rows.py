@@ -4,14 +4,15 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, UInt8
 
-from leukjax.apply.model import Answers, Model
+from leukjax.apply.model import NOT_FINITE, Answers, Model
 from leukjax.apply.unlikeness import Unlikeness
 from leukjax.data.decode import decode
 from leukjax.data.parallel import map_in_order
 from leukjax.data.stream import Item
 from leukjax.errors import UserError
+from leukjax.metrics.predictions import mean
 
 # A batch is closed after so many items for each of its places, however many of them were bad.
 _PATIENCE = 4
@@ -30,7 +31,7 @@ class Row:
     """
 
     path: str
-    probabilities: Float32[np.ndarray, " c"] | None = None
+    probabilities: Float[np.ndarray, " c"] | None = None
     unlikeness: float | None = None
     conversions: tuple[str, ...] = ()
     error: str = ""
@@ -111,16 +112,24 @@ def _submit(
     ]
 
     def finish() -> list[Row]:
-        answers = iter(_mean([result() for result in pending], unlikeness))
-        return [dataclasses.replace(one.row, **next(answers)) if one.pixels else one.row
-                for one in part]  # fmt: skip
+        answers = _mean([result() for result in pending], unlikeness)
+        return [_answered(one.row, **next(answers)) if one.pixels else one.row for one in part]
 
     return finish
 
 
+def _answered(row: Row, probabilities: np.ndarray, unlikeness: float | None = None) -> Row:
+    """The row with its answer; an answer that is not finite is an error."""
+    if not np.isfinite(probabilities).all():
+        return dataclasses.replace(row, error=f"{row.path}: {NOT_FINITE}")
+    if unlikeness is not None and not np.isfinite(unlikeness):
+        return dataclasses.replace(row, error=f"{row.path}: the features are not finite")
+    return dataclasses.replace(row, probabilities=probabilities, unlikeness=unlikeness)
+
+
 def _mean(each: list[Answers], unlikeness: Sequence[Unlikeness]) -> Iterator[dict]:
-    """The fields of `Row` that the models fill, an image after the other."""
-    probabilities = np.stack([one.probabilities for one in each]).mean(axis=0)
+    """The fields of `Row` that the models fill, one image after the other."""
+    probabilities = mean([one.probabilities for one in each])
     if not unlikeness:
         for row in probabilities:
             yield {"probabilities": row}

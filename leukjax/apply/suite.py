@@ -5,20 +5,21 @@ for the images as they are, and ``as_published/`` for the second kind of backgro
 there whole or not at all, so that a start after a kill goes on where it was.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-import shutil
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from absl import logging
 from jaxtyping import Bool, UInt8
 from ml_collections import ConfigDict
 
-from leukjax import config as configs
+from leukjax import storage
 from leukjax.apply import model as models
 from leukjax.data import records as data_records
 from leukjax.data.measure import foreground
@@ -34,8 +35,8 @@ from leukjax.images.distort import (
 )
 from leukjax.metrics import predictions
 from leukjax.metrics.predictions import Predictions
+from leukjax.rundir import RunDir
 from leukjax.storage import write_atomic
-from leukjax.train import finish, workdir
 
 CLEAN = "clean"
 PARTS = ("val", "test")
@@ -104,18 +105,26 @@ def material(run: Path, part: str, overrides: Iterable[tuple[str, str]] = ()) ->
       UserError: an unfinished run, changed data, or an override that changes more than places.
     """
     config = config_of(run, overrides)
-    if not (run / "predictions" / f"{part}.csv").is_file():
-        raise UserError(
-            f"{run}: has no predictions/{part}.csv; train to the end: python -m leukjax.main …"
-        )
-    table = predictions.read(run / "predictions" / f"{part}.csv")
+    folder = RunDir(run)
+    table = folder.predictions(part)
     records = data_records.prepare(config.data)
-    facts = _facts(run, records)
+    folder.check_same_data(
+        records_sha256=records.checksum, classes=records.classes, image_size=records.image_size
+    )
+    if table.classes != records.classes:
+        raise UserError(f"{run}/predictions/{part}.csv: has other classes than the data")
     row_of = {str(name): row for row, name in enumerate(records.manifest.id)}
     unknown = [str(name) for name in table.id if str(name) not in row_of]
     if unknown:
         raise UserError(f"{run}/predictions/{part}.csv: {unknown[0]} is no image of the data")
-    images = records.images(np.array([row_of[str(name)] for name in table.id]))
+    rows = np.array([row_of[str(name)] for name in table.id])
+    manifest = records.manifest
+    if not (
+        np.array_equal(manifest.label[rows], table.labels)
+        and np.array_equal(manifest.group[rows], table.group)
+    ):
+        raise UserError(f"{run}/predictions/{part}.csv: has other labels or groups than the data")
+    images = records.images(rows)
     edge: Literal["black", "bright"] = "black" if records.background == "black" else "bright"
     return Material(
         images=images,
@@ -127,7 +136,7 @@ def material(run: Path, part: str, overrides: Iterable[tuple[str, str]] = ()) ->
         subjects_known=records.subjects_known,
         checksum=records.checksum,
         positive=config.data.positive or records.positive,
-        leaky=facts["protocol"] == "image",
+        leaky=folder.data().get("protocol") == "image",
     )
 
 
@@ -139,15 +148,17 @@ def predict(run: Path, part: str, found: Material, wanted: Sequence[Case]) -> di
     Raises:
       UserError: no run that can be loaded; or another process is at it.
     """
-    folder, first = folder_of(run, part), wanted[0].background
+    folder, first = RunDir(run).place(folder_of(run, part).name), wanted[0].background
     places = {case: case.path(folder, first) for case in wanted}
-    with workdir.locked(folder):
+    for place in places.values():  # before anything is written or removed
+        RunDir(folder).place(*place.relative_to(folder).parts)
+    with RunDir(folder).lock():
         model = models.load(run)
         assert isinstance(model, models.Model)
         _keep_or_drop(folder, model.step, found)
-        missing = [case for case, place in places.items() if not place.exists()]
+        missing = [case for case, place in places.items() if not os.path.lexists(place)]
         if missing and part == "test":
-            finish.note_opening(run, model.step, by="robustness")
+            RunDir(run).note_opening(model.step, by="robustness")
         seeds = seeds_of(found.table.id.tolist())
         for case in progress(missing, len(missing), f"distorting {run.name}", "sets"):
             images = found.images
@@ -167,52 +178,54 @@ def predict(run: Path, part: str, found: Material, wanted: Sequence[Case]) -> di
 
 
 def config_of(run: Path, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
-    """The config of a run, its data perhaps in another place.
+    """The config of a finished run, its data where the user says.
 
     Raises:
-      UserError: no run, or an override that changes more than places.
+      UserError: no run, an unfinished one, an override that changes more than places, or images in
+        a folder that the user does not name.
     """
-    try:
-        config = ConfigDict(json.loads((run / "config.json").read_text()))
-    except FileNotFoundError as error:
-        raise UserError(f"--workdir={run}: holds no run (no config.json)") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{run}/config.json: cannot be read ({error}); copy the run anew") from (
-            error
-        )
-    for field, value in overrides:
-        if field not in configs.FREE_TO_CHANGE or not field.startswith("data."):
-            raise UserError(
-                f"--config.{field}: a finished run keeps its config; only places and threads of "
-                "the data may differ, as in --config.data.root=FOLDER"
-            )
-        configs.set_field(config, field, value)
-    return config
+    folder = RunDir(run)
+    folder.require("predictions/test.csv")
+    return folder.config_with_data(overrides)
 
 
-def _facts(run: Path, records: data_records.Records) -> dict[str, Any]:
-    """``data.json`` of a run, whose images must be those that are there now."""
-    try:
-        facts = json.loads((run / "data.json").read_text())
-        before, _ = facts["records_sha256"], facts["protocol"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{run}/data.json: cannot be read ({error}); copy the run anew") from error
-    if before != records.checksum:
-        raise UserError(
-            f"{run}: was trained on other images than those there now (records_sha256 differs); "
-            "bring the data back, or train again"
-        )
-    return facts
+def read_case(found: Material, path: Path) -> Predictions:
+    """The predictions of a case, checked to be of the run's own images.
+
+    Raises:
+      UserError: they are damaged, or of other images.
+    """
+    table = predictions.read(path)
+    predictions.check(path, table)
+    ours = found.table
+    if table.classes != ours.classes or any(
+        not np.array_equal(getattr(table, name), getattr(ours, name))
+        for name in ("id", "group", "labels")
+    ):
+        raise UserError(f"{path}: is not of the images of the run; remove it and start again")
+    return table
 
 
 def _keep_or_drop(folder: Path, step: int, found: Material) -> None:
     """Predictions of another checkpoint, suite or data are not mixed with new ones."""
     ids = hashlib.sha256("\n".join(found.table.id.tolist()).encode()).hexdigest()
     now = {"suite": VERSION, "step": step, "records_sha256": found.checksum, "ids_sha256": ids}
-    path = folder / "suite.json"
-    if path.exists() and path.read_text() == json.dumps(now, indent=1) + "\n":
-        return
+    path, text = folder / "suite.json", json.dumps(now, indent=1) + "\n"
+    with contextlib.suppress(OSError, ValueError):
+        if storage.read_text(path, 2**20) == text:
+            return
     if (folder / "predictions").exists():
-        logging.info("%s: of another checkpoint, suite or data; predicting anew", folder)
-        shutil.rmtree(folder / "predictions")
-    write_atomic(path, json.dumps(now, indent=1) + "\n")
+        logging.info("%s: of another checkpoint, suite or data; predicting again", folder)
+        _remove_predictions(folder)
+    write_atomic(path, text)
+
+
+def _remove_predictions(folder: Path) -> None:
+    """Remove the files that a suite writes, and no other: the folder may come from anyone."""
+    run = RunDir(folder)
+    names = [f"{CLEAN}-0.csv"]
+    names += [f"{name}-{severity}.csv" for name in DISTORTIONS for severity in SEVERITIES]
+    for below in ((), ("masked",), ("as_published",)):
+        where = run.place("predictions", *below)
+        for name in names:
+            (where / name).unlink(missing_ok=True)

@@ -1,10 +1,9 @@
 """How unlike its training images a model finds an image: a distance between features."""
 
-import csv
 import dataclasses
 import io
-import json
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -14,9 +13,9 @@ from sklearn.covariance import ledoit_wolf
 from leukjax.apply.model import Model
 from leukjax.data import records as data_records
 from leukjax.errors import UserError
+from leukjax.rundir import UNLIKENESS, RunDir
 from leukjax.storage import write_atomic
 
-FILE = "unlikeness.npz"
 QUANTILE = 0.99  # of the validation images count as like those of training
 
 
@@ -69,33 +68,37 @@ def fit(
     return dataclasses.replace(found, limit=max(limit, float(np.finfo(np.float32).tiny)))
 
 
-def of_run(model: Model) -> Unlikeness:
+def of_run(model: Model, overrides: Sequence[tuple[str, Any]] = ()) -> Unlikeness:
     """The run's own, from ``unlikeness.npz``; made and kept there the first time.
 
     Making it takes the data of the training: one pass over its training and validation images.
 
+    Args:
+      model: the run.
+      overrides: where the data are, as ``data.root``.
+
     Raises:
       UserError: it has to be made, and the data are not at hand or are others now.
     """
-    path = model.workdir / FILE
+    path = model.workdir / UNLIKENESS
     if (found := kept(model)) is not None:
         return found
+    run = RunDir(model.workdir)
     try:
-        records = data_records.prepare(model.config.data)
+        records = data_records.prepare(run.config_with_data(overrides).data)
+        run.check_same_data(
+            records_sha256=records.checksum, classes=records.classes, image_size=records.image_size
+        )
     except UserError as error:
         raise UserError(
             f"{path}: is not there yet, and making it takes the data of the training: {error}"
         ) from error
-    expected = json.loads((model.workdir / "data.json").read_text())["records_sha256"]
-    if records.checksum != expected:
-        raise UserError(
-            f"{path}: is not there yet, and {model.config.data.root or 'the data'} is no longer "
-            "what the run was trained on; bring that back"
-        )
-    part = _parts(model.workdir / "split.csv")
-    of = np.array([part[name] for name in records.manifest.id.tolist()])
-    logging.info("%s: features of the training and validation images, once", path)
+    split = run.split()
+    of = np.array([split.get(name, ("",) * 4)[3] for name in records.manifest.id.tolist()])
     rows = {name: np.flatnonzero(of == name) for name in ("train", "val")}
+    if not all(map(len, rows.values())):
+        raise UserError(f"{model.workdir}/split.csv: names no training or no validation image")
+    logging.info("%s: features of the training and validation images, once", path)
     features = {name: _features(model, records, rows[name]) for name in rows}
     labels = records.manifest.label[rows["train"]]
     found = fit(features["train"], labels, features["val"], model.step)
@@ -111,9 +114,23 @@ def kept(model: Model) -> Unlikeness | None:
     Raises:
       UserError: a damaged file.
     """
-    path = model.workdir / FILE
-    found = _read(path) if path.exists() else None
-    return found if found is not None and found.step == model.step else None
+    width = model.feature_width
+    largest = {
+        "step": (),
+        "means": (len(model.classes), width),
+        "whitening": (width, width),
+        "limit": (),
+    }
+    values = RunDir(model.workdir).arrays(UNLIKENESS, largest)
+    if values is None:
+        return None
+    means, whitening = values["means"], values["whitening"]
+    if not len(means) or means.shape[1] != width or whitening.shape != (width, width):
+        raise UserError(f"{model.workdir / UNLIKENESS}: is of another model; remove it")
+    if not values["limit"] > 0:
+        raise UserError(f"{model.workdir / UNLIKENESS}: its limit is not above 0; remove it")
+    step, limit = int(values["step"]), float(values["limit"])
+    return Unlikeness(step, means, whitening, limit) if step == model.step else None
 
 
 def _features(
@@ -122,20 +139,3 @@ def _features(
     starts = range(0, len(rows), model.batch_size)
     parts = [rows[start : start + model.batch_size] for start in starts]
     return np.concatenate([model.features(records.images(part)) for part in parts])
-
-
-def _parts(path: Path) -> dict[str, str]:
-    """The part of each image of a run, by id."""
-    with path.open(newline="") as file:
-        return {row["id"]: row["part"] for row in csv.DictReader(file)}
-
-
-def _read(path: Path) -> Unlikeness:
-    try:
-        with np.load(path) as stored:
-            values = {field.name: stored[field.name] for field in dataclasses.fields(Unlikeness)}
-    except Exception as error:  # zip, header and arrays each have their own
-        raise UserError(f"{path}: cannot be read ({error}); remove it") from error
-    return Unlikeness(
-        int(values["step"]), values["means"], values["whitening"], float(values["limit"])
-    )

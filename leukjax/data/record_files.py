@@ -2,16 +2,19 @@
 
 import bisect
 import itertools
-import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader
 
 # No reading ahead, which helps reading in order only, and no threads to hand a record to.
 _OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+
+
+# smears-part_00002.array_record-00000-of-00001: the part, and the shard of it.
+_SHARD = re.compile(r"-part_([0-9]+)\.array_record-([0-9]+)-of-[0-9]+$")
 
 
 class RecordFiles:
@@ -29,10 +32,31 @@ class RecordFiles:
         self._idle: list[list[Any]] = [[] for _ in files]
 
     @classmethod
-    def of_tfds(cls, folder: Path, split: str) -> "RecordFiles":
-        """The files of a split of a prepared data set."""
-        parts = tfds.builder_from_directory(folder).info.splits[split].file_instructions
-        return cls([folder / os.path.basename(p.filename) for p in parts], [p.take for p in parts])
+    def of_tfds(cls, folder: Path, names: Iterable[str]) -> "RecordFiles":
+        """The files that TFDS wrote below a folder, in the order of the records.
+
+        TFDS' own descriptions are not read: it would import the class that they name.
+
+        Args:
+          folder: where the names begin.
+          names: paths below it; those of other files are left out.
+
+        Raises:
+          ValueError: a name leads out of the folder.
+          RuntimeError: a file is damaged.
+        """
+        found = {}
+        for name in names:
+            match = _SHARD.search(name)
+            if match:
+                if ".." in Path(name).parts or Path(name).is_absolute():
+                    raise ValueError(f"{name}: leads out of {folder}")
+                found[int(match[1]), int(match[2])] = folder / name
+        files = [found[place] for place in sorted(found)]
+        return cls(files, [_count(file) for file in files])
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, number: int) -> bytes:
         """The record; what it raises on a damaged file depends on the damage."""
@@ -46,3 +70,11 @@ class RecordFiles:
         record = reader.read()
         idle.append(reader)  # not after an error: another reader starts afresh
         return record
+
+
+def _count(file: Path) -> int:
+    reader = ArrayRecordReader(str(file), _OPTIONS)
+    try:
+        return int(reader.num_records())
+    finally:
+        reader.close()

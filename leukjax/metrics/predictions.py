@@ -3,16 +3,22 @@
 import csv
 import dataclasses
 import io
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from leukjax import storage
 from leukjax.errors import UserError
 from leukjax.metrics.scores import predicted_class
 from leukjax.storage import csv_writer, write_atomic
 
 SUM_TOLERANCE = 1e-3  # of a row's probabilities: three digits are enough
+MAX_BYTES = 2**29  # of a file
+MAX_ROWS = 3_000_000
+_MAX_CHARACTERS = 2**28  # of a column, in which every text takes the room of the longest
 _FIXED = ("id", "subject", "group", "label", "predicted")
 
 
@@ -77,8 +83,8 @@ def read(path: Path, dtype: type = np.float32) -> Predictions:
         UserError: no such file, a missing column, or a value that is none.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            header, *rows = csv.reader(file)
+        reader = csv.reader(io.StringIO(storage.read_text(path, MAX_BYTES), newline=""))
+        header, *rows = itertools.islice(reader, MAX_ROWS + 2)
     except (OSError, ValueError, csv.Error) as error:
         why = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read as predictions ({why}); make it again") from error
@@ -86,22 +92,50 @@ def read(path: Path, dtype: type = np.float32) -> Predictions:
     missing = [name for name in _FIXED if name not in header]
     if missing or len(classes) < 2:
         raise UserError(f"{path}: misses the columns {', '.join(missing) or 'p_<class>'}")
+    if len(set(header)) < len(header):
+        raise UserError(f"{path}: two columns have one name; make it again")
     if not rows:
         raise UserError(f"{path}: holds no predictions; make it again")
+    if len(rows) > MAX_ROWS:
+        raise UserError(f"{path}: has more than {MAX_ROWS:,} rows; split it")
     for number, row in enumerate(rows, start=2):
         if len(row) != len(header):
             raise UserError(
-                f"{path}, line {number}: {len(row)} values under {len(header)} titles; mend the row"
+                f"{path}, line {number}: {len(row)} values under {len(header)} titles; "
+                "correct the row"
             )
+    columns = dict(zip(header, zip(*rows, strict=True), strict=True))
     try:
-        columns = dict(zip(header, np.array(rows, dtype=str).T, strict=True))
-        labels = np.array([classes.index(name) for name in columns["label"]], np.int32)
-        probabilities = np.stack([columns[f"p_{name}"].astype(dtype) for name in classes], axis=1)
+        known = {name: label for label, name in enumerate(classes)}
+        labels = np.array([_label(name, known) for name in columns["label"]], np.int32)
+        numbers = [list(map(float, columns[f"p_{name}"])) for name in classes]
+        probabilities: np.ndarray = np.array(numbers, dtype).T.copy()
+        names, subjects, groups = (_texts(columns[name]) for name in ("id", "subject", "group"))
     except ValueError as error:
-        raise UserError(f"{path}: {error}; mend the row or make the file again") from error
-    return Predictions(
-        classes, columns["id"], columns["subject"], columns["group"], labels, probabilities
-    )
+        raise UserError(f"{path}: {error}; correct the row or make the file again") from error
+    return Predictions(classes, names, subjects, groups, labels, probabilities)
+
+
+def _label(name: str, known: Mapping[str, int]) -> int:
+    if name not in known:
+        raise ValueError(f"the label {name[:100]!r} is not in the classes {', '.join(known)}"[:300])
+    return known[name]
+
+
+def _texts(values: Sequence[str]) -> np.ndarray:
+    # NumPy gives every text the room of the longest.
+    longest = max(map(len, values))
+    if longest * len(values) > _MAX_CHARACTERS:
+        raise ValueError(f"a text has {longest:,} characters, too many for {len(values):,} rows")
+    return np.array(values, dtype=str)
+
+
+def mean(each: Sequence[Float[np.ndarray, "n c"]]) -> Float[np.ndarray, "n c"]:
+    """The mean probability of an ensemble, in float64 whatever its members are in.
+
+    Every command takes this one, so that they agree to the last bit.
+    """
+    return np.mean([np.asarray(one, np.float64) for one in each], axis=0)
 
 
 def read_checked(path: Path) -> Predictions:
@@ -112,16 +146,26 @@ def read_checked(path: Path) -> Predictions:
             (a run that diverged writes NaN).
     """
     found = read(path, np.float64)
+    check(path, found)
+    return found.take(np.argsort(found.id, kind="stable"))
+
+
+def check(path: Path, found: Predictions) -> None:
+    """Check what was read from a file.
+
+    Raises:
+        UserError: an id occurs twice, or probabilities are no probabilities.
+    """
     ids, probabilities = found.id, found.probabilities
     names, first = np.unique(ids, return_index=True)
     if len(names) < len(ids):
         twice = ids[np.setdiff1d(np.arange(len(ids)), first)[0]]
-        raise UserError(f"{path}: id {twice} occurs twice; keep one row an image")
+        raise UserError(f"{path}: id {twice} occurs twice; keep one row per image")
     bad = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
     if len(bad):
         raise UserError(
             f"{path}, line {bad[0] + 2}: a probability of {ids[bad[0]]} is not a finite number"
-            f" ({len(bad)} such rows); mend the model or the row"
+            f" ({len(bad)} such rows); correct the model or the row"
         )
     off = np.abs(probabilities.sum(axis=1, dtype=np.float64) - 1) > SUM_TOLERANCE
     bad = np.flatnonzero(off | (probabilities < 0).any(axis=1))
@@ -131,5 +175,3 @@ def read_checked(path: Path) -> Predictions:
             f" {', '.join(f'{p:g}' for p in probabilities[bad[0]])}, which do not sum to 1"
             f" ({len(bad)} such rows); write softmax outputs, not logits"
         )
-    order = np.argsort(ids, kind="stable")
-    return found.take(order)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
+from leukjax import storage
 from leukjax.apply.model import Model
 from leukjax.report.about import model_name
 
@@ -43,8 +44,8 @@ def card(model: Model) -> Card:
 
 def _html(path: Path) -> str:
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            text = file.read(MAX_BYTES)
+        with storage.open_regular(path) as file:
+            text = file.read(MAX_BYTES).decode(errors="replace")
     except OSError:
         return ""
     # HTML inside the Markdown is shown as text.

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 
 from leukjax.apply import confidence, unlikeness
-from leukjax.apply.model import Model, load
+from leukjax.apply.model import NOT_FINITE, Model, load
 from leukjax.apply.unlikeness import Unlikeness
 from leukjax.apply.views import dihedral
 from leukjax.errors import UserError
 from leukjax.metrics.abstain import Threshold
+from leukjax.metrics.predictions import mean
 from leukjax.page.heat import Heat
 from leukjax.page.options import Options
 
@@ -32,7 +33,7 @@ class Answer:
       heat: in [0, 1], for the class with the largest probability.
     """
 
-    probabilities: Float32[np.ndarray, " c"]
+    probabilities: Float[np.ndarray, " c"]
     low: Float32[np.ndarray, " c"]
     high: Float32[np.ndarray, " c"]
     abstained: bool
@@ -93,7 +94,9 @@ class Judges:
         by_view = np.stack(looks)  # [members, views, n, c]
         by_member = by_view.mean(1) if self.tta else by_view[:, 0]
         each = by_view[0] if self.over == "views" else by_member
-        probabilities = by_member.mean(0)
+        probabilities = mean(list(by_member))
+        if not np.isfinite(probabilities).all():
+            raise UserError(NOT_FINITE)
         unlike = [like.of(own) for like, own in zip(self.likes, features, strict=False)]
         heat = self.heat.maps(columns, probabilities.argmax(1))
         least = self.threshold.confidence if self.threshold else 0.0

@@ -3,50 +3,23 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
-from leukjax import config as configs
 from leukjax import runtime
 from leukjax.apply import model as applied
 from leukjax.data import records as data_records
 from leukjax.data import split as data_split
 from leukjax.errors import UserError
+from leukjax.metrics import predictions as tables
 from leukjax.metrics.predictions import Predictions
-from leukjax.train import finish
+from leukjax.rundir import RunDir
 from leukjax.train.run import split_of
 
-# Fields that a run's own config may be changed in: where its data lie, how they are read.
-_FREE = ("data.root", "data.cache_dir", "data.threads", "runtime.compilation_cache")
-
-
-def config_of(folder: Path, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
-    """The config of a finished run.
-
-    Raises:
-      UserError: there is no run, it is not finished, its config is not of this version, or a field
-        is to be changed that numbers depend on.
-    """
-    if not (folder / "config.json").exists():
-        raise UserError(f"--workdir={folder}: holds no run; give the folder of a finished run")
-    if not (folder / "summary.json").exists():
-        raise UserError(f"--workdir={folder}: the run is not finished; start it again to go on")
-    try:
-        config = ConfigDict(json.loads((folder / "config.json").read_text()))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'config.json'}: cannot be read ({error})") from error
-    for field, value in overrides:
-        if field not in _FREE:
-            raise UserError(
-                f"--config.{field}: the config is that of the run; what may change: "
-                f"{', '.join(_FREE)}"
-            )
-        configs.set_field(config, field, value)
-    configs.check(config)
-    return config
+_MOST_PIXELS = 2**26  # bytes of a batch of a finished run, whatever its config says
 
 
 def predict_again(
@@ -55,7 +28,7 @@ def predict_again(
     *,
     tta: bool = False,
     by: str = "",
-    overrides: Sequence[tuple[str, str]] = (),
+    overrides: Sequence[tuple[str, Any]] = (),
 ) -> Predictions:
     """The best epoch of a finished run on a part of its split.
 
@@ -69,29 +42,24 @@ def predict_again(
     Raises:
       UserError: no finished run, other images than it was trained with, or an empty part.
     """
-    config = config_of(folder, overrides)
+    run = RunDir(folder)
+    config = finished(folder, overrides)
     runtime.start(config)
     records = _records(config.data.to_json())
     split = split_of(config, records)
-    facts = json.loads((folder / "data.json").read_text())
-    ours = {
-        "records_sha256": records.checksum,
-        "split_sha256": data_split.checksum(records.manifest, split),
-    }
-    for name, checksum in ours.items():
-        if facts[name] != checksum:
-            raise UserError(
-                f"--workdir={folder}: the run had other data or another split ({name} differs); "
-                "give the same images by --config.data.root"
-            )
+    run.check_same_data(
+        records_sha256=records.checksum,
+        split_sha256=data_split.checksum(records.manifest, split),
+        classes=records.classes,
+        image_size=records.image_size,
+    )
     rows = split.rows(part)
     if not len(rows):
         raise UserError(f"--workdir={folder}: its split has no part {part}")
-    batch_size = config.train.eval_batch_size or config.train.batch_size
-    model = applied.load(folder, tta=tta, batch_size=batch_size)
+    model = applied.load(folder, tta=tta, batch_size=batch_size_of(config))
     assert isinstance(model, applied.Model)  # one folder, one model
     if part == "test":
-        finish.note_opening(folder, model.step, by=by)
+        run.note_opening(model.step, by=by)
     manifest = records.manifest
     return Predictions(
         classes=records.classes,
@@ -101,6 +69,24 @@ def predict_again(
         labels=manifest.label[rows],
         probabilities=model.predict(records.images(rows)),
     )
+
+
+def finished(folder: Path, overrides: Sequence[tuple[str, Any]] = ()) -> ConfigDict:
+    """The config of a finished run whose images are to be read.
+
+    Raises:
+      UserError: no run, an unfinished one, a change on which numbers depend, or images in a folder
+        that the user does not name.
+    """
+    run = RunDir(folder)
+    run.require("summary.json")
+    return run.config_with_data(overrides)
+
+
+def batch_size_of(config: ConfigDict) -> int:
+    """Images on the devices at once: those of the run's own evaluation, as far as they fit."""
+    wanted = config.train.eval_batch_size or config.train.batch_size
+    return max(1, min(wanted, _MOST_PIXELS // (config.data.image_size**2 * 3)))
 
 
 @functools.lru_cache(maxsize=1)
@@ -129,6 +115,5 @@ def mean(members: Sequence[Predictions]) -> Predictions:
                 "splits or other data (folds of a cross-validation: its held-out part is scored "
                 "by leukjax.crossval)"
             )
-    stacked = np.stack([member.probabilities for member in members])
-    average = np.asarray(stacked.mean(axis=0, dtype=np.float64), np.float32)
+    average = tables.mean([member.probabilities for member in members])
     return dataclasses.replace(first, probabilities=average)

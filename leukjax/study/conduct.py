@@ -110,6 +110,7 @@ class Conductor:
                         "study": str(study.folder),
                         "model": model,
                         "folders": [str(study.path(run)) for run in study.runs(model)],
+                        "places": study.places(model),
                         "log": str(log_file(study, f"{model}/held_out")),
                     }
                     self._workers.give(device, model, message)

@@ -14,7 +14,7 @@ from leukjax.report.about import About
 from leukjax.report.tables import number, render, span
 from leukjax.storage import write_atomic
 from leukjax.study import scored
-from leukjax.study.again import config_of, mean, predict_again
+from leukjax.study.again import finished, mean, predict_again
 from leukjax.study.scored import Operating
 from leukjax.train import finish
 
@@ -44,7 +44,7 @@ def run(
       UserError: folders without a finished run, or members that do not go together.
     """
     for folder in folders:
-        config_of(folder, overrides)  # all are there before the first takes its time
+        finished(folder, overrides)  # all are there before the first takes its time
     about = scored.about_of(folders[0], part)
     two = len(about.classes) == 2
     if two:

@@ -1,12 +1,12 @@
 """What the models of a study share and where they differ, as a table."""
 
 import io
-import json
 from typing import Any
 
 from leukjax import config as configs
 from leukjax.models import FAMILIES
 from leukjax.report.tables import render
+from leukjax.rundir import RunDir
 from leukjax.storage import csv_writer, write_atomic
 from leukjax.study.plan import Study
 
@@ -21,14 +21,11 @@ def rows(study: Study) -> list[tuple[str, bool, list[str]]]:
     The data, the folds, the seeds and the budget of tuning come first, then the model and what
     training it started from, then each field of the configs.
     """
-    summaries = [
-        json.loads((study.path(study.runs(model)[0]) / "summary.json").read_text())
-        for model in study.models
-    ]
+    summaries = [RunDir(study.path(study.runs(model)[0])).summary() for model in study.models]
     each = list(study.configs.values())
     swept = list(study.trials[0]) if study.trials else []
     budget = f"{len(study.trials)} a fold: {', '.join(swept)}" if swept else "none"
-    data = json.loads((study.path(study.runs()[0]) / "data.json").read_text())
+    data = RunDir(study.path(study.runs()[0])).data()
     told: dict[str, list[Any]] = {
         "data": [summary["data"] for summary in summaries],
         "images and groups": [f"{data['images']:,} and {data['groups']:,}"] * len(each),

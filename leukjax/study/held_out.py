@@ -1,12 +1,13 @@
 """The held-out part: opened once a model, for the ensemble of its runs, and every time counted."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from leukjax.data.split import HELD_OUT
+from leukjax.rundir import LEDGER_OF_STUDY
 from leukjax.storage import append_line
 from leukjax.study.again import mean, predict_again
-
-LEDGER = "ledger.jsonl"
 
 
 def table(study: Path, model: str) -> Path:
@@ -14,7 +15,9 @@ def table(study: Path, model: str) -> Path:
     return study / "predictions" / "test" / f"{model}.csv"
 
 
-def score(study: Path, model: str, folders: list[Path]) -> None:
+def score(
+    study: Path, model: str, folders: list[Path], overrides: Sequence[tuple[str, Any]] = ()
+) -> None:
     """Write the mean probabilities of a model's runs on the held-out part.
 
     Each opening is a line of ``ledger.jsonl``, written before the part is read: one that is
@@ -25,11 +28,12 @@ def score(study: Path, model: str, folders: list[Path]) -> None:
       study: folder of the study.
       model: its name.
       folders: work directories of its runs, all finished.
+      overrides: where the data are, of this start of the study.
     """
     if table(study, model).exists():
         return
-    append_line(study / LEDGER, {"model": model, "part": HELD_OUT, "runs": len(folders)})
-    members = [predict_again(folder, HELD_OUT) for folder in folders]
+    append_line(study / LEDGER_OF_STUDY, {"model": model, "part": HELD_OUT, "runs": len(folders)})
+    members = [predict_again(folder, HELD_OUT, overrides=overrides) for folder in folders]
     for folder, member in zip(folders, members, strict=True):
         member.write(study / "predictions" / "test_members" / model / f"{folder.name}.csv")
     mean(members).write(table(study, model))

@@ -111,6 +111,11 @@ class Study:
         config.seed = job.seed
         return config
 
+    def places(self, model: str) -> Values:
+        """Fields that say where files of this machine are and how it works, of this start."""
+        flat = configs.flatten(self.configs[model])
+        return {field: flat[field] for field in flat if configs.may_be_given_again(field)}
+
     def share(self, shard: tuple[int, int]) -> list[Job]:
         """The runs of one machine of several; `shard` is (number counted from 1, of how many).
 

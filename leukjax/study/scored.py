@@ -1,7 +1,6 @@
 """Predictions become scores with intervals: by image, by subject, and at an operating point."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,12 @@ from leukjax.metrics.predictions import Predictions
 from leukjax.metrics.scores import subject_table
 from leukjax.report.about import About
 from leukjax.report.tables import Row, score_table
+from leukjax.rundir import RunDir
 
 
 def about_of(folder: Path, part: str) -> About:
     """What every table must say, from the summary of a finished run."""
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = RunDir(folder).summary()
     return About(
         data=summary["data"],
         part=part,

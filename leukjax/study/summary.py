@@ -1,12 +1,12 @@
 """The end of a study for its reader: ``summary.md``, and the same on the screen."""
 
-import json
 import statistics
 
 from leukjax.metrics import predictions as tables_of
 from leukjax.metrics.scores import scores
 from leukjax.report.about import About
 from leukjax.report.tables import COLUMNS, number, render
+from leukjax.rundir import RunDir
 from leukjax.storage import write_atomic
 from leukjax.study import held_out, join, scored
 from leukjax.study.plan import Study
@@ -28,8 +28,7 @@ def _text(study: Study, *, markdown: bool) -> str:
         f"What the models share and where they differ: {study.folder / 'fairness.md'}",
     ]
     if not study.pool:
-        lines = (study.folder / held_out.LEDGER).read_text().splitlines()
-        of = [json.loads(line)["model"] for line in lines]
+        of = [line["model"] for line in RunDir(study.folder).accesses_of_study()]
         counts = ", ".join(f"{of.count(model)} for {model}" for model in study.models)
         ending.append(f"Openings of the held-out part: {counts} (ledger.jsonl).")
     parts.append("\n".join(f"- {line}" if markdown else line for line in ending))

@@ -38,7 +38,7 @@ def do(job: dict[str, Any]) -> None:
     """
     if job["kind"] == "held_out":
         folders = [Path(folder) for folder in job["folders"]]
-        held_out.score(Path(job["study"]), job["model"], folders)
+        held_out.score(Path(job["study"]), job["model"], folders, list(job["places"].items()))
         return
     config, folder = ConfigDict(job["config"]), Path(job["folder"])
     if job["kind"] == "run":

@@ -4,6 +4,7 @@ A checkpoint counts only when it is *sealed*: committed by Orbax, with checksums
 """
 
 import contextlib
+import math
 import shutil
 import threading
 from collections.abc import Iterator
@@ -15,12 +16,16 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from leukjax import storage
+from leukjax import sharding, storage
 from leukjax.errors import UserError
 from leukjax.storage import write_atomic
 from leukjax.train import seal, together
 
 SEAL = seal.NAME
+
+# Bytes of weights that a byte of a checkpoint's files may hold, and what is always allowed: float32
+# weights pack to 0.9 of their size, and zeros to a thousandth.
+_MOST_PER_BYTE, _ALWAYS = 8, 2**26
 
 
 class Checkpoints:
@@ -218,7 +223,11 @@ class Checkpoints:
 
 
 def for_evaluation(
-    folder: Path, step: int | str = "best", *, lower_is_better: bool
+    folder: Path,
+    step: int | str = "best",
+    *,
+    lower_is_better: bool,
+    expected: dict[str, Any] | None = None,
 ) -> tuple[int, dict[str, Any]]:
     """The variables of a run at one step, read without data, state or devices of the training.
 
@@ -229,6 +238,8 @@ def for_evaluation(
       folder: of the checkpoints.
       step: ``best``, ``latest``, or a number of optimiser steps.
       lower_is_better: how validation scores are compared for ``best``.
+      expected: ``{"params", "batch_stats"}`` as shapes, with which the checkpoint's are compared
+        before anything is allocated; None = any that are no larger than the files let expect.
 
     Returns:
       The step, and ``{"params", "batch_stats"}`` as NumPy arrays: the moving averages where the run
@@ -239,7 +250,7 @@ def for_evaluation(
     """
     try:
         chosen = _choose(folder, step, lower_is_better)
-        return chosen, _read_variables(folder.absolute() / str(chosen) / "state")
+        return chosen, _read_variables(folder.absolute() / str(chosen) / "state", expected)
     except OSError as error:  # a run in training removes old ones
         raise UserError(
             f"{error.filename or folder}: cannot be read ({error.strerror or error}); try again"
@@ -266,23 +277,64 @@ def _choose(folder: Path, step: int | str, lower_is_better: bool) -> int:
     return int(chosen)
 
 
-def _read_variables(folder: Path) -> dict[str, Any]:
+def _read_variables(folder: Path, expected: dict[str, Any] | None) -> dict[str, Any]:
+    for path in (*folder.glob("_*"), *folder.glob("array_metadatas/*")):
+        if path.stat().st_size > storage.MAX_JSON_BYTES:
+            raise UserError(f"{path}: is too large for what it describes; copy the run again")
     reader = ocp.PyTreeCheckpointHandler()
     try:
         tree = reader.metadata(folder).tree
         prefix = "ema_" if tree["ema_params"] else ""
         names = {name: prefix + name for name in ("params", "batch_stats")}
         wanted = {stored: tree[stored] for stored in names.values()}
+        _check_sizes(folder, {name: tree[stored] for name, stored in names.items()}, expected)
         how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         arguments = ocp.args.PyTreeRestore(wanted, restore_args=how, partial_restore=True)
         found = reader.restore(folder, args=arguments)
+    except UserError:
+        raise
     # Orbax and TensorStore have each their own; the checksums held, so that it is no damage.
     except Exception as error:
         line = (
             storage.describe_failure(error)
-            or f"{folder}: cannot be read ({str(error).splitlines()[0]})"
+            or f"{folder}: cannot be read ({(str(error).splitlines() or [''])[0][:300]})"
         )
         raise UserError(line) from error
     finally:
         reader.close()
     return {name: found[stored] for name, stored in names.items()}
+
+
+def _check_sizes(folder: Path, stored: dict[str, Any], expected: dict[str, Any] | None) -> None:
+    """Check what a checkpoint claims to hold before anything of it is allocated.
+
+    A file of a megabyte can unpack to gigabytes of zeros; trained weights hardly pack at all.
+
+    Raises:
+      UserError: other shapes than expected, no float arrays, or far more than the files can hold.
+    """
+    shapes = _shapes(stored)
+    if expected is not None and shapes != (wanted := _shapes(expected)):
+        name = min(dict(shapes.items() ^ wanted.items()))
+        raise UserError(
+            f"{folder.parent}: is of another model than preprocessing.json describes: {name} is "
+            f"{shapes.get(name, 'absent')}, not {wanted.get(name, 'there')}; copy the run again"
+        )
+    total = 0
+    for leaf in jax.tree.leaves(stored):
+        if not np.issubdtype(leaf.dtype, np.floating):
+            raise UserError(f"{folder}: {leaf.name} holds {leaf.dtype}; copy the run again")
+        # A chunk is unpacked whole, however small the array is.
+        chunk = leaf.storage.chunk_shape if leaf.storage else None
+        total += max(math.prod(leaf.shape), math.prod(chunk or ())) * leaf.dtype.itemsize
+    on_disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if total > _MOST_PER_BYTE * on_disk + _ALWAYS:
+        raise UserError(
+            f"{folder}: claims {total / 2**20:,.0f} MiB of weights in {on_disk / 2**20:,.1f} MiB "
+            "of files; copy the run again"
+        )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {sharding.path_name(path): tuple(leaf.shape) for path, leaf in leaves}

@@ -9,14 +9,13 @@ import jax
 import numpy as np
 
 from leukjax.metrics.predictions import read as read_predictions
-from leukjax.storage import append_line, write_atomic
+from leukjax.rundir import RunDir
+from leukjax.storage import write_atomic
 from leukjax.train import together
 from leukjax.train.checkpoint import Checkpoints
 from leukjax.train.evaluate import predict
 from leukjax.train.log import Log, read_metrics
 from leukjax.train.run import Run
-
-LEDGER = "test_openings.jsonl"
 
 
 def score_best(run: Run, checkpoints: Checkpoints, log: Log) -> int:
@@ -44,14 +43,13 @@ def score_best(run: Run, checkpoints: Checkpoints, log: Log) -> int:
 
 def openings(workdir: Path) -> int:
     """How often the test part of a run was opened."""
-    path = workdir / LEDGER
-    return len(path.read_text().splitlines()) if path.exists() else 0
+    return RunDir(workdir).openings()
 
 
 def note_opening(workdir: Path, step: int, **more: str) -> None:
     """Add a line to the ledger; call it before the part is read."""
     if jax.process_index() == 0:
-        append_line(workdir / LEDGER, {"step": step, "part": "test", **more})
+        RunDir(workdir).note_opening(step, **more)
 
 
 def lost(run: Run, newest: int) -> dict[str, int]:

@@ -16,6 +16,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from leukjax.errors import UserError
+from leukjax.rundir import PREPROCESSING, RunDir
 from leukjax.train import checkpoint, seal, together
 from leukjax.train.state import TrainState
 from leukjax.weights import hub, layouts, names, read
@@ -165,8 +166,8 @@ def _goes_on_without(path: Path, folder: Path) -> dict[str, Any] | None:
     if path.exists():
         return None
     try:
-        return json.loads((folder / "data.json").read_text()).get("init")
-    except (OSError, ValueError, AttributeError):
+        return RunDir(folder).data().get("init")
+    except UserError:
         return None  # no run, or one that `workdir.claim` will speak about
 
 
@@ -192,18 +193,16 @@ def _of_file(path: Path) -> _Source:
 
 def _of_run(path: Path) -> _Source:
     """A work directory, of whose checkpoints the best is taken, or one of its checkpoints."""
-    workdir = path if (path / "preprocessing.json").exists() else path.absolute().parent.parent
+    workdir = path if (path / PREPROCESSING).is_file() else path.absolute().parent.parent
     step = "best" if workdir == path or not path.name.isdigit() else int(path.name)
     try:
-        text = (workdir / "preprocessing.json").read_text()
-        model = dict(json.loads(text)["model"])
-        metric = json.loads((workdir / "config.json").read_text())["checkpoint"]["metric"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        run = RunDir(workdir)
+        said, metric = run.preprocessing(), run.config().checkpoint.metric
+    except UserError as error:
         raise UserError(
-            f"init.weights: {path} is no run of leukjax, or its JSON files are damaged; give a "
-            "work directory, one of its checkpoints, or a file of weights"
+            f"init.weights: {path} is no run of leukjax, or its JSON files are damaged ({error}); "
+            "give a work directory, one of its checkpoints, or a file of weights"
         ) from error
-    mean, std, classes = _described(workdir / "preprocessing.json", text)
     checkpoints = workdir / "checkpoints"
     step, tree = checkpoint.for_evaluation(checkpoints, step, lower_is_better=metric == "loss")
     flat = traverse_util.flatten_dict(tree, sep="/")
@@ -218,16 +217,16 @@ def _of_run(path: Path) -> _Source:
         ),
         names=names.own,
         axes=FLAX,
-        model={"name": model.get("name")},
-        mean=mean,
-        std=std,
-        classes=classes,
+        model={"name": said["model"]["name"]},
+        mean=said["mean"],
+        std=said["std"],
+        classes=said["classes"],
         sha256=read.checksum(checkpoints / str(step) / seal.NAME),  # of all its files
     )
 
 
 def _described(path: Path, text: str) -> tuple[list[float], list[float], list[str]]:
-    """Mean, standard deviation and classes from the JSON of a run."""
+    """Mean, standard deviation and classes from the JSON that we put into a file of weights."""
     try:
         content = json.loads(text)
         mean, std, classes = (content[name] for name in ("mean", "std", "classes"))

@@ -12,6 +12,7 @@ from absl import logging
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from leukjax.rundir import RunDir
 from leukjax.storage import write_atomic
 
 # Fields of a line that depend on the machine and not on the run; two runs agree in all others.
@@ -140,15 +141,8 @@ def _number(value: float | None) -> str:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """All whole lines of ``metrics.jsonl``; a line that a kill cut short is left out."""
-    records = []
-    path = workdir / "metrics.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
-    return records
+    """`RunDir.history` of a work directory."""
+    return RunDir(workdir).history()
 
 
 def seconds_trained(workdir: Path) -> float:

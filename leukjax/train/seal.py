@@ -6,12 +6,16 @@ has committed it. Nothing here needs Orbax.
 
 import hashlib
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
+from leukjax import storage
 from leukjax.errors import UserError
 
 NAME = "checksums.json"
+_MAX_META = 2**26  # bytes of a checkpoint's own JSON files
 UNFINISHED = "it was not finished"
 
 
@@ -19,7 +23,8 @@ def steps(folder: Path) -> list[int]:
     """The steps of all checkpoints in a folder, sealed or not; none where there is no folder."""
     if not folder.is_dir():
         return []
-    return [int(path.name) for path in folder.iterdir() if path.name.isdigit()]
+    names = (path.name for path in folder.iterdir())
+    return [int(name) for name in names if re.fullmatch("0|[1-9][0-9]{0,17}", name)]
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -30,11 +35,15 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """
     file = folder / "meta" / "metadata"
     try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+        content = storage.read_json(file, _MAX_META)
+        score = content["score"]
+        if not (score is None or (isinstance(score, int | float) and math.isfinite(score))):
+            raise ValueError("its score is no number")
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(f"{file}: cannot be read ({error}); remove {folder} and start again") from (
             error
         )
+    return content
 
 
 def best_of(scores: dict[int, float | None], *, lower_is_better: bool) -> int | None:
@@ -47,12 +56,16 @@ def best_of(scores: dict[int, float | None], *, lower_is_better: bool) -> int | 
 def problem(folder: Path) -> str | None:
     """What is wrong with a checkpoint, None where its seal holds."""
     try:
-        text = (folder / NAME).read_text()
+        text = storage.read_text(folder / NAME, _MAX_META)
         expected = json.loads(text)
     except FileNotFoundError:
         return UNFINISHED
-    except ValueError:
+    except (OSError, ValueError, RecursionError):
         return f"{NAME} cannot be read"
+    if not isinstance(expected, dict):
+        return f"{NAME} cannot be read"
+    if (strange := _strange(folder)) is not None:
+        return f"{strange} is no regular file"
     found = checksums(folder)
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
@@ -63,6 +76,19 @@ def problem(folder: Path) -> str | None:
             return f"{name} is damaged (checksum differs)"
     # A byte of the seal itself that changes nothing in its content: a blank, say.
     return None if text == text_of(found) else f"{NAME} is damaged"
+
+
+def _strange(folder: Path) -> str | None:
+    """Something below a checkpoint that no run writes: a link, a pipe, a device; None if nothing.
+
+    Orbax would open it, and wait for a pipe forever.
+    """
+    if folder.is_symlink():
+        return folder.name
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            return str(path.relative_to(folder))
+    return None
 
 
 def text_of(sums: dict[str, str]) -> str:

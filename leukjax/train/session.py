@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import time
 from pathlib import Path
 
@@ -10,17 +9,18 @@ import jax
 from ml_collections import ConfigDict
 
 from leukjax import runtime
-from leukjax.storage import append_line
+from leukjax.rundir import RunDir
 from leukjax.train import finish, together, workdir
 from leukjax.train.checkpoint import Checkpoints
 from leukjax.train.log import Log, reached
 from leukjax.train.loop import train
 from leukjax.train.run import Run, assemble
 
-STARTS = "starts.jsonl"
-
 # Fields in which the processes of a run may differ, for instance because their machines do.
-_OWN = ("data.cache_dir", "data.prefetch", "data.root", "data.threads", "data.workers", "runtime.")
+_OWN = (
+    *("data.cache_dir", "data.prefetch", "data.root", "data.subject_csv", "data.threads"),
+    *("data.workers", "runtime."),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,18 +94,14 @@ def run(config: ConfigDict, folder: Path, *, open_test: bool = True) -> Outcome:
 
 def count_starts(folder: Path) -> int:
     """How often the run was started, the first time included."""
-    path = folder / STARTS
-    return len(path.read_text().splitlines()) if path.exists() else 0
+    return len(RunDir(folder).starts())
 
 
 def steps_repeated(folder: Path) -> int:
     """How many steps were done again, because a kill came between them and the next checkpoint."""
-    path = folder / STARTS
-    lines = path.read_text().splitlines() if path.exists() else []
-    return sum(json.loads(line)["repeated"] for line in lines)
+    return sum(start["repeated"] for start in RunDir(folder).starts())
 
 
 def _note_start(folder: Path, step: int, repeated: int) -> None:
     if jax.process_index() == 0:
-        line = {"step": step, "repeated": repeated, "time": round(time.time(), 3)}
-        append_line(folder / STARTS, line)
+        RunDir(folder).note_start(step, repeated)

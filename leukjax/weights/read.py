@@ -176,6 +176,9 @@ def _npy_header(
 ) -> tuple[tuple[int, ...], np.dtype, bool, int]:
     """Shape, dtype, whether in Fortran's order, and where the numbers begin."""
     form: Any = np.lib.format
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # The others unpack a block of any size at once.
+        raise ValueError(f"{entry.filename}: packed in a way that NumPy does not write")
     with archive.open(entry) as file:
         version = form.read_magic(file)
         read = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}

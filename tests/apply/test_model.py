@@ -139,7 +139,8 @@ def test_an_ensemble_is_the_mean(trained_run, test_part):
 
 
 def test_images_of_the_final_phase_are_cut_not_shrunk(trained_run, tmp_path):
-    run = changed(trained_run, tmp_path / "run", "preprocessing.json", '"smears"', '"cnmc"')
+    config = changed(trained_run, tmp_path / "a", "config.json", '"smears"', '"cnmc"')
+    run = changed(config, tmp_path / "run", "preprocessing.json", '"smears"', '"cnmc"')
     cnmc = leukjax.load(run)
     image = np.random.default_rng(0).integers(0, 256, (600, 600, 3)).astype(np.uint8)
     np.testing.assert_array_equal(cnmc.preprocess(image), cnmc.preprocess(image[75:525, 75:525]))
@@ -159,6 +160,9 @@ def test_what_is_no_finished_run_is_said_in_a_line(trained_run, tmp_path):
     with pytest.raises(UserError, match="no checkpoint of step 7; there are latest, 5, 10"):
         leukjax.load(trained_run, 7)
     other = changed(trained_run, tmp_path / "o", "preprocessing.json", '"width": 8', '"width": 4')
+    with pytest.raises(UserError, match=r"model: differs from config\.json"):
+        leukjax.load(other)
+    other = changed(other, tmp_path / "both", "config.json", '"width": 8', '"width": 4')
     with pytest.raises(UserError, match="of another model"):
         leukjax.load(other)
     renamed = changed(trained_run, tmp_path / "c", "preprocessing.json", '"hem"', '"healthy"')

@@ -64,4 +64,4 @@ def test_evaluate(tmp_path, monkeypatch, capsys, flags, message):
 def test_an_unfinished_run_is_not_scored_again(tmp_path, capsys):
     (tmp_path / "config.json").write_text("{}")
     said = answer(capsys, evaluate, f"--workdir={tmp_path}")
-    assert "the run is not finished; start it again to go on" in said
+    assert "the run is not finished (summary.json is missing)" in said

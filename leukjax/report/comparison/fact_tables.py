@@ -1,7 +1,5 @@
 """Tables of what is no score: cost, settings, flow of the images, leakage, versions, distortion."""
 
-import csv
-import json
 from collections.abc import Sequence
 
 from leukjax.metrics.intervals import Interval
@@ -10,6 +8,7 @@ from leukjax.report.comparison.inputs import Entry, Run
 from leukjax.report.comparison.robustness import Point
 from leukjax.report.comparison.study import Study
 from leukjax.report.table import Cell, Table
+from leukjax.rundir import RunDir
 
 _PARTS = {"all": "all images", "train": "training", "val": "validation",
           "test": "test", "held_out": "held out of all folds", "unused": "in no part",
@@ -116,19 +115,16 @@ def choices(study: Study) -> Table | None:
 
 def _openings(entry: Entry) -> str:
     """How often the test images were read: by the ledger of a study, or by each run."""
-    ledger = entry.study / "ledger.jsonl" if entry.study else None
-    if entry.out_of_fold is not None and ledger is not None and ledger.exists():
-        lines = [json.loads(line) for line in ledger.read_text().splitlines()]
-        return f"{sum(line['model'] == entry.name for line in lines)} (for the ensemble)"
+    if entry.out_of_fold is not None and entry.study is not None:
+        accesses = [line["model"] for line in RunDir(entry.study).accesses_of_study()]
+        if accesses:
+            return f"{accesses.count(entry.name)} (for the ensemble)"
     return ", ".join(dict.fromkeys(str(_openings_of(run)) for run in entry.runs))
 
 
 def _openings_of(run: Run) -> int:
     """By the run's ledger, which goes on after the run has ended."""
-    ledger = run.folder / "test_openings.jsonl"
-    if not ledger.exists():
-        return int(run.summary["test_openings"])
-    return len(ledger.read_text().splitlines())
+    return RunDir(run.folder).openings() or int(run.summary["test_openings"])
 
 
 def trials(study: Study) -> Table | None:
@@ -137,13 +133,10 @@ def trials(study: Study) -> Table | None:
     header: list[str] = []
     rows: list[list[Cell]] = []
     for folder in folders:
-        path = folder / "trials.csv"
-        if path.exists():
-            with path.open(newline="") as file:
-                own, *lines = csv.reader(file)
-            if not header or own == header:
-                header = own
-                rows += [[_number_or_text(cell) for cell in line] for line in lines]
+        own, lines = RunDir(folder).csv_rows("trials.csv")
+        if lines and (not header or own == header):
+            header = own
+            rows += [[_number_or_text(cell) for cell in line] for line in lines]
     if not rows:
         return None
     return Table("trials", "Every trial of the sweep, on the validation part of its fold", header,

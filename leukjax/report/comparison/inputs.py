@@ -3,10 +3,8 @@
 An argument is ``PATH``, ``NAME=PATH``, or ``NAME=RUN,RUN`` for several seeds of one model.
 """
 
-import csv
 import dataclasses
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from leukjax.errors import UserError
+from leukjax.metrics import predictions as tables
 from leukjax.metrics.predictions import Predictions, read_checked
-from leukjax.train.log import read_metrics
+from leukjax.rundir import RunDir, check_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +24,7 @@ class Run:
     Attributes:
         folder: the work directory.
         config, data, summary: of the JSON files of these names.
+        weights: what the run started from, as its config names it; "" = at random.
         history: lines of metrics.jsonl.
         test, val: predictions, sorted by id.
         split: id -> (subject, group, label, part), of split.csv.
@@ -32,6 +32,7 @@ class Run:
 
     folder: Path
     config: dict[str, Any]
+    weights: str
     data: dict[str, Any]
     summary: dict[str, Any]
     history: list[dict[str, Any]]
@@ -49,7 +50,7 @@ class Entry:
         source: what was given, for messages.
         predictions: mean probability over the runs, sorted by id.
         part: what `predictions` are of: "test" or "out of fold".
-        runs: its work directories, one a seed (and fold); empty for bare predictions.
+        runs: its work directories, one per seed (and fold); empty for bare predictions.
         members: predictions of each seed (of each run, on a held-out test) on the same images; one
             for a single run, none for an ensemble whose members are not at hand.
         folds: of a crossval folder: [seed][fold] predictions on the parts that were left out; else
@@ -136,16 +137,18 @@ def read_run(folder: Path) -> Run:
     """
     if not folder.exists():
         raise UserError(f"{folder}: no such file or folder; give a run, a crossval folder or a CSV")
-    needed = ("config.json", "data.json", "summary.json", "split.csv", "predictions/test.csv")
-    missing = [name for name in needed if not (folder / name).is_file()]
-    if "config.json" in missing:
-        raise UserError(f"{folder}: holds no run (config.json is missing); give a work directory")
-    if missing:
-        raise UserError(
-            f"{folder}: the run is not finished ({missing[0]} is missing); start its training again"
-        )
-    test, val = (read_checked(folder / "predictions" / f"{part}.csv") for part in ("test", "val"))
-    split = _read_split(folder / "split.csv")
+    run = RunDir(folder)
+    run.require("data.json", "summary.json", "split.csv", "predictions/test.csv")
+    config, recorded = run.config(), run.recorded()
+    data, summary = run.data(), run.summary()
+    test, val = (_by_id(run.predictions(part)) for part in ("test", "val"))
+    for part, found in (("test", test), ("val", val)):
+        if list(found.classes) != summary["classes"]:
+            raise UserError(
+                f"{folder}/predictions/{part}.csv: its classes are not those of summary.json;"
+                " copy the run again"
+            )
+    split = _read_split(folder)
     for part, found in (("test", test), ("val", val)):
         strangers = [name for name in found.id if split.get(name, ("",) * 4)[3] != part]
         if strangers:
@@ -153,8 +156,23 @@ def read_run(folder: Path) -> Run:
                 f"{folder}/predictions/{part}.csv: {strangers[0]} is no {part} image of split.csv"
                 f" ({len(strangers)} such ids); predict again"
             )
-    content = {name: _json(folder / f"{name}.json") for name in ("config", "data", "summary")}
-    return Run(folder, **content, history=read_metrics(folder), test=test, val=val, split=split)
+    return Run(
+        folder,
+        config.to_dict(),
+        recorded["init.weights"],
+        data,
+        summary,
+        history=[line for line in run.history() if "epoch" in line],
+        test=test,
+        val=val,
+        split=split,
+    )
+
+
+def _by_id(found: Predictions) -> Predictions:
+    """Sorted by id, in float64."""
+    ordered = found.take(np.argsort(found.id, kind="stable"))
+    return dataclasses.replace(ordered, probabilities=ordered.probabilities.astype(np.float64))
 
 
 def same_images(first: Predictions, second: Predictions, name: str, other: str) -> None:
@@ -192,22 +210,20 @@ def mean(predictions: Sequence[Predictions]) -> Predictions:
     """The ensemble: mean probability of each image."""
     if len(predictions) == 1:
         return predictions[0]
-    p = np.mean([one.probabilities for one in predictions], axis=0)
+    p = tables.mean([one.probabilities for one in predictions])
     return dataclasses.replace(predictions[0], probabilities=p)
 
 
 def _read_crossval(folder: Path, name: str) -> list[Entry]:
     """One entry a model of a crossval folder: its ensemble on the held-out test, or out of fold."""
-    models = _json(folder / "crossval.json").get("models")
-    if not isinstance(models, dict) or not models:
-        raise UserError(f"{folder}/crossval.json: names no models; run crossval again")
+    models = _models_of(folder)
     if name and len(models) > 1:
         raise UserError(
             f"{name}={folder}: holds {len(models)} models; give the folder without NAME"
         )
     entries = []
-    for model, about in models.items():
-        runs = tuple(read_run(folder / path) for path in about["runs"])
+    for model, paths in models.items():
+        runs = tuple(read_run(folder / path) for path in paths)
         seeds = sorted({run.config["seed"] for run in runs})
         folds = tuple(
             tuple(
@@ -252,22 +268,35 @@ def join(parts: Sequence[Predictions]) -> Predictions:
 
 
 @functools.lru_cache(maxsize=64)
-def _read_split(path: Path) -> dict[str, tuple[str, str, str, str]]:
-    try:
-        with path.open(newline="") as file:
-            return {
-                row["id"]: (row["subject"], row["group"], row["label"], row["part"])
-                for row in csv.DictReader(file)
-            }
-    except (OSError, KeyError, ValueError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as a split ({error}); train again") from error
+def _read_split(folder: Path) -> dict[str, tuple[str, str, str, str]]:
+    return RunDir(folder).split()
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _models_of(folder: Path) -> dict[str, list[str]]:
+    """The models of a crossval folder, and the folders of their runs, all below it."""
+    content = RunDir(folder).read_json("crossval.json")
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); make it again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: is no JSON object; make it again")
-    return content
+        check_fields(content, {"models": _check_models})
+    except ValueError as error:
+        raise UserError(f"{folder}/crossval.json: {error}; run crossval again") from error
+    return {model: about["runs"] for model, about in content["models"].items()}
+
+
+def _check_models(models: Any) -> None:
+    if not isinstance(models, dict) or not models:
+        raise ValueError("names no models")
+    for model, about in models.items():
+        if not _is_below(model) or "/" in model:
+            raise ValueError(f"{model[:100]!r} is no name of a model")
+        paths = about.get("runs") if isinstance(about, dict) else None
+        if not isinstance(paths, list) or not paths:
+            raise ValueError(f"names no runs of {model}")
+        for path in paths:
+            if not isinstance(path, str) or not _is_below(path):
+                raise ValueError("a run is not in the folder of the study")
+
+
+def _is_below(path: str) -> bool:
+    """Whether a relative path stays below where it starts."""
+    parts = Path(path).parts
+    return bool(parts) and not Path(path).is_absolute() and ".." not in parts and "\0" not in path

@@ -1,14 +1,13 @@
 """Where the images of a run came from and went: flow, leakage, duplicates, cost, versions."""
 
-import csv
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from leukjax.report.comparison.inputs import Entry, Run
+from leukjax.rundir import RunDir
 
 PARTS = ("train", "val", "test")
 HELD_OUT = "held_out"  # of all folds of a study: what its ensembles are tested on
@@ -57,7 +56,7 @@ def flow(run: Run) -> list[Step]:
         steps.append(_step(part, "", mine))
         for name in run.summary["classes"]:
             steps.append(_step(part, name, [row for row in mine if row[2] == name]))
-    skipped = _rows(run.folder / "skipped.csv")
+    skipped = RunDir(run.folder).table("skipped.csv", ())
     if skipped:
         steps.append(Step("skipped", "", len(skipped), 0, 0))
     return steps
@@ -74,22 +73,15 @@ def leakage(run: Run) -> Leakage:
         if part:
             sides[0].setdefault(subject, set()).add(part)
             sides[1].setdefault(group, set()).add(part)
-    pairs = _rows(run.folder / "duplicates.csv")
+    pairs = RunDir(run.folder).table("duplicates.csv", ("kind", "id_a", "id_b"))
     counts = {"identical": 0, "near": 0, "identical_across": 0, "near_across": 0}
-    for pair in pairs:
-        kind = "near" if pair["kind"] == "near" else "identical"
+    for named, *ends in pairs:
+        kind = "near" if named == "near" else "identical"
         counts[kind] += 1
-        parts = {run.split.get(pair[end], ("", "", "", ""))[3] for end in ("id_a", "id_b")}
+        parts = {run.split.get(end, ("", "", "", ""))[3] for end in ends}
         counts[f"{kind}_across"] += len(parts - {""}) > 1
     torn = [sum(len(parts) > 1 for parts in each.values()) for each in sides]
     return Leakage(torn[0], torn[1], **counts)
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +141,7 @@ def settings(entry: Entry) -> Mapping[str, Any]:
     used = [f"{name} {value:g}" if not isinstance(value, bool) else name
             for name, value in augment.items() if value]  # fmt: skip
     return {
-        "initialisation": config.get("init", {}).get("weights", "") or "random",
+        "initialisation": entry.runs[0].weights or "random",
         "image size": f"{config['data']['image_size']} px",
         "optimiser": f"{optimizer['name']}, learning rate {optimizer['learning_rate']:g},"
         f" {optimizer['schedule']}, weight decay {optimizer['weight_decay']:g}",

@@ -180,7 +180,9 @@ def _curve(entry: Entry, kind: Sequence[str]) -> list[str]:
             continue
         loss, *scores = (line[name] for name in names)
         printed = ", ".join(f"{value:.4f}" for value in scores)
-        before = train[line["step"]]["loss"]
+        before = train[line["step"]].get("loss")
+        if before is None:
+            continue
         rows.append(f"  [{int(epoch)}, {before:.3f}, {loss:.3f}, {printed}],")
     head = ["[[curve]]", f"model = {_text(entry.name)}", *kind, "rows = ["]
     return [*head, *rows, "]"] if rows else []

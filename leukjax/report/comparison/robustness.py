@@ -1,7 +1,7 @@
 """Curves of score against severity, where a run has been distorted (`leukjax.robustness`)."""
 
-import csv
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +13,13 @@ from leukjax.report.about import About
 from leukjax.report.comparison.curve_figures import look
 from leukjax.report.comparison.inputs import Entry
 from leukjax.report.style import entitle, style
+from leukjax.rundir import RunDir
 
-_NUMBERS = ("value", "low", "high", "drop", "drop_low", "drop_high", "groups")
+SCORES = "robustness/scores.csv"
+_COLUMNS = (
+    *("distortion", "severity", "background", "score"),
+    *("value", "low", "high", "drop", "drop_low", "drop_high", "groups"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,34 +46,35 @@ def read(entry: Entry) -> list[Point]:
         UserError: a scores.csv that is none.
     """
     for run in entry.runs:
-        path = run.folder / "robustness" / "scores.csv"
-        if path.exists():
-            return _read(path)
+        rows = RunDir(run.folder).table(SCORES, _COLUMNS)
+        if rows:
+            return _points(run.folder / SCORES, rows)
     return []
 
 
-def _read(path: Path) -> list[Point]:
+def _points(path: Path, rows: Sequence[Sequence[str]]) -> list[Point]:
     try:
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
         return [
-            Point(
-                row["distortion"],
-                int(row["severity"]),
-                row["background"],
-                row["score"],
-                **{name: _number(row[name]) for name in _NUMBERS},
-            )
-            for row in rows
+            Point(name, _severity(severity), background, score, *map(_number, numbers))
+            for name, severity, background, score, *numbers in rows
         ]
-    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
+    except ValueError as error:
         raise UserError(
             f"{path}: cannot be read ({error}); run leukjax.robustness again"
         ) from error
 
 
+def _severity(text: str) -> int:
+    if text not in set("012345"):
+        raise ValueError(f"severity {text[:20]!r} is not 0 to 5")
+    return int(text)
+
+
 def _number(text: str) -> float | None:
-    return float(text) if text else None
+    value = float(text) if text else None
+    if value is not None and not math.isfinite(value):
+        raise ValueError(f"{text[:20]!r} is not a finite number")
+    return value
 
 
 def score_of(points: Sequence[Point]) -> str:

@@ -1,15 +1,22 @@
 """From arguments to a folder with the report in it."""
 
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from leukjax import storage
 from leukjax.errors import UserError
 from leukjax.report.comparison import page, results, words
 from leukjax.report.comparison.document import make_document
 from leukjax.report.comparison.inputs import read_entries
 from leukjax.report.comparison.study import make_study
 from leukjax.report.style import save
+from leukjax.rundir import RunDir
 from leukjax.storage import write_atomic
+
+INDEX = ".files.json"  # names of the tables and figures of a report, for the next one there
+_FILE = re.compile(r"[A-Za-z0-9_-]+\.(csv|tex|png|svg)")
 
 
 def write_report(arguments: Sequence[str], output: Path, positive: str = "") -> list[str]:
@@ -29,26 +36,35 @@ def write_report(arguments: Sequence[str], output: Path, positive: str = "") -> 
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output={output}: cannot be made ({error.strerror})") from error
-    again = (output / "results.json").exists()  # a report on other inputs may stand there
+    own = RunDir(output)
+    figures, before = own.place("figures"), _index(own.place(INDEX))
+    index = {
+        "tables": [f"{one.name}{end}" for one in document.tables() for end in (".csv", ".tex")],
+        "figures": [f"{one.name}{end}" for one in document.pictures() for end in (".png", ".svg")],
+    }
     for table in document.tables():
-        write_atomic(output / "tables" / f"{table.name}.csv", table.csv())
-        write_atomic(output / "tables" / f"{table.name}.tex", table.latex())
+        write_atomic(own.place("tables") / f"{table.name}.csv", table.csv())
+        write_atomic(own.place("tables") / f"{table.name}.tex", table.latex())
     for picture in document.pictures():
-        save(picture.figure, output / "figures", picture.name)
+        save(picture.figure, figures, picture.name)
     write_atomic(output / "results.json", results.results_json(study))
     write_atomic(output / "paper.toml", results.paper_toml(study))
     write_atomic(output / "report.md", page.markdown(document))
-    write_atomic(output / "report.html", page.html(document, output / "figures"))
-    if again:
-        tables = {f"{table.name}{kind}" for table in document.tables() for kind in (".csv", ".tex")}
-        drawn = {f"{one.name}{kind}" for one in document.pictures() for kind in (".png", ".svg")}
-        _remove_others(output / "tables", tables)
-        _remove_others(output / "figures", drawn)
+    write_atomic(output / "report.html", page.html(document, figures))
+    for folder, names in before.items():
+        for name in set(names) - set(index[folder]):
+            (own.place(folder) / name).unlink(missing_ok=True)
+    write_atomic(output / INDEX, json.dumps(index, indent=1) + "\n")
     return words.verdict(study)
 
 
-def _remove_others(folder: Path, names: set[str]) -> None:
-    """Remove tables and figures that an earlier report had and this one has not."""
-    for file in folder.iterdir() if folder.is_dir() else ():
-        if file.name not in names and file.suffix in (".csv", ".tex", ".png", ".svg"):
-            file.unlink()
+def _index(path: Path) -> dict[str, list[str]]:
+    """The tables and figures of a report that is in the folder: no other file is ever removed."""
+    try:
+        content = storage.read_json(path)
+        return {
+            folder: [name for name in content[folder] if _FILE.fullmatch(name)]
+            for folder in ("tables", "figures")
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"tables": [], "figures": []}

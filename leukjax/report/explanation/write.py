@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float32, UInt8
 
 from leukjax import runtime
 from leukjax.apply import reasons
-from leukjax.apply.model import load
+from leukjax.apply.model import NOT_FINITE, load
 from leukjax.attribution.methods import METHODS
 from leukjax.data import stream
 from leukjax.data.decode import decode
@@ -69,7 +69,8 @@ def write(runs: Sequence[str], paths: Sequence[str], output: Path, options: Opti
                         "choose another") from error  # fmt: skip
     bad = [row for row in rows if row.error]
     if len(bad) == number:
-        raise UserError(f"not one of {number:,} files is an image: {bad[0].error}")
+        what = "has an answer" if NOT_FINITE in bad[0].error else "is an image"
+        raise UserError(f"not one of {number:,} files {what}: {bad[0].error}")
     if bad:
         logging.warning("%s files are bad; the first: %s", f"{len(bad):,}", bad[0].error)
     logging.info("wrote %s: %s images", output, f"{number - len(bad):,}")
@@ -110,6 +111,11 @@ def _explain(
         if image is None:
             yield Row(path, error=error)
             continue
+        error = _not_finite(runs, found, place)
+        if error:
+            yield Row(path, error=f"{path}: {error}")
+            place += 1
+            continue
         stem = f"{first + offset:05}-{_plain(path)}"
         picture = ""
         if options.overlays:
@@ -123,6 +129,14 @@ def _explain(
                     _row(run, own, method, place), path=path, map=name, overlay=picture
                 )
         place += 1
+
+
+def _not_finite(runs: Sequence[Run], found: Sequence[_Found], place: int) -> str:
+    """Why there is nothing to explain: a run gives an image no finite probability; "" = it does."""
+    for run, own in zip(runs, found, strict=True):
+        if not np.isfinite(own.probabilities[place]).all():
+            return f"{run.name}: {NOT_FINITE}"
+    return ""
 
 
 def _cell(
@@ -140,7 +154,7 @@ def _ask(run: Run, pixels: list, baseline: str) -> _Found:
     model = run.model
     images = np.stack([model.preprocess(image) for image in pixels])
     background = model.preprocessing["background"]
-    probabilities = model.predict(images)
+    probabilities = model.answers(images).probabilities
     targets = probabilities.argmax(1)
     if run.target is not None:
         targets = np.full(len(images), run.target)

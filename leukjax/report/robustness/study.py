@@ -16,11 +16,12 @@ from absl import logging
 from leukjax import runtime
 from leukjax.apply import suite
 from leukjax.errors import UserError
-from leukjax.metrics import predictions, robustness
+from leukjax.metrics import robustness
 from leukjax.metrics.robustness import Curve, Relative
 from leukjax.report.about import About, model_name
 from leukjax.report.robustness import figures, texts
 from leukjax.report.style import save
+from leukjax.rundir import RunDir
 from leukjax.storage import csv_writer, write_atomic
 
 COLUMNS = (
@@ -119,12 +120,12 @@ def _measure(
     )
     chosen = table.classes.index(positive) if positive else 0
     wanted = list(places)
-    clean = predictions.read(places[wanted[0]])
+    clean = suite.read_case(found, places[wanted[0]])
     curves = []
     kinds = dict.fromkeys((case.distortion, case.background) for case in wanted[1:])
     for distortion, background in kinds:
         levels = {
-            case.severity: predictions.read(places[case])
+            case.severity: suite.read_case(found, places[case])
             for case in wanted
             if (case.distortion, case.background) == (distortion, background)
         }
@@ -147,7 +148,7 @@ def _reference(measured: Sequence[Measured], wanted: Path | None) -> Measured | 
     """The run that the others are measured by."""
     if wanted is not None:
         return next(one for one in measured if one.run.resolve() == wanted.resolve())
-    cnn = [one for one in measured if suite.config_of(one.run).model.name == "cnn"]
+    cnn = [one for one in measured if RunDir(one.run).config().model.name == "cnn"]
     if not cnn:
         logging.info("no CNN among the runs, so no relative numbers; --reference=RUN names one")
     return cnn[0] if cnn else None
@@ -164,7 +165,7 @@ def _next_to(one: Measured, base: Measured) -> Measured:
 
 def _titles(runs: Sequence[Path]) -> dict[Path, str]:
     """Names of models; the folder's too where a model occurs twice."""
-    models = {run: model_name(suite.config_of(run).model) for run in runs}
+    models = {run: model_name(RunDir(run).config().model) for run in runs}
     names = list(models.values())
     return {
         run: f"{name} ({run.resolve().name})" if names.count(name) > 1 else name
