@@ -50,11 +50,12 @@ def restore(folder: Path, step: int | str) -> Restored:
     config = _read_json(folder / "config.json")
     try:
         options = dict(preprocessing["model"])
+        name = options.pop("name")
         module = models.create(
-            options.pop("name"),
+            name,
             len(preprocessing["classes"]),
             dtype=runtime.compute_dtype(preprocessing["compute_dtype"]),
-            **options,
+            **models.select(name, options),
         )
         size, metric = preprocessing["image_size"], config["checkpoint"]["metric"]
     except KeyError as error:
