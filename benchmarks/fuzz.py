@@ -260,8 +260,7 @@ def _find_weights(config: "ConfigDict") -> None:
     from leukjax import models
     from leukjax.train import initial
 
-    options = {name: config.model[name] for name in config.model if name != "name"}
-    module = models.create(config.model.name, 2, **options)
+    module = models.create(config.model.name, 2, **models.select(config.model.name, config.model))
     start = initial.find(config, module, ("blast", "healthy"), Path("none"))
     assert start.mapped is not None
     broken_weights.check(Path(config.init.weights), config.init.sha256, start.mapped)

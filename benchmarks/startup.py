@@ -45,11 +45,11 @@ def building(*arguments, **options):
     return programs(*arguments, **options)
 run.programs = building
 train = session.train
-def training(assembled, *rest):
+def training(assembled, state, *rest):
     import jax
-    jax.block_until_ready(assembled.state)
+    jax.block_until_ready(state)
     marks["build"] = time.time()
-    return train(assembled, *rest)
+    return train(assembled, state, *rest)
 session.train = training
 def done(*_):
     marks["first_step"] = time.time()

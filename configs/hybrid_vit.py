@@ -25,7 +25,9 @@ def get_config(argument: str = "") -> ConfigDict:
     config = load(f"default:{dataset}")
     config.model.name = "hybrid_vit"
     config.model.norm = "group"
-    config.model.variant = sizes[-1] if sizes else ("r26_s32" if dataset else "small")
+    # R26/32 leaves 2 x 2 tokens of an image of 48 px; its published weights are for 224 px.
+    large = config.data.image_size >= 128 or "pretrained" in chosen
+    config.model.variant = sizes[-1] if sizes else ("r26_s32" if large else "small")
     config.model.dropout = 0.1
     config.optimizer.name = "adamw"
     config.optimizer.weight_decay = 0.05

@@ -91,9 +91,11 @@ def stablehlo(workdir: Path, output: Path) -> None:
     Raises:
       UserError: no finished run, or the folder cannot be written.
     """
+    from leukjax import runtime
     from leukjax.apply import model as models
     from leukjax.apply import stablehlo as program
 
+    runtime.set_numerics()
     model = models.load(workdir, calibrated=FLAGS.calibrated)
     assert isinstance(model, models.Model)  # an ensemble is a list of runs
     with _writing(output):
@@ -111,8 +113,10 @@ def onnx(workdir: Path, output: Path) -> None:
     from leukjax.apply import onnx as program
 
     program.check_installed()
+    from leukjax import runtime
     from leukjax.apply import model as models
 
+    runtime.set_numerics()
     model = models.load(workdir, calibrated=FLAGS.calibrated)
     assert isinstance(model, models.Model)
     with _writing(output):

@@ -1,14 +1,18 @@
 """The machine: processes, devices, compilation cache, memory."""
 
+import contextlib
 import ctypes
 import os
 import resource
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from absl import logging
 from ml_collections import ConfigDict
+
+from leukjax.errors import UserError
 
 # Dense bfloat16 FLOP/s of one device, from the makers' data sheets; a device that is not listed
 # has no "share of peak" in the log rather than a guessed one.
@@ -24,14 +28,61 @@ _PEAK_BFLOAT16 = {
 }
 
 
+# Options of JAX that change the numbers of a run: a command sets them, whatever the environment
+# (`JAX_ENABLE_X64=1`) says.
+_FIXED = {
+    "jax_enable_x64": False,
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+    "jax_random_seed_offset": 0,
+    "jax_numpy_dtype_promotion": "standard",
+}
+# Others that are a user's choice: a run records what differs from JAX's default, and is resumed
+# under the same values only.
+_CHOSEN = {"jax_default_matmul_precision": None, "jax_disable_jit": False}
+
+
 def start(config: ConfigDict) -> None:
-    """Switch on the compilation cache; hold on to memory. Before JAX looks for devices."""
+    """Switch on the compilation cache; hold on to memory. Before JAX looks for devices.
+
+    Raises:
+      UserError: an option of JAX on which the numbers depend cannot be set.
+    """
+    set_numerics()
     hold_memory()
     folder = cache_folder(config.runtime.compilation_cache)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def set_numerics() -> None:
+    """Set the options of JAX on which exact numbers depend; log those that were set otherwise.
+
+    For commands only: a program that imports leukjax keeps its options.
+
+    Raises:
+      UserError: one of them cannot be set here.
+    """
+    for name, value in _FIXED.items():
+        before = getattr(jax.config, name, value)  # an option that JAX no longer has is fixed
+        if before == value:
+            continue
+        with contextlib.suppress(Exception):
+            jax.config.update(name, value)
+        if getattr(jax.config, name) != value:
+            raise UserError(
+                f"{name.upper()}={before}: leukjax needs {value}, and it cannot be set here; "
+                f"remove it from the environment"
+            )
+        logging.warning("%s=%s is not used: leukjax sets %s", name.upper(), before, value)
+
+
+def chosen_numerics() -> dict[str, Any]:
+    """The options of JAX that change numbers and are a user's choice, where not JAX's default."""
+    values = {name: getattr(jax.config, name, default) for name, default in _CHOSEN.items()}
+    return {name: value for name, value in values.items() if value != _CHOSEN[name]}
 
 
 # Parameters of glibc's mallopt (malloc.h).

@@ -3,7 +3,11 @@
 import subprocess
 import sys
 
+import jax
 import pytest
+
+from leukjax import runtime
+from leukjax.errors import UserError
 
 # Counts the pages that the system hands out while a program with 64 MB of temporary buffers runs
 # thrice, once the heap has settled. In XLA's own threads these would be mapped anew, held or not.
@@ -35,3 +39,42 @@ def test_held_memory_is_not_handed_out_again():
     page_faults = 3 * (1 << 26) // 4096
     assert _faults("hold") < page_faults / 10
     assert _faults("let go") > page_faults / 2
+
+
+NUMERICS = """
+import os
+os.environ |= {
+    "JAX_ENABLE_X64": "1",
+    "JAX_DEFAULT_PRNG_IMPL": "rbg",
+    "JAX_THREEFRY_PARTITIONABLE": "0",
+    "JAX_RANDOM_SEED_OFFSET": "7",
+    "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+    "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+}
+import jax, leukjax, leukjax.train.step
+from leukjax import runtime
+assert jax.config.jax_enable_x64, "importing leukjax changed a setting"
+runtime.set_numerics()
+print(jax.numpy.arange(2.0).dtype, jax.random.bits(jax.random.key(0), (2,)).tolist())
+print(runtime.chosen_numerics())
+"""
+
+
+def test_commands_set_what_exact_numbers_depend_on():
+    run = subprocess.run([sys.executable, "-c", NUMERICS], capture_output=True, text=True)
+    bits = jax.random.bits(jax.random.key(0), (2,)).tolist()
+    assert run.stdout.splitlines() == [
+        f"float32 {bits}",
+        "{'jax_default_matmul_precision': 'highest'}",
+    ]
+    assert "JAX_ENABLE_X64=True is not used: leukjax sets False" in run.stderr
+
+
+def test_what_cannot_be_set_is_refused_in_one_line():
+    with jax.enable_x64(True), pytest.raises(UserError, match=r"^JAX_ENABLE_X64=True: .*remove it"):
+        runtime.set_numerics()  # a setting of this thread goes before one of the process
+    runtime.set_numerics()
+
+
+def test_a_default_run_records_nothing():
+    assert runtime.chosen_numerics() == {}

@@ -44,6 +44,7 @@ def write(runs: Sequence[str], paths: Sequence[str], output: Path, options: Opti
     Raises:
       UserError: a run, path, option or output that will not do; or not one image could be read.
     """
+    runtime.set_numerics()
     runtime.hold_memory()  # before JAX looks for devices: what follows does
     stream.check(paths)
     _check_target("output", output, paths)

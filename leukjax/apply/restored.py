@@ -48,11 +48,12 @@ def restore(folder: Path, step: int | str) -> Restored:
     run = RunDir(folder)
     preprocessing, config = run.preprocessing(), run.config()
     options = dict(preprocessing["model"])
+    name = options.pop("name")
     module = models.create(
-        options.pop("name"),
+        name,
         len(preprocessing["classes"]),
         dtype=runtime.compute_dtype(preprocessing["compute_dtype"]),
-        **options,
+        **models.select(name, options),
     )
     chosen, variables = checkpoint.for_evaluation(
         folder / "checkpoints",

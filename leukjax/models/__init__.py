@@ -7,6 +7,8 @@ transformers ``attention``. In a collection ``perturbations`` a caller may hand 
 ``feature_map`` and to each block's ``attn/attention``, to have gradients by them.
 """
 
+import difflib
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -26,6 +28,7 @@ FAMILIES: dict[str, type[nn.Module]] = {
     "hybrid_vit": HybridViT,
     "bit": BiT,
 }
+_NOT_OPTIONS = {"parent", "name", "classes", "dtype"}
 
 
 def create(name: str, classes: int, *, dtype: DTypeLike = jnp.float32, **options: Any) -> nn.Module:
@@ -35,24 +38,38 @@ def create(name: str, classes: int, *, dtype: DTypeLike = jnp.float32, **options
       name: ``cnn``, ``resnet``, ``hybrid_vit`` or ``bit``.
       classes: number of logits, at least 2.
       dtype: of convolutions and matrix products, float32 or bfloat16.
-      options: fields of the model; a family leaves out those of the others.
+      options: fields of the model; `select` finds them in a section that holds those of all.
 
     Raises:
       UserError: a value that no model of this family can take.
+      TypeError: an option that this family does not have.
     """
     if name not in FAMILIES:
         raise UserError(f"--config.model.name={name}: no such model; one of {', '.join(FAMILIES)}")
     if classes < 2:
         raise UserError(f"classes: {classes}; a classifier needs at least 2 in the data")
+    known = _fields(name)
     for field, value in options.items():
+        if field not in known:
+            close = difflib.get_close_matches(field, known, n=1)
+            guess = f"; did you mean {close[0]!r}?" if close else ""
+            raise TypeError(
+                f"model {name!r} has no option {field!r}{guess} (options: {', '.join(known)})"
+            )
         _check(field, value)
-    family = FAMILIES[name]
-    fields = {field: value for field, value in options.items() if field in _fields(family)}
-    return family(classes=classes, dtype=dtype, **fields)
+    return FAMILIES[name](classes=classes, dtype=dtype, **options)
 
 
-def _fields(family: type[nn.Module]) -> set[str]:
-    return set(family.__dataclass_fields__) - {"parent", "name", "classes", "dtype"}
+def select(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that `create` takes for a model, of those of all models (`config.model`)."""
+    return {field: options[field] for field in _fields(name) if field in options}
+
+
+def _fields(name: str) -> tuple[str, ...]:
+    """Names of a model's options, sorted; none for a model that does not exist."""
+    if name not in FAMILIES:
+        return ()
+    return tuple(sorted({*FAMILIES[name].__dataclass_fields__} - _NOT_OPTIONS))
 
 
 def _check(field: str, value: Any) -> None:

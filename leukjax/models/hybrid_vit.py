@@ -44,6 +44,11 @@ VARIANTS = {
 STEM_WIDTH = 64
 
 
+def stride(variant: str) -> int:
+    """Pixels along one side of an image that become one token."""
+    return 2 ** (len(VARIANTS[variant].stages) + 1)
+
+
 class HybridViT(nn.Module):
     """Images to logits; position embeddings tie the parameters to one image size.
 
@@ -76,11 +81,11 @@ class HybridViT(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, "n h w 3"], *, train: bool) -> Float[Array, "n c"]:
         variant = VARIANTS[self.variant]
-        stride, size = 2 ** (len(variant.stages) + 1), min(images.shape[1:3])
-        if size <= stride:
+        pixels, size = stride(self.variant), min(images.shape[1:3])
+        if size <= pixels:
             raise UserError(
                 f"--config.data.image_size={size}: too small for the hybrid_vit {self.variant}, "
-                f"whose transformer sees one place in {stride} pixels; give more than {stride}"
+                f"whose transformer sees one place in {pixels} pixels; give more than {pixels}"
             )
         dropout = nn.Dropout(self.dropout, deterministic=not train)
 

@@ -67,6 +67,7 @@ def application(runs: Sequence[str], options: Options) -> Iterator[Page]:
     """
     # Nothing of JAX goes to the disk.
     jax.config.update("jax_enable_compilation_cache", False)
+    runtime.set_numerics()
     runtime.hold_memory()
     judges = appoint(runs, options)
     cards = [card(member) for member in judges.members]

@@ -4,8 +4,11 @@ A checkpoint counts only when it is *sealed*: committed by Orbax, with checksums
 """
 
 import contextlib
+import json
 import math
+import re
 import shutil
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore
 from absl import logging
 
 from leukjax import sharding, storage
@@ -22,6 +26,9 @@ from leukjax.storage import write_atomic
 from leukjax.train import seal, together
 
 SEAL = seal.NAME
+_CHARACTERS = "[ ] * ? \\"
+_PATTERN = re.compile(r"[][*?\\]|:/")  # ":/" would begin an address, as in gs:/
+_DESCRIPTIONS = (b"/.zarray", b"/zarr.json")  # keys of the descriptions of arrays
 
 # Bytes of weights that a byte of a checkpoint's files may hold, and what is always allowed: float32
 # weights pack to 0.9 of their size, and zeros to a thousandth.
@@ -32,14 +39,16 @@ class Checkpoints:
     """The checkpoints of one run: the latest few, and the one with the best validation score."""
 
     def __init__(self, folder: Path, *, keep_latest: int, lower_is_better: bool):
-        self._folder = folder.absolute()
+        self.folder = self._folder = folder.absolute()
         self._lower_is_better = lower_is_better
         self._sealing: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._keep_latest = keep_latest
         together.from_first(self._make_folder)
+        self._open = contextlib.ExitStack()
+        self._plain = self._open.enter_context(_plain_path(self._folder))
         self._manager = ocp.CheckpointManager(
-            self._folder,
+            self._plain,
             options=ocp.CheckpointManagerOptions(
                 enable_async_checkpointing=True,
                 create=False,
@@ -65,6 +74,7 @@ class Checkpoints:
           UserError: the disk refused this save or the one before it.
         """
         self._join()
+        shapes = sorted(tuple(leaf.shape) for leaf in jax.tree.leaves(state))
         with self._naming_the_disk():
             self._manager.save(
                 step,
@@ -73,7 +83,7 @@ class Checkpoints:
                     meta=ocp.args.JsonSave({**meta, "step": step, "score": score}),
                 ),
             )
-        self._sealing = threading.Thread(target=self._seal, args=(step,), name="seal")
+        self._sealing = threading.Thread(target=self._seal, args=(step, shapes), name="seal")
         self._sealing.start()
 
     def wait(self) -> None:
@@ -86,19 +96,27 @@ class Checkpoints:
 
     def close(self) -> None:
         """Finish what is being saved; a failure was or is raised by `save` and `wait`."""
-        if self._sealing is not None:
-            self._sealing.join()
-        if self._failure is not None:
-            if jax.process_index() == 0:
-                self._remove_unfinished()  # gives a full disk its space back
-            return
-        self._manager.close()
+        with self._open:
+            if self._sealing is not None:
+                self._sealing.join()
+            if self._failure is not None:
+                if jax.process_index() == 0:
+                    self._remove_unfinished()  # gives a full disk its space back
+                return
+            self._manager.close()
 
     def latest(self) -> int | None:
         """The newest sealed step; damaged ones are reported and set aside."""
         step = together.from_first(self._latest)
         self._manager.reload()  # some may have been set aside
         return step
+
+    def last_sealed(self) -> int | None:
+        """The newest step that is saved and sealed, once the last save is; damage is not sought."""
+        if self._sealing is not None:
+            self._sealing.join()
+        sealed = (step for step in self._steps() if (self._folder / str(step) / SEAL).exists())
+        return max(sealed, default=None)
 
     def _latest(self) -> int | None:
         for step in sorted(self._steps(), reverse=True):
@@ -164,11 +182,12 @@ class Checkpoints:
             with self._naming_the_disk():
                 raise self._failure
 
-    def _seal(self, step: int) -> None:
+    def _seal(self, step: int, shapes: list[tuple[int, ...]]) -> None:
         try:
             self._manager.wait_until_finished()
             if jax.process_index() == 0:
                 folder = self._folder / str(step)
+                _check_readable(self._plain / str(step), shapes, named=folder)
                 write_atomic(folder / SEAL, seal.text_of(seal.checksums(folder)))
                 self._remove_old()
         except BaseException as error:  # raised again in the thread of the loop
@@ -222,6 +241,63 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def _plain_path(folder: Path) -> Iterator[Path]:
+    """A path to a folder without characters that Orbax or TensorStore would read as a pattern.
+
+    Orbax merges the parts of a checkpoint by an unescaped glob: below a folder named ``a[b]`` or
+    ``a\\b`` it would find none, below ``a*b`` those of other folders as well. Such a folder is
+    reached through a link in a private temporary folder.
+
+    Raises:
+      UserError: the temporary folder has such a path itself.
+    """
+    if not _PATTERN.search(str(folder)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="leukjax-") as private:
+        if _PATTERN.search(private):
+            raise UserError(
+                f"{folder}: has a character of {_CHARACTERS} in its path, and so has the folder "
+                f"for temporary files ({private}); choose another --workdir or set TMPDIR"
+            )
+        link = Path(private) / "checkpoints"
+        link.symlink_to(folder, target_is_directory=True)
+        yield link
+
+
+def _check_readable(folder: Path, shapes: list[tuple[int, ...]], named: Path) -> None:
+    """Refuses a checkpoint whose database cannot be opened or lacks arrays that were saved.
+
+    Orbax commits one without an error where its parts were not merged. Opening the database and
+    reading the description of each array takes 20 ms for the 604 arrays of a ResNet-50.
+
+    Args:
+      folder: of one checkpoint, as `_plain_path` gives it.
+      shapes: of the arrays that were saved, sorted.
+      named: the folder in messages.
+
+    Raises:
+      UserError: it could not be restored.
+    """
+    place = (folder / "state").as_posix()
+    try:
+        kvstore = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{place}/"}}
+        database = tensorstore.KvStore.open(kvstore).result()
+        names = [key for key in database.list().result() if key.endswith(_DESCRIPTIONS)]
+        reads = [database.read(name) for name in names]
+        found = sorted(tuple(json.loads(read.result().value)["shape"]) for read in reads)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UserError(
+            f"{named}: was written but cannot be read back ({str(error).splitlines()[0]})"
+        ) from error
+    if found != shapes:
+        raise UserError(
+            f"{named}: was written but cannot be read back: it holds {len(found)} arrays of "
+            f"{len(shapes)}, or others; the checkpoints before it stand"
+        )
+
+
 def for_evaluation(
     folder: Path,
     step: int | str = "best",
@@ -250,7 +326,8 @@ def for_evaluation(
     """
     try:
         chosen = _choose(folder, step, lower_is_better)
-        return chosen, _read_variables(folder.absolute() / str(chosen) / "state", expected)
+        with _plain_path(folder.absolute()) as plain:
+            return chosen, _read_variables(plain / str(chosen) / "state", expected)
     except OSError as error:  # a run in training removes old ones
         raise UserError(
             f"{error.filename or folder}: cannot be read ({error.strerror or error}); try again"

@@ -73,13 +73,17 @@ class FineTuning:
             self.factors(params),
         )
 
-    def keep_frozen(self, averages: Any, params: Any) -> Any:
-        """Moving averages of parameters, free of rounding where these are frozen."""
-        if not self.freezes or not averages:
-            return averages
+    def keep_frozen(self, new: Any, params: Any) -> Any:
+        """A tree like `params` (or an empty one) with the frozen leaves of `params` in it.
+
+        Moving averages of frozen parameters are then free of rounding, and an optimizer that knows
+        nothing of freezing (weight decay) leaves them as they are.
+        """
+        if not self.freezes or not new:
+            return new
         return jax.tree.map(
-            lambda average, x, factor: average if factor else x,
-            averages,
+            lambda changed, x, factor: changed if factor else x,
+            new,
             params,
             self.factors(params),
         )

@@ -11,7 +11,7 @@ import numpy as np
 from leukjax.metrics.predictions import read as read_predictions
 from leukjax.rundir import RunDir
 from leukjax.storage import write_atomic
-from leukjax.train import together
+from leukjax.train import divergence, together
 from leukjax.train.checkpoint import Checkpoints
 from leukjax.train.evaluate import predict
 from leukjax.train.log import Log, read_metrics
@@ -30,7 +30,7 @@ def score_best(run: Run, checkpoints: Checkpoints, log: Log) -> int:
     step = checkpoints.best()
     if together.from_first((run.workdir / "predictions" / "test.csv").exists):
         return step  # a start after the end: test is not opened again
-    state = checkpoints.restore(step, run.state)
+    state = divergence.restore(checkpoints, step, run.form)
     for part in ("val", "test"):
         if part == "test":
             note_opening(run.workdir, step)
@@ -77,7 +77,7 @@ def lost(run: Run, newest: int) -> dict[str, int]:
 
 def write_preprocessing(run: Run) -> None:
     """Write ``preprocessing.json``: all that turns a new image into this run's probabilities."""
-    config, settings = run.config, jax.device_get(run.state.settings)
+    config, settings = run.config, jax.device_get(run.settings)
     content: dict[str, Any] = {
         "classes": list(run.records.classes),
         "positive": run.positive,

@@ -45,6 +45,8 @@ class Initial:
     def place(self, state: TrainState) -> TrainState:
         """A fresh state with the values in it, each device getting its part.
 
+        The arrays of `state` that are replaced are deleted.
+
         Raises:
           UserError: there should be values, and their file is gone.
         """
@@ -70,10 +72,10 @@ class Initial:
             value = values.get((collection, *path))
             if value is None:
                 return leaf
+            shape, where = leaf.shape, leaf.sharding
+            leaf.delete()  # the devices never hold the random values and these
             # A copy for each device: the state is donated, and may share memory with nothing.
-            return jax.make_array_from_callback(
-                leaf.shape, leaf.sharding, lambda index: value[index].copy()
-            )
+            return jax.make_array_from_callback(shape, where, lambda index: value[index].copy())
 
         flat = traverse_util.flatten_dict(tree)
         return traverse_util.unflatten_dict({path: put(path, leaf) for path, leaf in flat.items()})

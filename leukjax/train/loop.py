@@ -19,8 +19,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from leukjax.errors import Diverged, Stopped
+from leukjax.errors import Stopped
 from leukjax.metrics.scores import scores
+from leukjax.train import divergence
 from leukjax.train.calls import calls
 from leukjax.train.checkpoint import Checkpoints
 from leukjax.train.evaluate import predict
@@ -38,7 +39,7 @@ def train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, log
 
     Raises:
       Stopped: a signal asked for it; everything is saved.
-      Diverged: the loss is not a number any more.
+      Diverged: loss, gradient or parameters are not finite; the checkpoints before it stand.
     """
     total = run.total_steps
     eval_every, save_every = run.steps("train.eval_every"), run.steps("checkpoint.every")
@@ -81,7 +82,10 @@ def train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, log
             save = fresh and (evaluate or step % save_every == 0 or bool(stopping))
             score = None
             if save and pending is not None:
-                last, pending = _read(log, *pending), None  # never save a step gone wrong
+                last, pending = _read(log, checkpoints, *pending), None
+            if save:  # never a step that went wrong: it would be resumed from, or chosen as best
+                with pace.paused():
+                    divergence.check_state(state, step, checkpoints)
             if evaluate:
                 times = pace.read(step, feed.waited)
                 with pace.paused():
@@ -104,7 +108,7 @@ def train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, log
             # The metrics of a call are read when the next one is under way, so that the device
             # never waits for the host.
             if pending is not None:
-                last = _read(log, *pending)
+                last = _read(log, checkpoints, *pending)
             pending = (step + count, metrics)
             if count not in compiled:
                 jax.block_until_ready(metrics)
@@ -113,19 +117,12 @@ def train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, log
     checkpoints.wait()
 
 
-def _read(log: Log, step: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
+def _read(
+    log: Log, checkpoints: Checkpoints, step: int, metrics: dict[str, jax.Array]
+) -> dict[str, float]:
     """The metrics of the last step of a call that ended at `step`."""
     of_steps = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
-    # The first that went wrong, for the message; the last one else.
-    wrong = np.flatnonzero(~np.isfinite(of_steps["loss"]))
-    place = wrong[0] - len(of_steps["loss"]) if len(wrong) else -1
-    values = {name: float(value[place]) for name, value in of_steps.items()}
-    if len(wrong):
-        raise Diverged(
-            f"the loss is {values['loss']} at step {step + 1 + place}, learning rate "
-            f"{values['learning_rate']:.3g}: lower --config.optimizer.learning_rate, lengthen "
-            "optimizer.warmup or set optimizer.clip_norm; the checkpoints before it stand"
-        )
+    values = divergence.check_metrics(of_steps, step, checkpoints)
     log.step(step, values["loss"])
     return values
 

@@ -1,6 +1,7 @@
 """Losses of a classifier, one value an example."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +24,35 @@ def per_example(
 
     Smoothing mixes the one-hot target with the uniform one (Szegedy et al. 2016, section 7). The
     focal loss weighs each class's term with (1 - p)^gamma (Lin et al. 2017, equation 4, without
-    alpha: class weights serve for that).
+    alpha: class weights serve for that); with a gamma of 0 it is the cross-entropy, to the bit.
     """
     classes = logits.shape[-1]
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     target = jax.nn.one_hot(labels, classes, dtype=jnp.float32)
     if options.label_smoothing:
         target = (1 - options.label_smoothing) * target + options.label_smoothing / classes
-    if options.name == "focal":
-        # 1 - p from the log: exact to rounding where p is near one.
-        log_p = log_p * (-jnp.expm1(log_p)) ** options.focal_gamma
+    if options.name == "focal" and options.focal_gamma:
+        log_p = _focal(log_p, options.focal_gamma)
     return -jnp.sum(target * log_p, axis=-1)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _focal(log_p: Float[Array, "b c"], gamma: float) -> Float[Array, "b c"]:
+    """``(1 - p)^gamma log p`` for a gamma above 0.
+
+    Its derivative is written out: the chain rule would multiply an infinite power by 0 where p
+    rounds to 1 and gamma is below 1.
+    """
+    # 1 - p from the log: exact to rounding where p is near one.
+    return log_p * (-jnp.expm1(log_p)) ** gamma
+
+
+@_focal.defjvp
+def _focal_jvp(gamma: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (log_p,), (tangent,) = primals, tangents
+    q = -jnp.expm1(log_p)  # 1 - p
+    power = q**gamma
+    # -log p / (1 - p), which tends to 1 where p tends to 1.
+    ratio = jnp.where(q > 0, -log_p / jnp.where(q > 0, q, 1.0), 1.0)
+    slope = power * (1 + gamma * jnp.exp(log_p) * ratio)
+    return _focal(log_p, gamma), slope * tangent

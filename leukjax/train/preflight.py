@@ -146,15 +146,9 @@ def lower_on(
     settings = _settings()
     options = step_options(config, background="black")
     made = programs(module, config, options, settings, mesh, pixels)
-    form = jax.eval_shape(made.init, settings)
-    places = sharding.tree_shardings(form, mesh, sharding.rules(config.mesh))
-    state = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        form,
-        places,
-    )
     step: Any = made.train_steps[1]  # jitted
-    return step.trace(state, _batch(config, mesh, resident)).lower(lowering_platforms=(platform,))
+    batch = _batch(config, mesh, resident)
+    return step.trace(made.form, batch).lower(lowering_platforms=(platform,))
 
 
 def _settings() -> states.Settings:

@@ -29,6 +29,7 @@ class Programs:
     """The jitted functions of a run; `train_steps` by the number of steps that a call does."""
 
     init: Callable[[states.Settings], states.TrainState]
+    form: states.TrainState  # shapes, dtypes and shardings of the state
     train_steps: dict[int, TrainStep]
     eval_step: EvalStep
 
@@ -36,15 +37,14 @@ class Programs:
 def make_module(config: ConfigDict, classes: int, platform: str) -> nn.Module:
     """The model of a config in the form that is fast on a platform: cpu, gpu or tpu."""
     dtype = runtime.compute_dtype(config.compute_dtype, platform)
-    return models.create(
-        config.model.name,
-        classes,
-        dtype=dtype,
-        remat=config.train.remat,
-        fold=platform != "cpu" and dtype == jnp.bfloat16,
-        lean=platform in ("gpu", "cuda") and dtype == jnp.bfloat16,
-        **{name: config.model[name] for name in config.model if name != "name"},
-    )
+    options = {
+        **config.model,
+        "remat": config.train.remat,
+        "fold": platform != "cpu" and dtype == jnp.bfloat16,
+        "lean": platform in ("gpu", "cuda") and dtype == jnp.bfloat16,
+    }
+    name = config.model.name
+    return models.create(name, classes, dtype=dtype, **models.select(name, options))
 
 
 def programs(
@@ -131,4 +131,5 @@ def _make(key: _Key, form: _Form) -> Programs:
         for steps in {1, key.steps_per_call}
     }
     eval_step = make_eval_step(key.module, key.mesh, shardings, pixels=key.pixels)
-    return Programs(init, train_steps, eval_step)
+    form_of_state = states.form(init, form.settings, shardings)
+    return Programs(init, form_of_state, train_steps, eval_step)

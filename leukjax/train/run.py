@@ -1,6 +1,7 @@
 """A config becomes a run: data, split, model, state and steps, ready for the loop."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from leukjax.train import state as states
 from leukjax.train.fine_tuning import FineTuning
 from leukjax.train.programs import make_module, programs
 from leukjax.train.residence import Residence, settle
-from leukjax.train.settings import make_settings, step_options
+from leukjax.train.settings import make_settings, step_options, warn
 from leukjax.train.step import EvalStep, TrainStep
 
 
@@ -44,12 +45,22 @@ class Run:
     residence: Residence
     train_batches: Batches
     initial: initial.Initial
-    state: states.TrainState  # at random; `initial.place` puts in what the run starts from
+    init: Callable[[states.Settings], states.TrainState]
+    settings: states.Settings
+    form: states.TrainState  # shapes, dtypes and shardings of the state; no arrays
     train_steps: dict[int, TrainStep]  # number of steps a call -> the compiled function
     eval_step: EvalStep
     total_steps: int
     steps_per_epoch: int
     summary: Summary
+
+    def fresh_state(self) -> states.TrainState:
+        """The state that the run starts from: random, or with the values of `init.weights`.
+
+        The caller owns it: the run keeps no state, so that a restored one has the devices' memory
+        to itself.
+        """
+        return self.initial.place(self.init(self.settings))
 
     @property
     def training_flops(self) -> float:
@@ -104,8 +115,11 @@ def assemble(config: ConfigDict, folder: Path) -> tuple[Run, bool]:
     start = initial.find(config, module, records.classes, folder)
     _check_fine_tuning(config, module)
     settings = make_settings(config, records, rows["train"], per_epoch, total, start.statistics())
+    warn(config, settings)
     # All that can be wrong with config and data is known here; from now on files are written.
     facts = _facts(records, split) | ({"init": dict(start.facts)} if start.facts else {})
+    numerics = runtime.chosen_numerics()
+    facts |= {"numerics": numerics} if numerics else {}
     together.check_same(facts, "the prepared data")
     resumed = together.from_first(lambda: workdir.claim(folder, config, facts))
     _write_and_say(folder, records, split)
@@ -126,7 +140,9 @@ def assemble(config: ConfigDict, folder: Path) -> tuple[Run, bool]:
         residence=residence,
         train_batches=train_batches,
         initial=start,
-        state=compiled.init(settings),
+        init=compiled.init,
+        settings=jax.device_get(settings),  # the state's own copy is donated by the first step
+        form=compiled.form,
         train_steps=compiled.train_steps,
         eval_step=compiled.eval_step,
         total_steps=total,

@@ -10,11 +10,12 @@ from ml_collections import ConfigDict
 
 from leukjax import runtime
 from leukjax.rundir import RunDir
-from leukjax.train import finish, together, workdir
+from leukjax.train import divergence, finish, together, workdir
 from leukjax.train.checkpoint import Checkpoints
 from leukjax.train.log import Log, reached
 from leukjax.train.loop import train
 from leukjax.train.run import Run, assemble
+from leukjax.train.state import TrainState
 
 # Fields in which the processes of a run may differ, for instance because their machines do.
 _OWN = (
@@ -59,10 +60,8 @@ def run(config: ConfigDict, folder: Path, *, open_test: bool = True) -> Outcome:
             lower_is_better=config.checkpoint.metric == "loss",
         )
         step = checkpoints.latest() if resumed else None
-        if step is None:
-            state = assembled.initial.place(assembled.state)
-        else:
-            state = checkpoints.restore(step, assembled.state)
+        # In a list that is emptied: only `train` may hold the state, which is freed at its end.
+        state = [_state(assembled, checkpoints, step)]
         start = step or 0
         repeated = max(0, reached(folder) - start)
         log = Log(
@@ -79,7 +78,7 @@ def run(config: ConfigDict, folder: Path, *, open_test: bool = True) -> Outcome:
                     log.say(f"going on from step {start} of {assembled.total_steps}")
                 _note_start(folder, start, repeated)
                 finish.write_preprocessing(assembled)
-                train(assembled, state, start, checkpoints, log)
+                train(assembled, state.pop(), start, checkpoints, log)
                 best = (
                     finish.score_best(assembled, checkpoints, log)
                     if open_test
@@ -90,6 +89,13 @@ def run(config: ConfigDict, folder: Path, *, open_test: bool = True) -> Outcome:
             log.close()
             checkpoints.close()
     return Outcome(assembled, best, newest, time.perf_counter() - began)
+
+
+def _state(assembled: Run, checkpoints: Checkpoints, step: int | None) -> TrainState:
+    """The one state of a start: restored from a checkpoint, or fresh where `step` is None."""
+    if step is None:
+        return assembled.fresh_state()
+    return divergence.restore(checkpoints, step, assembled.form)
 
 
 def count_starts(folder: Path) -> int:

@@ -13,11 +13,14 @@ from leukjax.data.measure import foreground
 from leukjax.errors import UserError
 from leukjax.images.augment import AugmentOptions
 from leukjax.images.normalize import foreground_statistics
+from leukjax.models.hybrid_vit import stride
 from leukjax.train import state as states
 from leukjax.train import together
 from leukjax.train.fine_tuning import FineTuning
 from leukjax.train.loss import LossOptions
 from leukjax.train.step import StepOptions
+
+_FEWEST_TOKENS = 4  # along one side of an image: with fewer, attention has little to relate
 
 
 def step_options(config: ConfigDict, background: str) -> StepOptions:
@@ -74,6 +77,50 @@ def make_settings(
         total_steps=jnp.float32(total_steps),
         warmup_steps=jnp.float32(steps("optimizer.warmup")),
         step_every=jnp.float32(max(1.0, steps("optimizer.step_every"))),
+    )
+
+
+def warn(config: ConfigDict, settings: states.Settings) -> None:
+    """Log a warning for each field whose value is allowed but does not fit the others."""
+    total, warmup = int(settings.total_steps), int(settings.warmup_steps)
+    options = config.optimizer
+    if warmup >= total:
+        logging.warning(
+            "optimizer.warmup=%s is not shorter than the training (%d of %d steps), whose learning "
+            "rate only rises; set --config.optimizer.warmup='%g epochs' or a larger train.epochs",
+            options.warmup,
+            warmup,
+            total,
+            config.train.epochs / 10,
+        )
+    if options.schedule == "step" and settings.step_every >= total:
+        logging.warning(
+            "optimizer.step_every=%s is not shorter than the training (%d of %d steps), whose "
+            "learning rate never drops; set --config.optimizer.step_every='%g epochs' or a larger "
+            "train.epochs",
+            options.step_every,
+            int(settings.step_every),
+            total,
+            config.train.epochs / 3,
+        )
+    if config.model.name == "hybrid_vit":
+        _warn_of_few_tokens(config.model.variant, config.data.image_size)
+
+
+def _warn_of_few_tokens(variant: str, size: int) -> None:
+    side = -(-size // stride(variant))
+    if side >= _FEWEST_TOKENS:
+        return
+    fixes = [f"set --config.data.image_size={_FEWEST_TOKENS * stride(variant)} or more"]
+    if stride("small") < stride(variant):
+        fixes.insert(0, "use --config.model.variant=small")
+    logging.warning(
+        "model.variant=%s leaves %d x %d tokens of an image of %d px; %s",
+        variant,
+        side,
+        side,
+        size,
+        " or ".join(fixes),
     )
 
 

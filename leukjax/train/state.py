@@ -86,7 +86,8 @@ def make_init(
     No device ever holds more than its share, so that a model larger than one device can start.
 
     Returns:
-      The function, and a tree of the state's form with the sharding of each array.
+      The function, and a tree of the state's form with the sharding of each array; `form` makes of
+      both what `Checkpoints.restore` takes.
     """
 
     def init(settings: Settings) -> TrainState:
@@ -108,3 +109,14 @@ def make_init(
 
     shardings = sharding.tree_shardings(jax.eval_shape(init, like), mesh, rules)
     return jax.jit(init, out_shardings=shardings), shardings
+
+
+def form(
+    init: Callable[[Settings], TrainState], like: Settings, shardings: TrainState
+) -> TrainState:
+    """Shapes, dtypes and shardings of the state that `init` makes; no array is allocated."""
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        jax.eval_shape(init, like),
+        shardings,
+    )

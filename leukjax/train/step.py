@@ -1,6 +1,7 @@
 """The one step of training and the one of evaluation, for all models and any number of devices."""
 
 import dataclasses
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -62,7 +63,11 @@ def make_train_step(
 
     Args:
       module: the model.
-      transform: the optimiser's.
+      transform: any optax transformation, as ``optax.adamw(1e-3)``; its updates are added to the
+        parameters. ``update`` is also given ``learning_rate`` (from the state's settings and the
+        options' schedule; `optimizer.by_learning_rate` multiplies by it), ``value``, ``grad`` and
+        ``value_fn``. One that does not take ``learning_rate`` has its own, and the metric of that
+        name does not describe it.
       options: what is compiled in.
       mesh: the devices.
       state_shardings: of the state's arrays.
@@ -71,6 +76,8 @@ def make_train_step(
       steps: above 1 (with `pixels` only), so many steps in one scan: fields of the batch but
         ``pixels``, and metrics, have the steps as their first axis.
     """
+
+    update = optax.with_extra_args_support(transform).update
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         settings = state.settings
@@ -131,8 +138,28 @@ def make_train_step(
             step_factor=options.step_factor,
         )
         norm = optax.global_norm(grads)
-        directions, opt_state = transform.update(grads, state.opt_state, state.params)
-        params = jax.tree.map(lambda p, d: p - rate * d, state.params, directions)
+
+        def value_of(params: Any, learning_rate: Any = None) -> Float[Array, ""]:
+            """The loss on this batch at other parameters, for a line search of optax."""
+            del learning_rate  # a search hands on every argument that it does not know
+            total = jnp.zeros(())
+            for index in range(options.accumulate):
+                part = jax.tree.map(operator.itemgetter(index), micro)
+                total += loss_of(params, state.batch_stats, part, index)[0]
+            return total
+
+        updates, opt_state = update(
+            grads,
+            state.opt_state,
+            state.params,
+            learning_rate=rate,
+            value=value,
+            grad=grads,
+            value_fn=value_of,
+        )
+        params = options.fine_tuning.keep_frozen(
+            optax.apply_updates(state.params, updates), state.params
+        )
         totals = Totals(
             steps=state.totals.steps + 1,
             examples=state.totals.examples + count,
@@ -140,15 +167,16 @@ def make_train_step(
             correct=state.totals.correct + correct,
             grad_norm=state.totals.grad_norm + norm,
         )
+        decay = optimizer.average_decay(state.step, options.ema_decay)
         state = state.replace(
             step=state.step + 1,
             params=params,
             batch_stats=statistics,
             opt_state=opt_state,
             ema_params=options.fine_tuning.keep_frozen(
-                _average(state.ema_params, params, options.ema_decay), params
+                _average(state.ema_params, params, decay), params
             ),
-            ema_batch_stats=_average(state.ema_batch_stats, statistics, options.ema_decay),
+            ema_batch_stats=_average(state.ema_batch_stats, statistics, decay),
             totals=totals,
         )
         return state, {"loss": value, "grad_norm": norm, "learning_rate": rate}
@@ -200,7 +228,7 @@ def make_eval_step(
     )
 
 
-def _average(average: Any, new: Any, decay: float) -> Any:
+def _average(average: Any, new: Any, decay: Float[Array, ""]) -> Any:
     """Exponential moving average; an empty tree stays empty."""
     if not average:
         return average

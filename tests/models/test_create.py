@@ -22,7 +22,7 @@ SECTION = {
 
 
 def test_a_family_takes_its_own_fields():
-    resnet = models.create("resnet", 3, dtype=jnp.bfloat16, **SECTION)
+    resnet = models.create("resnet", 3, dtype=jnp.bfloat16, **models.select("resnet", SECTION))
     assert resnet == ResNet(
         classes=3,
         depth=34,
@@ -34,9 +34,9 @@ def test_a_family_takes_its_own_fields():
         stochastic_depth=0.2,
         dtype=jnp.bfloat16,
     )
-    cnn = models.create("cnn", 2, **SECTION)
+    cnn = models.create("cnn", 2, **models.select("cnn", SECTION))
     assert cnn == CNN(classes=2, width=16, norm="group", norm_batch=8, dropout=0.1)
-    hybrid = models.create("hybrid_vit", 2, **SECTION)
+    hybrid = models.create("hybrid_vit", 2, **models.select("hybrid_vit", SECTION))
     assert hybrid.variant == "r26_s32"
     assert hybrid.stochastic_depth == 0.2
 
@@ -55,9 +55,23 @@ def test_a_family_takes_its_own_fields():
     ],
 )
 def test_wrong_values_name_their_field(field, value):
+    name = "hybrid_vit" if field == "variant" else "resnet"
     with pytest.raises(UserError, match=rf"^--config\.model\.{field}={value}: ") as error:
-        models.create("resnet", 2, **{**SECTION, field: value})
+        models.create(name, 2, **models.select(name, SECTION | {field: value}))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "message"),
+    [
+        ("resnet", "widht", r"model 'resnet' has no option 'widht'; did you mean 'width'\?"),
+        ("cnn", "depth", r"model 'cnn' has no option 'depth'.*\(options: .*norm, norm_batch"),
+        ("hybrid_vit", "parent", "no option 'parent'"),
+    ],
+)
+def test_an_option_that_a_model_does_not_have_is_an_error(name, option, message):
+    with pytest.raises(TypeError, match=message):
+        models.create(name, 2, **{option: 18})
 
 
 def test_a_model_that_does_not_exist_is_refused():

@@ -5,15 +5,14 @@ import os
 import signal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from runs import TINY, assert_same_bits
 
 from leukjax import config as configs
-from leukjax.errors import Diverged, Stopped
-from leukjax.train import loop, session
+from leukjax.errors import Stopped
+from leukjax.train import session
 from leukjax.train.log import Log
 
 # Every kind of state that a step may carry; 5 steps an epoch, saved every 4 and stopped at others.
@@ -91,16 +90,6 @@ def test_stopped_between_two_checkpoints_and_gone_on_in_other_modes(train, strea
     assert 2 not in said
     starts = (train("stopped", SEVERAL) / "starts.jsonl").read_text().splitlines()
     assert [json.loads(line)["repeated"] for line in starts] == [0] * 5
-
-
-def test_a_loss_gone_wrong_is_named_at_its_own_step():
-    metrics = {
-        "loss": jnp.array([0.5, jnp.nan, jnp.nan]),
-        "learning_rate": jnp.array([0.1, 0.2, 0.3]),
-        "grad_norm": jnp.ones(3),
-    }
-    with pytest.raises(Diverged, match=r"the loss is nan at step 8, learning rate 0\.2"):
-        loop._read(None, 9, metrics)
 
 
 def test_a_trace_covers_its_steps_and_no_others(train, monkeypatch):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from leukjax.errors import UserError
-from leukjax.train.checkpoint import SEAL, Checkpoints
+from leukjax.train.checkpoint import SEAL, Checkpoints, for_evaluation
 
 
 def _state(seed=0):
@@ -244,3 +244,62 @@ def test_other_shardings_restore_the_same_numbers(checkpoints):
     restored = checkpoints.restore(1, whole)
     np.testing.assert_array_equal(restored["kernel"], np.arange(32.0))
     assert restored["kernel"].sharding == whole["kernel"].sharding
+
+
+@pytest.mark.parametrize("name", ["a[b]", "a\\b", "a*b", "gs:"])
+def test_a_path_that_reads_like_a_pattern(tmp_path, name):
+    """Orbax merged nothing below the first two, and said so in its log alone."""
+    folder = tmp_path / name / "checkpoints"
+    (tmp_path / "axb" / "checkpoints" / "1").mkdir(parents=True)
+    made = Checkpoints(folder, keep_latest=2, lower_is_better=False)
+    variables = {"params": _state()["params"], "batch_stats": {}}
+    averages = {"ema_params": {}, "ema_batch_stats": {}}
+    made.save(1, variables | averages, {}, 0.5)
+    made.wait()
+    _equal(made.restore(1, variables | averages), variables | averages)
+    link = made._plain
+    made.close()
+    assert not link.exists()
+    assert folder.is_dir()
+    step, found = for_evaluation(folder, lower_is_better=False)
+    assert step == 1
+    _equal(found, variables)
+
+
+def test_no_path_without_a_pattern(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "a[b]").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "a[b]"))
+    with pytest.raises(UserError, match=r"a\[b\]/checkpoints: .* choose another --workdir or set"):
+        Checkpoints(tmp_path / "a[b]" / "checkpoints", keep_latest=2, lower_is_better=False)
+    assert not list((tmp_path / "a[b]").glob("leukjax-*"))
+
+
+def test_a_checkpoint_that_could_not_be_restored_is_not_sealed(checkpoints, tmp_path, monkeypatch):
+    checkpoints.save(1, _state(1), {}, 0.1)
+    checkpoints.wait()
+
+    async def merge_nothing(*_, **__):
+        """What Orbax does where it finds no parts: log a line, and commit."""
+
+    monkeypatch.setattr(
+        "orbax.checkpoint._src.serialization.ocdbt_utils.merge_ocdbt_per_process_files",
+        merge_nothing,
+    )
+    checkpoints.save(2, _state(2), {}, 0.2)
+    with pytest.raises(UserError, match=r"checkpoints/2: .* cannot be read back.*") as raised:
+        checkpoints.wait()
+    assert "\n" not in str(raised.value)
+    assert not (_folder(tmp_path) / "2" / SEAL).exists()
+    assert checkpoints.last_sealed() == 1
+    checkpoints.close()
+    again = Checkpoints(_folder(tmp_path), keep_latest=2, lower_is_better=False)
+    assert again.latest() == 1
+    again.close()
+
+
+def test_a_checkpoint_that_lacks_an_array_is_not_sealed(checkpoints, monkeypatch):
+    monkeypatch.setattr("leukjax.train.checkpoint._DESCRIPTIONS", (b"kernel/.zarray",))
+    checkpoints.save(1, _state(1), {}, 0.1)
+    with pytest.raises(UserError, match="it holds 1 arrays of 3"):
+        checkpoints.wait()

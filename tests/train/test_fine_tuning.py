@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from test_step import Trainer
 
@@ -71,9 +72,17 @@ def test_rates_follow_the_depth():
     transform = optimizer.make_transform(options)
     stop = FineTuning.of(options).stop_frozen
     gradients = jax.grad(lambda p: sum(x.sum() for x in jax.tree.leaves(stop(p))))(params)
-    directions, _ = transform.update(gradients, transform.init(params), params)
-    found = {name: float(value["kernel"][0]) for name, value in directions.items()}
-    assert found == {"conv1": 0.0, "layer1_0": 0.25, "layer2_0": 0.5, "fc": 3.0}
+    updates, _ = transform.update(gradients, transform.init(params), params, learning_rate=2.0)
+    found = {name: float(value["kernel"][0]) for name, value in updates.items()}
+    assert found == {"conv1": 0.0, "layer1_0": -0.5, "layer2_0": -1.0, "fc": -6.0}
+
+
+def test_no_optimizer_moves_a_frozen_parameter():
+    """Weight decay of an optimizer that was not made from the config, for instance."""
+    trainer = Trainer(
+        "cnn", 1, transform=optax.adamw(1e-2, weight_decay=0.5), optimizer__freeze_stages=-1
+    )
+    assert moved(trainer, 1)[0] == {"fc/kernel", "fc/bias"}
 
 
 @pytest.mark.parametrize(

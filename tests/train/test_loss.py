@@ -1,5 +1,6 @@
 """Losses against scikit-learn and written-out sums."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -35,7 +36,45 @@ def test_focal():
     np.testing.assert_allclose(
         _losses(name="focal", focal_gamma=2.0), -((1 - p) ** 2) * np.log(p), rtol=2e-4, atol=1e-6
     )
-    np.testing.assert_allclose(_losses(name="focal", focal_gamma=0.0), _losses(), rtol=1e-6)
+
+
+def _value_and_gradient(logits, options):
+    labels = jnp.arange(len(logits)) % logits.shape[1]
+    return jax.value_and_grad(lambda x: per_example(x, labels, options).sum())(logits)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_focal_with_a_gamma_of_0_is_cross_entropy_to_the_bit(smoothing):
+    logits = jnp.concatenate([jnp.asarray(LOGITS), 50 * jnp.eye(3)])
+    ours = _value_and_gradient(logits, LossOptions("focal", smoothing, 0.0))
+    theirs = _value_and_gradient(logits, LossOptions("cross_entropy", smoothing))
+    np.testing.assert_array_equal(ours[0], theirs[0])
+    np.testing.assert_array_equal(ours[1], theirs[1])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("gamma", [0.01, 0.5, 2.0, 100.0])
+def test_focal_is_finite_where_an_image_saturates(gamma, smoothing):
+    """The softmax of right and of wrong answers rounds to 1 from a difference of 17 on."""
+    scale = jnp.array([0.0, 1.0, 16.0, 17.0, 20.0, 100.0, 1e4, 1e30])[:, None]
+    logits = jnp.concatenate([scale * jnp.eye(3)[i] for i in range(3)])
+    value, gradient = _value_and_gradient(logits, LossOptions("focal", smoothing, gamma))
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("gamma", [0.3, 2.0])
+def test_the_gradient_of_focal_is_that_of_its_definition(gamma):
+    def by_definition(logits, labels):
+        p = jax.nn.softmax(logits)[jnp.arange(len(labels)), labels]
+        return -((1 - p) ** gamma * jnp.log(p)).sum()
+
+    with jax.enable_x64(True):  # the definition loses digits near 1
+        wide = jnp.asarray(LOGITS, jnp.float64)
+        expected = np.asarray(jax.grad(by_definition)(wide, jnp.asarray(LABELS)))
+    options = LossOptions("focal", 0.0, gamma)
+    found = jax.grad(lambda x: per_example(x, jnp.asarray(LABELS), options).sum())
+    np.testing.assert_allclose(found(jnp.asarray(LOGITS)), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_bfloat16_logits_give_float32_losses():

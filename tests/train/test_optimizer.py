@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from leukjax import config
-from leukjax.train.optimizer import decays, learning_rate, make_transform
+from leukjax.train.optimizer import average_decay, decays, learning_rate, make_transform
 
 PARAMS = {"dense": {"kernel": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "bias": jnp.array([0.1, 0.2])}}
 GRADS = {"dense": {"kernel": jnp.array([[0.3, -0.1], [0.2, 4.0]]), "bias": jnp.array([1.0, -1.0])}}
@@ -25,8 +25,8 @@ def _run(options, rate=0.1, steps=5):
     state = transform.init(params)
     for index in range(steps):
         grads = jax.tree.map(lambda g: g * (1 + index), GRADS)  # noqa: B023
-        directions, state = transform.update(grads, state, params)
-        params = jax.tree.map(lambda p, d: p - rate * d, params, directions)
+        updates, state = transform.update(grads, state, params, learning_rate=rate)
+        params = optax.apply_updates(params, updates)
     return params
 
 
@@ -97,3 +97,15 @@ def test_cosine_agrees_with_optax():
     steps = list(range(10, 100, 7))
     ours = _rates("cosine", steps, warmup_steps=10.0)
     assert ours == pytest.approx([float(reference(step)) for step in steps], rel=1e-5)
+
+
+def test_the_decay_of_averages_starts_low_and_ends_at_the_field():
+    decays = [float(average_decay(jnp.int32(step), 0.999)) for step in (0, 1, 90, 8989, 8992)]
+    assert decays == pytest.approx([0.1, 2 / 11, 0.91, 8990 / 8999, 0.999], rel=1e-6)
+    assert decays[3] < 0.999
+
+
+def test_averages_forget_the_random_start():
+    """A constant decay of 0.999 left 81 % of the initial weights after 210 steps."""
+    remaining = np.prod([float(average_decay(jnp.int32(step), 0.999)) for step in range(210)])
+    assert remaining < 1e-12

@@ -13,7 +13,6 @@ from leukjax.train import state as states
 def _init(fsdp: bool):
     config = configs.load("cnn", {"model.width": 128, "mesh.data": 8, "mesh.fsdp": fsdp})
     mesh = sharding.make_mesh(config.mesh, config.train.batch_size)
-    options = {name: config.model[name] for name in config.model if name != "name"}
     like = states.Settings(
         seed=jnp.uint32(0),
         mean=jnp.zeros(3),
@@ -25,7 +24,7 @@ def _init(fsdp: bool):
         },
     )
     init, shardings = states.make_init(
-        models.create("cnn", 2, **options),
+        models.create("cnn", 2, **models.select("cnn", config.model)),
         optimizer.make_transform(config.optimizer),
         like,
         image_size=32,

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from leukjax import config as configs
@@ -56,20 +57,16 @@ def _settings(config, seed=0):
 class Trainer:
     """A model with its steps on some of the eight fake devices."""
 
-    def __init__(self, name, devices=1, **changes):
+    def __init__(self, name, devices=1, transform=None, **changes):
         dotted = {key.replace("__", "."): value for key, value in changes.items()}
         self.config = configs.load(
             "default", {**SMALL, "model.name": name, "mesh.data": devices, **dotted}
         )
         config = self.config
         self.mesh = sharding.make_mesh(config.mesh, BATCH)
-        module = models.create(
-            name,
-            2,
-            remat=config.train.remat,
-            **{key: config.model[key] for key in config.model if key != "name"},
-        )
-        transform = optimizer.make_transform(config.optimizer)
+        fields = {**config.model, "remat": config.train.remat}
+        module = models.create(name, 2, **models.select(name, fields))
+        transform = transform or optimizer.make_transform(config.optimizer)
         settings = _settings(config)
         self.init, shardings = states.make_init(
             module,
@@ -161,16 +158,76 @@ def test_micro_batches_equal_the_large_batch_where_no_norm_crosses_them():
 
 
 def test_the_average_follows_parameters_and_statistics():
-    trainer = Trainer("cnn", 1, train__ema_decay=0.75)
-    before = jax.device_get(trainer.state)
-    after, _, _ = trainer.run(steps=1)
-    for average, new, old in (
-        (after.ema_params, after.params, before.params),
-        (after.ema_batch_stats, after.batch_stats, before.batch_stats),
-    ):
-        expected = jax.tree.map(lambda n, o: 0.75 * o + 0.25 * n, new, old)
-        _close(average, expected, rtol=1e-6, atol=1e-7)
+    trainer = Trainer("cnn", 1, train__ema_decay=0.15)
+    state = trainer.state
+    for step, decay in enumerate([0.1, 0.15]):  # min(0.15, (1 + t) / (10 + t))
+        before = jax.device_get(state)
+        state, _ = trainer.train_step(state, trainer.put(_batch(step)))
+        after = jax.device_get(state)
+        for average, new, old in (
+            (after.ema_params, after.params, before.ema_params),
+            (after.ema_batch_stats, after.batch_stats, before.ema_batch_stats),
+        ):
+            expected = jax.tree.map(lambda n, o: decay * o + (1 - decay) * n, new, old)  # noqa: B023
+            _close(average, expected, rtol=1e-6, atol=1e-7)
     assert jax.tree.leaves(after.batch_stats)
+
+
+def _recording(transform):
+    """A transformation that also keeps parameters and gradients of its last call in its state."""
+
+    def init(params):
+        return transform.init(params), params, params
+
+    def update(grads, state, params=None, **extra):
+        updates, inner = transform.update(grads, state[0], params, **extra)
+        return updates, (inner, params, grads)
+
+    transform = optax.with_extra_args_support(transform)
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        pytest.param(optax.adamw(1e-3), id="adamw"),
+        pytest.param(
+            optax.sgd(optax.cosine_decay_schedule(0.05, 10), momentum=0.9),
+            id="sgd",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(optax.adafactor(1e-2), id="adafactor", marks=pytest.mark.slow),
+    ],
+)
+def test_an_optimizer_of_optax_does_what_optax_does(transform):
+    trainer = Trainer("cnn", 1, transform=_recording(transform), optimizer__learning_rate=100.0)
+    state, losses = trainer.state, []
+    slots = transform.init(jax.device_get(state.params))
+    for _ in range(5):
+        state, metrics = trainer.train_step(state, trainer.put(_batch()))
+        losses.append(float(metrics["loss"]))
+        _, before, grads = jax.device_get(state.opt_state)
+        updates, slots = transform.update(grads, slots, before)
+        expected = jax.device_get(optax.apply_updates(before, updates))
+        _close(jax.device_get(state.params), expected, rtol=1e-6, atol=1e-7)
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(5)),
+        pytest.param(optax.lbfgs(), marks=pytest.mark.slow),
+    ],
+    ids=["backtracking", "lbfgs"],
+)
+def test_an_optimizer_with_a_line_search_is_given_the_loss(transform):
+    trainer = Trainer("cnn", 1, transform=transform, augment__flip=False, model__norm="group")
+    state, losses = trainer.state, []
+    for _ in range(3):
+        state, metrics = trainer.train_step(state, trainer.put(_batch()))
+        losses.append(float(metrics["loss"]))
+    assert losses[2] < losses[0] - 0.1
 
 
 def test_one_compilation_serves_seeds_schedules_and_weights():

@@ -46,6 +46,7 @@ def write(runs: Sequence[str], paths: Sequence[str], output: Path, options: Opti
     Raises:
       UserError: a run, path, flag or output that will not do; or not one file is an image.
     """
+    runtime.set_numerics()
     runtime.hold_memory()  # before JAX looks for devices: what follows does
     stream.check(paths)
     models = [load([run], options.step, batch_size=options.batch_size).members[0] for run in runs]

@@ -77,6 +77,7 @@ def write_and_print(
     Raises:
       UserError: a run that is none or not finished, or runs that cannot be compared.
     """
+    runtime.set_numerics()
     runtime.hold_memory()  # before JAX looks for devices: what follows does
     folders = list(runs)
     if reference is not None and reference.resolve() not in {run.resolve() for run in runs}:
