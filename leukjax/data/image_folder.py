@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
 from leukjax import expressions
+from leukjax.data import levels
 from leukjax.data.archive import File, Files
 from leukjax.data.builder import Builder
 from leukjax.data.decode import BadImage, decode
@@ -29,13 +30,17 @@ def source(data: ConfigDict) -> FileSource:
     `data.subject_csv` (columns path, subject); with neither each image is its own subject.
 
     Raises:
-      UserError: another layout, a class without images, an image without a subject, a CSV with
+      UserError: another layout, a root that is a level too high (train, val and test, or folds, in
+        the place of classes; `leukjax.data.levels`), a class without images, an image without a subject, a CSV with
         missing, repeated or unknown rows.
     """
     files = Files(data.root)
     images = [file for file in files.files if file.suffix != ".csv"]
+    places = [file.place for file in images]
+    levels.check_names(places, data.root)
     classes = _classes(files, images, data.root)
     subjects, how = _subjects(data, files.root, images)
+    warnings = levels.check_sub_folders(places, subjects, data.positive, data.root)
     entries = []
     for file in images:
         folder = file.place.split("/", 1)[0]
@@ -52,6 +57,7 @@ def source(data: ConfigDict) -> FileSource:
     ]
     if not data.positive and positive:
         notes.append(f"positive class: {positive} (data.positive chooses another)")
+    notes.extend(warnings)
     return FileSource(
         name="image_folder",
         classes=classes,
