@@ -117,8 +117,15 @@ def _lock_file(folder: Path) -> Path:
 
 def _sweep(parent: Path) -> None:
     """Removes temporary folders whose maker no longer lives (it would hold the lock)."""
-    for temporary in parent.glob(".*.tmp"):
-        target = parent / temporary.name[1:].split(".")[0]
+    try:
+        names = os.listdir(parent)
+    except OSError:  # missing, or not for us
+        return
+    for name in names:
+        if not (name.startswith(".") and name.endswith(".tmp")):
+            continue
+        temporary = parent / name
+        target = parent / name[1:].split(".")[0]
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         try:
             descriptor = os.open(_lock_file(target), flags, 0o666)
