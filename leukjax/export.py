@@ -19,6 +19,7 @@ from absl import flags
 
 from leukjax import command
 from leukjax.errors import UserError
+from leukjax.storage import read_text
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", "", "folder of the finished run", flag_values=FLAGS)
@@ -77,7 +78,7 @@ def safetensors(workdir: Path, output: Path) -> None:
         {path: np.asarray(value) for path, value in variables.items()},
         run.step,
     )
-    description = (workdir / "preprocessing.json").read_text()
+    description = read_text(workdir / "preprocessing.json")
     with _writing(output):
         write_atomic(output / "preprocessing.json", description)
         write_atomic(output / "model.safetensors", write.safetensors(tensors, description))

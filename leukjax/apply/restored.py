@@ -16,6 +16,7 @@ from leukjax import models, runtime, sharding
 from leukjax.errors import UserError
 from leukjax.metrics import calibration
 from leukjax.metrics.predictions import read as read_predictions
+from leukjax.storage import read_text
 from leukjax.train import checkpoint
 
 
@@ -83,7 +84,7 @@ def temperature(folder: Path, step: int | str) -> float:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        return json.loads(read_text(path))
     except FileNotFoundError as error:
         where, name = path.parent, path.name
         raise UserError(f"{where}: holds no run (no {name}); give a work directory") from error

@@ -34,7 +34,7 @@ from leukjax.images.distort import (
 )
 from leukjax.metrics import predictions
 from leukjax.metrics.predictions import Predictions
-from leukjax.storage import write_atomic
+from leukjax.storage import read_text, write_atomic
 from leukjax.train import finish, workdir
 
 CLEAN = "clean"
@@ -173,7 +173,7 @@ def config_of(run: Path, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDic
       UserError: no run, or an override that changes more than places.
     """
     try:
-        config = ConfigDict(json.loads((run / "config.json").read_text()))
+        config = ConfigDict(json.loads(read_text(run / "config.json")))
     except FileNotFoundError as error:
         raise UserError(f"--workdir={run}: holds no run (no config.json)") from error
     except (OSError, ValueError) as error:
@@ -193,7 +193,7 @@ def config_of(run: Path, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDic
 def _facts(run: Path, records: data_records.Records) -> dict[str, Any]:
     """``data.json`` of a run, whose images must be those that are there now."""
     try:
-        facts = json.loads((run / "data.json").read_text())
+        facts = json.loads(read_text(run / "data.json"))
         before, _ = facts["records_sha256"], facts["protocol"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{run}/data.json: cannot be read ({error}); copy the run anew") from error
@@ -210,7 +210,7 @@ def _keep_or_drop(folder: Path, step: int, found: Material) -> None:
     ids = hashlib.sha256("\n".join(found.table.id.tolist()).encode()).hexdigest()
     now = {"suite": VERSION, "step": step, "records_sha256": found.checksum, "ids_sha256": ids}
     path = folder / "suite.json"
-    if path.exists() and path.read_text() == json.dumps(now, indent=1) + "\n":
+    if path.exists() and read_text(path) == json.dumps(now, indent=1) + "\n":
         return
     if (folder / "predictions").exists():
         logging.info("%s: of another checkpoint, suite or data; predicting anew", folder)

@@ -73,7 +73,7 @@ class Files:
     def __init__(self, root: str, field: str = "data.root"):
         if not root:
             raise UserError(f"{field}: is empty: give the folder that holds the images")
-        self.root = Path(root).expanduser()
+        self.root = Path(native(root)).expanduser()
         self._zips: dict[str, zipfile.ZipFile] = {}
         self.files: list[File] = []
         self.folders: set[str] = set()  # directly below the root, empty ones included
@@ -233,12 +233,15 @@ def hidden(name: str) -> bool:
 
 
 def native(path: str) -> str:
-    """The name by which the system opens `File.path`.
+    """The name by which Python opens `File.path`, or a path of a config.
 
     Names are UTF-8 in leukjax, so that ids do not depend on the locale of the process; where that
     is another one (LC_ALL=C without UTF-8 mode), Python opens files by other strings.
     """
-    return os.fsdecode(path.encode())
+    try:
+        return os.fsdecode(path.encode())
+    except UnicodeEncodeError:  # from the command line, where names are such strings already
+        return path
 
 
 def _text(path: str) -> str:

@@ -216,9 +216,10 @@ class Batches:
         size = self.batch(0)["image"].nbytes
         need = self._workers * (self._prefetch // self._workers + 2) * size
         return UserError(
-            f"data.workers: /dev/shm{_room()} is too small for batches of {size / 1e6:,.1f} MB from "
-            f"{self._workers} processes, about {need / 1e6:,.0f} MB in all. Enlarge it (docker run "
-            "--shm-size), or read in threads with --config.data.workers=0, and start again"
+            f"data.workers: /dev/shm{_room()} is too small for batches of {size / 1e6:,.1f} MB "
+            f"from {self._workers} processes, about {need / 1e6:,.0f} MB in all. Enlarge it "
+            "(docker run --shm-size), or read in threads with --config.data.workers=0, and start "
+            "again"
         )
 
     def _check(self, step: int) -> None:

@@ -22,19 +22,24 @@ def root(configured: str) -> Path:
 
     Raises:
       UserError: none of them is set and the user has no home folder, or one of them begins with the
-        home folder of a user who has none.
+        home folder of a user who has none; or its name is not UTF-8.
     """
     chosen = configured or os.environ.get("LEUKJAX_CACHE", "")
     try:
         if chosen:
-            return Path(chosen).expanduser().absolute()
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+            folder = Path(chosen).expanduser().absolute()
+        else:
+            base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+            folder = Path(base).absolute() / "leukjax"
+        storage.require_utf8(folder)
     except RuntimeError as error:
         raise UserError(
             f"data.cache_dir: {chosen or 'the default'} needs a home folder, and this user has "
             f"none: {_CHOOSE}"
         ) from error
-    return Path(base).absolute() / "leukjax"
+    except ValueError as error:
+        raise UserError(f"data.cache_dir: {str(folder)!a}: {error}, or {_CHOOSE}") from error
+    return folder
 
 
 def make_folder(folder: Path) -> None:
@@ -84,9 +89,7 @@ def make_once(
         _make(folder, is_whole, write)
 
 
-def _make(
-    folder: Path, is_whole: Callable[[Path], bool], write: Callable[[Path], None]
-) -> None:
+def _make(folder: Path, is_whole: Callable[[Path], bool], write: Callable[[Path], None]) -> None:
     temporary = _temporary(folder)
     try:
         write(temporary)

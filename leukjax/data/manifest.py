@@ -134,7 +134,14 @@ class Manifest:
             columns["phash"] = [int(value, 16) for value in columns["phash"]]
             columns["area"] = [float(area) for area in columns["area"]]
             return cls(classes=tuple(classes), **columns)
-        except (ValueError, LookupError, TypeError, OverflowError, RecursionError, csv.Error) as error:
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            ArithmeticError,
+            RecursionError,
+            csv.Error,
+        ) as error:
             raise _unreadable(path, error) from error
 
 

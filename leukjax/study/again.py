@@ -16,6 +16,7 @@ from leukjax.data import records as data_records
 from leukjax.data import split as data_split
 from leukjax.errors import UserError
 from leukjax.metrics.predictions import Predictions
+from leukjax.storage import read_text
 from leukjax.train import finish
 from leukjax.train.run import split_of
 
@@ -35,7 +36,7 @@ def config_of(folder: Path, overrides: Iterable[tuple[str, str]] = ()) -> Config
     if not (folder / "summary.json").exists():
         raise UserError(f"--workdir={folder}: the run is not finished; start it again to go on")
     try:
-        config = ConfigDict(json.loads((folder / "config.json").read_text()))
+        config = ConfigDict(json.loads(read_text(folder / "config.json")))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / 'config.json'}: cannot be read ({error})") from error
     for field, value in overrides:
@@ -73,7 +74,7 @@ def predict_again(
     runtime.start(config)
     records = _records(config.data.to_json())
     split = split_of(config, records)
-    facts = json.loads((folder / "data.json").read_text())
+    facts = json.loads(read_text(folder / "data.json"))
     ours = {
         "records_sha256": records.checksum,
         "split_sha256": data_split.checksum(records.manifest, split),

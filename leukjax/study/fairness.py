@@ -7,7 +7,7 @@ from typing import Any
 from leukjax import config as configs
 from leukjax.models import FAMILIES
 from leukjax.report.tables import render
-from leukjax.storage import csv_writer, write_atomic
+from leukjax.storage import csv_writer, read_text, write_atomic
 from leukjax.study.plan import Study
 
 # Fields of a config that make no difference to any number, or that name what a row names better.
@@ -22,13 +22,13 @@ def rows(study: Study) -> list[tuple[str, bool, list[str]]]:
     training it started from, then each field of the configs.
     """
     summaries = [
-        json.loads((study.path(study.runs(model)[0]) / "summary.json").read_text())
+        json.loads(read_text(study.path(study.runs(model)[0]) / "summary.json"))
         for model in study.models
     ]
     each = list(study.configs.values())
     swept = list(study.trials[0]) if study.trials else []
     budget = f"{len(study.trials)} a fold: {', '.join(swept)}" if swept else "none"
-    data = json.loads((study.path(study.runs()[0]) / "data.json").read_text())
+    data = json.loads(read_text(study.path(study.runs()[0]) / "data.json"))
     told: dict[str, list[Any]] = {
         "data": [summary["data"] for summary in summaries],
         "images and groups": [f"{data['images']:,} and {data['groups']:,}"] * len(each),

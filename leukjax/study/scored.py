@@ -14,11 +14,12 @@ from leukjax.metrics.predictions import Predictions
 from leukjax.metrics.scores import subject_table
 from leukjax.report.about import About
 from leukjax.report.tables import Row, score_table
+from leukjax.storage import read_text
 
 
 def about_of(folder: Path, part: str) -> About:
     """What every table must say, from the summary of a finished run."""
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = json.loads(read_text(folder / "summary.json"))
     return About(
         data=summary["data"],
         part=part,

@@ -7,7 +7,7 @@ from leukjax.metrics import predictions as tables_of
 from leukjax.metrics.scores import scores
 from leukjax.report.about import About
 from leukjax.report.tables import COLUMNS, number, render
-from leukjax.storage import write_atomic
+from leukjax.storage import read_text, write_atomic
 from leukjax.study import held_out, join, scored
 from leukjax.study.plan import Study
 
@@ -28,7 +28,7 @@ def _text(study: Study, *, markdown: bool) -> str:
         f"What the models share and where they differ: {study.folder / 'fairness.md'}",
     ]
     if not study.pool:
-        lines = (study.folder / held_out.LEDGER).read_text().splitlines()
+        lines = read_text(study.folder / held_out.LEDGER).splitlines()
         of = [json.loads(line)["model"] for line in lines]
         counts = ", ".join(f"{of.count(model)} for {model}" for model in study.models)
         ending.append(f"Openings of the held-out part: {counts} (ledger.jsonl).")

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from leukjax.metrics.predictions import read as read_predictions
-from leukjax.storage import append_line, write_atomic
+from leukjax.storage import append_line, read_text, write_atomic
 from leukjax.train import together
 from leukjax.train.checkpoint import Checkpoints
 from leukjax.train.evaluate import predict
@@ -45,7 +45,7 @@ def score_best(run: Run, checkpoints: Checkpoints, log: Log) -> int:
 def openings(workdir: Path) -> int:
     """How often the test part of a run was opened."""
     path = workdir / LEDGER
-    return len(path.read_text().splitlines()) if path.exists() else 0
+    return len(read_text(path).splitlines()) if path.exists() else 0
 
 
 def note_opening(workdir: Path, step: int, **more: str) -> None:

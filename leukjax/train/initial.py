@@ -16,6 +16,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from leukjax.errors import UserError
+from leukjax.storage import read_text
 from leukjax.train import checkpoint, seal, together
 from leukjax.train.state import TrainState
 from leukjax.weights import hub, layouts, names, read
@@ -165,7 +166,7 @@ def _goes_on_without(path: Path, folder: Path) -> dict[str, Any] | None:
     if path.exists():
         return None
     try:
-        return json.loads((folder / "data.json").read_text()).get("init")
+        return json.loads(read_text(folder / "data.json")).get("init")
     except (OSError, ValueError, AttributeError):
         return None  # no run, or one that `workdir.claim` will speak about
 
@@ -195,9 +196,9 @@ def _of_run(path: Path) -> _Source:
     workdir = path if (path / "preprocessing.json").exists() else path.absolute().parent.parent
     step = "best" if workdir == path or not path.name.isdigit() else int(path.name)
     try:
-        text = (workdir / "preprocessing.json").read_text()
+        text = read_text(workdir / "preprocessing.json")
         model = dict(json.loads(text)["model"])
-        metric = json.loads((workdir / "config.json").read_text())["checkpoint"]["metric"]
+        metric = json.loads(read_text(workdir / "config.json"))["checkpoint"]["metric"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"init.weights: {path} is no run of leukjax, or its JSON files are damaged; give a "

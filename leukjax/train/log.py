@@ -12,7 +12,7 @@ from absl import logging
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from leukjax.storage import write_atomic
+from leukjax.storage import read_text, write_atomic
 
 # Fields of a line that depend on the machine and not on the run; two runs agree in all others.
 TIMES = ("elapsed", "images_per_second", "data_wait", "mfu", "peak_memory")
@@ -36,7 +36,7 @@ class Log:
         if not self._active:
             return
         _drop_lines_after(self._path, start)
-        self._file = self._path.open("a")
+        self._file = self._path.open("a", encoding="utf-8")
         self._reached = (workdir / REACHED).open("wb", buffering=0)
         # purge_step makes TensorBoard hide what a killed run had written beyond this step.
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
@@ -143,7 +143,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """All whole lines of ``metrics.jsonl``; a line that a kill cut short is left out."""
     records = []
     path = workdir / "metrics.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in read_text(path).splitlines() if path.exists() else []:
         try:
             records.append(json.loads(line))
         except ValueError:

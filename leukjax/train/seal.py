@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from leukjax.errors import UserError
+from leukjax.storage import read_text
 
 NAME = "checksums.json"
 UNFINISHED = "it was not finished"
@@ -30,7 +31,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """
     file = folder / "meta" / "metadata"
     try:
-        return json.loads(file.read_text())
+        return json.loads(read_text(file))
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read ({error}); remove {folder} and start again") from (
             error
@@ -47,7 +48,7 @@ def best_of(scores: dict[int, float | None], *, lower_is_better: bool) -> int | 
 def problem(folder: Path) -> str | None:
     """What is wrong with a checkpoint, None where its seal holds."""
     try:
-        text = (folder / NAME).read_text()
+        text = read_text(folder / NAME)
         expected = json.loads(text)
     except FileNotFoundError:
         return UNFINISHED

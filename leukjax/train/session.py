@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from leukjax import runtime
-from leukjax.storage import append_line
+from leukjax.storage import append_line, read_text
 from leukjax.train import finish, together, workdir
 from leukjax.train.checkpoint import Checkpoints
 from leukjax.train.log import Log, reached
@@ -95,13 +95,13 @@ def run(config: ConfigDict, folder: Path, *, open_test: bool = True) -> Outcome:
 def count_starts(folder: Path) -> int:
     """How often the run was started, the first time included."""
     path = folder / STARTS
-    return len(path.read_text().splitlines()) if path.exists() else 0
+    return len(read_text(path).splitlines()) if path.exists() else 0
 
 
 def steps_repeated(folder: Path) -> int:
     """How many steps were done again, because a kill came between them and the next checkpoint."""
     path = folder / STARTS
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = read_text(path).splitlines() if path.exists() else []
     return sum(json.loads(line)["repeated"] for line in lines)
 
 

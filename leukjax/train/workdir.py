@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from leukjax import config as configs
 from leukjax.errors import UserError
-from leukjax.storage import write_atomic
+from leukjax.storage import read_text, require_utf8, write_atomic
 
 
 @contextlib.contextmanager
@@ -27,6 +27,7 @@ def locked(folder: Path) -> Iterator[IO[str]]:
         unmounted while it was held.
     """
     try:
+        require_utf8(folder.absolute())
         made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         handle = _lock(folder)
@@ -49,7 +50,7 @@ def locked(folder: Path) -> Iterator[IO[str]]:
 
 def _lock(folder: Path) -> IO[str]:
     while True:
-        handle = (folder / ".lock").open("w")
+        handle = (folder / ".lock").open("w", encoding="utf-8")
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -114,7 +115,7 @@ def claim(folder: Path, config: ConfigDict, facts: dict[str, Any]) -> bool:
     changed = []
     for name, content in now.items():
         try:
-            before = json.loads((folder / name).read_text())
+            before = json.loads(read_text(folder / name))
             changed += configs.differences(before, content, ignore=configs.FREE_TO_CHANGE)
         except (OSError, ValueError, AttributeError) as error:
             raise UserError(f"{folder / name}: cannot be read; choose another --workdir") from error

@@ -125,10 +125,10 @@ def _download(url: str, path: Path) -> str:
     stated = _stated_checksum(headers)
     digest, count = hashlib.sha256(), 0
     with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
-        sizes = {_size(headers, "X-Linked-Size"), _size(answer.headers, "Content-Length")} - {None}
-        if len(sizes) > 1:
-            raise OSError(f"two sizes are stated: {' and '.join(map(str, sorted(sizes)))} bytes")
-        size = sizes.pop() if sizes else None
+        linked, came = _size(headers, "X-Linked-Size"), _size(answer.headers, "Content-Length")
+        if linked is not None and came is not None and linked != came:
+            raise OSError(f"two sizes are stated: {linked:,} and {came:,} bytes")
+        size = came if linked is None else linked
         limit = MAX_BYTES if size is None else size
         if limit > MAX_BYTES:
             raise OSError(f"{limit:,} bytes are more than {MAX_BYTES:,}, the largest accepted")

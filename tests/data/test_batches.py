@@ -167,16 +167,17 @@ SMALL_SHM = """
 
 def can_mount() -> bool:
     command = ["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"]
-    return bool(shutil.which("unshare")) and not subprocess.run(
-        command, capture_output=True, check=False
-    ).returncode
+    return (
+        bool(shutil.which("unshare"))
+        and not subprocess.run(command, capture_output=True, check=False).returncode
+    )
 
 
 @pytest.mark.skipif(not can_mount(), reason="no namespace with another /dev/shm may be made here")
 def test_a_small_dev_shm_is_named(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(textwrap.dedent(SMALL_SHM))
-    script = "mount -t tmpfs -o size=1m tmpfs /dev/shm && exec \"$@\""
+    script = 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"'
     arguments = [sys.executable, program, Path(__file__).parent, tmp_path / "cache"]
     done = subprocess.run(
         ["unshare", "-rm", "sh", "-c", script, "sh", *arguments],

@@ -2,8 +2,8 @@ import csv
 import os
 import pickle
 import random
-import signal
 import shutil
+import signal
 import subprocess
 import sys
 import time

@@ -135,7 +135,7 @@ def test_the_sample_is_another_one_at_every_start(root, tmp_path, monkeypatch):
 
 def test_names_with_line_ends_and_commas_are_kept(tmp_path, monkeypatch):
     root = tmp_path / "root"
-    for number, name in enumerate(['a\r.bmp', 'b\n".bmp', "c,;.bmp", " ä\u2028.bmp"]):
+    for number, name in enumerate(["a\r.bmp", 'b\n".bmp', "c,;.bmp", " ä\u2028.bmp"]):
         write(root / "xy"[number % 2] / name, encode(cell(number)))
     m, _ = scan(make(root), tmp_path / "cache", 2, "error")
     decoded = reads(monkeypatch)

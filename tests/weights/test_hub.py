@@ -98,7 +98,10 @@ def test_a_file_is_downloaded_once_and_looked_at_again(server, tmp_path):
         ({"etag": None}, "states no SHA-256 of it"),
         ({"etag": f'W/"{SHA256}"'}, "where the SHA-256 is expected"),
         ({"etag": f'"{SHA256.upper()}"'}, "where the SHA-256 is expected"),
-        ({"etag": '"' + "ab" * 20 + '"'}, "where the SHA-256 is expected"),  # git's, of a small file
+        (
+            {"etag": '"' + "ab" * 20 + '"'},
+            "where the SHA-256 is expected",
+        ),  # git's, of a small file
         ({"etag": ""}, "where the SHA-256 is expected"),
         ({"body": CONTENT[:-9]}, "came"),
         ({"body": CONTENT[:-9], "size": None}, "6,991 of 7,000 bytes came"),

@@ -10,6 +10,7 @@ from leukjax.report.comparison.inputs import Entry, Run
 from leukjax.report.comparison.robustness import Point
 from leukjax.report.comparison.study import Study
 from leukjax.report.table import Cell, Table
+from leukjax.storage import read_text
 
 _PARTS = {"all": "all images", "train": "training", "val": "validation",
           "test": "test", "held_out": "held out of all folds", "unused": "in no part",
@@ -118,7 +119,7 @@ def _openings(entry: Entry) -> str:
     """How often the test images were read: by the ledger of a study, or by each run."""
     ledger = entry.study / "ledger.jsonl" if entry.study else None
     if entry.out_of_fold is not None and ledger is not None and ledger.exists():
-        lines = [json.loads(line) for line in ledger.read_text().splitlines()]
+        lines = [json.loads(line) for line in read_text(ledger).splitlines()]
         return f"{sum(line['model'] == entry.name for line in lines)} (for the ensemble)"
     return ", ".join(dict.fromkeys(str(_openings_of(run)) for run in entry.runs))
 
@@ -128,7 +129,7 @@ def _openings_of(run: Run) -> int:
     ledger = run.folder / "test_openings.jsonl"
     if not ledger.exists():
         return int(run.summary["test_openings"])
-    return len(ledger.read_text().splitlines())
+    return len(read_text(ledger).splitlines())
 
 
 def trials(study: Study) -> Table | None:
@@ -139,7 +140,7 @@ def trials(study: Study) -> Table | None:
     for folder in folders:
         path = folder / "trials.csv"
         if path.exists():
-            with path.open(newline="") as file:
+            with path.open(newline="", encoding="utf-8") as file:
                 own, *lines = csv.reader(file)
             if not header or own == header:
                 header = own

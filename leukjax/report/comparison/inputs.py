@@ -3,7 +3,6 @@
 An argument is ``PATH``, ``NAME=PATH``, or ``NAME=RUN,RUN`` for several seeds of one model.
 """
 
-import csv
 import dataclasses
 import functools
 import json
@@ -15,6 +14,7 @@ import numpy as np
 
 from leukjax.errors import UserError
 from leukjax.metrics.predictions import Predictions, read_checked
+from leukjax.storage import read_csv, read_text
 from leukjax.train.log import read_metrics
 
 
@@ -254,18 +254,17 @@ def join(parts: Sequence[Predictions]) -> Predictions:
 @functools.lru_cache(maxsize=64)
 def _read_split(path: Path) -> dict[str, tuple[str, str, str, str]]:
     try:
-        with path.open(newline="") as file:
-            return {
-                row["id"]: (row["subject"], row["group"], row["label"], row["part"])
-                for row in csv.DictReader(file)
-            }
-    except (OSError, KeyError, ValueError, csv.Error) as error:
+        return {
+            row["id"]: (row["subject"], row["group"], row["label"], row["part"])
+            for row in read_csv(path)[1]
+        }
+    except (OSError, KeyError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as a split ({error}); train again") from error
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); make it again") from error
     if not isinstance(content, dict):

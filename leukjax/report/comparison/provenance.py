@@ -1,6 +1,5 @@
 """Where the images of a run came from and went: flow, leakage, duplicates, cost, versions."""
 
-import csv
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from leukjax.report.comparison.inputs import Entry, Run
+from leukjax.storage import read_csv
 
 PARTS = ("train", "val", "test")
 HELD_OUT = "held_out"  # of all folds of a study: what its ensembles are tested on
@@ -88,8 +88,7 @@ def leakage(run: Run) -> Leakage:
 def _rows(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    return read_csv(path)[1]
 
 
 @dataclasses.dataclass(frozen=True)

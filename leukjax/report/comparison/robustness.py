@@ -1,6 +1,5 @@
 """Curves of score against severity, where a run has been distorted (`leukjax.robustness`)."""
 
-import csv
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from leukjax.report.about import About
 from leukjax.report.comparison.curve_figures import look
 from leukjax.report.comparison.inputs import Entry
 from leukjax.report.style import entitle, style
+from leukjax.storage import read_csv
 
 _NUMBERS = ("value", "low", "high", "drop", "drop_low", "drop_high", "groups")
 
@@ -49,8 +49,7 @@ def read(entry: Entry) -> list[Point]:
 
 def _read(path: Path) -> list[Point]:
     try:
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+        _, rows = read_csv(path)
         return [
             Point(
                 row["distortion"],
@@ -61,7 +60,7 @@ def _read(path: Path) -> list[Point]:
             )
             for row in rows
         ]
-    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
+    except (OSError, KeyError, ValueError, TypeError) as error:
         raise UserError(
             f"{path}: cannot be read ({error}); run leukjax.robustness again"
         ) from error
