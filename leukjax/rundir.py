@@ -349,6 +349,7 @@ class RunDir:
         """
         with contextlib.ExitStack() as stack:
             try:
+                storage.require_utf8(self.folder.absolute())
                 made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
                 handle = self._acquire(stack)
             except BlockingIOError as error:

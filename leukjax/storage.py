@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import stat
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -262,6 +263,20 @@ def tolerate_unsupported(call: str) -> Iterator[None]:
         if call not in _warned:
             _warned.add(call)
             logging.warning("%s: not supported by this file system (%s)", call, error.strerror)
+
+
+def require_utf8(path: str | os.PathLike[str]) -> None:
+    """Refuses a path that Orbax and ArrayRecord cannot open: both take names as UTF-8.
+
+    Raises:
+      ValueError: it is not UTF-8, or the process has another encoding for names.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:
+        encoding = sys.getfilesystemencoding()
+        fix = "" if encoding == "utf-8" else f", as names are {encoding} here; set PYTHONUTF8=1"
+        raise ValueError(f"the name is not UTF-8{fix}") from error
 
 
 def is_link(path: Path) -> bool:

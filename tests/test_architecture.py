@@ -98,6 +98,60 @@ def test_libraries_stay_in_their_rooms(file: Path):
         assert not libraries & {"starlette", "uvicorn", "multipart", "markdown_it"}
 
 
+def _text_mode(call: ast.Call, place: int) -> bool:
+    """Whether a call of open has a mode of text: the argument at a place, or `mode`."""
+    named = {keyword.arg: keyword.value for keyword in call.keywords}
+    mode = named.get("mode") or (call.args[place] if len(call.args) > place else None)
+    return mode is None or (isinstance(mode, ast.Constant) and "b" not in str(mode.value))
+
+
+def _lacks_encoding(call: ast.Call) -> bool:
+    """Whether a call reads or writes text in the encoding of the locale."""
+    named = {keyword.arg: keyword.value for keyword in call.keywords}
+    if "encoding" in named:
+        return False
+    if any(isinstance(named.get(name), ast.Constant) and named[name].value  # type: ignore[attr-defined]
+           for name in ("text", "universal_newlines")):  # fmt: skip
+        return True
+    function = call.func
+    if isinstance(function, ast.Name):
+        return function.id == "open" and _text_mode(call, 1)
+    if not isinstance(function, ast.Attribute):
+        return False
+    of = function.value.id if isinstance(function.value, ast.Name) else ""
+    if function.attr in ("read_text", "write_text"):
+        return of != "storage" and len(call.args) < (1 if function.attr == "read_text" else 2)
+    if function.attr == "fdopen":
+        return _text_mode(call, 1)
+    # os.open gives a descriptor; tar, zip and PIL have their own.
+    return function.attr == "open" and of not in ("os", "Image", "zipfile") and _text_mode(call, 0)
+
+
+@pytest.mark.parametrize("file", FILES, ids=NAMES)
+def test_files_are_read_and_written_as_utf_8(file: Path):
+    """Not in the encoding of the locale, which on some clusters is ASCII."""
+    calls = [
+        node for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.Call)
+    ]
+    assert [node.lineno for node in calls if _lacks_encoding(node)] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "lacks"),
+    [
+        ("open(p)", True), ("open(p, 'rb')", False), ("open(p, 'w', encoding='utf-8')", False),
+        ("p.open('a')", True), ("p.open('wb')", False), ("p.open(mode='w')", True),
+        ("p.read_text()", True), ("p.read_text('utf-8')", False), ("p.write_text(x)", True),
+        ("read_text(p)", False), ("storage.read_text(p)", False), ("os.fdopen(1, 'w')", True),
+        ("os.open(p, 0)", False), ("subprocess.run(c, text=True)", True),
+        ("subprocess.run(c, encoding='utf-8')", False), ("np.load(p)", False),
+    ],
+)  # fmt: skip
+def test_what_lacks_an_encoding(text: str, lacks: bool):
+    (call,) = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call))
+    assert _lacks_encoding(call) == lacks
+
+
 def _needs(name: str, seen: set[str]) -> set[str]:
     """All distributions that installing one brings in, extras left out."""
     if name in seen:

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 FOLDER = Path(__file__).resolve().parent
 DESCRIPTION = FOLDER / "model.json"
-ABOUT = json.loads(DESCRIPTION.read_text()) if DESCRIPTION.exists() else {}
+ABOUT = json.loads(DESCRIPTION.read_text(encoding="utf-8")) if DESCRIPTION.exists() else {}
 
 
 def predict(images):

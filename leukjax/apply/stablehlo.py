@@ -44,7 +44,7 @@ def ship(folder: Path, name: str, blob: bytes, about: dict[str, Any]) -> None:
       OSError: the folder cannot be written.
     """
     about = {**about, "file": name, "sha256": hashlib.sha256(blob).hexdigest()}
-    loader = Path(__file__).with_name("loader.py").read_text()
+    loader = Path(__file__).with_name("loader.py").read_text(encoding="utf-8")
     write_atomic(folder / name, blob)
     write_atomic(folder / ABOUT, json.dumps(about, indent=1) + "\n")
     write_atomic(folder / LOADER, loader)

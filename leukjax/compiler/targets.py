@@ -58,7 +58,7 @@ class Target:
                 platform="cuda",
                 topology_name="",
                 topology=f"1x{hosts}x{own}",
-                target_config=description.read_text(),
+                target_config=description.read_text(encoding="utf-8"),
             )
         else:
             sizes = [size for size in self.layouts if size >= count]

@@ -28,7 +28,8 @@ class File:
       path: relative, posix; a member of a zip is "folder/archive.zip!member/path".
       place: the same with the zip as one more folder: what layouts are recognised by.
       size: bytes, unpacked.
-      stamp: what changes when the file is written anew (times and sizes in nanoseconds, bytes).
+      stamp: what changes when the file, or the zip that holds it, is written again: size, times of
+        modification and of status change in nanoseconds, inode; of a member its CRC too.
     """
 
     path: str
@@ -72,7 +73,7 @@ class Files:
     def __init__(self, root: str, field: str = "data.root"):
         if not root:
             raise UserError(f"{field}: is empty: give the folder that holds the images")
-        self.root = Path(root).expanduser()
+        self.root = Path(native(root)).expanduser()
         self._zips: dict[str, zipfile.ZipFile] = {}
         self.files: list[File] = []
         self.folders: set[str] = set()  # directly below the root, empty ones included
@@ -83,7 +84,7 @@ class Files:
                         f"{field}: {root} is a file and no zip: give the folder of the images"
                     )
                 self._base = self.root.parent
-                self.files.extend(self._members(self.root.name))
+                self.files.extend(self._members(_text(self.root.name)))
             elif self.root.is_dir():
                 self._base = self.root
                 for path in self._walk():
@@ -115,7 +116,7 @@ class Files:
         try:
             if zipped:
                 return self._zips[archive].read(member)
-            where = self._base / path
+            where = self._base / native(path)
             if where.stat().st_size > MAX_MEMBER_BYTES:
                 raise BadImage(
                     f"{path}: has more than {MAX_MEMBER_BYTES >> 20} MiB: crop or shrink it"
@@ -150,25 +151,26 @@ class Files:
             seen.add((status.st_dev, status.st_ino))
             folders[:] = sorted(name for name in folders if not hidden(name))
             if folder == str(self._base):
-                self.folders.update(folders)
+                self.folders.update(
+                    os.fsencode(name).decode(errors="backslashreplace") for name in folders
+                )
             for name in sorted(names):
                 if not hidden(name):
-                    yield _printable((Path(folder) / name).relative_to(self._base).as_posix())
+                    yield _text((Path(folder) / name).relative_to(self._base).as_posix())
 
     def _found(self, path: str) -> Iterator[File]:
         suffix = os.path.splitext(path)[1].lower()
         if suffix == ".zip":
             yield from self._members(path)
         elif suffix in _WANTED:
-            status = os.stat(self._base / path)
+            status = os.stat(self._base / native(path))
             if stat.S_ISREG(status.st_mode):  # a pipe named like an image would be waited for
-                yield File(path, path, status.st_size, (status.st_size, status.st_mtime_ns))
+                yield File(path, path, status.st_size, _stamp(status))
 
     def _members(self, archive: str) -> Iterator[File]:
-        where = self._base / archive
+        where = self._base / native(archive)
         self._zips[archive] = opened = open_zip(where)
-        status = os.stat(where)
-        stamp = (status.st_size, status.st_mtime_ns)
+        stamp = _stamp(os.stat(where))
         for info in members(opened, where):
             place = info.filename if where == self.root else f"{archive}/{info.filename}"
             path = f"{archive}!{info.filename}"
@@ -221,7 +223,7 @@ def members(opened: zipfile.ZipFile, where: Path) -> Iterator[zipfile.ZipInfo]:
             )
         if info.flag_bits & 1:
             raise UserError(f"{where}: is encrypted: unpack it and give the folder")
-        _printable(name)
+        _require_utf8(name)
         yield info
 
 
@@ -230,9 +232,40 @@ def hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _printable(path: str) -> str:
+def native(path: str) -> str:
+    """The name by which Python opens `File.path`, or a path of a config.
+
+    Names are UTF-8 in leukjax, so that ids do not depend on the locale of the process; where that
+    is another one (LC_ALL=C without UTF-8 mode), Python opens files by other strings.
+    """
     try:
-        path.encode()
+        return os.fsdecode(path.encode())
+    except UnicodeEncodeError:  # from the command line, where names are such strings already
+        return path
+
+
+def _text(path: str) -> str:
+    """The inverse of `native`.
+
+    Raises:
+      UserError: the name is not UTF-8.
+    """
+    try:
+        return os.fsencode(path).decode()
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path) from error
+
+
+def _require_utf8(name: str) -> None:
+    try:
+        name.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{path!a}: the name is not valid UTF-8: rename the file") from error
-    return path
+        raise _not_utf8(name) from error
+
+
+def _not_utf8(name: str) -> UserError:
+    return UserError(f"{name!a}: the name is not valid UTF-8: rename the file")
+
+
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)

@@ -1,8 +1,12 @@
 """Batches as a pure function of seed and step, for any number of processes, read ahead by Grain."""
 
+import errno
 import multiprocessing
 import multiprocessing.connection
 import os
+import re
+import shutil
+import signal
 import threading
 from collections.abc import Iterator
 from typing import Any, Protocol, TypedDict
@@ -166,6 +170,9 @@ class Batches:
           start: first step.
           stop: step before which it ends.
           pixels: False yields `places` instead, in a thread.
+
+        Raises:
+          UserError: a worker process died; the cause is most often a /dev/shm that is too small.
         """
         steps = grain.MapDataset.range(start, stop).map(self.batch if pixels else self.places)
         # A thread reads a whole batch, so more threads than batches ahead would only wait.
@@ -181,12 +188,51 @@ class Batches:
         iterator = iter(dataset)
         try:
             yield from iterator
+        except (RuntimeError, OSError) as error:
+            lost = self._lost_worker(error) if self._workers and pixels else None
+            if lost is None:
+                raise
+            raise lost from error
         finally:
             iterator.close()
+
+    def _lost_worker(self, error: RuntimeError | OSError) -> UserError | None:
+        """What to raise if an error is that of a worker process that died, or None.
+
+        A write beyond the end of /dev/shm is a signal, SIGBUS; a few calls say so by an error.
+        """
+        status = re.search(r"terminated unexpectedly with exit code (-?[0-9]+)", str(error))
+        full = isinstance(error, OSError) and (
+            error.errno in (errno.ENOSPC, errno.ENOMEM) or "psm_" in str(error)
+        )
+        if status and int(status[1]) != -signal.SIGBUS:
+            return UserError(
+                f"data.workers: a worker process ended with status {status[1]}"
+                f"{' (killed; out of memory?)' if int(status[1]) == -signal.SIGKILL else ''}. Use "
+                "fewer, or read in threads with --config.data.workers=0, and start again"
+            )
+        if not status and not full:
+            return None
+        size = self.batch(0)["image"].nbytes
+        need = self._workers * (self._prefetch // self._workers + 2) * size
+        return UserError(
+            f"data.workers: /dev/shm{_room()} is too small for batches of {size / 1e6:,.1f} MB "
+            f"from {self._workers} processes, about {need / 1e6:,.0f} MB in all. Enlarge it "
+            "(docker run --shm-size), or read in threads with --config.data.workers=0, and start "
+            "again"
+        )
 
     def _check(self, step: int) -> None:
         if step < 0 or (self._order is None and step >= self.steps_per_epoch):
             raise IndexError(f"step {step} of {self.steps_per_epoch}")
+
+
+def _room() -> str:
+    try:
+        usage = shutil.disk_usage("/dev/shm")
+    except OSError:
+        return " (not there)"
+    return f" ({usage.free / 1e6:,.0f} of {usage.total / 1e6:,.0f} MB free)"
 
 
 def _parse_flags() -> None:

@@ -14,12 +14,13 @@ from absl import logging
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
-from leukjax.data import preprocess
+from leukjax.data import cache, preprocess
 from leukjax.data.manifest import Manifest
 from leukjax.data.parallel import map_in_order
 from leukjax.data.progress import progress
-from leukjax.data.scan import scan
+from leukjax.data.scan import forget, scan
 from leukjax.data.source import Entry, Source
+from leukjax.errors import UserError
 
 # TFDS keeps a split in memory while it sorts, and above 1 GB it goes on in files, which needs
 # TensorFlow. Parts of this many bytes of pixels never get there, and bound the memory besides.
@@ -115,9 +116,13 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
         data, source = self._data, self._source
         entries = {entry.id: entry for entry in source.entries}
         todo = [entries[name] for name in manifest.id.tolist()]
+        scanned = dict(zip(manifest.id.tolist(), manifest.sha256.tolist(), strict=True))
 
         def load(entry: Entry) -> tuple[np.ndarray, tuple[int, ...]]:
-            image = source.image(entry)
+            loaded = source.load(entry)
+            if hashlib.sha256(loaded.data).hexdigest() != scanned[entry.id]:
+                raise self._changed(entry)
+            image = loaded.image
             size, crop, denoise = data.image_size, data.crop, data.denoise
             processed = preprocess.process(image, size, crop, denoise, source.background)
             return processed, image.shape[:2]
@@ -130,6 +135,15 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
             sizes.append(size)
             yield image
         self.checksum, self.sizes = digest.hexdigest(), np.array(sizes, np.int64)
+
+    def _changed(self, entry: Entry) -> UserError:
+        """What to raise for an image that is not the one that was scanned."""
+        data = self._data
+        forget(self._source, cache.root(data.cache_dir), data.bad_images)
+        return UserError(
+            f"{entry.path or entry.id}: is not the image that was scanned: the data set was "
+            "changed. Start again, and all images are scanned again"
+        )
 
     def _generate_examples(
         self, manifest: Manifest, rows: range, stream: Iterator[np.ndarray]

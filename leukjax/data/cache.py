@@ -11,16 +11,45 @@ from pathlib import Path
 
 from absl import logging
 
+from leukjax import storage
 from leukjax.errors import UserError
+
+_CHOOSE = "choose another folder by --config.data.cache_dir or the variable LEUKJAX_CACHE"
 
 
 def root(configured: str) -> Path:
-    """The cache folder: `data.cache_dir`, else $LEUKJAX_CACHE, else the user's cache folder."""
+    """The cache folder: `data.cache_dir`, else $LEUKJAX_CACHE, else the user's cache folder.
+
+    Raises:
+      UserError: none of them is set and the user has no home folder, or one of them begins with the
+        home folder of a user who has none; or its name is not UTF-8.
+    """
     chosen = configured or os.environ.get("LEUKJAX_CACHE", "")
-    if chosen:
-        return Path(chosen).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base).absolute() / "leukjax"
+    try:
+        if chosen:
+            folder = Path(chosen).expanduser().absolute()
+        else:
+            base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+            folder = Path(base).absolute() / "leukjax"
+        storage.require_utf8(folder)
+    except RuntimeError as error:
+        raise UserError(
+            f"data.cache_dir: {chosen or 'the default'} needs a home folder, and this user has "
+            f"none: {_CHOOSE}"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"data.cache_dir: {str(folder)!a}: {error}, or {_CHOOSE}") from error
+    return folder
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder of the cache.
+
+    Raises:
+      UserError: it cannot be made; says how to choose another cache folder.
+    """
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def make_once(
@@ -44,29 +73,33 @@ def make_once(
     _sweep(folder.parent)
     if is_whole(folder):
         return
-    with _writing(folder.parent):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
-            if is_whole(folder):
-                return
-            free = shutil.disk_usage(folder.parent).free
-            if free < size:
-                raise UserError(
-                    f"data.cache_dir: {folder.parent} has {free / 1e9:.1f} GB free and the records "
-                    f"need {size / 1e9:.1f} GB: free space there or choose another folder"
-                )
-            _make(folder, write)
+    make_folder(folder.parent)
+    waiting = f"another process is preparing {folder}: waiting for it"
+    # The lock file stays: removing it would let two processes lock two files of one name.
+    lock = storage.lock(_lock_file(folder), wait=True, waiting=waiting)
+    with _writing(folder.parent), lock:
+        if is_whole(folder):
+            return
+        free = shutil.disk_usage(folder.parent).free
+        if free < size:
+            raise UserError(
+                f"data.cache_dir: {folder.parent} has {free / 1e9:.1f} GB free and the records "
+                f"need {size / 1e9:.1f} GB: free space there, or {_CHOOSE}"
+            )
+        _make(folder, is_whole, write)
 
 
-def _make(folder: Path, write: Callable[[Path], None]) -> None:
+def _make(folder: Path, is_whole: Callable[[Path], bool], write: Callable[[Path], None]) -> None:
     temporary = _temporary(folder)
     try:
         write(temporary)
         _flush(temporary)
-        if folder.exists():
+        if is_whole(folder):  # by another process, where the file system has no locks
+            return
+        if folder.is_symlink() or folder.exists():
             logging.warning("%s is damaged: it was made again", folder)
             damaged = _temporary(folder)
-            os.replace(folder, damaged)
+            os.replace(folder, damaged / "damaged")
             shutil.rmtree(damaged, ignore_errors=True)
         os.rename(temporary, folder)
         _flush_folder(folder.parent)
@@ -76,7 +109,8 @@ def _make(folder: Path, write: Callable[[Path], None]) -> None:
 
 def _temporary(folder: Path) -> Path:
     path = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
-    path.chmod(0o755)  # mkdtemp's 0700 would keep a group out of a shared cache
+    with storage.tolerate_unsupported("chmod"):
+        path.chmod(0o755)  # mkdtemp's 0700 would keep a group out of a shared cache
     return path
 
 
@@ -84,31 +118,31 @@ def _lock_file(folder: Path) -> Path:
     return folder.parent / f".{folder.name}.lock"
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Holds the lock of `folder`; the kernel lets go of it when the process dies, however it dies.
-
-    The lock file stays: removing it would let two processes lock two files of one name.
-    """
-    with open(_lock_file(folder), "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logging.info("another process is preparing %s: waiting for it", folder)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _sweep(parent: Path) -> None:
     """Removes temporary folders whose maker no longer lives (it would hold the lock)."""
-    for temporary in parent.glob(".*.tmp"):
-        target = parent / temporary.name[1:].split(".")[0]
-        try:
-            with open(_lock_file(target), "a") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(temporary, ignore_errors=True)
-        except OSError:  # its maker lives, or the cache may only be read
+    try:
+        names = os.listdir(parent)
+    except OSError:  # missing, or not for us
+        return
+    for name in names:
+        if not (name.startswith(".") and name.endswith(".tmp")):
             continue
+        temporary = parent / name
+        target = parent / name[1:].split(".")[0]
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            descriptor = os.open(_lock_file(target), flags, 0o666)
+        except OSError:  # the cache may only be read
+            continue
+        try:
+            # Not `storage.lock`, which does without where the file system has no locks: then
+            # nothing tells a dead maker from a living one.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(temporary, ignore_errors=True)
+        except OSError:  # its maker lives
+            continue
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager
@@ -122,8 +156,7 @@ def _writing(parent: Path) -> Iterator[None]:
         if reason is None:
             raise
         raise UserError(
-            f"data.cache_dir: {parent} cannot be written ({reason}): free space there or choose "
-            "another folder"
+            f"data.cache_dir: {parent} cannot be written ({reason}): free space there, or {_CHOOSE}"
         ) from error
 
 
@@ -141,7 +174,7 @@ def _flush(folder: Path) -> None:
         if path.is_dir():
             _flush_folder(path)
         else:
-            with open(path, "rb") as file:
+            with open(path, "rb") as file, storage.tolerate_unsupported("fsync"):
                 os.fsync(file.fileno())
     _flush_folder(folder)
 
@@ -149,6 +182,7 @@ def _flush(folder: Path) -> None:
 def _flush_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with storage.tolerate_unsupported("fsync"):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -1,6 +1,7 @@
 """Any images sorted into one folder a class."""
 
 import csv
+import io
 import re
 from collections import Counter
 from pathlib import Path
@@ -10,11 +11,13 @@ import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
 from leukjax import expressions
-from leukjax.data.archive import File, Files
+from leukjax.data import levels
+from leukjax.data.archive import File, Files, native
 from leukjax.data.builder import Builder
 from leukjax.data.decode import BadImage, decode
 from leukjax.data.source import Entry, FileSource, positive_class
 from leukjax.errors import UserError
+from leukjax.storage import MAX_TABLE_BYTES, read_text
 
 # Enough to tell a black background from a bright one, few enough to be read at every start.
 _SAMPLE = 24
@@ -29,13 +32,17 @@ def source(data: ConfigDict) -> FileSource:
     `data.subject_csv` (columns path, subject); with neither each image is its own subject.
 
     Raises:
-      UserError: another layout, a class without images, an image without a subject, a CSV with
-        missing, repeated or unknown rows.
+      UserError: another layout, a root that is a level too high (train, val and test, or folds, in
+        the place of classes; `leukjax.data.levels`), a class without images, an image without a
+        subject, a CSV with missing, repeated or unknown rows.
     """
     files = Files(data.root)
     images = [file for file in files.files if file.suffix != ".csv"]
+    places = [file.place for file in images]
+    levels.check_names(places, data.root)
     classes = _classes(files, images, data.root)
     subjects, how = _subjects(data, files.root, images)
+    warnings = levels.check_sub_folders(places, subjects, data.positive, data.root)
     entries = []
     for file in images:
         folder = file.place.split("/", 1)[0]
@@ -52,6 +59,7 @@ def source(data: ConfigDict) -> FileSource:
     ]
     if not data.positive and positive:
         notes.append(f"positive class: {positive} (data.positive chooses another)")
+    notes.extend(warnings)
     return FileSource(
         name="image_folder",
         classes=classes,
@@ -133,12 +141,12 @@ def _subjects(data: ConfigDict, root: Path, images: list[File]) -> tuple[dict[st
 
 def _from_csv(name: str, root: Path, images: list[File]) -> dict[str, str]:
     """Subject of each image by its place, from a CSV with the columns path, subject."""
-    path = Path(name).expanduser()
+    path = Path(native(name)).expanduser()
     if not path.is_file() and (root / path).is_file():
         path = root / path
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, strict=True))
+        text = io.StringIO(read_text(path, MAX_TABLE_BYTES), newline="")
+        rows = list(csv.DictReader(text, strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(

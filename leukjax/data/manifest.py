@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from leukjax.errors import UserError
-from leukjax.storage import csv_writer, write_atomic
+from leukjax.storage import MAX_TABLE_BYTES, csv_writer, read_text, write_atomic
 
 UNLABELLED = -1
 
@@ -114,18 +114,39 @@ class Manifest:
           UserError: the file is missing or no manifest.
         """
         try:
-            with open(path, encoding="utf-8", newline="") as file:
-                classes = json.loads(file.readline().removeprefix("#"))["classes"]
-                rows = list(csv.DictReader(file))
+            return cls.parse(read_text(path, MAX_TABLE_BYTES), path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise _unreadable(path, error) from error
+
+    @classmethod
+    def parse(cls, text: str, path: Path) -> "Manifest":
+        """The manifest whose file holds this text; `path` is for messages.
+
+        Raises:
+          UserError: it is no manifest.
+        """
+        try:
+            first, _, table = text.partition("\n")
+            classes = json.loads(first.removeprefix("#"))["classes"]
+            rows = list(csv.DictReader(io.StringIO(table, newline="")))
             columns: dict = {name: [row[name] for row in rows] for name in _COLUMNS}
             columns["label"] = [int(label) for label in columns["label"]]
             columns["phash"] = [int(value, 16) for value in columns["phash"]]
             columns["area"] = [float(area) for area in columns["area"]]
             return cls(classes=tuple(classes), **columns)
-        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-            raise UserError(
-                f"{path}: not a readable manifest ({error}): delete it and start again"
-            ) from error
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            ArithmeticError,
+            RecursionError,
+            csv.Error,
+        ) as error:
+            raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: not a readable manifest ({error}): delete it and start again")
 
 
 def natural(text: str) -> tuple:

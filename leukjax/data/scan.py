@@ -1,5 +1,6 @@
 """Reads every image of a source once and makes the manifest."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -16,10 +17,15 @@ from leukjax.data.parallel import map_in_order
 from leukjax.data.progress import progress
 from leukjax.data.source import Entry, Skipped, Source
 from leukjax.errors import UserError
-from leukjax.storage import write_atomic
+from leukjax.storage import MAX_TABLE_BYTES, read_bytes, read_json, write_atomic
 
 # Enters the key of the cache: raise it when a measure or a decoding rule changes.
-VERSION = 1
+VERSION = 2
+
+# Images that every start reads again and compares with the cached scan. A drawn image has no file
+# that could change, and takes longer.
+_SAMPLE = 16
+_SAMPLE_DRAWN = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +42,15 @@ def scan(
 ) -> tuple[Manifest, list[Skipped]]:
     """Reads every image once (in parallel, with a progress bar) and makes the manifest.
 
-    The result is kept under `cache_dir/scans` by `source.stat_key()`, so that a second start reads
-    no image. Findings (conversions, identical images with different labels, skipped files) are
+    The result is kept under `cache_dir/scans` by `source.stat_key()`. A later start uses it if ids,
+    paths, labels, subjects and phases are those that the source lists now, and if a sample of
+    images, another one at every start, has the checksums in it; otherwise all images are read
+    again. Findings (conversions, identical images with different labels, skipped files) are
     appended to `source.notes`.
 
     Args:
       source: the data set.
-      cache_dir: folder of the package's cache.
+      cache_dir: folder of the package's cache. If it cannot be written, a warning is logged.
       threads: threads that read and decode.
       bad_images: "error" or "skip".
 
@@ -51,17 +59,82 @@ def scan(
 
     Raises:
       BadImage: an image cannot be decoded and `bad_images` is "error".
-      UserError: a file cannot be read, a class lost all its images, or the cache cannot be written.
+      UserError: a file cannot be read, or a class lost all its images.
     """
-    key = hashlib.sha256(f"{VERSION} {bad_images} {source.stat_key()}".encode()).hexdigest()[:32]
-    folder = Path(cache_dir) / "scans"
+    folder, key = Path(cache_dir) / "scans", _key(source, bad_images)
     kept = _load(folder, key)
+    if kept is not None:
+        difference = _difference(source, kept[0], kept[1], threads, bad_images)
+        if difference:
+            logging.warning(
+                "the cached scan %s %s: reading all images again", folder / f"{key}.csv", difference
+            )
+            kept = None
     if kept is None:
         kept = _scan(source, threads, bad_images)
         _save(folder, key, *kept)
     manifest, skipped, findings = kept
     source.notes.extend(findings)
     return manifest, skipped
+
+
+def forget(source: Source, cache_dir: Path, bad_images: str) -> None:
+    """Removes the cached scan of a source, so that the next start reads every image again."""
+    path = Path(cache_dir) / "scans" / f"{_key(source, bad_images)}.json"
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def _key(source: Source, bad_images: str) -> str:
+    return hashlib.sha256(f"{VERSION} {bad_images} {source.stat_key()}".encode()).hexdigest()[:32]
+
+
+def _difference(
+    source: Source, manifest: Manifest, skipped: list[Skipped], threads: int, bad_images: str
+) -> str:
+    """What a cached scan has other than the source, or ""."""
+    if manifest.classes != tuple(source.classes):
+        return "names other classes"
+    if skipped and bad_images == "error":
+        return "leaves images out"
+    listed = {entry.id: entry for entry in source.entries}
+    left_out = {skip.id: skip.path for skip in skipped}
+    columns = (manifest.id, manifest.path, manifest.label, manifest.subject, manifest.phase)
+    rows = [Entry(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+    expected = [listed[name] for name in sorted(listed) if name not in left_out]
+    known = all(name in listed and listed[name].path == path for name, path in left_out.items())
+    if rows != expected or not known or len(left_out) != len(skipped):
+        return "lists other images, labels, subjects or phases than the data set"
+    groups = join_groups(manifest.subject, manifest.sha256, manifest.pixels)
+    if not np.array_equal(groups, manifest.group):
+        return "joins subjects otherwise than their images say"
+    return _changed(source, manifest, [listed[skip.id] for skip in skipped], threads)
+
+
+def _changed(source: Source, manifest: Manifest, skipped: list[Entry], threads: int) -> str:
+    """The first of a random sample of images that is not as it was scanned, in words, or ""."""
+    random = np.random.default_rng()
+    size = _SAMPLE_DRAWN if source.synthetic else _SAMPLE
+    digests = dict(zip(manifest.id.tolist(), manifest.sha256.tolist(), strict=True))
+    taken = [entry for entry in source.entries if entry.id in digests]
+    sample = [
+        entries[row]
+        for entries in (taken, skipped)
+        for row in random.permutation(len(entries))[:size].tolist()
+    ]
+
+    def same(entry: Entry) -> bool:
+        try:
+            if entry.id in digests:
+                return hashlib.sha256(source.read(entry)).hexdigest() == digests[entry.id]
+            source.load(entry)
+        except BadImage:
+            return entry.id not in digests
+        return False
+
+    results = map_in_order(same, sample, threads)
+    changed = [entry for entry, is_same in zip(sample, results, strict=True) if not is_same]
+    return f"was made of another {changed[0].path or changed[0].id}" if changed else ""
 
 
 def _scan(
@@ -179,23 +252,30 @@ def _save(
         # Last: without it, or with another checksum, the table does not count.
         write_atomic(folder / f"{key}.json", json.dumps(side, indent=1))
     except OSError as error:
-        raise UserError(
-            f"data.cache_dir: {folder} cannot be written ({error.strerror or error}): "
-            "free space there or choose another folder"
-        ) from error
+        # A shared cache may be read-only for this machine, and yet hold the records it needs.
+        logging.warning(
+            "data.cache_dir: the scan cannot be kept in %s (%s); the next start reads every image "
+            "again",
+            folder,
+            error.strerror or error,
+        )
 
 
 def _load(folder: Path, key: str) -> tuple[Manifest, list[Skipped], list[str]] | None:
-    """What `_save` wrote, or None if it is not there, not whole or not readable."""
+    """What `_save` wrote, or None if it is missing, incomplete or not readable."""
     table = folder / f"{key}.csv"
     try:
-        side = json.loads((folder / f"{key}.json").read_text(encoding="utf-8"))
-        if hashlib.sha256(table.read_bytes()).hexdigest() != side["sha256"]:
+        side = read_json(folder / f"{key}.json", MAX_TABLE_BYTES)
+        content = read_bytes(table, MAX_TABLE_BYTES)
+        if hashlib.sha256(content).hexdigest() != side["sha256"]:
             raise ValueError("checksum")
         skipped = [Skipped(**skip) for skip in side["skipped"]]
-        return Manifest.load(table), skipped, list(side["findings"])
+        texts = [text for skip in skipped for text in dataclasses.astuple(skip)]
+        if not all(isinstance(text, str) for text in (*texts, *side["findings"])):
+            raise ValueError("not texts")
+        return Manifest.parse(content.decode(), table), skipped, list(side["findings"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, UserError):
-        logging.warning("the kept scan %s is damaged: reading the images again", table)
+        logging.warning("the cached scan %s is damaged: reading all images again", table)
         return None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 from abc import ABC, abstractmethod
 
 import numpy as np
@@ -82,7 +83,7 @@ class Source(ABC):
 
     @abstractmethod
     def stat_key(self) -> str:
-        """Hex fingerprint of the source, without reading an image: entries, sizes, times."""
+        """Hex fingerprint of the source, without reading an image: entries, place, sizes, times."""
 
     def load(self, entry: Entry) -> Loaded:
         """Bytes and pixels; a source of files overrides this to read the file once."""
@@ -118,7 +119,10 @@ class FileSource(Source):
 
     def stat_key(self) -> str:
         stamps = {file.path: file.stamp for file in self.files.files}
-        digest = hashlib.sha256(repr((self.name, self.classes, self.background)).encode())
+        # The place as well: two copies of a data set may agree in every name, size and time.
+        place = os.path.realpath(self.files.root)
+        about = (self.name, self.classes, self.background, place)
+        digest = hashlib.sha256(repr(about).encode())
         for entry in sorted(self.entries, key=lambda entry: entry.id):
             digest.update(repr((dataclasses.astuple(entry), stamps[entry.path])).encode())
         return digest.hexdigest()

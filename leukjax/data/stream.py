@@ -93,7 +93,7 @@ def _zip(path: Path) -> Iterator[Item]:
         yield _broken(path, error)
         return
     for info in found:
-        name = _printable(f"{path}!{info.filename}")
+        name = f"{_printable(path)}!{info.filename}"
         yield Item(name, functools.partial(_read_member, opened, info, name))
 
 

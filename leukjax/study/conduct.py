@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from leukjax.errors import Stopped, UserError
-from leukjax.storage import write_atomic
+from leukjax.storage import read_text, write_atomic
 from leukjax.study import answers, held_out, trials
 from leukjax.study.answers import Answer
 from leukjax.study.board import Board
@@ -28,7 +28,7 @@ def failures(study: Study, jobs: Sequence[Job]) -> dict[str, str]:
     """Name of each job that failed -> why."""
     found = {job.name: _failure_file(study, job.name) for job in jobs}
     return {
-        name: json.loads(file.read_text())["message"]
+        name: json.loads(read_text(file))["message"]
         for name, file in found.items()
         if file.exists()
     }

@@ -39,7 +39,7 @@ def out_of_fold(study: Study) -> str:
     ids: dict[int, list[str]] = {}
     for model in study.models:
         for run in sorted(study.runs(model), key=lambda run: (run.seed, run.fold)):
-            with _table(study, run).open(newline="") as file:
+            with _table(study, run).open(newline="", encoding="utf-8") as file:
                 own, *rows = csv.reader(file)
             if not header:
                 header = own

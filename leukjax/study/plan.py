@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from leukjax import config as configs
 from leukjax.errors import UserError
-from leukjax.storage import write_atomic
+from leukjax.storage import read_text, write_atomic
 
 FILE = "crossval.json"
 # What must be the same in all models (`split.*` too), or nothing could be paired. Pixels may differ
@@ -263,7 +263,7 @@ def claim(study: Study) -> None:
         write_atomic(path, json.dumps(now, indent=1) + "\n")
         return
     try:
-        before = json.loads(path.read_text())
+        before = json.loads(read_text(path))
         changed = configs.differences(before, now, ignore=_free(study))
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: cannot be read; choose another --workdir") from error

@@ -127,6 +127,6 @@ def _report_failures(study: Study, jobs: Sequence[Job]) -> None:
 @contextlib.contextmanager
 def _one_joins(study: Study) -> Iterator[None]:
     """Of several shards that end together one joins at a time, so that test is opened once."""
-    with (study.folder / ".join.lock").open("a") as file:
+    with (study.folder / ".join.lock").open("a", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

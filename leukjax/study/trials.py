@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from leukjax.errors import UserError
-from leukjax.storage import csv_writer, write_atomic
+from leukjax.storage import csv_writer, read_text, write_atomic
 from leukjax.study.plan import Job, Study, Values
 from leukjax.train.log import read_metrics
 
@@ -51,14 +51,14 @@ def choose(study: Study, model: str, fold: int) -> Values | None:
         files = [study.path(job) / RESULT for job in jobs]
         if not all(file.exists() for file in files):
             return None
-        results = [json.loads(file.read_text()) for file in files]
+        results = [json.loads(read_text(file)) for file in files]
         number = _best(results, lower=study.configs[model].checkpoint.metric == "loss")
         if number is None:
             raise UserError(
                 f"{model}, fold {fold}: every trial diverged; --sweep smaller learning rates"
             )
         write_atomic(path, json.dumps({"chosen": number, "trials": results}, indent=1) + "\n")
-    chosen = json.loads(path.read_text())["chosen"]
+    chosen = json.loads(read_text(path))["chosen"]
     _tidy(study, model, fold, chosen)
     return study.trials[chosen]
 
@@ -104,7 +104,7 @@ def table(study: Study) -> str:
     for model in study.models if study.trials else ():
         metric = study.configs[model].checkpoint.metric
         for fold in range(study.folds):
-            choice = json.loads(_choice_file(study, model, fold).read_text())
+            choice = json.loads(read_text(_choice_file(study, model, fold)))
             for job, result in zip(study.tried(model, fold), choice["trials"], strict=True):
                 assert job.trial is not None
                 values = study.trials[job.trial]

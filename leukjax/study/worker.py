@@ -77,7 +77,7 @@ def answer(job: dict[str, Any]) -> Answer:
 
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
     """Answer until standard input ends."""
-    back = os.fdopen(os.dup(1), "w", buffering=1)
+    back = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)  # whatever else prints must not look like an answer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study decides, and sends SIGTERM
     jobs: queue.Queue[dict[str, Any]] = queue.Queue()

@@ -33,7 +33,7 @@ def find_devices() -> list[dict[str, str]]:
     """
     try:
         found = subprocess.run(
-            [sys.executable, "-c", _PROBE], capture_output=True, text=True, check=True
+            [sys.executable, "-c", _PROBE], capture_output=True, encoding="utf-8", check=True
         )
     except subprocess.CalledProcessError as error:
         last = (error.stderr.strip().splitlines() or ["it says nothing"])[-1]

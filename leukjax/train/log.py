@@ -37,7 +37,7 @@ class Log:
         if not self._active:
             return
         _drop_lines_after(self._path, start)
-        self._file = self._path.open("a")
+        self._file = self._path.open("a", encoding="utf-8")
         self._reached = (workdir / REACHED).open("wb", buffering=0)
         # purge_step makes TensorBoard hide what a killed run had written beyond this step.
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)

@@ -51,7 +51,8 @@ def run(config: ConfigDict, folder: Path, device: str) -> dict[str, Any]:
         input=json.dumps(request),
         env=targets.environment(),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
     )
     answer = done.stdout.strip().splitlines()
     if done.returncode or not answer:

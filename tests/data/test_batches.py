@@ -1,4 +1,7 @@
+import errno
 import os
+import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -6,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import grain
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -136,6 +140,91 @@ def test_worker_processes_give_what_threads_give(records):
         same(next(got), next(expected))
     with pytest.raises(StopIteration):
         next(got)
+
+
+SMALL_SHM = """
+    import sys
+    sys.path.insert(0, sys.argv[1])
+
+    def main():
+        import numpy as np
+        from tiny_source import tiny_records, tiny_source
+        from leukjax.data.batches import Batches
+        from leukjax.errors import UserError
+
+        records = tiny_records(sys.argv[2], tiny_source(60), image_size=160)
+        batches = Batches(records, np.arange(60), 20, training=True, workers=2)
+        try:
+            for batch in batches.iterate(0, 10):
+                pass
+        except UserError as error:
+            print(error)
+
+    if __name__ == "__main__":
+        main()
+"""
+
+
+def can_mount() -> bool:
+    command = ["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"]
+    return (
+        bool(shutil.which("unshare"))
+        and not subprocess.run(command, capture_output=True, check=False).returncode
+    )
+
+
+@pytest.mark.skipif(not can_mount(), reason="no namespace with another /dev/shm may be made here")
+def test_a_small_dev_shm_is_named(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(textwrap.dedent(SMALL_SHM))
+    script = 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"'
+    arguments = [sys.executable, program, Path(__file__).parent, tmp_path / "cache"]
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script, "sh", *arguments],
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    (line,) = done.stdout.splitlines()
+    assert re.match(
+        r"data\.workers: /dev/shm \(\d of 1 MB free\) is too small for batches of 1\.5 MB from 2 "
+        r"processes, about 12 MB in all\. Enlarge .* --config\.data\.workers=0",
+        line,
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (RuntimeError("Worker process was terminated unexpectedly with exit code -7."), "/dev/shm"),
+        (OSError(errno.ENOSPC, "No space left on device"), r"/dev/shm \("),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "/psm_1"), "/dev/shm"),
+        (
+            RuntimeError("Worker process was terminated unexpectedly with exit code -9."),
+            r"status -9 \(killed; out of memory\?\)\. Use fewer",
+        ),
+        (RuntimeError("Worker process was terminated unexpectedly with exit code 1."), "status 1."),
+        (RuntimeError("a mistake of ours"), None),
+        (OSError(errno.EIO, "Input/output error", "/data/x"), None),
+    ],
+)
+def test_a_worker_that_dies_is_a_line(records, monkeypatch, error, says):
+    class Dying:
+        def mp_prefetch(self, *_, **__):
+            return self
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            raise error
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(grain.MapDataset, "to_iter_dataset", lambda *_: Dying())
+    batches = Batches(records, ROWS, 8, training=True, workers=2)
+    with pytest.raises(UserError if says else type(error), match=says) as caught:
+        next(batches.iterate(0, 5))
+    assert not says or str(caught.value).startswith("data.workers: ")
 
 
 def test_closing_early_stops_the_readers(records):

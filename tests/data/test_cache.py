@@ -1,5 +1,9 @@
+import errno
 import fcntl
 import os
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from types import SimpleNamespace
@@ -31,6 +35,104 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", "/h")
     assert str(cache.root("")) == "/h/.cache/leukjax"
     assert str(cache.root("~/d")) == "/h/d"
+
+
+@pytest.mark.parametrize("configured", ["", "~/cells", "~nobody-of-this-name/cells"])
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch, configured):
+    def no_home(*_):
+        raise RuntimeError("Could not determine home directory.")
+
+    for variable in ("LEUKJAX_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("pathlib.Path.home", no_home)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as it answers without a home
+    with pytest.raises(UserError, match=r"^data\.cache_dir: .*config\.data\.cache_dir .*LEUKJAX_C"):
+        cache.root(configured)
+    monkeypatch.setenv("LEUKJAX_CACHE", "/a")
+    assert configured or str(cache.root("")) == "/a"
+
+
+NO_HOME = """
+    import os
+    from leukjax.data import cache
+    from leukjax.errors import UserError
+    os.setuid(54321)
+    try:
+        folder = cache.root("") / "smears" / "key"
+        cache.make_once(folder, lambda folder: False, lambda folder: None, 1)
+    except UserError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone may become another user")
+@pytest.mark.parametrize("home", [None, "/", "/read-only"])
+def test_a_required_cache_that_cannot_be_made_is_a_line(home, tmp_path):
+    kept = {k: v for k, v in os.environ.items() if k not in ("LEUKJAX_CACHE", "XDG_CACHE_HOME")}
+    kept.pop("HOME", None)
+    (tmp_path / "read-only").mkdir(mode=0o555)
+    if home:
+        kept["HOME"] = "/" if home == "/" else str(tmp_path / "read-only")
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(NO_HOME)],
+        env=kept, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("data.cache_dir: ")
+    assert "--config.data.cache_dir or the variable LEUKJAX_CACHE" in line
+    assert "Traceback" not in done.stderr
+
+
+def test_a_lock_file_that_is_a_link_is_refused(tmp_path):
+    target = tmp_path / "precious"
+    target.write_text("x")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / ".key.lock").symlink_to(target)
+    with pytest.raises(UserError, match=r"data\.cache_dir: .*set cannot be written"):
+        cache.make_once(tmp_path / "set" / "key", whole, write, 10)
+    assert target.read_text() == "x"
+
+
+@pytest.fixture
+def object_store(monkeypatch):
+    """A file system that has neither locks nor fsync nor chmod."""
+
+    def refuse(*_):
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr("pathlib.Path.chmod", refuse)
+
+
+def test_a_file_system_without_locks_will_do(tmp_path, object_store):
+    alive = tmp_path / ".alive.abc.tmp"
+    alive.mkdir()  # its maker may live: nothing tells
+
+    def write_as_another_does(folder):
+        (tmp_path / "key").mkdir()
+        write(tmp_path / "key")
+        write(folder)
+
+    cache.make_once(tmp_path / "key", whole, write_as_another_does, 10)
+    assert whole(tmp_path / "key")
+    assert alive.exists()
+    cache.make_once(tmp_path / "other", whole, write, 10)
+    assert whole(tmp_path / "other")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix == ".tmp") == [alive.name]
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_what_stands_in_the_place_of_a_folder_is_moved_away(tmp_path, kind):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "x").write_text("x")
+    if kind == "file":
+        (tmp_path / "key").write_text("x")
+    else:
+        (tmp_path / "key").symlink_to(tmp_path / "precious")
+    cache.make_once(tmp_path / "key", whole, write, 10)
+    assert whole(tmp_path / "key")
+    assert (tmp_path / "precious" / "x").read_text() == "x"
 
 
 def test_made_once(tmp_path):

@@ -2,6 +2,7 @@ import csv
 import os
 import pickle
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -77,13 +78,36 @@ def test_records_survive_pickling(prepared):
     assert copy.checksum == found.checksum
 
 
-def test_a_second_start_reads_no_image(tmp_path, monkeypatch):
-    first = tiny_records(tmp_path, tiny_source(12))
-    source = tiny_source(12)
-    monkeypatch.setattr(type(source), "image", None)
+def test_a_second_start_reads_a_sample_of_the_images_only(tmp_path, monkeypatch):
+    first = tiny_records(tmp_path, tiny_source(60))
+    source = tiny_source(60)
+    image, read = type(source).image, []
+    monkeypatch.setattr(
+        type(source), "image", lambda self, entry: (read.append(entry), image(self, entry))[1]
+    )
     second = tiny_records(tmp_path, source)
     assert second.folder == first.folder
     assert second.checksum == first.checksum
+    assert len(read) == 16
+
+
+def test_an_image_that_changed_after_the_scan_is_not_prepared(tmp_path, monkeypatch):
+    """Whatever the cached scan and its sample say: what is prepared has the scanned checksums."""
+    monkeypatch.setattr("leukjax.data.scan._SAMPLE", 0)
+    tiny_records(tmp_path / "first", tiny_source(12))
+    source = tiny_source(12)
+    image = type(source).image
+
+    def other(self, entry):
+        return image(self, entry) ^ np.uint8(entry.id == "cell7")
+
+    monkeypatch.setattr(type(source), "image", other)
+    shutil.copytree(tmp_path / "first" / "scans", tmp_path / "second" / "scans")
+    with pytest.raises(UserError, match=r"^cell7\.bmp: is not the image that was scanned"):
+        tiny_records(tmp_path / "second", tiny_source(12))
+    # "Start again", says the message, and that helps.
+    again = tiny_records(tmp_path / "second", tiny_source(12))
+    assert again.checksum != tiny_records(tmp_path / "first", tiny_source(12)).checksum
 
 
 def test_another_content_or_preprocessing_has_another_folder(tmp_path):

@@ -1,5 +1,6 @@
 """hf://… is downloaded once, checked, and kept; offline one line says what to put where."""
 
+import contextlib
 import hashlib
 import http.server
 import threading
@@ -11,31 +12,50 @@ from leukjax.errors import UserError
 from leukjax.weights import hub
 
 CONTENT = b"weights" * 1000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
     """Leads to another address, as the hub does, and states the checksum before."""
 
     asked: ClassVar[list[str]] = []
-    etag = hashlib.sha256(CONTENT).hexdigest()
+    etag: str | None = f'"{SHA256}"'
+    linked_size: str | None = str(len(CONTENT))
+    size: str | None = str(len(CONTENT))
     body = CONTENT
 
     def _answer(self, body: bool) -> None:
         type(self).asked.append(f"{self.command} {self.path}")
         if self.path == "/timm/x/resolve/main/model.safetensors":
             self.send_response(302)
-            self.send_header("X-Linked-Etag", f'"{self.etag}"')
+            self._header("X-Linked-Etag", self.etag)
+            self._header("X-Linked-Size", self.linked_size)
             self.send_header("Location", "/cdn")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        elif self.path == "/timm/renamed/resolve/main/model.safetensors":
+            self.send_response(307)
+            self.send_header("Location", "/timm/x/resolve/main/model.safetensors")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        elif self.path == "/timm/circle/resolve/main/model.safetensors":
+            self.send_response(307)
+            self.send_header("Location", self.path)
             self.send_header("Content-Length", "0")
             self.end_headers()
         elif self.path == "/cdn":
             self.send_response(200)
-            self.send_header("Content-Length", str(len(CONTENT)))
+            self._header("Content-Length", self.size)
             self.end_headers()
             if body:
-                self.wfile.write(self.body)
+                with contextlib.suppress(ConnectionError):
+                    self.wfile.write(self.body)
         else:
             self.send_error(404)
+
+    def _header(self, name: str, value: str | None) -> None:
+        if value is not None:
+            self.send_header(name, value)
 
     def do_HEAD(self) -> None:
         self._answer(body=False)
@@ -72,14 +92,56 @@ def test_a_file_is_downloaded_once_and_looked_at_again(server, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("etag", "body", "says"),
-    [("0" * 64, CONTENT, "another checksum than the hub states"), (None, CONTENT[:-9], "came")],
+    ("changes", "says"),
+    [
+        ({"etag": '"' + "0" * 64 + '"'}, "another checksum than the hub states"),
+        ({"etag": None}, "states no SHA-256 of it"),
+        ({"etag": f'W/"{SHA256}"'}, "where the SHA-256 is expected"),
+        ({"etag": f'"{SHA256.upper()}"'}, "where the SHA-256 is expected"),
+        (
+            {"etag": '"' + "ab" * 20 + '"'},
+            "where the SHA-256 is expected",
+        ),  # git's, of a small file
+        ({"etag": ""}, "where the SHA-256 is expected"),
+        ({"body": CONTENT[:-9]}, "came"),
+        ({"body": CONTENT[:-9], "size": None}, "6,991 of 7,000 bytes came"),
+        ({"body": CONTENT + b"!", "size": None}, "more than 7,000 bytes came"),
+        ({"size": "-5"}, "Content-Length is '-5', no size"),
+        ({"size": "9" * 30}, "no size"),
+        ({"linked_size": "6999"}, "two sizes are stated"),
+        ({"linked_size": str(2**40), "size": None}, "the largest accepted"),
+    ],
+    ids=lambda value: str(value)[:40],
 )
-def test_what_comes_damaged_is_not_kept(server, tmp_path, etag, body, says):
-    server.etag, server.body = etag or server.etag, body
-    with pytest.raises(UserError, match=says):
+def test_what_comes_damaged_is_not_kept(server, tmp_path, changes, says):
+    for name, value in changes.items():
+        setattr(server, name, value)
+    with pytest.raises(UserError, match=says) as caught:
         hub.fetch("hf://timm/x", str(tmp_path))
+    assert str(caught.value).endswith("model.safetensors")  # where to put it by hand
+    assert "\n" not in str(caught.value)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_download_that_states_no_size_is_bounded(server, tmp_path, monkeypatch):
+    server.linked_size = server.size = None
+    path = hub.fetch("hf://timm/x", str(tmp_path / "one"))
+    assert path.read_bytes() == CONTENT
+    monkeypatch.setattr(hub, "MAX_BYTES", len(CONTENT) - 1)
+    with pytest.raises(UserError, match="more than 6,999 bytes came"):
+        hub.fetch("hf://timm/x", str(tmp_path / "two"))
+
+
+def test_a_repository_that_was_renamed(server, tmp_path):
+    assert hub.fetch("hf://timm/renamed", str(tmp_path)).read_bytes() == CONTENT
+    with pytest.raises(UserError, match="leads in a circle"):
+        hub.fetch("hf://timm/circle", str(tmp_path))
+
+
+def test_a_cache_that_cannot_be_written_is_named(server, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"^data\.cache_dir: .*LEUKJAX_CACHE"):
+        hub.fetch("hf://timm/x", str(tmp_path / "file"))
 
 
 def test_offline_the_error_says_what_to_put_where(tmp_path, monkeypatch):

@@ -1,0 +1,115 @@
+"""Recognises folders that are the parts of a data set where its classes are expected."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from leukjax.errors import UserError
+
+_WORD = "train|training|val|valid|validation|dev|test|testing|eval|evaluation|holdout|held[ _-]?out"
+_ENDING = "set|data|images?|imgs?|split|part|simple|[a-z]|[0-9]{1,2}"
+# train, TestA, test_set, "Validation data"; fold_0, fold1, cv-1, part 2.
+_PART = re.compile(
+    rf"(?:{_WORD})(?:[ _-]?(?:{_ENDING}))?|(?:k?fold|cv|part|partition|split|subset)[ _-]?[0-9]+",
+    re.IGNORECASE,
+)
+# In longer names (C-NMC_training_data beside C-NMC_test_prelim_phase_data).
+_TRAIN = re.compile(r"(?<![a-z])train(?:ing)?(?:set|data)?(?![a-z])", re.IGNORECASE)
+_OTHER = re.compile(r"(?<![a-z])(?:val|valid|validation|test|testing)(?![a-z])", re.IGNORECASE)
+
+
+def check_names(places: Sequence[str], root: str) -> None:
+    """Refuses a root whose folders have the names of parts or folds.
+
+    At least two have such names, or one is the training part and holds two folders or more.
+
+    Args:
+      places: paths of the images below the root.
+      root: for the message.
+
+    Raises:
+      UserError: the root is a level too high; says what to set.
+    """
+    folders = _folders(places)
+    parts = {name for name in folders if _PART.fullmatch(name)}
+    if any(map(_TRAIN.search, folders)) and any(map(_OTHER.search, folders)):
+        parts |= {name for name in folders if _TRAIN.search(name) or _OTHER.search(name)}
+    train_alone = any(_TRAIN.search(name) and len(folders[name] - {""}) > 1 for name in parts)
+    if len(parts) > 1 or train_alone:
+        raise UserError(_too_high(folders, sorted(parts), root))
+
+
+def check_sub_folders(
+    places: Sequence[str], subjects: Mapping[str, str], positive: str, root: str
+) -> list[str]:
+    """Refuses a root whose folders all hold the same sub-folders, which then are the classes.
+
+    Not if `positive` names one of the folders, which makes them classes; and not if the sub-folders
+    are the subjects, or all have a digit in their names ("10x" and "40x", "patient_1" and
+    "patient_2") while the folders above them do not: these may well divide classes, and a sentence
+    for the log says so.
+
+    Args:
+      places: paths of the images below the root.
+      subjects: subject of each place.
+      positive: `data.positive`.
+      root: for the message.
+
+    Raises:
+      UserError: the root is a level too high; says what to set.
+    """
+    folders = _folders(places)
+    if len(folders) < 2 or positive in folders:
+        return []
+    below = next(iter(folders.values()))
+    if len(below) < 2 or "" in below:
+        return []
+    if any(others != below for others in folders.values()):
+        return []
+    if all(subjects[place] == place.split("/")[1] for place in places):
+        return []
+    if all(map(_numbered, below)):
+        return [
+            f"WARNING: every class has the same sub-folders ({_few(sorted(below))}): if these are "
+            "the classes, data.root is a level too high"
+        ]
+    names = sorted(folders)
+    raise UserError(
+        f"{_too_high(folders, names, root)}. If {_few(names)} are the classes, say so by "
+        f"--config.data.positive={names[-1]}, or rename the folders in them"
+    )
+
+
+def _folders(places: Sequence[str]) -> dict[str, set[str]]:
+    """The sub-folders of each folder below the root; "" stands for images right in it."""
+    folders: dict[str, set[str]] = {}
+    for place in places:
+        name, _, rest = place.partition("/")
+        sub_folder, slash, _ = rest.partition("/")
+        if rest:
+            folders.setdefault(name, set()).add(sub_folder if slash else "")
+    return folders
+
+
+def _numbered(name: str) -> bool:
+    return any(character.isdigit() for character in name)
+
+
+def _too_high(folders: Mapping[str, set[str]], parts: Sequence[str], root: str) -> str:
+    below = sorted(set.union(*(folders[name] for name in parts)) - {""})
+    first = next((name for name in parts if _TRAIN.search(name)), parts[0])
+    text = (
+        f"data.root: {root} holds {_few(parts)}"
+        + (f", with {_few(below)} in them" if below else "")
+        + ": these look like parts of a data set, not like its classes. Set the root one level "
+        f"lower, e.g. --config.data.root={root.rstrip('/')}/{first}"
+    )
+    if root.lower().endswith(".zip"):
+        text += " after unpacking the zip"
+    if {"all", "hem"} <= set(below):
+        text += ", or read C-NMC 2019 as the data set cnmc"
+    return text
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:4])
+    return f"{shown} and {len(names) - 4} more" if len(names) > 4 else shown
