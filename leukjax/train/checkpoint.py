@@ -23,6 +23,18 @@ from leukjax.train import seal, together
 SEAL = seal.NAME
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager, which never queries JAX's preemption service.
+
+    Orbax calls `reached_preemption_sync_point(step)` in every save. The service expects one counter
+    per job, and `leukjax.train.stop` has its own: with two of them, the step at which the processes
+    agreed to stop may be in the past already, and they never stop.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one run: the latest few, and the one with the best validation score."""
 
@@ -33,7 +45,7 @@ class Checkpoints:
         self._failure: BaseException | None = None
         self._keep_latest = keep_latest
         together.from_first(self._make_folder)
-        self._manager = ocp.CheckpointManager(
+        self._manager = _Manager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
                 enable_async_checkpointing=True,

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from leukjax.errors import UserError
 from leukjax.train.checkpoint import SEAL, Checkpoints
@@ -244,3 +245,13 @@ def test_other_shardings_restore_the_same_numbers(checkpoints):
     restored = checkpoints.restore(1, whole)
     np.testing.assert_array_equal(restored["kernel"], np.arange(32.0))
     assert restored["kernel"].sharding == whole["kernel"].sharding
+
+
+def test_a_save_does_not_query_the_preemption_service(checkpoints, monkeypatch):
+    """Its counter is that of `train.stop`; a second one makes processes miss the agreed step."""
+    queried = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", queried.append)
+    checkpoints.save(5, _state(), {}, 0.5)
+    checkpoints.wait()
+    assert checkpoints.latest() == 5
+    assert queried == []
