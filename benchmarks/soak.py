@@ -8,24 +8,19 @@ A run of seconds is killed (SIGKILL) at seeded random moments of its whole life,
 and started again until it ends; then every score, prediction and parameter must have the bits of a
 run that nothing disturbed. A flipped byte must be noticed, and the run go on from the checkpoint
 before. What was done is kept in --folder, so that the same command goes on where it was stopped.
-With --stops, a run of two processes gets SIGTERM at a random moment of its training or its start,
-one of them in every other trial, both in the rest. Both must end with status 75 within 20 s, at the
-same step, with its checkpoint sealed.
+With --stops, a run of two processes gets SIGTERM (see stops.py).
 With --data_cache and --steps_per_call the killed runs train in those modes, and are still compared
 with a run that streamed its records and did one step a call.
 One line is the verdict, one row is added to --results.
 """
 
-import contextlib
 import csv
 import json
 import os
 import platform
 import random
-import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -39,6 +34,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "system")]
 
 import runs  # noqa: E402  (the small runs of the tests, and the comparison of two of them)
+import stops  # noqa: E402  (beside this file)
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("kills", 200, "how many kills", lower_bound=0)
@@ -70,8 +66,6 @@ OPENED = "test_openings.jsonl"  # comes when training is over and test is about 
 ENDING = 2.5  # seconds from there to the end, about
 LIFE = 4.0  # seconds from the first word of a start to its end, before one was measured
 FRESH_CACHE = 4  # every so many runs one has to prepare its records again
-STOP_SECONDS = 20.0  # from SIGTERM to the end of both processes
-STOP_MOMENT = 10.0  # seconds within which SIGTERM comes, counted from the start of the training
 COMMAND_FLIPS = 20  # every so many flips one goes through the whole command
 
 
@@ -86,7 +80,7 @@ def main(_: list[str]) -> None:
     if FLAGS.flips:
         outcomes["flips"] = flip_bytes(folder, reference, FLAGS.flips, FLAGS.seed)
     if FLAGS.stops:
-        outcomes["stops"] = stop_runs(folder, FLAGS.stops, FLAGS.seed)
+        outcomes["stops"] = stops.stop_runs(folder, FLAGS.stops, FLAGS.seed, changes())
     bad = 0
     for what, counts in outcomes.items():
         print(f"{what}: {verdict(what, counts)}")
@@ -291,92 +285,6 @@ def go_on_from(workdir: Path, cache: Path) -> str:
     return runs.finish(runs.command("cnn", workdir, changes()), cache)
 
 
-def stop_runs(folder: Path, stops: int, seed: int) -> Counter:
-    """Trial after trial of SIGTERM; counts of outcomes, and the seconds of the slowest."""
-    counts: Counter = Counter()
-    for number in range(stops):
-        draw = random.Random(f"stop {seed} {number}")
-        targets = [draw.randrange(2)] if number % 2 else [0, 1]
-        in_training = draw.random() < 0.8  # the rest: in the preparation or the compilation
-        after = draw.uniform(0, STOP_MOMENT)
-        problem, step, seconds = one_stopped_run(folder, targets, after, in_training)
-        counts["tried"] += 1
-        counts["failed" if problem else "stopped"] += 1
-        counts["at step 0" if step == 0 else "in training"] += 1
-        counts["slowest_ms"] = max(counts["slowest_ms"], round(1000 * seconds))
-        print(
-            f"[{number + 1}/{stops}] SIGTERM to {targets} after {after:.1f} s: "
-            f"{problem or f'stopped at step {step}'}, {seconds:.1f} s",
-            flush=True,
-        )
-    return counts
-
-
-def one_stopped_run(
-    folder: Path, targets: list[int], after: float, in_training: bool
-) -> tuple[str, int, float]:
-    """What is wrong (empty if nothing), the step of the stop, and the seconds that it took."""
-    workdir = folder / "stopped"
-    shutil.rmtree(workdir, ignore_errors=True)
-    endless = changes() | {"train.epochs": 100_000, "train.eval_every": "20 steps"}
-    processes = start_two(runs.command("cnn", workdir, endless), folder / "cache")
-    said: list[list[str]] = [[], []]
-    threads = [
-        threading.Thread(target=lines.extend, args=(process.stderr,))
-        for process, lines in zip(processes, said, strict=True)
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        while all(process.poll() is None for process in processes):
-            log = workdir / "metrics.jsonl"
-            trained = log.exists() and log.stat().st_size > 0
-            if trained or (not in_training and any("device:" in line for line in said[0])):
-                break
-            time.sleep(0.05)
-        time.sleep(after)
-        began = time.monotonic()
-        for index in targets:
-            processes[index].send_signal(signal.SIGTERM)
-        for process in processes:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.1, 2 * STOP_SECONDS - (time.monotonic() - began)))
-        seconds = time.monotonic() - began
-    finally:
-        for process in processes:
-            process.kill()
-    for thread in threads:
-        thread.join()
-    last = [lines[-1].strip() if lines else "" for lines in said]
-    statuses = [process.wait() for process in processes]
-    found = re.search(r"at step ([0-9]+)", last[0])
-    step = int(found[1]) if found else 0
-    sealed = (workdir / "checkpoints" / str(step) / "checksums.json").exists()
-    problem = ""
-    if statuses != [75, 75] or last[0] != last[1] or not last[0].startswith("stopped: SIGTERM"):
-        problem = f"FAILED: statuses {statuses}, {last}"
-    elif step and not sealed:
-        problem = f"FAILED: no sealed checkpoint of step {step}"
-    elif seconds > STOP_SECONDS:
-        problem = "FAILED: too late"
-    return problem, step, seconds
-
-
-def start_two(arguments: list[str], cache: Path) -> list[subprocess.Popen]:
-    """The same command as two processes of one run on this machine."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
-    place = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2"}
-    processes = []
-    for index in range(2):
-        os.environ.update(place, JAX_PROCESS_ID=str(index))
-        processes.append(runs.start(arguments, cache))
-    for name in (*place, "JAX_PROCESS_ID"):
-        del os.environ[name]
-    return processes
-
-
 def verdict(what: str, counts: Counter) -> str:
     """One line."""
     if what == "kills":
@@ -387,12 +295,7 @@ def verdict(what: str, counts: Counter) -> str:
             f"{counts['failed']} failed"
         )
     if what == "stops":
-        return (
-            f"{counts['tried']} runs of two processes got SIGTERM: {counts['stopped']} ended with "
-            f"status 75 within {STOP_SECONDS:g} s ({counts['in training']} in training, "
-            f"{counts['at step 0']} before the first step; slowest "
-            f"{counts['slowest_ms'] / 1000:.1f} s), {counts['failed']} failed"
-        )
+        return stops.verdict(counts)
     return (
         f"{counts['tried']} bytes flipped: {counts['noticed']} noticed and the checkpoint before "
         f"used ({counts['by the command']} by the whole command), {counts['unnoticed']} not noticed"

@@ -26,7 +26,7 @@ from absl import logging
 from jax._src import distributed
 
 from leukjax import config as configs
-from leukjax import storage
+from leukjax import runtime, storage, terminal
 from leukjax.errors import Stopped, UserError
 from leukjax.train.relay import Relay
 
@@ -205,10 +205,11 @@ def _place() -> tuple[int, int]:
 
 def _own(error: BaseException) -> dict[str, Any]:
     text = str(error) if isinstance(error, UserError) else storage.describe_failure(error)
+    text = text or runtime.describe_no_device(error)
     if text is None:
         traceback.print_exception(error)
         text = f"{type(error).__name__}: {error}"
-    text = " ".join(text.split())
+    text = terminal.escape(" ".join(text.split()))
     return {"process": _place()[0], "status": 1, "message": text}
 
 
