@@ -32,6 +32,7 @@ def run(main: Callable[..., None], values: flags.FlagValues, *, doc: str | None)
       doc: the module's docstring, printed by --help.
     """
     terminal.prepare()
+    logging.get_absl_handler().python_handler.setStream(sys.stderr)  # it has the one before
     code = status(main, values, sys.argv[1:], doc=doc)
     try:
         sys.stdout.flush()
@@ -258,7 +259,6 @@ def _quiet_logging() -> None:
 
     logging.use_absl_handler()
     handler = logging.get_absl_handler()
-    handler.python_handler.setStream(sys.stderr)  # it kept the one of its import
     handler.setFormatter(Plain())
     handler.addFilter(ours)
     logging.set_verbosity(logging.INFO)

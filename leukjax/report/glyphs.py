@@ -64,12 +64,13 @@ def _drawable(text: str, keep: str = "") -> tuple[str, list[str]]:
         if _letters(font) and len(_missing(text, [*fonts, font])) < len(before):
             fonts.append(font)
     missing = _missing(text, fonts) - set(keep)
-    if missing - _warned:
-        _warned.update(missing)
+    unseen = {x for x in missing - _warned if x.isprintable()}  # no font has control characters
+    if unseen:
+        _warned.update(unseen)
         logging.warning(
             "figures: no font of this machine has %s; they are written as escapes. Install one "
             "that has them, as Noto Sans CJK",
-            " ".join(sorted(missing)[:20]),
+            " ".join(sorted(unseen)[:20]),
         )
     escapes = {ord(x): x.encode("unicode_escape").decode() for x in missing}
     return text.translate(escapes), fonts
