@@ -1,12 +1,14 @@
-"""Kill runs at random moments, or flip bytes of checkpoints, until trust is earned.
+"""Kills runs at random moments, flips bytes of checkpoints, stops runs of two processes.
 
 python benchmarks/soak.py --kills=200
 python benchmarks/soak.py --kills=0 --flips=200  404 s on two busy cores
+python benchmarks/soak.py --kills=0 --stops=20
 
 A run of seconds is killed (SIGKILL) at seeded random moments of its whole life, up to four times,
 and started again until it ends; then every score, prediction and parameter must have the bits of a
 run that nothing disturbed. A flipped byte must be noticed, and the run go on from the checkpoint
 before. What was done is kept in --folder, so that the same command goes on where it was stopped.
+With --stops, a run of two processes gets SIGTERM (see stops.py).
 With --data_cache and --steps_per_call the killed runs train in those modes, and are still compared
 with a run that streamed its records and did one step a call.
 One line is the verdict, one row is added to --results.
@@ -32,10 +34,12 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "system")]
 
 import runs  # noqa: E402  (the small runs of the tests, and the comparison of two of them)
+import stops  # noqa: E402  (beside this file)
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("kills", 200, "how many kills", lower_bound=0)
 flags.DEFINE_integer("flips", 0, "how many flipped bytes", lower_bound=0)
+flags.DEFINE_integer("stops", 0, "how many runs of two processes get SIGTERM", lower_bound=0)
 flags.DEFINE_integer("seed", 0, "of the moments and of the places")
 flags.DEFINE_enum("data_cache", "none", ["none", "host", "device"], "of the killed runs")
 flags.DEFINE_integer("steps_per_call", 1, "of the killed runs; checkpoints come every 2 steps")
@@ -69,12 +73,14 @@ def main(_: list[str]) -> None:
     folder = Path(FLAGS.folder)
     began = time.perf_counter()
     logging.set_verbosity(logging.ERROR)
-    reference = make_reference(folder)
+    reference = make_reference(folder) if FLAGS.kills or FLAGS.flips else folder
     outcomes: dict[str, Counter] = {}
     if FLAGS.kills:
         outcomes["kills"] = kill_runs(folder, reference, FLAGS.kills, FLAGS.seed)
     if FLAGS.flips:
         outcomes["flips"] = flip_bytes(folder, reference, FLAGS.flips, FLAGS.seed)
+    if FLAGS.stops:
+        outcomes["stops"] = stops.stop_runs(folder, FLAGS.stops, FLAGS.seed, changes())
     bad = 0
     for what, counts in outcomes.items():
         print(f"{what}: {verdict(what, counts)}")
@@ -288,6 +294,8 @@ def verdict(what: str, counts: Counter) -> str:
             f"{counts['same']} runs ended with the same bits, {counts['different']} with others, "
             f"{counts['failed']} failed"
         )
+    if what == "stops":
+        return stops.verdict(counts)
     return (
         f"{counts['tried']} bytes flipped: {counts['noticed']} noticed and the checkpoint before "
         f"used ({counts['by the command']} by the whole command), {counts['unnoticed']} not noticed"

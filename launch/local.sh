@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Train with N processes on this machine: one a GPU, or on CPU one a share of the cores.
+# Train with N processes on this machine: one per GPU, or on CPU one per share of the cores.
 #
 #   launch/local.sh 2 --config=configs/cnn.py --workdir=runs/cnn
 #
 # The flags are those of `python -m leukjax.main`. SIGTERM and Ctrl-C are passed on: all processes
 # save and stop at the same step. Exit status: 0 if all ended with 0; else that of the first that
-# failed with another status than 75; else 75 (start again and the run goes on).
-# PYTHON names the interpreter. Needs bash 5.1.
+# failed with another status than 75; else 75 (start again and the run resumes).
+# They meet at 127.0.0.1 and listen there only. PYTHON names the interpreter. Needs bash 5.1.
 
 set -u
 

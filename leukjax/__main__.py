@@ -23,6 +23,9 @@ COMMANDS = {
 
 def main() -> None:
     """Start the command that is named first."""
+    from leukjax import terminal
+
+    terminal.prepare()
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("--help", "-h", "help"):
         print("leukjax COMMAND [--config=CONFIG] [--help]\n")

@@ -1,8 +1,9 @@
 """How a command starts, and how it ends when something is wrong.
 
 ``--config=…`` and ``--config.FIELD=…`` are read here and handed to `leukjax.config`; every other
-flag is absl's. Exit status: 0 done, 1 the user can mend it, 2 an unknown flag, 75 stopped on
-request with everything saved.
+flag is absl's. Exit status: 0 done, 1 an error that the user can fix, 2 an unknown flag, 75 stopped
+on request with everything saved. A reader that closes standard output early (``| head``) does not
+end the work and does not change the status.
 """
 
 import ctypes
@@ -15,7 +16,7 @@ from pathlib import Path
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from leukjax import config, storage
+from leukjax import config, storage, terminal
 from leukjax.errors import Stopped, UserError
 
 ConfigTokens = tuple[list[str], list[tuple[str, str]]]
@@ -30,7 +31,17 @@ def run(main: Callable[..., None], values: flags.FlagValues, *, doc: str | None)
       values: the command's own absl flags.
       doc: the module's docstring, printed by --help.
     """
-    sys.exit(status(main, values, sys.argv[1:], doc=doc))
+    terminal.prepare()
+    logging.get_absl_handler().python_handler.setStream(sys.stderr)  # it has the one before
+    code = status(main, values, sys.argv[1:], doc=doc)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left is flushed once more at the end
+        if not code:
+            print(f"error: {storage.describe_failure(error) or error}", file=sys.stderr)
+            code = 1
+    sys.exit(code)
 
 
 def status(
@@ -43,6 +54,7 @@ def status(
             return 0
         names, overrides, rest = split_config_tokens(argv)
         arguments = values(["leukjax", *rest])[1:]
+        _check_paths(values, overrides, arguments)
     except flags.Error as error:
         hint = _field_like(error) if "--config" in (doc or "") else ""
         print(f"error: {_one_line(error)}{hint}; --help lists the flags", file=sys.stderr)
@@ -66,7 +78,7 @@ def status(
         print("interrupted before anything had to be saved", file=sys.stderr)
         return 130
     except Exception as error:
-        line = storage.describe_failure(error) or _out_of_memory(error)
+        line = storage.describe_failure(error) or _out_of_memory(error) or _no_device(error)
         if line is None:
             raise  # a bug keeps its traceback
         print(f"error: {_one_line(line)}", file=sys.stderr)
@@ -79,6 +91,36 @@ def _out_of_memory(error: Exception) -> str | None:
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return "out of memory; lower train.batch_size, data.image_size or the size of the model"
     return None
+
+
+def _no_device(error: Exception) -> str | None:
+    if "jax" not in sys.modules:
+        return None
+    from leukjax import runtime
+
+    return runtime.describe_no_device(error)
+
+
+# Flags of all commands that name files or folders.
+_PATH_FLAGS = ("workdir", "output", "submission", "figure", "reference")
+
+
+def _check_paths(
+    values: flags.FlagValues, overrides: Sequence[tuple[str, str]], arguments: Sequence[str]
+) -> None:
+    """Refuse addresses (``gs://…``) where a file or folder of this machine is needed."""
+    for name in _PATH_FLAGS:
+        given = values[name].value if name in values else None
+        for path in [given] if isinstance(given, str) else given or []:
+            config.require_local_path(path, f"--{name}")
+    for field, text in overrides:
+        if field in config.PATHS:
+            config.require_local_path(text, f"--config.{field}")
+    for argument in arguments:
+        for path in argument.split("=", 1)[-1].split(","):  # compare takes NAME=PATH,PATH
+            config.require_local_path(path, "")
+    if os.environ.get("LEUKJAX_CACHE"):
+        config.require_local_path(os.environ["LEUKJAX_CACHE"], "LEUKJAX_CACHE")
 
 
 def split_config_tokens(
@@ -166,8 +208,7 @@ def _field_like(error: flags.Error) -> str:
 
 def _one_line(error: BaseException | str) -> str:
     # A file's name may hold anything, what moves the cursor of a terminal included.
-    line = " ".join(str(error).split())
-    return "".join(letter if letter.isprintable() else "?" for letter in line)
+    return terminal.escape(" ".join(str(error).split()))
 
 
 def _unraisable(error: "sys.UnraisableHookArgs") -> None:
@@ -198,7 +239,8 @@ def _quiet_logging() -> None:
 
     class Plain(std_logging.Formatter):
         def format(self, record: std_logging.LogRecord) -> str:
-            message = record.getMessage()
+            # Names in a message may hold anything; what is several lines stays so.
+            message = terminal.escape(record.getMessage())
             return (
                 message
                 if record.levelno <= std_logging.INFO

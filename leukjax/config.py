@@ -76,6 +76,15 @@ CHOICES = {
     ),
 }
 
+# Fields that name a file or folder. Of addresses only init.weights takes one, hf://.
+PATHS = (
+    "data.root",
+    "data.cache_dir",
+    "data.subject_csv",
+    "init.weights",
+    "runtime.compilation_cache",
+)
+
 # Field -> (lowest, highest), both allowed.
 BOUNDS: dict[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),
@@ -165,6 +174,28 @@ def load(name: str, overrides: Mapping[str, Any] | Iterable[tuple[str, Any]] = (
         set_field(config, field, value)
     check(config)
     return config
+
+
+def require_local_path(text: str, what: str) -> None:
+    """Makes sure that a text can be a path of this machine.
+
+    Args:
+      text: a path.
+      what: the flag or field that holds it; ``config.init.weights`` may be an ``hf://`` address.
+
+    Raises:
+      UserError: it is an address, as ``gs://BUCKET/FOLDER``.
+    """
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", text)
+    if not match or (match[1] == "hf" and what.endswith("init.weights")):
+        return
+    if match[1] in ("http", "https", "ftp", "hf"):
+        fix = "download it and give the path of the copy"
+    elif match[1] == "file":
+        fix = "give the path without file://"
+    else:
+        fix = "mount the bucket (gcsfuse, mountpoint-s3) and give the path of the mounted folder"
+    raise UserError(f"{what}{'=' if what else ''}{text}: an address, not a path; {fix}")
 
 
 def name_of(name: str) -> str:
@@ -319,6 +350,8 @@ def check(config: ConfigDict) -> None:
     for field, (low, high) in BOUNDS.items():
         if not low <= flat[field] <= high:  # false for NaN as well
             raise UserError(f"--config.{field}={flat[field]}: must lie in {low:g} to {high:g}")
+    for field in PATHS:
+        require_local_path(flat[field], f"--config.{field}")
     for field in _DURATIONS:
         parse_duration(flat[field], field)
     for field in _EXPRESSIONS:

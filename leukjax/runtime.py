@@ -3,7 +3,9 @@
 import contextlib
 import ctypes
 import os
+import re
 import resource
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +52,8 @@ def start(config: ConfigDict) -> None:
     """
     set_numerics()
     hold_memory()
-    folder = cache_folder(config.runtime.compilation_cache)
+    folder = usable_cache_folder(config.runtime.compilation_cache)
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
@@ -116,14 +117,38 @@ def hold_memory() -> bool:
     return all(mallopt(name, value) == 1 for name, value in settings)
 
 
+def usable_cache_folder(choice: str) -> Path | None:
+    """`cache_folder`, made where it is missing; None, with a warning, if the default is unusable.
+
+    Raises:
+      OSError: the folder that was chosen cannot be written.
+    """
+    try:
+        folder = cache_folder(choice)
+        if folder is None:
+            return None
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except (OSError, RuntimeError) as error:  # RuntimeError: this user has no home folder
+        if choice != "auto":
+            raise
+        logging.warning(
+            "runtime.compilation_cache: the default folder cannot be used (%s); compiled functions "
+            "are not kept. Set XDG_CACHE_HOME to a folder that you may write",
+            error,
+        )
+        return None
+
+
 def cache_folder(choice: str) -> Path | None:
     """Where compiled programs are kept: ``auto`` is the user's cache folder, ``none`` nowhere."""
     if choice == "none":
         return None
     if choice != "auto":
         return Path(choice)
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    if address := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return None if "://" in address else Path(address)  # JAX itself takes buckets
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "leukjax" / "compiled"
 
@@ -174,6 +199,32 @@ def describe() -> str:
     where = f", {processes} processes" if processes > 1 else ""
     cores = f" ({os.cpu_count()} cores)" if kind == "CPU" else ""
     return f"{len(devices)} x {kind}{cores}{where}, jax {jax.__version__}"
+
+
+def describe_no_device(error: BaseException) -> str | None:
+    """One line if JAX could not start on the devices that it was told to use, else None."""
+    platforms = os.environ.get("JAX_PLATFORMS")
+    if isinstance(error, AssertionError) and platforms and not jax.distributed.is_initialized():
+        # JAX 0.10 has no words for a GPU that is not there, and its frames are taken out of the
+        # traceback: see whether it fails once more.
+        try:
+            jax.devices()
+        except (AssertionError, RuntimeError):
+            reason = "no such device"
+        else:
+            return None
+    else:
+        reason = (str(error).splitlines() or [""])[0]
+        if not reason.startswith("Unable to initialize backend"):
+            return None
+        # JAX's own advice is given below, in our words.
+        reason = re.sub(r" \(set JAX_PLATFORMS=.*\)", "", reason).rstrip(".")
+    if not platforms:
+        return f"JAX cannot use the devices of this machine ({reason}); try JAX_PLATFORMS=cpu"
+    return (
+        f"environment: JAX_PLATFORMS={platforms}: cannot be used here ({reason}); unset it, or set "
+        "JAX_PLATFORMS=cpu"
+    )
 
 
 def log_start() -> None:

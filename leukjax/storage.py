@@ -309,6 +309,7 @@ _FIXES = {
     errno.EIO: "the device reports an error; check the disk or its mount and start again",
     errno.ESTALE: "the network file system has lost this file; mount it again and start again",
     errno.ENOTCONN: "the network file system is not connected; mount it again and start again",
+    errno.EPIPE: "its reader closed the pipe before all was written",
     errno.ELOOP: "a symbolic link, which is not followed here; remove it",
 }
 

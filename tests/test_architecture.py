@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "leukjax"
 
 # A room may import from the rooms named here, and from itself. `.` is the top of the package that
 # is no command.
-BASE = {"config", "storage", "errors", "expressions", "hashing", "runtime", "sharding"}
+BASE = {"config", "storage", "errors", "expressions", "hashing", "runtime", "sharding", "terminal"}
 ALLOWED = {
     "rundir": {"config", "storage", "errors", "metrics"},
     "data": {"config", "storage", "errors", "expressions"},

@@ -1,5 +1,6 @@
 """Command lines: what is the config's, what is a flag, and which exit status follows."""
 
+import os
 import subprocess
 import sys
 import time
@@ -7,7 +8,7 @@ import time
 import pytest
 from absl import flags
 
-from leukjax import command
+from leukjax import command, config
 from leukjax.errors import Stopped, UserError
 
 
@@ -123,3 +124,71 @@ def test_a_field_that_is_given_as_a_flag_is_named(flag, capsys):
     values = flags.FlagValues()
     assert command.status(lambda *_: None, values, [flag], doc="Takes --config=FILE.") == 2
     assert "a field of the config is set by --config.train.epochs=VALUE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--workdir=gs://bucket/run"], "--workdir=gs://bucket/run: an address, not a path; mount"),
+        (["--config.data.root=s3://b/x"], "--config.data.root=s3://b/x: an address"),
+        (["--config.data.cache_dir", "hdfs://b/x"], "--config.data.cache_dir=hdfs://b/x"),
+        (["--config.init.weights=https://h/x.safetensors"], "download it and give the path"),
+        (["a.png", "https://host/b.png"], "https://host/b.png: an address, not a path; download"),
+        (["file:///a.png"], "give the path without file://"),
+        (["CNN=runs/a,gs://b/c"], "gs://b/c: an address, not a path; mount the bucket (gcsfuse"),
+        (["--output=abfs://x"], "--output=abfs://x"),
+    ],
+)
+def test_an_address_is_no_path(argv, says, capsys):
+    """It would make a folder of the name ``gs:``."""
+    values = flags.FlagValues()
+    flags.DEFINE_list("workdir", [], "folder", flag_values=values)
+    flags.DEFINE_string("output", "", "folder", flag_values=values)
+    values.set_gnu_getopt(True)
+    assert command.status(lambda *_: pytest.fail("it began"), values, argv, doc=None) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert says in said
+    assert len(said.splitlines()) == 1
+
+
+def test_an_address_in_a_config_file_or_the_environment_is_no_path(tmp_path, capsys, monkeypatch):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from leukjax import config\n"
+        "def get_config(argument):\n"
+        "    chosen = config.load('cnn')\n"
+        "    chosen.data.root = 'gs://bucket'\n"
+        "    return chosen\n"
+    )
+    with pytest.raises(UserError, match=r"--config.data.root=gs://bucket: an address"):
+        config.load(str(file))
+    assert config.load("cnn", {"init.weights": "hf://timm/x"}).init.weights == "hf://timm/x"
+    monkeypatch.setenv("LEUKJAX_CACHE", "s3://bucket")
+    assert _status(lambda *_: None, []) == 1
+    assert "error: LEUKJAX_CACHE=s3://bucket: an address" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("platforms", "reason"),
+    [("cuda", "no such device"), ("nonsense", "'nonsense' is not in the list")],
+)
+def test_platforms_that_are_not_here_are_one_line(platforms, reason):
+    code = (
+        "from absl import flags\n"
+        "from leukjax import command\n"
+        "def main(*_):\n"
+        "    import jax.numpy as jnp\n"
+        "    jnp.ones(3)\n"
+        "command.run(main, flags.FlagValues(), doc=None)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"JAX_PLATFORMS": platforms},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert done.stderr.startswith(f"error: environment: JAX_PLATFORMS={platforms}: cannot be used")
+    assert reason in done.stderr

@@ -1,7 +1,12 @@
 """The machine: memory that XLA frees stays in the process."""
 
+import errno
+import logging
+import pathlib
+import stat
 import subprocess
 import sys
+import tempfile
 
 import jax
 import pytest
@@ -78,3 +83,47 @@ def test_what_cannot_be_set_is_refused_in_one_line():
 
 def test_a_default_run_records_nothing():
     assert runtime.chosen_numerics() == {}
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_the_default_cache_folder_is_made_for_its_user_alone(home):
+    folder = runtime.usable_cache_folder("auto")
+    assert folder == home / ".cache" / "leukjax" / "compiled"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert list(folder.iterdir()) == []
+
+
+def test_without_a_home_that_can_be_written_there_is_no_cache(home, monkeypatch, caplog):
+    """The cache only saves time."""
+
+    def refused(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system", str(home))
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    logging.getLogger("absl").propagate = True  # off where a test before it ran a command
+    for patched, refusal in (("mkdir", refused), ("home", homeless)):
+        caplog.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(pathlib.Path, patched, refusal)
+            assert runtime.usable_cache_folder("auto") is None
+        assert "compiled functions are not kept" in caplog.text
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "TemporaryFile", refused)
+        assert runtime.usable_cache_folder("auto") is None
+        with pytest.raises(OSError, match="Read-only"):  # what was asked for is not left out
+            runtime.usable_cache_folder(str(home / "mine"))
+
+
+def test_a_bucket_for_compiled_functions_is_left_to_jax(home, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://bucket/compiled")
+    assert runtime.usable_cache_folder("auto") is None
+    assert list(home.iterdir()) == []

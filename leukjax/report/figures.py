@@ -17,6 +17,7 @@ from leukjax.metrics import confusion, grouped
 from leukjax.metrics.intervals import interval
 from leukjax.metrics.scores import predicted_class
 from leukjax.report.about import About
+from leukjax.report.glyphs import legend_label
 from leukjax.report.style import (
     BLUE,
     CLASSES,
@@ -181,7 +182,9 @@ def roc_figure(
                 continue
             false, true, _ = roc_curve(is_class, own[:, 1])
             line = LINES[0] if two else LINES[(i + i // 6) % 4]
-            axes.plot(false, true, line, color=CLASSES[i % 6], label=text, clip_on=False)
+            axes.plot(
+                false, true, line, color=CLASSES[i % 6], label=legend_label(text), clip_on=False
+            )
         axes.set(
             xlim=(0, 1),
             ylim=(0, 1),
@@ -231,7 +234,7 @@ def subjects_figure(
                 alpha=0.8,
                 linewidths=0.5,
                 edgecolors="white",
-                label="several classes" if several else about.classes[which],
+                label="several classes" if several else legend_label(about.classes[which]),
                 clip_on=False,
                 zorder=3,
             )

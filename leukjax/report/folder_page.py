@@ -18,6 +18,7 @@ from leukjax.checks.folder import Audit
 from leukjax.checks.shortcuts import Shortcut
 from leukjax.data.duplicates import Pair
 from leukjax.metrics.intervals import METHODS
+from leukjax.report.glyphs import make_drawable
 from leukjax.report.style import BLUE, CLASSES, GREY, MARKERS, VERMILION, style
 from leukjax.report.tables import number, render, span
 from leukjax.storage import write_atomic
@@ -255,6 +256,7 @@ def _uri(data: bytes) -> str:
 def _picture(figure: Figure, alt: str) -> str:
     file = io.BytesIO()
     with style():
+        make_drawable(figure)
         figure.savefig(file, metadata={"Software": None})
     return f'<p><img class="wide" src="{_uri(file.getvalue())}" alt="{html.escape(alt)}"></p>'
 

@@ -9,6 +9,8 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from leukjax.report.glyphs import FONT, make_drawable
+
 # Okabe & Ito: told apart with every kind of colour vision, and in print by lightness.
 BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE, GREY = (
     "#0072B2",
@@ -23,7 +25,8 @@ CLASSES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 MARKERS = ("o", "s", "^", "D", "v", "P")
 LINES = ("-", "--", "-.", ":")
 _SETTINGS: dict[str, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
+    "font.family": FONT,
+    "text.parse_math": False,  # a name may hold dollar signs
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
@@ -71,6 +74,7 @@ def save(
     }
     paths = [folder / f"{name}.{kind}" for kind in kinds]
     with style():
+        make_drawable(figure)
         # Each drawing moves the layout a little: once for all, so that saving again changes
         # nothing.
         figure.draw_without_rendering()

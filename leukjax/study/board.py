@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
+from leukjax import terminal
 from leukjax.study import answers
 from leukjax.study.answers import Answer
 from leukjax.study.plan import Job, Study
@@ -75,7 +76,7 @@ class Board:
     def say(self, text: str) -> None:
         """Print a line above the block."""
         self._erase()
-        print(text, file=self._out, flush=True)
+        print(terminal.escape(text), file=self._out, flush=True)
         self.draw(now=True)
 
     def draw(self, *, now: bool = False) -> None:
@@ -83,7 +84,7 @@ class Board:
         if not self._live or not (now or time.monotonic() - self._last > _REDRAW):
             return
         width = shutil.get_terminal_size().columns - 1
-        lines = [line[:width] for line in self.lines(width)]
+        lines = [terminal.escape(line)[:width] for line in self.lines(width)]
         self._erase()
         self._out.write("".join(line + "\n" for line in lines))
         self._out.flush()
@@ -91,7 +92,7 @@ class Board:
 
     def _erase(self) -> None:
         if self._drawn:
-            self._out.write(f"\x1b[{self._drawn}F\x1b[J")
+            terminal.control(self._out, f"\x1b[{self._drawn}F\x1b[J")
             self._drawn = 0
 
     def lines(self, width: int) -> list[str]:

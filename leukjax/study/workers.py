@@ -36,8 +36,10 @@ def find_devices() -> list[dict[str, str]]:
             [sys.executable, "-c", _PROBE], capture_output=True, encoding="utf-8", check=True
         )
     except subprocess.CalledProcessError as error:
-        last = (error.stderr.strip().splitlines() or ["it says nothing"])[-1]
-        raise UserError(f"JAX finds no device: {last}") from error
+        last = (error.stderr.strip().splitlines() or ["no reason given"])[-1]
+        platforms = os.environ.get("JAX_PLATFORMS")
+        where = f"environment: JAX_PLATFORMS={platforms}: " if platforms else ""
+        raise UserError(f"{where}JAX finds no device ({last}); try JAX_PLATFORMS=cpu") from error
     platform, count = found.stdout.split()[-2:]
     return environments(platform, int(count), os.environ)
 

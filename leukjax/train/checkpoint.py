@@ -35,6 +35,18 @@ _DESCRIPTIONS = (b"/.zarray", b"/zarr.json")  # keys of the descriptions of arra
 _MOST_PER_BYTE, _ALWAYS = 8, 2**26
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager, which never queries JAX's preemption service.
+
+    Orbax calls `reached_preemption_sync_point(step)` in every save. The service expects one counter
+    per job, and `leukjax.train.stop` has its own: with two of them, the step at which the processes
+    agreed to stop may be in the past already, and they never stop.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one run: the latest few, and the one with the best validation score."""
 
@@ -47,7 +59,7 @@ class Checkpoints:
         together.from_first(self._make_folder)
         self._open = contextlib.ExitStack()
         self._plain = self._open.enter_context(_plain_path(self._folder))
-        self._manager = ocp.CheckpointManager(
+        self._manager = _Manager(
             self._plain,
             options=ocp.CheckpointManagerOptions(
                 enable_async_checkpointing=True,

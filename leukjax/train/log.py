@@ -13,7 +13,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from leukjax.rundir import RunDir
-from leukjax.storage import write_atomic
+from leukjax.storage import tolerate_unsupported, write_atomic
 
 # Fields of a line that depend on the machine and not on the run; two runs agree in all others.
 TIMES = ("elapsed", "images_per_second", "data_wait", "mfu", "peak_memory")
@@ -66,12 +66,14 @@ class Log:
             return
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
-        os.fsync(self._file.fileno())
+        with tolerate_unsupported("fsync"):
+            os.fsync(self._file.fileno())
         part = record["part"]
         for name, value in record.items():
             if isinstance(value, int | float) and name not in ("step",):
                 self._board.add_scalar(f"{part}/{name}", value, record["step"])
-        self._board.flush()
+        with tolerate_unsupported("fsync"):
+            self._board.flush()
 
     def epoch(self, train: dict[str, Any], val: dict[str, Any], *, left: str) -> None:
         """Print the row of an evaluation, under titles the first time."""
@@ -90,7 +92,8 @@ class Log:
         """Close the files and leave the bar as it stands."""
         if self._active:
             self._bar.close()
-            self._board.close()
+            with tolerate_unsupported("fsync"):
+                self._board.close()
             self._file.close()
             self._reached.close()
 

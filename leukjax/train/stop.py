@@ -1,11 +1,16 @@
 """A request to stop (SIGTERM, Ctrl-C) is answered between two steps, with everything saved."""
 
+import itertools
 import signal
 from types import FrameType
 
 from jax.experimental import multihost_utils
 
 from leukjax.train import together
+
+# The number of queries to JAX's preemption service, which wants every number once and in turn:
+# counted for the whole process, and by nothing else (Orbax's queries are off in `checkpoint`).
+_queries = itertools.count(1)
 
 
 class StopRequest:
@@ -17,7 +22,6 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._signal: str = ""
-        self._asked = 0  # how often
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -33,9 +37,8 @@ class StopRequest:
     def requested(self) -> str:
         """The signal that asks to stop now, or ""; all processes ask at the same steps."""
         if together.several():
-            # JAX wants every number in turn, and steps are left out where a call does several.
-            self._asked += 1
-            reached = multihost_utils.reached_preemption_sync_point(self._asked)
+            # Not the step: steps are left out where one dispatch does several.
+            reached = multihost_utils.reached_preemption_sync_point(next(_queries))
             return "SIGTERM" if reached else ""
         return self._signal
 

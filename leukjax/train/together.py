@@ -8,8 +8,10 @@ function here does the plain thing.
 
 import atexit
 import contextlib
+import ipaddress
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -24,7 +26,7 @@ from absl import logging
 from jax._src import distributed
 
 from leukjax import config as configs
-from leukjax import storage
+from leukjax import runtime, storage, terminal
 from leukjax.errors import Stopped, UserError
 from leukjax.train.relay import Relay
 
@@ -75,6 +77,7 @@ def join(timeout: int) -> None:
             initialization_timeout=timeout + 600,  # where it is reached, JAX dumps the stack
             # Our own watch is quicker; JAX's ends the process with a dump of the stack.
             heartbeat_timeout_seconds=100,
+            coordinator_bind_address=None if index else _bind_address(address),
             shutdown_timeout_seconds=60,
             cluster_detection_method="deactivate",
         )
@@ -89,6 +92,26 @@ def join(timeout: int) -> None:
     if index:
         logging.set_verbosity(logging.ERROR)  # process 0 speaks for all
     _Watch(relay).start()
+
+
+def _bind_address(address: str) -> str | None:
+    """Where process 0 listens, or None for JAX's choice: all addresses of this machine.
+
+    An IP address of this machine, as `launch/local.sh` gives it, is all that the others need. A
+    name may stand for a loopback address on this machine and for another one elsewhere.
+    """
+    if os.environ.get("JAX_COORDINATOR_BIND_ADDRESS"):
+        return None  # JAX reads it
+    host = address.rsplit(":", 1)[0].strip("[]")
+    host = "127.0.0.1" if host == "localhost" else host
+    try:
+        version = ipaddress.ip_address(host).version
+        with socket.socket(socket.AF_INET6 if version == 6 else socket.AF_INET) as probe:
+            probe.bind((host, 0))
+    except (OSError, ValueError):  # no IP address, or one that is translated on the way here
+        return None
+    port = address.rsplit(":", 1)[1]
+    return f"[{host}]:{port}" if version == 6 else f"{host}:{port}"
 
 
 def _whole(place: int) -> int:
@@ -182,10 +205,11 @@ def _place() -> tuple[int, int]:
 
 def _own(error: BaseException) -> dict[str, Any]:
     text = str(error) if isinstance(error, UserError) else storage.describe_failure(error)
+    text = text or runtime.describe_no_device(error)
     if text is None:
         traceback.print_exception(error)
         text = f"{type(error).__name__}: {error}"
-    text = " ".join(text.split())
+    text = terminal.escape(" ".join(text.split()))
     return {"process": _place()[0], "status": 1, "message": text}
 
 

@@ -1,13 +1,15 @@
 import re
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 from matplotlib import colors
+from matplotlib.text import Text
 from PIL import Image
 
-from leukjax.report import style
+from leukjax.report import glyphs, style
 from leukjax.report.about import About
 from leukjax.report.figures import (
     confusion_figure,
@@ -203,3 +205,43 @@ def test_neighbouring_class_colours_differ_in_lightness_and_hue():
     lightness = rgb @ [0.2126, 0.7152, 0.0722]
     assert lightness.max() < 0.75  # legible on white
     assert abs(lightness[0] - lightness[1]) > 0.04
+
+
+ODD = About("x", "test", ("_a$b$_c", "白血球 100 $", "\x1b[31mred"), "_a$b$_c")
+
+
+def test_names_are_drawn_as_they_are(tmp_path, caplog, monkeypatch):
+    """No mathematics between dollars, no legend without ``_…``, no 18 warnings for one letter."""
+    labels, p, _ = predictions(9, 3, mixed=True)
+    subjects = np.array(["_1", "$2$", "白3", "4"])[np.arange(len(labels)) % 4]
+    monkeypatch.setattr(glyphs, "_warned", set())
+    monkeypatch.setattr(glyphs, "_OTHERS", ())  # as where no other font is installed
+    with warnings.catch_warnings(), caplog.at_level("WARNING"):
+        warnings.simplefilter("error")
+        write_figures(tmp_path, history(2), labels, p, subjects, subjects, ODD)
+        figure = roc_figure(labels, p, subjects, ODD)
+        style.save(figure, tmp_path, "again", ("svg",))
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend[0].startswith("\u200b_a$b$_c: AUROC")
+    assert legend[1].startswith("\\u767d\\u8840\\u7403 100 $: AUROC")
+    assert legend[2].startswith("\\x1b[31mred: AUROC")
+    assert not any(text.get_parse_math() for text in figure.findobj(Text))
+    figure = subjects_figure(labels, p.argmax(1), subjects, ODD)
+    style.save(figure, tmp_path, "again", ("svg",))
+    ticks = [t.get_text() for t in figure.axes[0].get_xticklabels()]
+    assert sorted(ticks) == ["$2$", "4", "\\u767d3", "_1"]
+    assert len([r for r in caplog.records if "no font of this machine" in r.message]) <= 2
+
+
+def test_letters_come_from_a_font_that_has_them(monkeypatch):
+    monkeypatch.setattr(glyphs, "_letters", {glyphs.FONT: {97}, "Noto Sans": {0x767D}}.__getitem__)
+    monkeypatch.setattr(glyphs, "_OTHERS", ("Noto Sans",))
+    assert glyphs._drawable("a白") == ("a白", [glyphs.FONT, "Noto Sans"])
+
+
+def test_a_picture_without_names_is_not_changed():
+    labels, p, subjects = predictions(9, 2)
+    figure = roc_figure(labels, p, subjects, TWO)
+    before = texts(figure)
+    glyphs.make_drawable(figure)
+    assert texts(figure) == before

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import pytest
 
@@ -52,6 +53,17 @@ def test_what_a_terminal_shows(study):
     # Drawn again in place: as many lines up as were drawn.
     board.draw(now=True)
     assert "\x1b[4F\x1b[J" in out.getvalue()
+
+
+def test_names_and_messages_cannot_move_the_cursor(study):
+    jobs = all_jobs(study, study.runs())
+    out = Terminal()
+    board = Board(study, jobs, 1, out)
+    board.say("\x1b[31mred\r")
+    assert "\\x1b[31mred\\r\n" in out.getvalue()
+    board.draw(now=True)
+    rest = out.getvalue().replace("\x1b[J", "")
+    assert "\x1b" not in re.sub(r"\x1b\[\d+F", "", rest)
 
 
 def test_without_a_terminal_a_line_an_end(study):

@@ -1,8 +1,13 @@
 """What stands against a study is one line, before anything is trained or written."""
 
+import errno
+import fcntl
+import types
+
 import pytest
 
 from leukjax import command, crossval, evaluate
+from leukjax.study import start
 
 SMALL = ["data.smears_subjects=8", "data.smears_cells=2", "data.image_size=16"]
 
@@ -65,3 +70,22 @@ def test_an_unfinished_run_is_not_scored_again(tmp_path, capsys):
     (tmp_path / "config.json").write_text("{}")
     said = answer(capsys, evaluate, f"--workdir={tmp_path}")
     assert "the run is not finished (summary.json is missing)" in said
+
+
+def test_the_lock_of_the_join_follows_no_link_and_is_optional(tmp_path, monkeypatch):
+    study = types.SimpleNamespace(folder=tmp_path)
+
+    def refused(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", refused)  # as on some network file systems
+        with start._one_joins(study):
+            pass
+    target = tmp_path / "target"
+    target.write_text("content")
+    (tmp_path / ".join.lock").unlink()
+    (tmp_path / ".join.lock").symlink_to(target)
+    with pytest.raises(OSError, match="symbolic link"), start._one_joins(study):
+        pass
+    assert target.read_text() == "content"

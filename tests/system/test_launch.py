@@ -131,40 +131,129 @@ def test_shellcheck_has_nothing_to_say(name):
     assert os.access(LAUNCH / name, os.X_OK) or name.endswith(".sbatch")
 
 
+# Slurm's srun as far as the scripts use it: two tasks on two nodes, of which it returns the highest
+# status. It writes down its flags, and passes on everything behind them.
+SRUN = """#!/bin/bash
+echo "cpus ${SRUN_CPUS_PER_TASK:-}"
+while [[ $1 == --* ]]; do echo "srun $1"; shift; done
+highest=0
+for id in 0 1; do
+  SLURM_PROCID=$id SLURM_LOCALID=0 "$@"; s=$?; ((s > highest)) && highest=$s
+  [[ -n ${SLURM_NTASKS:-} ]] || break
+done
+exit $highest
+"""
+
+
+def _slurm(tmp_path, script: str, statuses: str, *arguments: str, **variables: str):
+    """Runs a script with stand-ins for Slurm's commands and for Python."""
+    _program(tmp_path, "srun", SRUN)
+    _program(
+        tmp_path, "scontrol", '#!/bin/bash\n[[ $1 == show ]] && printf "n1\\nn2\\n" || echo "$@"'
+    )
+    echo = ECHO.format(python=sys.executable)
+    echo += f"s=({statuses}); exit ${{s[${{JAX_PROCESS_ID:-0}}]}}\n"
+    environment = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHON": str(_program(tmp_path, "echo-python", echo)),
+        "SLURM_CPUS_PER_TASK": "6",
+    }
+    return subprocess.run(
+        ["bash", LAUNCH / script, *arguments],
+        env=environment | variables,
+        capture_output=True,
+        text=True,
+    )
+
+
+JOB = {
+    "SLURM_JOB_NODELIST": "n[1-2]",
+    "SLURM_JOB_NUM_NODES": "2",
+    "SLURM_GPUS_ON_NODE": "1",
+    "SLURM_JOB_ID": "41",
+    "SLURM_NTASKS": "2",
+}
+# Tasks 10 to 12: the third of three.
+ARRAY = {
+    "SLURM_ARRAY_JOB_ID": "41",
+    "SLURM_ARRAY_TASK_ID": "12",
+    "SLURM_ARRAY_TASK_MIN": "10",
+    "SLURM_ARRAY_TASK_COUNT": "3",
+}
+
+
 def test_slurm(tmp_path):
     directives = _directives("slurm.sbatch")
     assert {"nodes", "ntasks-per-node", "gpus-per-node", "time", "requeue"} <= directives.keys()
     assert directives["ntasks-per-node"] == directives["gpus-per-node"]
     assert re.fullmatch(r"TERM@[0-9]+", directives["signal"])
-
-    # Slurm's own programs, as far as the script uses them: two tasks on two nodes.
-    _program(
-        tmp_path, "scontrol", '#!/bin/bash\n[[ $1 == show ]] && printf "n1\\nn2\\n" || echo "$@"'
-    )
-    _program(
-        tmp_path,
-        "srun",
-        "#!/bin/bash\nshift\n"
-        'for id in 0 1; do SLURM_PROCID=$id SLURM_LOCALID=0 "$@" || s=$?; done; exit ${s:-0}\n',
-    )
-    echo = ECHO.format(python=sys.executable) + "exit 75\n"
-    environment = os.environ | {
-        "PATH": f"{tmp_path}:{os.environ['PATH']}",
-        "PYTHON": str(_program(tmp_path, "echo-python", echo)),
-        "SLURM_JOB_NODELIST": "n[1-2]",
-        "SLURM_JOB_ID": "41",
-        "SLURM_NTASKS": "2",
-    }
-    done = subprocess.run(
-        ["bash", LAUNCH / "slurm.sbatch", "--config=cnn", "--workdir=a b"],
-        env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+    done = _slurm(tmp_path, "slurm.sbatch", "75 75", "--config=cnn", "--workdir=a b", **JOB)
     assert done.stdout.splitlines() == [
+        "cpus ",
+        "srun --cpus-per-task=6",
+        "srun --kill-on-bad-exit=0",
         "n1:20041 2 0 0 -m leukjax.main --config=cnn --workdir=a b",
         "n1:20041 2 1 0 -m leukjax.main --config=cnn --workdir=a b",
         "requeue 41",
     ]
     assert done.returncode == 75
+
+
+def test_slurm_crossval(tmp_path):
+    directives = _directives("slurm_crossval.sbatch")
+    assert {"array", "gpus-per-node", "time", "requeue"} <= directives.keys()
+    assert directives["ntasks-per-node"] == "1"
+    assert re.fullmatch(r"TERM@[0-9]+", directives["signal"])
+    done = _slurm(
+        tmp_path, "slurm_crossval.sbatch", "0", "configs/cnn.py", "--workdir=a b", **ARRAY
+    )
+    assert done.stdout.splitlines() == [
+        "cpus ",
+        "srun --ntasks=1",
+        "srun --cpus-per-task=6",
+        "    -m leukjax.crossval --shard=3/3 configs/cnn.py --workdir=a b",
+    ]
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("statuses", "restarts", "status", "requeued"),
+    [
+        ("0 0", "", 0, False),
+        ("1 1", "", 1, False),
+        ("75 75", "49", 75, True),
+        ("75 75", "50", 75, False),
+        ("137 75", "", 137, False),
+        ("139 75", "", 139, False),
+    ],
+)
+@pytest.mark.parametrize("script", ["slurm.sbatch", "slurm_crossval.sbatch"])
+def test_slurm_queues_only_what_was_stopped_and_not_for_ever(
+    tmp_path, script, statuses, restarts, status, requeued
+):
+    variables = JOB if script == "slurm.sbatch" else ARRAY
+    done = _slurm(tmp_path, script, statuses, SLURM_RESTART_COUNT=restarts, **variables)
+    assert done.returncode == status
+    assert ("requeue 41" in done.stdout) == requeued
+    assert ("MAX_REQUEUES=50 is reached" in done.stderr) == (status == 75 and not requeued)
+
+
+@pytest.mark.parametrize("script", ["slurm.sbatch", "slurm_crossval.sbatch"])
+def test_slurm_with_a_container(tmp_path, script):
+    variables = JOB if script == "slurm.sbatch" else ARRAY
+    _program(tmp_path, "apptainer", '#!/bin/bash\necho "$*" >&2; shift 3; exec "$@"\n')
+    container = "apptainer exec --nv leukjax.sif"
+    done = _slurm(tmp_path, script, "0 0", "--workdir=a b", CONTAINER=container, **variables)
+    assert done.returncode == 0
+    assert done.stderr.startswith("exec --nv leukjax.sif ")
+    assert "--workdir=a b" in done.stderr
+
+
+def test_slurm_wants_a_task_for_each_gpu(tmp_path):
+    done = _slurm(tmp_path, "slurm.sbatch", "0 0", **JOB | {"SLURM_GPUS_ON_NODE": "8"})
+    assert done.returncode == 1
+    assert "give sbatch --ntasks-per-node=8 --gpus-per-node=8" in done.stderr
+    assert "srun" not in done.stdout
 
 
 def _directives(name: str) -> dict[str, str]:
@@ -173,35 +262,6 @@ def _directives(name: str) -> dict[str, str]:
         for line in (LAUNCH / name).read_text().splitlines()
         if line.startswith("#SBATCH ")
     )
-
-
-@pytest.mark.parametrize(("status", "requeued"), [(0, False), (1, False), (75, True), (137, True)])
-def test_slurm_crossval(tmp_path, status, requeued):
-    directives = _directives("slurm_crossval.sbatch")
-    assert {"array", "gpus-per-node", "time", "requeue"} <= directives.keys()
-    assert directives["ntasks-per-node"] == "1"
-    assert re.fullmatch(r"TERM@[0-9]+", directives["signal"])
-    _program(tmp_path, "scontrol", '#!/bin/bash\necho "$@"\n')
-    _program(tmp_path, "srun", '#!/bin/bash\n[[ $1 == --ntasks=1 ]] && shift && exec "$@"\n')
-    echo = f'#!/bin/bash\nprintf "<%s>" "$@"; echo; exit {status}\n'
-    environment = os.environ | {
-        "PATH": f"{tmp_path}:{os.environ['PATH']}",
-        "PYTHON": str(_program(tmp_path, "echo-python", echo)),
-        # Tasks 10 to 12: the third of three.
-        "SLURM_ARRAY_JOB_ID": "41",
-        "SLURM_ARRAY_TASK_ID": "12",
-        "SLURM_ARRAY_TASK_MIN": "10",
-        "SLURM_ARRAY_TASK_COUNT": "3",
-    }
-    done = subprocess.run(
-        ["bash", LAUNCH / "slurm_crossval.sbatch", "configs/cnn.py", "--workdir=a b"],
-        env=environment, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == status
-    assert done.stdout.splitlines() == [
-        "<-m><leukjax.crossval><--shard=3/3><configs/cnn.py><--workdir=a b>",
-        *(["requeue 41_12"] if requeued else []),
-    ]
 
 
 def test_tpu_vm(tmp_path):
@@ -233,6 +293,18 @@ def test_tpu_vm(tmp_path):
         "10.0.0.7:8476 2 1  -m leukjax.main --config=cnn --workdir=a b"
     ), done.stderr
 
+    # Without its peers a host must not train alone.
+    _program(tmp_path, "curl", "#!/bin/bash\nexit 22\n")
+    done = subprocess.run(
+        [LAUNCH / "tpu_vm.sh", "slice", "zone", "--config=cnn"],
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(home)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "leukjax.main" not in done.stdout
+    assert "metadata" in done.stderr
+
 
 def test_kubernetes():
     [job_set] = yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text())
@@ -254,11 +326,17 @@ def test_kubernetes():
     assert {mount["name"] for mount in container["volumeMounts"]} == {
         volume["name"] for volume in pod["volumes"]
     }
-    # What the user can mend ends the job; 75 and a lost pod start it again.
-    [rule] = spec["podFailurePolicy"]["rules"]
-    assert rule["onExitCodes"] == {
-        "containerName": container["name"], "operator": "In", "values": [1, 2]
+    # 75 and a lost pod start the job again, every other status ends it. The first rule that matches
+    # counts.
+    lost, failed = spec["podFailurePolicy"]["rules"]
+    assert lost["action"] == "Count"
+    assert lost["onPodConditions"] == [{"type": "DisruptionTarget"}]
+    assert failed["action"] == "FailJob"
+    assert failed["onExitCodes"] == {
+        "containerName": container["name"], "operator": "NotIn", "values": [75]
     }  # fmt: skip
+    assert spec["backoffLimit"] == 0
+    assert job_set["spec"]["failurePolicy"]["maxRestarts"] <= 100
     assert "command" not in container  # the image's entry point is the main
 
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from leukjax.errors import UserError
 from leukjax.train.checkpoint import SEAL, Checkpoints, for_evaluation
@@ -303,3 +304,13 @@ def test_a_checkpoint_that_lacks_an_array_is_not_sealed(checkpoints, monkeypatch
     checkpoints.save(1, _state(1), {}, 0.1)
     with pytest.raises(UserError, match="it holds 1 arrays of 3"):
         checkpoints.wait()
+
+
+def test_a_save_does_not_query_the_preemption_service(checkpoints, monkeypatch):
+    """Its counter is that of `train.stop`; a second one makes processes miss the agreed step."""
+    queried = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", queried.append)
+    checkpoints.save(5, _state(), {}, 0.5)
+    checkpoints.wait()
+    assert checkpoints.latest() == 5
+    assert queried == []

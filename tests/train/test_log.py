@@ -1,6 +1,8 @@
 """The log: whole lines, none from a future that was killed, and event files TensorBoard opens."""
 
+import errno
 import json
+import os
 
 from leukjax.train.log import Log, epoch_header, epoch_line, read_metrics, seconds_trained
 from leukjax.train.pace import duration
@@ -69,3 +71,14 @@ def test_rows_stand_under_their_titles_and_leave_out_what_is_unknown():
 
 def test_durations():
     assert [duration(x) for x in (7, 750, 5025)] == ["0:07", "12:30", "1:23:45"]
+
+
+def test_a_file_system_without_fsync_has_a_log_all_the_same(tmp_path, monkeypatch):
+    def refused(_):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    log = _log(tmp_path)
+    monkeypatch.setattr(os, "fsync", refused)
+    log.write({"step": 10, "part": "val", "loss": 0.75})
+    log.close()
+    assert [line["step"] for line in read_metrics(tmp_path)] == [10]

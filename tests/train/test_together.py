@@ -1,5 +1,8 @@
 """With one process every decision is the plain thing; the rest is in system/test_processes.py."""
 
+import atexit
+
+import jax
 import pytest
 
 from leukjax.errors import UserError
@@ -42,3 +45,25 @@ def test_a_wrong_environment(monkeypatch, environment, says):
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=says):
         together.join(1)
+
+
+@pytest.mark.parametrize(
+    ("address", "bound"),
+    [
+        ("127.0.0.1:81", "127.0.0.1:81"),
+        ("localhost:81", "127.0.0.1:81"),
+        ("203.0.113.9:81", None),  # of documentation: no machine has it
+        ("node-1:81", None),
+    ],
+)
+def test_process_0_listens_on_the_address_that_is_named(monkeypatch, address, bound):
+    """JAX listens on all addresses unless it is told."""
+    given = []
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", address)
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "1")
+    monkeypatch.setenv("JAX_PROCESS_ID", "0")
+    monkeypatch.setattr(together._Watch, "start", lambda watch: None)
+    monkeypatch.setattr(atexit, "register", lambda work: None)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **options: given.append(options))
+    together.join(60)
+    assert given[0]["coordinator_bind_address"] == bound

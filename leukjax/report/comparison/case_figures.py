@@ -12,6 +12,7 @@ from leukjax.metrics.predictions import Predictions
 from leukjax.metrics.scores import predicted_class
 from leukjax.report.comparison.study import Study
 from leukjax.report.figures import SUBJECTS_NAMED, draw_confusion
+from leukjax.report.glyphs import legend_label
 from leukjax.report.style import CLASSES, MARKERS, entitle, style
 
 MISTAKES = 8  # pictures a model
@@ -78,7 +79,7 @@ def subjects_figure(study: Study) -> Figure:
                 alpha=0.85,
                 edgecolors="white",
                 linewidths=0.4,
-                label=entry.name,
+                label=legend_label(entry.name),
                 clip_on=False,
                 zorder=3,
             )

@@ -14,6 +14,7 @@ from leukjax.metrics.curves import Curve
 from leukjax.report.about import About
 from leukjax.report.comparison.inputs import Entry
 from leukjax.report.comparison.study import Study, data_of
+from leukjax.report.glyphs import legend_label
 from leukjax.report.style import CLASSES, LINES, entitle, style
 from leukjax.report.tables import number, span
 
@@ -73,7 +74,10 @@ def training_figure(entries: Sequence[Entry], about: About) -> Figure | None:
             axes.set_xlabel("epoch")
         runs = max(len(entry.runs) for entry in entries)
         said = f"line: mean of up to {runs} runs, band: their range" if runs > 1 else "one run each"
-        handles = [Line2D([], [], label=entry.name, **look(i)) for i, entry in enumerate(entries)]
+        handles = [
+            Line2D([], [], label=legend_label(entry.name), **look(i))
+            for i, entry in enumerate(entries)
+        ]
         figure.legend(
             handles=handles, loc="outside lower center", ncols=3, title=said, title_fontsize=8
         )
@@ -141,7 +145,8 @@ def _panels(study: Study, curve, label, axes_names, title: str, diagonal: bool =
             )
             axes.set_title(whom, fontsize=9)
         handles = [
-            Line2D([], [], label=label(entry), **look(i)) for i, entry in enumerate(study.shown)
+            Line2D([], [], label=legend_label(label(entry)), **look(i))
+            for i, entry in enumerate(study.shown)
         ]
         mean = "; mean over classes" if len(classes) > 2 else ""
         figure.legend(

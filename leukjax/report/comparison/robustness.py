@@ -12,6 +12,7 @@ from leukjax.errors import UserError
 from leukjax.report.about import About
 from leukjax.report.comparison.curve_figures import look
 from leukjax.report.comparison.inputs import Entry
+from leukjax.report.glyphs import legend_label
 from leukjax.report.style import entitle, style
 from leukjax.rundir import RunDir
 
@@ -137,7 +138,9 @@ def figure(models: dict[str, list[Point]], order: Sequence[str], about: About) -
             axes.set(ylim=(0, 1.02), xticks=range(6))
         for axes in grid[-1]:
             axes.set_xlabel("severity", fontsize=8)
-        handles = [Line2D([], [], label=m, **look(list(order).index(m))) for m in models]
+        handles = [
+            Line2D([], [], label=legend_label(m), **look(list(order).index(m))) for m in models
+        ]
         shown = f", background {background.replace('_', ' ')}" if background else ""
         drawn.legend(handles=handles, loc="outside lower center", ncols=3,
                      title=f"band: 95 % interval by group{shown}", title_fontsize=8)  # fmt: skip

@@ -10,6 +10,7 @@ from leukjax.metrics.calibration import Bin
 from leukjax.metrics.intervals import Interval
 from leukjax.report.about import About
 from leukjax.report.comparison.study import Pair, Study
+from leukjax.report.glyphs import legend_label
 from leukjax.report.style import BLUE, CLASSES, GREY, MARKERS, VERMILION, entitle, style
 from leukjax.report.table import p_value
 from leukjax.report.tables import COLUMNS, number
@@ -72,7 +73,7 @@ def bars_figure(
                     hatch=HATCHES[i % 6],
                     edgecolor="white",
                     lw=0,
-                    label=model if place == 0 else None,
+                    label=legend_label(model) if place == 0 else None,
                 )
                 if one.low is not None and one.high is not None:
                     axes.plot([x, x], [one.low, one.high], color="black", lw=1.1)

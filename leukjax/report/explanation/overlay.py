@@ -11,6 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from leukjax.report.glyphs import make_drawable
 from leukjax.report.style import GREY, entitle, style
 
 
@@ -129,5 +130,6 @@ def as_png(figure: Figure) -> bytes:
     """The file's content, the same on every run."""
     content = io.BytesIO()
     with style():
+        make_drawable(figure)
         figure.savefig(content, format="png", metadata={"Software": None})
     return content.getvalue()

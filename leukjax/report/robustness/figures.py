@@ -11,6 +11,7 @@ from leukjax.apply.suite import Case
 from leukjax.images.distort import distort, seeds_of
 from leukjax.metrics import predictions
 from leukjax.metrics.robustness import MAIN, Curve
+from leukjax.report.glyphs import legend_label
 from leukjax.report.style import BLUE, CLASSES, GREY, MARKERS, VERMILION, entitle, style
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def curves(measured: Sequence["Measured"]) -> Figure:
             figure.axes[0].plot([], [], marker=MARKERS[i % 6], ms=4, color=CLASSES[i % 6])[0]
             for i in range(len(measured))
         ]
-        labels = [one.name for one in measured]
+        labels = [legend_label(one.name) for one in measured]
         lines += [figure.axes[0].fill_between([], [], [], color=GREY, alpha=0.25, lw=0)]
         labels.append("band: 95 % interval by group")
         if len({curve.background for one in measured for curve in one.curves}) > 1:

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from fake_runs import predict, subjects, take, write_crossval, write_run
+from matplotlib.text import Text
 from scipy import stats
 from sklearn import metrics as sk
 
@@ -16,11 +17,13 @@ from leukjax.checks import paper_checks
 from leukjax.errors import UserError
 from leukjax.metrics.predictions import read_checked
 from leukjax.report.comparison import fact_tables, flow_figure, provenance, robustness, tables
+from leukjax.report.comparison.document import make_document
 from leukjax.report.comparison.fact_tables import distortion
 from leukjax.report.comparison.inputs import read_entries
 from leukjax.report.comparison.results import paper_toml, results_json
 from leukjax.report.comparison.study import make_study
 from leukjax.report.comparison.write import write_report
+from leukjax.report.style import style
 
 THREE = ("Platelets", "RBC", "WBC")
 VOID = {"meta", "img", "br", "hr", "link"}
@@ -291,3 +294,20 @@ def test_the_spread_leaves_out_runs_without_the_score_and_says_so():
     assert tables._mean_and_spread(np.array([0.5, nan, 0.7])) == "0.600\n± 0.141\n(2 of 3)"
     assert tables._mean_and_spread(np.array([0.5, nan])) == "0.500\n(1 of 2)"
     assert tables._mean_and_spread(np.array([nan, nan])) is None
+
+
+def test_every_legend_names_models_whose_names_begin_with_an_underscore(tmp_path):
+    write_run(tmp_path / "_a", 1.0)
+    write_run(tmp_path / "$b$", 2.5, model="hybrid_vit", seed=4)
+    arguments = [f"_a={tmp_path / '_a'}", f"$b$={tmp_path / '$b$'}"]
+    document = make_document(make_study(read_entries(arguments)))
+    legends = 0
+    for picture in document.pictures():
+        for legend in picture.figure.legends:
+            named = "".join(text.get_text() for text in legend.get_texts())
+            if "$b$" in named:
+                legends += 1
+                assert "_a" in named, picture.name
+        with style():  # ticks are made when they are asked for
+            assert not any(text.get_parse_math() for text in picture.figure.findobj(Text))
+    assert legends >= 4
