@@ -1,6 +1,5 @@
 """How unlike its training images a model finds an image: a distance between features."""
 
-import csv
 import dataclasses
 import io
 import json
@@ -14,7 +13,7 @@ from sklearn.covariance import ledoit_wolf
 from leukjax.apply.model import Model
 from leukjax.data import records as data_records
 from leukjax.errors import UserError
-from leukjax.storage import write_atomic
+from leukjax.storage import read_csv, write_atomic
 
 FILE = "unlikeness.npz"
 QUANTILE = 0.99  # of the validation images count as like those of training
@@ -126,8 +125,7 @@ def _features(
 
 def _parts(path: Path) -> dict[str, str]:
     """The part of each image of a run, by id."""
-    with path.open(newline="") as file:
-        return {row["id"]: row["part"] for row in csv.DictReader(file)}
+    return {row["id"]: row["part"] for row in read_csv(path)[1]}
 
 
 def _read(path: Path) -> Unlikeness:

@@ -14,7 +14,7 @@ from absl import logging
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
-from leukjax.data import preprocess
+from leukjax.data import image_limits, preprocess
 from leukjax.data.manifest import Manifest
 from leukjax.data.parallel import map_in_order
 from leukjax.data.progress import progress
@@ -117,10 +117,11 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
         todo = [entries[name] for name in manifest.id.tolist()]
 
         def load(entry: Entry) -> tuple[np.ndarray, tuple[int, ...]]:
-            image = source.image(entry)
-            size, crop, denoise = data.image_size, data.crop, data.denoise
-            processed = preprocess.process(image, size, crop, denoise, source.background)
-            return processed, image.shape[:2]
+            with image_limits.one_image():
+                image = source.image(entry)
+                size, crop, denoise = data.image_size, data.crop, data.denoise
+                processed = preprocess.process(image, size, crop, denoise, source.background)
+                return processed, image.shape[:2]
 
         digest = hashlib.sha256()
         sizes = []

@@ -18,7 +18,7 @@ from leukjax.data import cache
 from leukjax.data.manifest import Manifest
 from leukjax.data.records import READ_AT_ONCE, Records
 from leukjax.errors import UserError
-from leukjax.storage import write_atomic
+from leukjax.storage import open_regular, read_json, write_atomic
 
 _FILE = "pixels.npy"
 _INDEX = "index.json"
@@ -41,8 +41,8 @@ class Decoded:
     def _open(self) -> None:
         path = self.folder / _FILE
         try:
+            self._file = open_regular(path)  # first: NumPy would wait for a pipe
             self._array = np.load(path, mmap_mode="r")
-            self._file = path.open("rb")
             self._size = os.fstat(self._file.fileno()).st_size
         except (OSError, ValueError) as error:
             raise self._lost(error) from error
@@ -72,7 +72,7 @@ class Decoded:
 
     def _lost(self, why: object) -> UserError:
         return UserError(
-            f"{self.folder / _FILE}: cannot be read ({why}): start again, and it is made anew; or "
+            f"{self.folder / _FILE}: cannot be read ({why}): start again to make it again; or "
             "set data.cache to none"
         )
 
@@ -136,9 +136,9 @@ def _write(folder: Path, records: Records) -> None:
 
 def _is_whole(folder: Path, checksum: str) -> bool:
     try:
-        index = json.loads((folder / _INDEX).read_text())
+        index = read_json(folder / _INDEX)
         digest = hashlib.sha256()
-        with (folder / _FILE).open("rb") as file:
+        with open_regular(folder / _FILE) as file:
             np.lib.format.read_magic(file)
             shape, _, kind = np.lib.format.read_array_header_1_0(file)
             if kind != np.uint8 or list(shape) != index["shape"]:

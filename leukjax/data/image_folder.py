@@ -1,6 +1,7 @@
 """Any images sorted into one folder a class."""
 
 import csv
+import io
 import re
 from collections import Counter
 from pathlib import Path
@@ -15,13 +16,14 @@ from leukjax.data.builder import Builder
 from leukjax.data.decode import BadImage, decode
 from leukjax.data.source import Entry, FileSource, positive_class
 from leukjax.errors import UserError
+from leukjax.storage import MAX_TABLE_BYTES, read_text
 
 # Enough to tell a black background from a bright one, few enough to be read at every start.
 _SAMPLE = 24
 
 
 def source(data: ConfigDict) -> FileSource:
-    """Images as `data.root`/<class>/…/name.{png,jpg,jpeg,bmp,tif,tiff}, of any number of classes.
+    """Images as `data.root`/<class>/…/<image>, of any number of classes and of any format read.
 
     Classes are the folders' names, sorted; ids are the paths below the root. With two classes the
     second one is positive unless `data.positive` says otherwise; above two there is none. Subjects
@@ -50,6 +52,7 @@ def source(data: ConfigDict) -> FileSource:
         f"{len(entries):,} images ({found}) of {people:,} subjects, {how}",
         f"background: {background} ({share:.0%} of the border pixels are exactly black)",
     ]
+    notes += files.notes()
     if not data.positive and positive:
         notes.append(f"positive class: {positive} (data.positive chooses another)")
     return FileSource(
@@ -137,8 +140,8 @@ def _from_csv(name: str, root: Path, images: list[File]) -> dict[str, str]:
     if not path.is_file() and (root / path).is_file():
         path = root / path
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, strict=True))
+        text = read_text(path, MAX_TABLE_BYTES)
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(

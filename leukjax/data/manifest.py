@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from leukjax.errors import UserError
-from leukjax.storage import csv_writer, write_atomic
+from leukjax.storage import MAX_TABLE_BYTES, csv_writer, read_text, write_atomic
 
 UNLABELLED = -1
 
@@ -114,9 +114,9 @@ class Manifest:
           UserError: the file is missing or no manifest.
         """
         try:
-            with open(path, encoding="utf-8", newline="") as file:
-                classes = json.loads(file.readline().removeprefix("#"))["classes"]
-                rows = list(csv.DictReader(file))
+            file = io.StringIO(read_text(path, MAX_TABLE_BYTES), newline="")
+            classes = json.loads(file.readline().removeprefix("#"))["classes"]
+            rows = list(csv.DictReader(file))
             columns: dict = {name: [row[name] for row in rows] for name in _COLUMNS}
             columns["label"] = [int(label) for label in columns["label"]]
             columns["phash"] = [int(value, 16) for value in columns["phash"]]

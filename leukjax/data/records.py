@@ -23,10 +23,10 @@ from leukjax.data.record_files import RecordFiles
 from leukjax.data.scan import scan
 from leukjax.data.source import Skipped, Source
 from leukjax.errors import UserError
-from leukjax.storage import csv_writer, write_atomic
+from leukjax.storage import MAX_TABLE_BYTES, csv_writer, read_bytes, read_json, write_atomic
 
 # Enters every key: raise it when `preprocess` or the layout of a folder of records changes.
-FORMAT = 2
+FORMAT = 3
 
 # data.name -> its module in leukjax.data and the TFDS builder there
 _DATA_SETS = {
@@ -231,7 +231,7 @@ def _mark(path: Path) -> str:
     """
     if ".array_record" in path.name:
         return f"{path.stat().st_size} bytes"
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_bytes(path, MAX_TABLE_BYTES)).hexdigest()
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
@@ -240,7 +240,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
     Raises:
       OSError, ValueError, KeyError, TypeError: it is missing or damaged.
     """
-    content = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+    content = read_json(folder / _INDEX)
     if content["sha256"] != _digest(content["index"]):
         raise ValueError(f"{folder / _INDEX}: its checksum differs")
     return content["index"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
+from leukjax.data import image_limits
 from leukjax.data.decode import BadImage
 from leukjax.data.manifest import Manifest, join_groups
 from leukjax.data.measure import Measured, measure
@@ -16,10 +17,10 @@ from leukjax.data.parallel import map_in_order
 from leukjax.data.progress import progress
 from leukjax.data.source import Entry, Skipped, Source
 from leukjax.errors import UserError
-from leukjax.storage import write_atomic
+from leukjax.storage import MAX_TABLE_BYTES, read_bytes, read_json, write_atomic
 
 # Enters the key of the cache: raise it when a measure or a decoding rule changes.
-VERSION = 1
+VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,13 +74,14 @@ def _scan(
 
     def read(entry: Entry) -> _Read | BadImage:
         try:
-            loaded = source.load(entry)
+            with image_limits.one_image():
+                loaded = source.load(entry)
+                digest = hashlib.sha256(loaded.data).hexdigest()
+                return _Read(digest, measure(loaded.image, source.background), loaded.conversions)
         except BadImage as error:
             if bad_images == "error":
                 raise
             return error
-        digest = hashlib.sha256(loaded.data).hexdigest()
-        return _Read(digest, measure(loaded.image, source.background), loaded.conversions)
 
     results = map_in_order(read, entries, threads)
     for entry, result in zip(
@@ -189,8 +191,8 @@ def _load(folder: Path, key: str) -> tuple[Manifest, list[Skipped], list[str]] |
     """What `_save` wrote, or None if it is not there, not whole or not readable."""
     table = folder / f"{key}.csv"
     try:
-        side = json.loads((folder / f"{key}.json").read_text(encoding="utf-8"))
-        if hashlib.sha256(table.read_bytes()).hexdigest() != side["sha256"]:
+        side = read_json(folder / f"{key}.json")
+        if hashlib.sha256(read_bytes(table, MAX_TABLE_BYTES)).hexdigest() != side["sha256"]:
             raise ValueError("checksum")
         skipped = [Skipped(**skip) for skip in side["skipped"]]
         return Manifest.load(table), skipped, list(side["findings"])

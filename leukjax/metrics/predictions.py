@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from leukjax.errors import UserError
 from leukjax.metrics.scores import predicted_class
-from leukjax.storage import csv_writer, write_atomic
+from leukjax.storage import MAX_TABLE_BYTES, csv_writer, read_text, write_atomic
 
 SUM_TOLERANCE = 1e-3  # of a row's probabilities: three digits are enough
 _FIXED = ("id", "subject", "group", "label", "predicted")
@@ -77,8 +77,8 @@ def read(path: Path, dtype: type = np.float32) -> Predictions:
         UserError: no such file, a missing column, or a value that is none.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            header, *rows = csv.reader(file)
+        text = read_text(path, MAX_TABLE_BYTES)
+        header, *rows = csv.reader(io.StringIO(text, newline=""))
     except (OSError, ValueError, csv.Error) as error:
         why = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read as predictions ({why}); make it again") from error

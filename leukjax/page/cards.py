@@ -7,6 +7,7 @@ from markdown_it import MarkdownIt
 
 from leukjax.apply.model import Model
 from leukjax.report.about import model_name
+from leukjax.storage import open_regular
 
 MAX_BYTES = 1 << 20  # of a card
 
@@ -43,8 +44,8 @@ def card(model: Model) -> Card:
 
 def _html(path: Path) -> str:
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            text = file.read(MAX_BYTES)
+        with open_regular(path) as file:
+            text = file.read(MAX_BYTES).decode("utf-8", errors="replace")
     except OSError:
         return ""
     # HTML inside the Markdown is shown as text.
