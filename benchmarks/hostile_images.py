@@ -43,7 +43,7 @@ def many_segments() -> bytes:
 
 
 def tiff(tags: dict[int, int | tuple[int, ...]], content: bytes = b"", pages: int = 1) -> bytes:
-    """A little-endian TIFF: the same directory of LONG tags `pages` times, each leading to the next.
+    """A little-endian TIFF of LONG tags; each of its `pages` equal directories leads to the next.
 
     ``-1`` stands for the place of `content`.
     """

@@ -34,8 +34,6 @@ def decode(
     Raises:
       BadImage: empty, truncated, no image, of a size out of bounds, or too costly to decode.
     """
-    if not data:
-        raise BadImage(f"{name}: has no bytes: download or copy it again")
     try:
         found = parts(data)
         if found.costly:

@@ -50,6 +50,8 @@ def parts(data: bytes) -> Parts:
     Raises:
       Unreadable: another format, a damaged structure, or pixels that cost too much.
     """
+    if not data:
+        raise Unreadable("has no bytes: download or copy it again")
     try:
         for start, pattern, reduce in _READERS:
             if data[start : start + len(pattern)] == pattern:
