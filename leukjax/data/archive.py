@@ -171,7 +171,7 @@ class Files:
             if stat.S_ISREG(status.st_mode):  # a pipe named like an image would be waited for
                 yield File(path, path, status.st_size, (status.st_size, status.st_mtime_ns))
             else:
-                self.left_out["pipes and devices"] += 1
+                self.left_out["pipe or device"] += 1
         else:
             self.left_out[suffix] += 1
 

@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from leukjax.data import image_limits
 from leukjax.data.decode import decode
+from leukjax.data.image_file import FORMATS, SUFFIXES
 from leukjax.errors import UserError
 from leukjax.page.cards import Card
 from leukjax.page.desk import Desk
@@ -62,6 +63,8 @@ class Page:
         )
         environment.globals |= {
             "cards": cards,
+            "formats": FORMATS,
+            "suffixes": SUFFIXES,
             "judges": judges,
             "options": options,
             "percent": percent,

@@ -192,6 +192,18 @@ def test_threads_share_a_bound(monkeypatch):
     assert image_limits._pixels._free == 100
 
 
+def test_a_table_that_is_a_pipe_or_endless_is_refused(tmp_path):
+    from leukjax.data.manifest import Manifest
+    from leukjax.metrics import predictions
+
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "endless.csv").symlink_to("/dev/zero")
+    for name in ("pipe.csv", "endless.csv"):
+        for read in (predictions.read, predictions.read_checked, Manifest.load):
+            with pytest.raises(UserError, match=r"not a regular file"):
+                read(tmp_path / name)
+
+
 def test_special_files_neither_block_nor_fill_the_memory(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
