@@ -1,11 +1,13 @@
 """Folders of images, tables, zips and caches, damaged at random."""
 
 import csv
+import functools
 import io
 import os
 import struct
 import zipfile
 
+import hostile_images
 import numpy as np
 from broken_case import CLASSES, TEXTS, Case, damage, draw_cell, write_folder
 from ml_collections import ConfigDict
@@ -13,17 +15,24 @@ from PIL import Image
 
 from leukjax import config
 from leukjax.data import records
+from leukjax.data.image_file import FORMATS
 
 
 def encode(random: np.random.Generator) -> bytes:
     """An image file of any format and kind of pixels that the package may meet."""
     image = Image.fromarray(draw_cell(random))
-    kind = str(random.choice(("PNG", "JPEG", "BMP", "TIFF")))
+    kind = str(random.choice(("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "AVIF"),
+                             p=(0.22, 0.22, 0.17, 0.22, 0.07, 0.07, 0.03)))  # fmt: skip
+    if kind not in FORMATS:
+        kind = "PNG"
     modes = {
         "PNG": ("RGB", "L", "RGBA", "P", "I;16", "1", "LA"),
         "JPEG": ("RGB", "L", "CMYK"),
         "BMP": ("RGB", "L", "P", "1"),
         "TIFF": ("RGB", "L", "CMYK", "RGBA", "I;16", "F", "I", "YCbCr", "LAB"),
+        "GIF": ("P", "L"),
+        "WEBP": ("RGB", "RGBA"),
+        "AVIF": ("RGB", "RGBA"),
     }[kind]
     mode = str(random.choice(modes))
     if mode == "I;16":
@@ -34,7 +43,7 @@ def encode(random: np.random.Generator) -> bytes:
     if kind == "TIFF":
         compression = ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")
         options["compression"] = str(random.choice(compression[: 5 if mode == "RGB" else 4]))
-    if kind in ("JPEG", "PNG") and random.random() < 0.3:
+    if kind in ("JPEG", "PNG", "WEBP", "AVIF") and random.random() < 0.3:
         options["exif"] = exif = Image.Exif()
         exif[0x0112] = int(random.integers(0, 12))
     file = io.BytesIO()
@@ -54,6 +63,35 @@ def images(case: Case, random: np.random.Generator) -> None:
         case.fields["data.crop"] = int(random.choice((0, 1, 3, 16, 100)))
         case.fields["data.denoise"] = str(random.choice(("median", "gaussian", "bilateral", "nlm")))
         case.fields["data.image_size"] = int(random.choice((16, 17, 64)))
+
+
+@functools.cache
+def hostile_file(name: str) -> bytes:
+    """A file of `hostile_images`, made once."""
+    if name in hostile_images.READ:
+        return hostile_images.READ[name]()
+    return hostile_images.REFUSED[name][0]()
+
+
+HOSTILE = (*hostile_images.READ, *hostile_images.REFUSED)
+
+
+def hostile(case: Case, random: np.random.Generator) -> None:
+    """Images, or a zip of them, that cost a careless reader much."""
+    paths = write_folder(case, random)
+    for path in random.choice(np.array(paths, object), random.integers(1, 4), replace=False):
+        data = hostile_file(str(random.choice(HOSTILE)))
+        path.write_bytes(damage(data, random) if random.random() < 0.3 else data)
+    how = random.integers(6)
+    if how == 0:
+        (case.folder / "data" / CLASSES[0] / "strip.png").write_bytes(hostile_images.strip())
+    elif how == 1:
+        size = int(random.choice((2**20, 2**26)))
+        case.fields["data.root"] = case.folder / "data.zip"
+        case.fields["data.root"].write_bytes(hostile_images.zip_of_bzip2(size=size))
+    elif how == 2:
+        path = case.folder / "data" / CLASSES[0] / "p01_x.bmp"
+        path.write_bytes(hostile_images.bmp_of_run_lengths())
 
 
 def _damage_table(rows: list[list[str]], random: np.random.Generator) -> bytes:
@@ -124,7 +162,11 @@ def zip_file(case: Case, random: np.random.Generator) -> None:
     paths = write_folder(case, random)
     target = case.folder / "data.zip"
     root = case.folder / "data"
-    packing = int(random.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)))
+    packing = int(
+        random.choice(
+            (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+        )
+    )
     with zipfile.ZipFile(target, "w", packing) as archive:
         for path in paths:
             name = str(path.relative_to(root))

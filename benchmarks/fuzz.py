@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("count", 2000, "cases", lower_bound=1)
 flags.DEFINE_integer("train_every", 8, "every such case trains; 0 = none", lower_bound=0)
-flags.DEFINE_string("kind", "", "only cases of this kind: image, table, labels, zip, …")
+flags.DEFINE_string("kind", "", "only cases of this kind: image, hostile, table, labels, zip, …")
 flags.DEFINE_integer("seed", 0, "of the drawing of the cases", lower_bound=0)
 flags.DEFINE_integer("only", -1, "run this one case, and show what it says")
 flags.DEFINE_integer("workers", 2, "processes", lower_bound=1)
@@ -174,7 +174,8 @@ def _draw(folder: Path, random: "np.random.Generator", kind: str) -> "Case":
     from broken_case import FIELDS, Case
 
     kinds = {  # with the share of the cases
-        "image": (broken_files.images, 0.24),
+        "image": (broken_files.images, 0.2),
+        "hostile": (broken_files.hostile, 0.04),
         "table": (broken_files.table, 0.11),
         "labels": (broken_files.labels, 0.07),
         "zip": (broken_files.zip_file, 0.14),

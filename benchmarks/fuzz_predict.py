@@ -3,8 +3,9 @@
 python benchmarks/fuzz_predict.py --workdir=RUN --count=10000 --seed=0
 
 Files come in lots, a folder or a zip each. Most are damaged: bytes changed, cut, repeated or
-replaced, headers above all; sizes that are absurd; pipes, dead links and folders named like images.
-Every fourth is whole, and its probabilities are known beforehand. A lot fails if the command
+replaced, headers above all; sizes that are absurd; files made to cost time or memory; pipes, dead
+links and folders named like images. Every fourth is whole, and its probabilities are known
+beforehand. A lot fails if the command
 raises, takes longer than --timeout, or gives a wrong row:
 
 - not one row a file, in order;
@@ -31,7 +32,7 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags, logging
 from broken_case import damage, draw_cell
-from broken_files import encode
+from broken_files import HOSTILE, encode, hostile_file
 from PIL import Image
 
 FLAGS = flags.FLAGS
@@ -101,7 +102,8 @@ def make(
         name = f"{number:05}.{random.choice(('png', 'jpg', 'bmp', 'tif'))}"
         path = folder / name
         how = "whole" if number % 4 == 0 else random.choice(
-            ("damaged", "twice damaged", "absurd size", "no file"), p=(0.7, 0.2, 0.06, 0.04)
+            ("damaged", "twice damaged", "absurd size", "hostile", "no file"),
+            p=(0.69, 0.2, 0.06, 0.01, 0.04),
         )  # fmt: skip
         if how == "no file" and zipped:
             how = "damaged"
@@ -114,7 +116,10 @@ def make(
             known.append((name, how, None))
             no_file(path, int(random.integers(4)))
         else:
-            data = absurd(random) if how == "absurd size" else damage(encode(random), random)
+            if how == "hostile":
+                data = hostile_file(str(random.choice(HOSTILE)))
+            else:
+                data = absurd(random) if how == "absurd size" else damage(encode(random), random)
             if how == "twice damaged":
                 data = damage(data, random)
             path.write_bytes(data)

@@ -83,7 +83,7 @@ def _paper(path: Path, overrides: list[tuple[str, str]]) -> None:
             paper_checks.write(findings, Path(FLAGS.output))
         if FLAGS.figure:
             figure, file = paper_figure.verdicts(paper.title, findings), Path(FLAGS.figure)
-            style.save(figure, file.parent, file.stem, kinds=(file.suffix[1:],))
+            style.save_as(figure, file)
     except OSError as error:
         name = error.filename or FLAGS.figure or FLAGS.output
         raise UserError(f"{name}: cannot be written ({error.strerror})") from error

@@ -19,7 +19,12 @@ from leukjax.errors import UserError
 FLAGS = flags.FlagValues()
 FLAGS.set_gnu_getopt(True)  # flags may stand behind the paths
 flags.DEFINE_list("workdir", [], "work directory of a run, or several: RUN,RUN", flag_values=FLAGS)
-flags.DEFINE_string("output", "predictions.csv", "table to write", flag_values=FLAGS)
+flags.DEFINE_string(
+    "output",
+    "predictions.csv",
+    "table to write; an older one is replaced only if it is named here",
+    flag_values=FLAGS,
+)
 flags.DEFINE_string("step", "best", "best, latest, or a number of steps", flag_values=FLAGS)
 flags.DEFINE_bool("tta", False, "mean over eight turned and mirrored views", flag_values=FLAGS)
 flags.DEFINE_bool(
@@ -59,6 +64,9 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
     if FLAGS.max_error is not None and not 0 < FLAGS.max_error < 1:
         raise UserError(f"--max_error={FLAGS.max_error:g}: a share; give more than 0, less than 1")
     step = command.step_of(FLAGS.step)
+    output, pattern = Path(FLAGS.output), _pattern(FLAGS.subject_pattern)
+    if not FLAGS["output"].present:
+        _refuse_to_replace(output, pattern is not None)
 
     # Imported late: the flags above answer at once, JAX takes seconds.
     from leukjax.apply import answer
@@ -66,20 +74,31 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
     answer.write(
         FLAGS.workdir,
         arguments,
-        Path(FLAGS.output),
+        output,
         answer.Options(
             step=step,
             tta=FLAGS.tta,
             calibrated=FLAGS.calibrated,
             max_error=FLAGS.max_error,
             flag_unlike=FLAGS.flag_unlike,
-            subject_pattern=_pattern(FLAGS.subject_pattern),
+            subject_pattern=pattern,
             submission=Path(FLAGS.submission) if FLAGS.submission else None,
             batch_size=FLAGS.batch_size,
             threads=FLAGS.threads,
             overrides=overrides,
         ),
     )
+
+
+def _refuse_to_replace(output: Path, of_subjects: bool) -> None:
+    """Raises UserError if a table that was not asked for by name would replace another."""
+    second = [output.with_name(f"{output.stem}-subjects.csv")] if of_subjects else []
+    for path in (output, *second):
+        if path.exists() or path.is_symlink():
+            raise UserError(
+                f"{path}: is already there and would be replaced; choose another name, or pass "
+                f"--output={output} to replace it"
+            )
 
 
 def _pattern(text: str) -> re.Pattern[str] | None:

@@ -76,15 +76,41 @@ def open_output(path: Path) -> Iterator[IO[bytes]]:
     """Opens a file that the user named as output.
 
     Unlike `open_atomic` this follows links, and writes through what is no regular file: a pipe,
-    ``/dev/stdout``, ``/dev/null``.
+    ``/dev/null``, and ``/dev/stdout`` wherever it leads.
     """
-    target = path.resolve()
-    if target.exists() and not target.is_file():
-        with open(target, "wb") as file:
+    descriptor = _own_descriptor(path)
+    if descriptor is not None:  # not opened again: that would empty the file it leads to
+        with os.fdopen(os.dup(descriptor), "wb") as file:
             yield file
-        return
-    with open_atomic(target) as file:
-        yield file
+    elif is_special(path):
+        with open(path, "wb") as file:
+            yield file
+    else:
+        with open_atomic(Path(os.path.realpath(path))) as file:
+            yield file
+
+
+def is_special(path: Path) -> bool:
+    """Whether a path leads to what is no regular file: a device, a pipe, ``/dev/stdout``.
+
+    Raises:
+      OSError: it cannot be found out, as with links in a circle.
+    """
+    if _own_descriptor(path) is not None:
+        return True
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _own_descriptor(path: Path) -> int | None:
+    """The number of this process's descriptor that a path names, or None."""
+    named = re.fullmatch(r"/dev/fd/([0-9]+)|/proc/self/fd/([0-9]+)", os.path.abspath(path))
+    if named:
+        return int(named[1] or named[2])
+    names = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
+    return names.get(os.path.abspath(path))
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
@@ -107,7 +133,7 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
         os.close(descriptor)
 
 
-def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     """Opens a regular file for reading; never blocks.
 
     Raises:

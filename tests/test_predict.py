@@ -2,7 +2,11 @@
 
 import csv
 import io
+import os
+import re
 import shutil
+import stat
+import threading
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -187,7 +191,7 @@ def test_the_challenges_file(trained_run, tmp_path):
         (["--workdir={run}", "{in}", "--subject_pattern=p"], "must hold a group"),
         (["--workdir={run}", "{in}", "--step=7"], "no checkpoint of step 7"),
         (["--workdir={run}", "{in}", "--submission={tmp}/s.zip"], "is no N.bmp"),
-        (["--workdir={run}", "{tmp}/empty"], "no image there"),
+        (["--workdir={run}", "{tmp}/empty"], "holds no image (.bmp, .png"),
         (["--workdir={run}", "{tmp}/bad"], "not one of 1 files is an image"),
     ],
 )
@@ -205,6 +209,82 @@ def test_what_will_not_do_is_said_in_a_line(
     assert said in lines[-1]
     assert sum(line.startswith("error: ") for line in lines) == 1
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_an_older_table_is_replaced_only_by_its_name(
+    trained_run, folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("predictions.csv", "predictions-subjects.csv"):
+        (tmp_path / name).write_text("mine")
+        run(f"--workdir={trained_run}", folder, "--subject_pattern=(p[0-9])_", status=1)
+        assert f"{name}: is already there" in capsys.readouterr().err
+        assert (tmp_path / name).read_text() == "mine"
+        (tmp_path / name).unlink()
+    run(f"--workdir={trained_run}", folder)
+    first = (tmp_path / "predictions.csv").read_bytes()
+    run(f"--workdir={trained_run}", folder, status=1)
+    (tmp_path / "predictions.csv").write_text("old")
+    run(f"--workdir={trained_run}", folder, "--output=predictions.csv")
+    assert (tmp_path / "predictions.csv").read_bytes() == first
+
+
+def test_an_output_that_is_no_file_is_written_through(trained_run, folder, tmp_path, capfd):
+    expected = tmp_path / "table.csv"
+    run(f"--workdir={trained_run}", folder, f"--output={expected}")
+    capfd.readouterr()
+    run(f"--workdir={trained_run}", folder, "--output=/dev/stdout")
+    assert capfd.readouterr().out.encode() == expected.read_bytes()
+
+    os.mkfifo(tmp_path / "pipe")
+    got = []
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_bytes()))
+    reader.start()
+    run(f"--workdir={trained_run}", folder, f"--output={tmp_path / 'pipe'}")
+    reader.join(10)
+    assert got == [expected.read_bytes()]
+
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "null").symlink_to("/dev/null")
+    for name in ("link", "null"):
+        run(f"--workdir={trained_run}", folder, f"--output={tmp_path / name}")
+        assert (tmp_path / name).is_symlink()
+    assert (tmp_path / "real").read_bytes() == expected.read_bytes()
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    run(f"--workdir={trained_run}", folder, "--output=/dev/stdout", "--subject_pattern=(p)",
+        status=1)  # fmt: skip
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "the second table of --subject_pattern goes beside it" in err
+
+
+def test_other_formats_are_read_or_named(trained_run, folder, tmp_path, caplog):
+    Image.fromarray(cell(0)).save(folder / "a.webp", lossless=True)
+    Image.fromarray(cell(1)).save(folder / "b.GIF")
+    for name in ("c.svg", "d.heic", "e.svg"):
+        (folder / name).write_bytes(b"x")
+    with zipfile.ZipFile(folder / "z.zip", "w") as file:
+        file.writestr("f.webp", (folder / "a.webp").read_bytes())
+        file.writestr("notes.txt", b"x")
+    with caplog.at_level("WARNING"):
+        run(f"--workdir={trained_run}", folder, f"--output={tmp_path / 'o.csv'}")
+    said = "left out 4 files that are no image that leukjax reads: 2 .svg, 1 .heic, 1 .txt"
+    assert said in caplog.text
+    found = {Path(row["path"]).name: row for row in table(tmp_path / "o.csv")}
+    assert not any(row["error"] for row in found.values())
+    assert found["a.webp"]["p_all"] == found["p0_0.png"]["p_all"] == found["z.zip!f.webp"]["p_all"]
+    assert found["b.GIF"]["conversions"] == "palette"
+
+
+def test_the_pattern_of_the_docs_finds_every_subject_of_cnmc(repository):
+    from leukjax.data.cnmc_names import parse
+
+    text = (repository / "docs" / "predict.md").read_text()
+    (pattern,) = re.findall(r"--subject_pattern='([^']*)'", text)
+    for subject, kind in (("1", "all"), ("H3", "hem"), ("h3", "hem"), ("25", "all")):
+        name = f"UID_{subject}_12_3_{kind}.bmp"
+        assert re.search(pattern, name)[1].upper() == parse(name).subject
 
 
 def test_a_stream_without_end_takes_no_more_memory(trained_run, monkeypatch):

@@ -19,7 +19,7 @@ from leukjax.data.archive import IMAGES
 from leukjax.data.progress import progress
 from leukjax.errors import UserError
 from leukjax.rundir import RunDir
-from leukjax.storage import open_atomic
+from leukjax.storage import is_special, open_output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +48,11 @@ def write(runs: Sequence[str], paths: Sequence[str], output: Path, options: Opti
     runtime.hold_memory()  # before JAX looks for devices: what follows does
     stream.check(paths)
     _check_target("output", output, paths)
+    if options.subject_pattern and is_special(output):
+        raise UserError(
+            f"--output={output}: the second table of --subject_pattern goes beside it; give the "
+            "name of a regular file"
+        )
     if options.submission:
         _check_target("submission", options.submission, paths)
     model = load(
@@ -60,9 +65,7 @@ def write(runs: Sequence[str], paths: Sequence[str], output: Path, options: Opti
     runtime.start(RunDir(model.members[0].workdir).config(options.overrides))
     for member in model.members:
         _say(member)
-    total = sum(1 for _ in stream.items(paths))
-    if not total:
-        raise UserError(f"{', '.join(paths)}: no image there (png, jpg, bmp, tif, and zips)")
+    total = stream.count(paths)
     submission = None
     if options.submission:
         names = (item.path for item in stream.items(paths))
@@ -74,7 +77,7 @@ def write(runs: Sequence[str], paths: Sequence[str], output: Path, options: Opti
     answers = rows(model.members, stream.items(paths), threads=options.threads, unlikeness=likes)
     count = _Count()
     try:
-        with open_atomic(output) as file:
+        with open_output(output) as file:
             file.write(table.header())
             for row in progress(answers, total, "predicting"):
                 file.write(table.line(row))
@@ -117,9 +120,15 @@ def _table(classes: Sequence[str], models: Sequence[Model], options: Options) ->
 
 def _check_target(flag: str, target: Path, paths: Sequence[str]) -> None:
     """Refuse to write over a folder, or over what is to be read."""
-    if target.is_dir():
-        raise UserError(f"--{flag}={target}: is a folder; give the name of a file in it")
-    read = target.exists() and any(os.path.samefile(target, path) for path in paths)
+    try:
+        if target.is_dir():
+            raise UserError(f"--{flag}={target}: is a folder; give the name of a file in it")
+        read = target.exists() and any(os.path.samefile(target, path) for path in paths)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"--{flag}={target}: cannot be written ({reason}); choose another") from (
+            error
+        )
     if read or target.suffix.lower() in IMAGES:
         raise UserError(f"--{flag}={target}: would take the place of an image; choose another name")
 

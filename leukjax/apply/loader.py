@@ -1,30 +1,38 @@
-"""Probabilities from the file that stands beside this one: python predict.py IMAGE…
+"""Probabilities from the file beside this one: python predict.py IMAGE…
 
 Needs Pillow and what runs the file: jax and flatbuffers for .stablehlo, numpy and onnxruntime for
 .onnx; and nothing of the program that trained the network. In Python:
 `import predict; predict.predict(["a.png", "b.png"])` gives a row of probabilities for each image.
 """
 
+import csv
 import hashlib
+import io
 import json
+import os
+import stat
 import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+
+# `leukjax.export` puts the module itself here.
+from leukjax.data.image_file import Unreadable, decode
 
 FOLDER = Path(__file__).resolve().parent
 DESCRIPTION = FOLDER / "model.json"
 ABOUT = json.loads(DESCRIPTION.read_text(encoding="utf-8")) if DESCRIPTION.exists() else {}
+MAX_BYTES = 2**28  # of an image file
+MAX_PADDED_PIXELS, SHRUNK_SIDE = 50_000_000, 4096
 
 
 def predict(images):
     """Probabilities float32[n, classes] of image files, or of one array uint8[n, S, S, 3]."""
     blob = (FOLDER / ABOUT["file"]).read_bytes()
     if hashlib.sha256(blob).hexdigest() != ABOUT["sha256"]:
-        raise SystemExit(f"{FOLDER / ABOUT['file']}: is damaged; copy it anew")
+        raise SystemExit(f"{FOLDER / ABOUT['file']}: is damaged; copy it again")
     if not isinstance(images, np.ndarray):
-        images = np.stack([prepare(_open(path)) for path in images])
+        images = np.stack([prepare(read(path)) for path in images])
     if ABOUT["file"].endswith(".onnx"):
         import onnxruntime
 
@@ -35,30 +43,54 @@ def predict(images):
     return np.asarray(export.deserialize(bytearray(blob)).call(images))
 
 
-def _open(path):
+def read(path):
+    """The pixels uint8[h, w, 3] of an image file."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
-        image = Image.open(path)
-        image.load()
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or "it is damaged, or no image"
-        raise SystemExit(f"{path}: cannot be read ({reason}); leave it out or mend it") from error
-    return image
+        with os.fdopen(os.open(path, flags), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise SystemExit(f"{name(path)}: is not a regular file: leave it out")
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise SystemExit(f"{name(path)}: has more than {MAX_BYTES >> 20} MiB: shrink it")
+        return decode(data)[0]
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SystemExit(f"{name(path)}: cannot be read ({reason}): leave it out") from error
+    except Unreadable as error:
+        raise SystemExit(f"{name(path)}: {error}") from error
+
+
+def name(path):
+    """A path as text; what is not UTF-8 is written with escapes."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def prepare(image):
-    """uint8[S, S, 3] of an image of any size: crop, pad to a square, resize, as in training."""
+    """uint8[S, S, 3] of uint8[h, w, 3]: crop, pad to a square, resize, as in training."""
     if ABOUT["denoise"] != "none":
         raise SystemExit(f"the images were denoised ({ABOUT['denoise']}); give prepared arrays")
-    image = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     for when, side in ABOUT["windows"]:  # a window about the centre, for images of some size
         if when in (0, *image.shape[:2]) and (when == 0 or image.shape[0] == image.shape[1]):
             top, left = ((max(n - side, 0) // 2) for n in image.shape[:2])
             image = image[top : top + side, left : left + side]
+    size, longest = ABOUT["image_size"], max(image.shape[:2])
+    wanted = max(SHRUNK_SIDE, size)
+    if not ABOUT["crop"] and longest**2 > MAX_PADDED_PIXELS and longest > wanted:
+        image = shrink(image, *(max(1, round(n * wanted / longest)) for n in image.shape[:2]))
     side = ABOUT["crop"] or max(image.shape[:2])
     down, right = side - image.shape[0], side - image.shape[1]
     edges = ((down // 2, down - down // 2), (right // 2, right - right // 2), (0, 0))
     image = np.pad(image, edges, mode="constant" if ABOUT["background"] == "black" else "edge")
-    return resize(image, ABOUT["image_size"])
+    return resize(image, size)
+
+
+def shrink(image, height, width):
+    """By area, to a height and width that are not above the image's."""
+    weights = (_area(image.shape[0], height), _area(image.shape[1], width))
+    mean = _apply(weights, image.astype(np.float32))
+    halved = image.shape[:2] == (2 * height, 2 * width)
+    return (np.floor(mean + 0.5) if halved else np.rint(mean)).astype(np.uint8)
 
 
 def resize(image, size):
@@ -67,12 +99,11 @@ def resize(image, size):
     if side == size:
         return image
     if side > size:
-        mean = _apply(_area(side, size), image.astype(np.float32))
-        return (np.floor(mean + 0.5) if side == 2 * size else np.rint(mean)).astype(np.uint8)
-    grown = np.floor((_apply(_taps(side, size, 4), image.astype(float)) + 2**21) / 2**22)
+        return shrink(image, size, size)
+    grown = np.floor((_apply([_taps(side, size, 4)] * 2, image.astype(float)) + 2**21) / 2**22)
     if ABOUT["background"] == "black":  # no halo of Lanczos around the cell
         mask = np.where(image.any(2, keepdims=True), 255.0, 0.0)
-        linear = np.floor((_apply(_taps(side, size, 1), mask) + 2**21) / 2**22)
+        linear = np.floor((_apply([_taps(side, size, 1)] * 2, mask) + 2**21) / 2**22)
         grown = np.where(linear > 0, grown, 0)
     return np.clip(grown, 0, 255).astype(np.uint8)
 
@@ -80,11 +111,11 @@ def resize(image, size):
 def _apply(weights, image):
     # One source row after the other, because the order of a float32 sum decides its last bit.
     for axis in (1, 0):
-        image = np.moveaxis(image, axis, 0)
-        result = np.zeros((weights.shape[0], *image.shape[1:]), weights.dtype)
+        image, shares = np.moveaxis(image, axis, 0), weights[axis]
+        result = np.zeros((len(shares), *image.shape[1:]), shares.dtype)
         for i, row in enumerate(image):
-            hit = np.flatnonzero(weights[:, i])
-            result[hit] += weights[hit, i][:, None, None] * row
+            hit = np.flatnonzero(shares[:, i])
+            result[hit] += shares[hit, i][:, None, None] * row
         image = np.moveaxis(result, 0, axis)
     return image
 
@@ -116,10 +147,20 @@ def _taps(side, size, radius):
     return weights
 
 
+def line(cells):
+    """A line of CSV; what needs quotes gets them."""
+    text = io.StringIO()
+    # The writer quotes what its line end holds: a carriage return in a name, too.
+    csv.writer(text, lineterminator="\r\n").writerow(cells)
+    return text.getvalue().removesuffix("\r\n")
+
+
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         raise SystemExit("no image is given: python predict.py IMAGE...")
     rows = predict(sys.argv[1:])
-    print("image,predicted," + ",".join(f"p_{name}" for name in ABOUT["classes"]))
-    for path, row in zip(sys.argv[1:], rows, strict=True):
-        print(f"{path},{ABOUT['classes'][row.argmax()]}," + ",".join(f"{p:.9g}" for p in row))
+    with open(1, "w", encoding="utf-8", newline="\n", closefd=False) as out:
+        print(line(["image", "predicted", *(f"p_{label}" for label in ABOUT["classes"])]), file=out)
+        for path, row in zip(sys.argv[1:], rows, strict=True):
+            predicted = ABOUT["classes"][row.argmax()]
+            print(line([name(path), predicted, *(f"{p:.9g}" for p in row)]), file=out)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from leukjax.data import archive
 from leukjax.data.decode import MIN_SIDE, decode
 from leukjax.errors import UserError
 
@@ -46,7 +47,7 @@ def decoded(image: Image) -> UInt8[np.ndarray, "h w 3"]:
     """The pixels of a file (`BadImage` where it is none), or of an array, checked."""
     if not isinstance(image, np.ndarray):
         try:
-            return decode(Path(image).read_bytes(), str(image))[0]
+            return decode(archive.read_file(Path(image), str(image)), str(image))[0]
         except OSError as error:
             raise UserError(f"{image}: cannot be read ({error.strerror or error})") from error
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:

@@ -8,6 +8,7 @@ from jaxtyping import Float, UInt8
 
 from leukjax.apply.model import NOT_FINITE, Answers, Model
 from leukjax.apply.unlikeness import Unlikeness
+from leukjax.data import image_limits
 from leukjax.data.decode import decode
 from leukjax.data.parallel import map_in_order
 from leukjax.data.stream import Item
@@ -73,6 +74,11 @@ def rows(
 
 
 def _load(models: Sequence[Model], item: Item) -> _Loaded:
+    with image_limits.one_image():
+        return _prepared(models, item)
+
+
+def _prepared(models: Sequence[Model], item: Item) -> _Loaded:
     try:
         image, conversions = decode(item.read(), item.path)
     except UserError as error:

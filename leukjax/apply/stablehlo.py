@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from jax import export
 from jaxtyping import Array, Float32, UInt8
 
+from leukjax import data
 from leukjax.apply.model import Model
 from leukjax.data import cnmc_names
 from leukjax.storage import write_atomic
@@ -24,8 +26,8 @@ def write(model: Model, folder: Path) -> None:
     ``model.stablehlo`` takes uint8[n, S, S, 3], n free, at the training size, and gives
     probabilities float32[n, classes]: scaling, normalisation, network and softmax are inside. It
     computes in the precision that the run has on this machine (float32 on CPU). ``model.json`` says
-    what an image goes through before. ``predict.py`` does that and calls the program; it needs jax,
-    flatbuffers and Pillow.
+    what an image goes through before. ``predict.py`` decodes images by the rules of leukjax, does
+    that and calls the program; it needs jax, flatbuffers and Pillow.
 
     Args:
       model: one run; its temperature is inside as well, test-time augmentation is not.
@@ -44,10 +46,25 @@ def ship(folder: Path, name: str, blob: bytes, about: dict[str, Any]) -> None:
       OSError: the folder cannot be written.
     """
     about = {**about, "file": name, "sha256": hashlib.sha256(blob).hexdigest()}
-    loader = Path(__file__).with_name("loader.py").read_text(encoding="utf-8")
     write_atomic(folder / name, blob)
     write_atomic(folder / ABOUT, json.dumps(about, indent=1) + "\n")
-    write_atomic(folder / LOADER, loader)
+    write_atomic(folder / LOADER, loader())
+
+
+def loader() -> str:
+    """The loader as one file that needs no leukjax: the decoder's modules are copied into it."""
+    return _inlined(Path(__file__).with_name("loader.py"))
+
+
+def _inlined(path: Path) -> str:
+    """The source of a module, with that of the modules of `leukjax.data` in place of imports."""
+    folder = Path(data.__file__).parent
+    return re.sub(
+        r"^from leukjax\.data\.(\w+) import .*\n",
+        lambda found: _inlined(folder / f"{found[1]}.py"),
+        path.read_text(encoding="utf-8"),
+        flags=re.MULTILINE,
+    )
 
 
 def program(model: Model) -> bytes:

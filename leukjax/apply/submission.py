@@ -8,7 +8,7 @@ from pathlib import Path
 
 from leukjax.data.cnmc_names import CLASSES, OF_LABELS_FILE
 from leukjax.errors import UserError
-from leukjax.storage import write_atomic
+from leukjax.storage import open_output
 
 # The challenge's server looks for this name in the zip that is handed in.
 NAME = "isbi_valid.predict"
@@ -55,7 +55,7 @@ class Submission:
         """Write the file.
 
         Raises:
-          UserError: an image got no class.
+          UserError: an image got no class, or the file cannot be written.
         """
         for number in range(1, self._count + 1):
             if number not in self._digits:
@@ -64,13 +64,20 @@ class Submission:
                     "table; the submission is not written"
                 )
         text = "".join(f"{self._digits[number]}\n" for number in sorted(self._digits))
-        if self._path.suffix.lower() != ".zip":
-            write_atomic(self._path, text)
-            return
-        data = io.BytesIO()
-        with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(zipfile.ZipInfo(NAME), text)
-        write_atomic(self._path, data.getvalue())
+        content = text.encode()
+        if self._path.suffix.lower() == ".zip":
+            data = io.BytesIO()
+            with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr(zipfile.ZipInfo(NAME), text)
+            content = data.getvalue()
+        try:
+            with open_output(self._path) as file:
+                file.write(content)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(
+                f"--submission={self._path}: cannot be written ({reason}); choose another"
+            ) from error
 
 
 def _number(name: str) -> int:

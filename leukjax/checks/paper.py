@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from leukjax.errors import UserError
+from leukjax.storage import read_text
+
+MAX_BYTES = 16 * 2**20  # of a paper file
 
 NOT_STATED = "not stated"
 COLUMNS = ("epoch", "train_loss", "val_loss", "val_accuracy", "precision", "recall", "f1")
@@ -118,12 +121,12 @@ def read(path: Path) -> Paper:
             another type than its key's.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
+        content = tomllib.loads(read_text(path, MAX_BYTES), parse_float=Decimal)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read ({reason}); give a paper in TOML") from error
     except (ValueError, ArithmeticError, RecursionError) as error:
-        raise UserError(f"{path}: no TOML ({error}); mend it, or start from --new") from error
+        raise UserError(f"{path}: no TOML ({error}); correct it, or start from --new") from error
     _check(content, path)
     return Paper(
         title=content.get("paper", {}).get("title", path.stem),

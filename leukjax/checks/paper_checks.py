@@ -8,7 +8,7 @@ from pathlib import Path
 from leukjax.checks import curve_checks, data_checks, score_checks, statement_checks
 from leukjax.checks.finding import Finding
 from leukjax.checks.paper import Paper
-from leukjax.storage import write_atomic
+from leukjax.storage import open_output
 
 Check = Callable[[Paper], Iterator[Finding]]
 
@@ -49,7 +49,8 @@ def audit(paper: Paper) -> list[Finding]:
 def write(findings: list[Finding], path: Path) -> None:
     """Write ``{"checks": [{"check", "where", "verdict", "arithmetic"}]}``."""
     content = {"checks": [dataclasses.asdict(finding) for finding in findings]}
-    write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    with open_output(path) as file:
+        file.write((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def report(paper: Paper, findings: list[Finding]) -> str:

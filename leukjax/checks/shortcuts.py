@@ -15,6 +15,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
+from leukjax.data import image_limits
 from leukjax.data.manifest import Manifest
 from leukjax.data.measure import box, foreground
 from leukjax.data.parallel import map_in_order
@@ -92,7 +93,13 @@ def measures(
             "file size": [sizes[entry.path]],
         }
 
-    rows = list(progress(map_in_order(one, todo, threads), len(todo), f"measuring {source.name}"))
+    def bounded(entry) -> dict[str, list[float]]:
+        with image_limits.one_image():
+            return one(entry)
+
+    rows = list(
+        progress(map_in_order(bounded, todo, threads), len(todo), f"measuring {source.name}")
+    )
     return {name: np.array([row[name] for row in rows], np.float64) for name in MEASURES}
 
 

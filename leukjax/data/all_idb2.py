@@ -63,6 +63,7 @@ def source(data: ConfigDict) -> FileSource:
     ]
     if other:
         notes.append(f"{len(other)} other files are ignored: {other[0].place}, …")
+    notes += files.notes()
     return FileSource(
         name="all_idb2",
         classes=CLASSES,

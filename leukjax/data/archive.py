@@ -5,18 +5,23 @@ import os
 import re
 import stat
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from leukjax.data import image_limits
 from leukjax.data.decode import BadImage
+from leukjax.data.image_file import SUFFIXES
+from leukjax.data.zips import Zip, open_zip
 from leukjax.errors import UserError
+from leukjax.storage import open_regular, read_bytes
 
 # A zip may claim anything. The largest published part (C-NMC on Kaggle) unpacks to 10 GB of files
 # under 2 MB.
 MAX_MEMBER_BYTES = 2**28
 MAX_ARCHIVE_BYTES = 2**36
 
-IMAGES = (".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
+IMAGES = SUFFIXES
 _WANTED = (*IMAGES, ".csv")
 
 
@@ -74,12 +79,13 @@ class Files:
         if not root:
             raise UserError(f"{field}: is empty: give the folder that holds the images")
         self.root = Path(native(root)).expanduser()
-        self._zips: dict[str, zipfile.ZipFile] = {}
+        self._zips: dict[str, tuple[Zip, dict[str, zipfile.ZipInfo]]] = {}
+        self.left_out: Counter[str] = Counter()  # suffixes of files that are neither images nor CSV
         self.files: list[File] = []
         self.folders: set[str] = set()  # directly below the root, empty ones included
         try:
             if self.root.is_file():
-                if self.root.suffix.lower() != ".zip" and not zipfile.is_zipfile(self.root):
+                if self.root.suffix.lower() != ".zip" and not _is_zip(self.root):
                     raise UserError(
                         f"{field}: {root} is a file and no zip: give the folder of the images"
                     )
@@ -89,20 +95,29 @@ class Files:
                 self._base = self.root
                 for path in self._walk():
                     self.files.extend(self._found(path))
+            elif self.root.exists():
+                raise UserError(
+                    f"{field}: {root} is neither a folder nor a file: give the folder of the images"
+                )
             else:
                 raise UserError(f"{field}: {root} does not exist: give the folder of the images")
         except OSError as error:
             place = error.filename or root
             reason = error.strerror or error
             raise UserError(
-                f"{field}: {place} cannot be read ({reason}): mend its access"
+                f"{field}: {place} cannot be read ({reason}): restore it or change its permissions"
             ) from error
         self.files.sort(key=lambda file: file.path)
         if not self.files:
+            others = f"; {left_out_note(self.left_out)}" if self.left_out else ""
             raise UserError(
-                f"{field}: {root} holds no image (png, jpg, bmp, tif; zips are looked into): "
-                "give the folder that holds the images"
+                f"{field}: {root} holds no image ({', '.join(IMAGES)}, in folders or zips"
+                f"{others}): give the folder that holds the images"
             )
+
+    def notes(self) -> list[str]:
+        """A sentence on the files that are left out, if there are any."""
+        return [left_out_note(self.left_out)] if self.left_out else []
 
     def read(self, path: str) -> bytes:
         """The bytes of `File.path`. Thread-safe.
@@ -112,26 +127,20 @@ class Files:
           UserError: the file cannot be read at all (gone, access denied, device error).
         """
         archive, bang, member = path.partition("!")
-        zipped = bool(bang) and archive in self._zips
         try:
-            if zipped:
-                return self._zips[archive].read(member)
-            where = self._base / native(path)
-            if where.stat().st_size > MAX_MEMBER_BYTES:
-                raise BadImage(
-                    f"{path}: has more than {MAX_MEMBER_BYTES >> 20} MiB: crop or shrink it"
-                )
-            return where.read_bytes()
+            if bang and archive in self._zips:
+                opened, infos = self._zips[archive]
+                return opened.read(infos[member])
+            return read_file(self._base / native(path), path)
         except UserError:
             raise
         except OSError as error:
             reason = error.strerror or error
             raise UserError(
-                f"{self._base / path}: cannot be read ({reason}): restore it or mend its access"
+                f"{self._base / path}: cannot be read ({reason}): restore it or change its "
+                "permissions"
             ) from error
-        except Exception as error:
-            if not zipped:
-                raise
+        except ValueError as error:
             raise BadImage(
                 f"{path}: damaged in its zip ({error}): download the zip again"
             ) from error
@@ -166,35 +175,73 @@ class Files:
             status = os.stat(self._base / native(path))
             if stat.S_ISREG(status.st_mode):  # a pipe named like an image would be waited for
                 yield File(path, path, status.st_size, _stamp(status))
+            else:
+                self.left_out["pipe or device"] += 1
+        else:
+            self.left_out[suffix] += 1
 
     def _members(self, archive: str) -> Iterator[File]:
         where = self._base / native(archive)
-        self._zips[archive] = opened = open_zip(where)
-        stamp = _stamp(os.stat(where))
-        for info in members(opened, where):
-            place = info.filename if where == self.root else f"{archive}/{info.filename}"
-            path = f"{archive}!{info.filename}"
-            yield File(path, place, info.file_size, (*stamp, info.CRC))
+        opened = open_zip(where)
+        infos = {info.filename: info for info in members(opened, where, self.left_out)}
+        self._zips[archive] = (opened, infos)
+        stamp = _stamp(os.fstat(opened.file.fileno()))
+        for name, info in infos.items():
+            place = name if where == self.root else f"{archive}/{name}"
+            yield File(f"{archive}!{name}", place, info.file_size, (*stamp, info.CRC))
 
 
-def open_zip(where: Path) -> zipfile.ZipFile:
-    """Open a zip.
+def _is_zip(path: Path) -> bool:
+    with open_regular(path) as file:
+        return zipfile.is_zipfile(file)
+
+
+def read_file(where: Path, name: str) -> bytes:
+    """The bytes of a file; a pipe or device is not waited for.
+
+    Args:
+      where: the file.
+      name: what the message calls it.
 
     Raises:
+      BadImage: it is no regular file, or larger than MAX_MEMBER_BYTES.
       OSError: it cannot be read.
-      UserError: it is damaged, or no zip.
     """
-    try:
-        return zipfile.ZipFile(where)
-    except OSError:
-        raise
-    # Damaged directories of zips raise nearly anything.
-    except Exception as error:
-        raise UserError(f"{where}: not a whole zip ({error}): download it again") from error
+    status = os.stat(where)
+    if not stat.S_ISREG(status.st_mode):
+        raise BadImage(f"{name}: is not a regular file: leave it out")
+    if status.st_size > MAX_MEMBER_BYTES:
+        raise BadImage(f"{name}: has more than {MAX_MEMBER_BYTES >> 20} MiB: crop or shrink it")
+    image_limits.take_bytes(status.st_size)
+    return read_bytes(where, MAX_MEMBER_BYTES)
 
 
-def members(opened: zipfile.ZipFile, where: Path) -> Iterator[zipfile.ZipInfo]:
-    """The images and tables in a zip, each checked before it is given.
+def left_out_note(left_out: Counter[str]) -> str:
+    """A sentence that names what is not read: how many files of each suffix."""
+    kinds = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+    named = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in kinds[:8]]
+    others = sum(count for _, count in kinds[8:])
+    more = f", {others:,} others" if others else ""
+    total = left_out.total()
+    return (
+        f"left out {total:,} {'file that is' if total == 1 else 'files that are'} no image that "
+        f"leukjax reads: {', '.join(named)}{more}"
+    )
+
+
+def members(
+    opened: Zip,
+    where: Path,
+    left_out: Counter[str],
+    wanted: tuple[str, ...] = _WANTED,
+) -> Iterator[zipfile.ZipInfo]:
+    """The images, and tables unless `wanted` says otherwise, in a zip, each checked first.
+
+    Args:
+      opened: the zip.
+      where: its path, for messages.
+      left_out: counts the suffixes of the other members.
+      wanted: suffixes of what is given.
 
     Raises:
       UserError: a member that points outside the zip, occurs twice, is encrypted, or brings the
@@ -202,14 +249,18 @@ def members(opened: zipfile.ZipFile, where: Path) -> Iterator[zipfile.ZipInfo]:
     """
     total = 0
     seen: set[str] = set()
-    for info in opened.infolist():
+    for info in opened.infos:
         name = info.filename
         parts = name.split("/")
         if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or ":" in parts[0]:
             raise UserError(
                 f"{where}: member {name!r} points outside the zip: do not use this file"
             )
-        if info.is_dir() or any(map(hidden, parts)) or not name.lower().endswith(_WANTED):
+        if info.is_dir() or any(map(hidden, parts)):
+            continue
+        suffix = os.path.splitext(name)[1].lower()
+        if suffix not in wanted:
+            left_out[suffix] += 1
             continue
         if name in seen:
             raise UserError(f"{where}: member {name!r} occurs twice: pack the zip again")

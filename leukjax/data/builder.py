@@ -14,7 +14,7 @@ from absl import logging
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
-from leukjax.data import cache, preprocess
+from leukjax.data import cache, image_limits, preprocess
 from leukjax.data.manifest import Manifest
 from leukjax.data.parallel import map_in_order
 from leukjax.data.progress import progress
@@ -119,13 +119,14 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
         scanned = dict(zip(manifest.id.tolist(), manifest.sha256.tolist(), strict=True))
 
         def load(entry: Entry) -> tuple[np.ndarray, tuple[int, ...]]:
-            loaded = source.load(entry)
-            if hashlib.sha256(loaded.data).hexdigest() != scanned[entry.id]:
-                raise self._changed(entry)
-            image = loaded.image
-            size, crop, denoise = data.image_size, data.crop, data.denoise
-            processed = preprocess.process(image, size, crop, denoise, source.background)
-            return processed, image.shape[:2]
+            with image_limits.one_image():
+                loaded = source.load(entry)
+                if hashlib.sha256(loaded.data).hexdigest() != scanned[entry.id]:
+                    raise self._changed(entry)
+                image = loaded.image
+                size, crop, denoise = data.image_size, data.crop, data.denoise
+                processed = preprocess.process(image, size, crop, denoise, source.background)
+                return processed, image.shape[:2]
 
         digest = hashlib.sha256()
         sizes = []

@@ -77,7 +77,7 @@ def source(data: ConfigDict) -> CnmcSource:
         contradicts its folder; an image that is there twice; a labels file that is not consistent.
     """
     files = Files(data.root)
-    notes: list[str] = []
+    notes = files.notes()
     placed, other = _place(files)
     if not placed:
         found = ", ".join(file.place for file in other[:3])

@@ -41,7 +41,7 @@ class Decoded:
     def _open(self) -> None:
         path = self.folder / _FILE
         try:
-            self._file = open_regular(path)
+            self._file = open_regular(path)  # first: NumPy would wait for a pipe
             self._array = np.load(path, mmap_mode="r")
             self._size = os.fstat(self._file.fileno()).st_size
         except (OSError, ValueError) as error:
@@ -72,7 +72,7 @@ class Decoded:
 
     def _lost(self, why: object) -> UserError:
         return UserError(
-            f"{self.folder / _FILE}: cannot be read ({why}): start again, and it is made again; or "
+            f"{self.folder / _FILE}: cannot be read ({why}): start again to make it again; or "
             "set data.cache to none"
         )
 

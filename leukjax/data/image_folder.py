@@ -24,7 +24,7 @@ _SAMPLE = 24
 
 
 def source(data: ConfigDict) -> FileSource:
-    """Images as `data.root`/<class>/…/name.{png,jpg,jpeg,bmp,tif,tiff}, of any number of classes.
+    """Images as `data.root`/<class>/…/<image>, of any number of classes and of any format read.
 
     Classes are the folders' names, sorted; ids are the paths below the root. With two classes the
     second one is positive unless `data.positive` says otherwise; above two there is none. Subjects
@@ -57,6 +57,7 @@ def source(data: ConfigDict) -> FileSource:
         f"{len(entries):,} images ({found}) of {people:,} subjects, {how}",
         f"background: {background} ({share:.0%} of the border pixels are exactly black)",
     ]
+    notes += files.notes()
     if not data.positive and positive:
         notes.append(f"positive class: {positive} (data.positive chooses another)")
     notes.extend(warnings)

@@ -12,6 +12,11 @@ cv2.setNumThreads(0)
 
 DENOISERS = ("none", "median", "gaussian", "bilateral", "nlm")
 
+# An image whose square has more pixels is shrunk first: a strip of 10,000 x 8 pixels would be
+# padded to 300 MB. leukjax.apply.loader repeats both numbers.
+MAX_PADDED_PIXELS = 50_000_000
+_SHRUNK_SIDE = 4096
+
 # The farthest pixel that any denoiser looks at: half of NLM's search window and of its template.
 _REACH = 14
 
@@ -36,7 +41,8 @@ def process(
       image_size: pixels a side of the result.
       crop: side of the window about the centre that is kept, in pixels of `image`; 0 = everything.
         Where the image is smaller than the window, the window is filled with background, so that
-        all images of a set keep one scale.
+        all images of a set keep one scale. Without it, an image with a side above 7,071 pixels is
+        shrunk to 4,096 first.
       denoise: a name of `DENOISERS`; see `smooth`.
       background: "black" (fill with black; what is exactly black stays so) or "bright" (fill by
         repeating the border).
@@ -45,8 +51,7 @@ def process(
       UserError: unknown `denoise`.
     """
     check(denoise)
-    if crop:
-        image = _centre(image, crop, background)
+    image = _centre(image, crop, background) if crop else _shrunk(image, image_size)
     if denoise != "none":
         image = _denoise(image, denoise, background)
     side = max(image.shape[:2])
@@ -111,6 +116,15 @@ def window(image: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "p
 
 def _centre(image: np.ndarray, crop: int, background: str) -> np.ndarray:
     return _pad(window(image, crop), crop, crop, background)
+
+
+def _shrunk(image: np.ndarray, image_size: int) -> np.ndarray:
+    side = max(image.shape[:2])
+    wanted = max(_SHRUNK_SIDE, image_size)
+    if side * side <= MAX_PADDED_PIXELS or side <= wanted:
+        return image
+    height, width = (max(1, round(pixels * wanted / side)) for pixels in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _pad(image: np.ndarray, height: int, width: int, background: str) -> np.ndarray:

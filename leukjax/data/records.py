@@ -27,7 +27,7 @@ from leukjax.errors import UserError
 from leukjax.storage import csv_writer, write_atomic
 
 # Enters every key: raise it when `preprocess` or the layout of a folder of records changes.
-FORMAT = 2
+FORMAT = 3
 
 # data.name -> its module in leukjax.data and the TFDS builder there
 _DATA_SETS = {

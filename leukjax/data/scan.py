@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
+from leukjax.data import image_limits
 from leukjax.data.decode import BadImage
 from leukjax.data.manifest import Manifest, join_groups
 from leukjax.data.measure import Measured, measure
@@ -146,13 +147,14 @@ def _scan(
 
     def read(entry: Entry) -> _Read | BadImage:
         try:
-            loaded = source.load(entry)
+            with image_limits.one_image():
+                loaded = source.load(entry)
+                digest = hashlib.sha256(loaded.data).hexdigest()
+                return _Read(digest, measure(loaded.image, source.background), loaded.conversions)
         except BadImage as error:
             if bad_images == "error":
                 raise
             return error
-        digest = hashlib.sha256(loaded.data).hexdigest()
-        return _Read(digest, measure(loaded.image, source.background), loaded.conversions)
 
     results = map_in_order(read, entries, threads)
     for entry, result in zip(

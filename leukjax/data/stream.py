@@ -5,15 +5,19 @@ is wrong is one more item of the stream, and the others go on.
 """
 
 import dataclasses
+import errno
 import functools
 import os
-import stat
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from absl import logging
+
 from leukjax.data import archive
 from leukjax.data.decode import BadImage
+from leukjax.data.zips import Zip, open_zip
 from leukjax.errors import UserError
 
 
@@ -46,24 +50,49 @@ def check(paths: Sequence[str]) -> None:
             raise UserError(f"{path}: cannot be read ({reason}); give files that exist") from error
 
 
-def items(paths: Sequence[str]) -> Iterator[Item]:
+def items(paths: Sequence[str], left_out: Counter[str] | None = None) -> Iterator[Item]:
     """The images of files, folders (to any depth) and zips, in the order of `paths`.
 
     A file that is named is taken whatever its name is; in folders and zips, those with the suffix
     of an image. Folders go by name; each is entered once, so that a link back up ends. In memory
     are the names of one folder a level, and the directory of one zip.
+
+    Args:
+      paths: files, folders and zips.
+      left_out: counts the suffixes of the other files in folders and zips.
     """
     seen: set[tuple[int, int]] = set()
+    left_out = Counter() if left_out is None else left_out
     for path in paths:
         if os.path.isdir(path):
-            yield from _folder(Path(path), seen)
+            yield from _folder(Path(path), seen, left_out)
         elif path.lower().endswith(".zip"):
-            yield from _zip(Path(path))
+            yield from _zip(Path(path), left_out)
         else:
             yield _file(Path(path))
 
 
-def _folder(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Item]:
+def count(paths: Sequence[str]) -> int:
+    """How many images there are; logs which other files are left out.
+
+    Raises:
+      UserError: none.
+    """
+    left_out: Counter[str] = Counter()
+    total = sum(1 for _ in items(paths, left_out))
+    note = archive.left_out_note(left_out) if left_out else ""
+    if not total:
+        said = f"; {note}" if note else ""
+        raise UserError(
+            f"{', '.join(paths)}: holds no image ({', '.join(archive.IMAGES)}, in folders or "
+            f"zips{said}); give the folder that holds the images"
+        )
+    if note:
+        logging.warning("%s", note)
+    return total
+
+
+def _folder(folder: Path, seen: set[tuple[int, int]], left_out: Counter[str]) -> Iterator[Item]:
     try:
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in seen:
@@ -77,28 +106,28 @@ def _folder(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Item]:
         path = folder / name
         suffix = os.path.splitext(name)[1].lower()
         if path.is_dir():
-            yield from _folder(path, seen)
+            yield from _folder(path, seen, left_out)
         elif suffix == ".zip":
-            yield from _zip(path)
+            yield from _zip(path, left_out)
         elif suffix in archive.IMAGES:
             yield _file(path)
+        else:
+            left_out[_printable(suffix)] += 1
 
 
-def _zip(path: Path) -> Iterator[Item]:
+def _zip(path: Path, left_out: Counter[str]) -> Iterator[Item]:
+    others: Counter[str] = Counter()
     try:
-        opened = archive.open_zip(path)
-        # A zip is used whole or not at all: what points outside it may stand last.
-        found = [info for info in archive.members(opened, path) if _is_image(info)]
+        opened = open_zip(path)
+        # A zip is used whole or not at all: what points outside it may be its last member.
+        found = list(archive.members(opened, path, others, archive.IMAGES))
     except (OSError, UserError) as error:
         yield _broken(path, error)
         return
+    left_out.update(others)
     for info in found:
         name = f"{_printable(path)}!{info.filename}"
         yield Item(name, functools.partial(_read_member, opened, info, name))
-
-
-def _is_image(info: zipfile.ZipInfo) -> bool:
-    return info.filename.lower().endswith(archive.IMAGES)
 
 
 def _file(path: Path) -> Item:
@@ -107,22 +136,15 @@ def _file(path: Path) -> Item:
 
 def _read_file(path: Path) -> bytes:
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
-            raise BadImage(f"{_printable(path)}: is no ordinary file: leave it out")
-        if status.st_size > archive.MAX_MEMBER_BYTES:
-            limit = archive.MAX_MEMBER_BYTES >> 20
-            raise BadImage(f"{_printable(path)}: has more than {limit} MiB: crop or shrink it")
-        return path.read_bytes()
+        return archive.read_file(path, _printable(path))
     except OSError as error:
         raise _bad(path, error) from error
 
 
-def _read_member(opened: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> bytes:
+def _read_member(opened: Zip, info: zipfile.ZipInfo, name: str) -> bytes:
     try:
         return opened.read(info)
-    # Damaged members raise nearly anything.
-    except Exception as error:
+    except (OSError, ValueError) as error:
         raise BadImage(f"{name}: damaged in its zip ({error}): download the zip again") from error
 
 
@@ -137,8 +159,12 @@ def _broken(path: Path, error: Exception) -> Item:
 
 
 def _bad(path: Path, error: Exception) -> BadImage:
+    if isinstance(error, OSError) and error.errno == errno.EINVAL:
+        return BadImage(f"{_printable(path)}: is not a regular file: leave it out")
     reason = getattr(error, "strerror", None) or error
-    return BadImage(f"{_printable(path)}: cannot be read ({reason}): mend its access")
+    return BadImage(
+        f"{_printable(path)}: cannot be read ({reason}): restore it or change its permissions"
+    )
 
 
 def _printable(path: Path | str) -> str:

@@ -16,7 +16,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from leukjax.data import image_limits
 from leukjax.data.decode import decode
+from leukjax.data.image_file import FORMATS, SUFFIXES
 from leukjax.errors import UserError
 from leukjax.page.cards import Card
 from leukjax.page.desk import Desk
@@ -61,6 +63,8 @@ class Page:
         )
         environment.globals |= {
             "cards": cards,
+            "formats": FORMATS,
+            "suffixes": SUFFIXES,
             "judges": judges,
             "options": options,
             "percent": percent,
@@ -160,8 +164,9 @@ class Page:
 
     def _prepare(self, data: bytes, name: str) -> tuple[Prepared, tuple[str, ...]]:
         check_is_no_zip(data, name)
-        pixels, conversions = decode(data, name, self._options.max_pixels)
-        return self._judges.prepare(pixels), conversions
+        with image_limits.one_image():
+            pixels, conversions = decode(data, name, self._options.max_pixels)
+            return self._judges.prepare(pixels), conversions
 
     async def _in_thread(self, function, *arguments):
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)

@@ -16,7 +16,7 @@ from leukjax.images.augment import augment
 from leukjax.images.distort import DISTORTIONS, SEVERITIES, distort, seeds_of
 from leukjax.images.normalize import to_float
 from leukjax.report.sheet import sheet
-from leukjax.report.style import save
+from leukjax.report.style import save_as
 from leukjax.train.run import make_batches, split_of
 from leukjax.train.settings import step_options
 
@@ -47,7 +47,7 @@ def write(config: ConfigDict, output: Path, *, rows: int, views: int) -> None:
     if records.synthetic:
         title += " (SYNTHETIC)"
     figure = sheet(batch["image"], np.stack(seen, axis=1), names, title)
-    save(figure, output.parent, output.stem, kinds=(output.suffix[1:],))
+    save_as(figure, output)
     logging.info("wrote %s", output)
 
 
@@ -81,7 +81,7 @@ def write_distorted(config: ConfigDict, output: Path) -> None:
     names = [name.replace("_", " ") for name in DISTORTIONS]
     headings = tuple(f"severity {severity}" for severity in SEVERITIES)
     figure = sheet(raw, np.array(views), names, title, headings)
-    save(figure, output.parent, output.stem, kinds=(output.suffix[1:],))
+    save_as(figure, output)
     logging.info("wrote %s", output)
 
 

@@ -1,6 +1,7 @@
 """How figures look, and how they become files that are the same on every run."""
 
 import contextlib
+import io
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from leukjax.errors import UserError
 from leukjax.report.glyphs import FONT, make_drawable
+from leukjax.storage import open_output, write_atomic
 
 # Okabe & Ito: told apart with every kind of colour vision, and in print by lightness.
 BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE, GREY = (
@@ -67,18 +70,41 @@ def save(
     figure: Figure, folder: Path, name: str, kinds: Sequence[str] = ("png", "svg")
 ) -> list[Path]:
     """Write `name`.png and `name`.svg, without dates, so that equal data give equal bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.{kind}" for kind in kinds]
+    for path, content in zip(paths, _encoded(figure, kinds), strict=True):
+        write_atomic(path, content)
+    return paths
+
+
+def save_as(figure: Figure, path: Path) -> None:
+    """Write a figure to the PNG or SVG file that the user named.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    (content,) = _encoded(figure, (path.suffix[1:],))
+    try:
+        with open_output(path) as file:
+            file.write(content)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{path}: cannot be written ({reason}); choose another") from error
+
+
+def _encoded(figure: Figure, kinds: Sequence[str]) -> list[bytes]:
     metadata: dict[str, dict[str, Any]] = {
         "png": {"Software": None},
         "svg": {"Date": None, "Creator": None},
     }
-    paths = [folder / f"{name}.{kind}" for kind in kinds]
+    contents = []
     with style():
         make_drawable(figure)
         # Each drawing moves the layout a little: once for all, so that saving again changes
         # nothing.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
-        for path, kind in zip(paths, kinds, strict=True):
-            figure.savefig(path, metadata=metadata[kind])
-    return paths
+        for kind in kinds:
+            file = io.BytesIO()
+            figure.savefig(file, format=kind, metadata=metadata[kind])
+            contents.append(file.getvalue())
+    return contents

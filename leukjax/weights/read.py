@@ -18,7 +18,9 @@ import numpy as np
 from jaxtyping import Float32
 from safetensors import SafetensorError, safe_open
 
+from leukjax.data.zips import open_zip
 from leukjax.errors import UserError
+from leukjax.storage import open_regular
 
 CONVERTER = "python launch/pth_to_safetensors.py"
 
@@ -77,13 +79,13 @@ def open_file(path: Path) -> Tensors:
         if not path.is_file():
             state = "is no file" if path.exists() else "does not exist"
             raise UserError(f"init.weights: {path} {state}: give a file of weights or a run")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(16)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"init.weights: {path} cannot be read ({reason}): mend its access") from (
-            error
-        )
+        raise UserError(
+            f"init.weights: {path} cannot be read ({reason}): change its permissions"
+        ) from (error)
     try:
         if start[:4] == b"PK\3\4":
             return _open_npz(path)
@@ -106,7 +108,7 @@ def checksum(path: Path) -> str:
       UserError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"init.weights: {path} cannot be read ({error.strerror})") from error
@@ -141,14 +143,21 @@ def _open_safetensors(path: Path) -> Tensors:
 
 
 def _open_npz(path: Path) -> Tensors:
-    with zipfile.ZipFile(path) as archive:
-        entries = {entry.filename: entry for entry in archive.infolist()}
-        if any(name.endswith(".pkl") for name in entries):
-            raise _pickled(path)
-        if len(entries) != len(archive.infolist()):
-            raise ValueError("two entries of one name")
-        headers = {}
+    try:
+        opened = open_zip(path)
+    except UserError as error:
+        raise _damaged(str(path), error) from error
+    entries = {entry.filename: entry for entry in opened.infos}
+    if any(name.endswith(".pkl") for name in entries):
+        raise _pickled(path)
+    if len(entries) != len(opened.infos):
+        raise ValueError("two entries of one name")
+    headers = {}
+    with zipfile.ZipFile(opened.file) as archive:
         for name, entry in entries.items():
+            # What else a zip may be packed with unpacks without bounds when a header is read.
+            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(f"{name}: packed by a method that NumPy does not write")
             if name.endswith(".npy"):
                 headers[name.removesuffix(".npy")] = _npy_header(path, archive, entry)
     if not headers:
@@ -156,9 +165,8 @@ def _open_npz(path: Path) -> Tensors:
 
     def get(name: str) -> np.ndarray:
         shape, dtype, fortran, offset = headers[name]
-        with zipfile.ZipFile(path) as archive:
-            # Whole, so that the zip's own checksum is looked at.
-            data = archive.read(f"{name}.npy")
+        # Whole, so that the zip's own checksum is looked at.
+        data = opened.read(entries[f"{name}.npy"])
         array = np.frombuffer(data, dtype, offset=offset)
         return array.reshape(shape, order="F" if fortran else "C")
 

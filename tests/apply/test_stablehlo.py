@@ -1,17 +1,24 @@
 """One file that runs anywhere gives the probabilities of the run that it came from."""
 
+import csv
+import io
 import json
+import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
+import cv2
+import every_kind
 import numpy as np
 import pytest
 from PIL import Image
 
 import leukjax
 from leukjax.apply import loader, stablehlo
-from leukjax.data import preprocess
+from leukjax.data import archive, preprocess
+from leukjax.data.decode import BadImage, decode
 
 # As on a machine where leukjax and what else it needs were never installed.
 ELSEWHERE = """
@@ -54,18 +61,19 @@ def folder(model, tmp_path_factory) -> Path:
 def test_the_loader_elsewhere_gives_the_same_probabilities(model, folder, tmp_path):
     size = model.image_size
     images = cells(9, (size, size // 2 + 3, 2 * size, 3 * size + 5))
-    paths = [tmp_path / f"{i}.png" for i in range(len(images))]
+    paths = [tmp_path / f'{i}, "cell".png' for i in range(len(images))]
     for path, image in zip(paths, images, strict=True):
         Image.fromarray(image).save(path)
     command = [sys.executable, "-I", "-c", ELSEWHERE, folder / stablehlo.LOADER, *paths]
     answer = subprocess.run(command, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
-    header, *rows = answer.stdout.splitlines()
-    assert header == "image,predicted," + ",".join(f"p_{name}" for name in model.classes)
+    header, *rows = csv.reader(io.StringIO(answer.stdout, newline=""))
+    assert header == ["image", "predicted", *(f"p_{name}" for name in model.classes)]
+    assert [row[0] for row in rows] == [str(path) for path in paths]
     expected = model.predict(paths)
-    found = np.array([row.split(",")[2:] for row in rows], np.float32)
+    found = np.array([row[2:] for row in rows], np.float32)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
-    assert [row.split(",")[1] for row in rows] == [model.classes[i] for i in expected.argmax(1)]
+    assert [row[1] for row in rows] == [model.classes[i] for i in expected.argmax(1)]
     assert np.ptp(expected[:, 0]) > 1e-3
 
 
@@ -90,7 +98,78 @@ def test_the_loader_prepares_to_the_same_pixels(monkeypatch, background, crop):
     monkeypatch.setattr(loader, "ABOUT", about)
     for image in cells(12, (17, 31, 32, 33, 48, 64, 90, 96, 128, 201)):
         expected = preprocess.process(image, 32, crop, "none", background)
-        np.testing.assert_array_equal(loader.prepare(Image.fromarray(image)), expected)
+        np.testing.assert_array_equal(loader.prepare(image), expected)
+
+
+@pytest.mark.parametrize("shape", [(8, 10_000), (33, 7101), (7072, 8)])
+def test_the_loader_shrinks_what_would_be_padded_to_a_huge_square(monkeypatch, shape):
+    about = {"denoise": "none", "background": "bright", "crop": 0, "image_size": 32, "windows": []}
+    monkeypatch.setattr(loader, "ABOUT", about)
+    for module, side in ((loader, "SHRUNK_SIDE"), (preprocess, "_SHRUNK_SIDE")):
+        monkeypatch.setattr(module, side, 512)
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
+    expected = preprocess.process(image, 32, background="bright")
+    np.testing.assert_array_equal(loader.prepare(image), expected)
+
+
+@pytest.mark.parametrize("size", [(400, 12), (300, 8), (399, 11)])
+def test_the_loader_shrinks_by_area_to_the_same_pixels(size):
+    image = np.random.default_rng(0).integers(0, 256, (800, 24, 3)).astype(np.uint8)
+    expected = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(loader.shrink(image, *size), expected)
+
+
+def test_both_shrink_the_same_images_to_the_same_side():
+    assert loader.SHRUNK_SIDE == preprocess._SHRUNK_SIDE
+    assert loader.MAX_PADDED_PIXELS == preprocess.MAX_PADDED_PIXELS
+    assert archive.MAX_MEMBER_BYTES == loader.MAX_BYTES
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory):
+    """The loader as it is exported, imported where leukjax is not to be found."""
+    source = stablehlo.loader()
+    assert "\nfrom leukjax" not in source
+    assert "\nimport leukjax" not in source
+    path = tmp_path_factory.mktemp("shipped") / "exported_predict.py"
+    path.write_text(source, encoding="utf-8")
+    module = types.ModuleType("exported_predict")
+    module.__file__ = str(path)
+    exec(compile(source, str(path), "exec"), vars(module))
+    return module
+
+
+@pytest.mark.parametrize("side", [16, 45])
+@pytest.mark.parametrize("name", sorted(every_kind.FILES))
+def test_the_loader_reads_every_kind_of_file_as_leukjax_does(shipped, tmp_path, name, side):
+    path = tmp_path / "image"
+    path.write_bytes(every_kind.FILES[name](side))
+    expected, _ = decode(path.read_bytes(), "x")
+    np.testing.assert_array_equal(shipped.read(path), expected)
+    assert expected.shape[2] == 3
+    assert np.ptp(expected) > 50
+
+
+@pytest.mark.parametrize("name", sorted(every_kind.BAD))
+def test_the_loader_refuses_what_leukjax_refuses(shipped, tmp_path, name):
+    path = tmp_path / "image"
+    path.write_bytes(every_kind.BAD[name]())
+    with pytest.raises(BadImage) as caught:
+        decode(path.read_bytes(), str(path))
+    with pytest.raises(SystemExit) as refused:
+        shipped.read(path)
+    assert str(refused.value) == str(caught.value)
+
+
+def test_the_loader_does_not_wait_for_a_pipe(shipped, tmp_path):
+    os.mkfifo(tmp_path / "image.png")
+    with pytest.raises(SystemExit, match="is not a regular file"):
+        shipped.read(tmp_path / "image.png")
+
+
+def test_a_line_is_quoted(shipped):
+    cells = ['a,"b".png', "c\rd", "e\nf", "é"]
+    assert next(csv.reader(io.StringIO(shipped.line(cells), newline=""))) == cells
 
 
 def test_a_window_is_cut_from_images_of_its_size_alone(monkeypatch):
@@ -98,7 +177,7 @@ def test_a_window_is_cut_from_images_of_its_size_alone(monkeypatch):
     monkeypatch.setattr(loader, "ABOUT", about | {"windows": [[60, 45]]})
     (image,) = cells(1, (60,))
     expected = preprocess.window(image, 45)
-    np.testing.assert_array_equal(loader.prepare(Image.fromarray(image)), expected)
+    np.testing.assert_array_equal(loader.prepare(image), expected)
 
 
 def test_a_damaged_program_and_denoised_images_are_refused(folder, monkeypatch, tmp_path):
@@ -113,11 +192,11 @@ def test_a_damaged_program_and_denoised_images_are_refused(folder, monkeypatch, 
     monkeypatch.setattr(loader, "ABOUT", about)
     monkeypatch.setattr(loader, "FOLDER", copy)
     side = about["image_size"]
-    with pytest.raises(SystemExit, match="is damaged; copy it anew"):
+    with pytest.raises(SystemExit, match="is damaged; copy it again"):
         loader.predict(np.zeros((1, side, side, 3), np.uint8))
     monkeypatch.setattr(loader, "ABOUT", about | {"denoise": "nlm"})
     with pytest.raises(SystemExit, match="denoised"):
-        loader.prepare(Image.fromarray(np.zeros((9, 9, 3), np.uint8)))
+        loader.prepare(np.zeros((9, 9, 3), np.uint8))
 
 
 def test_what_is_no_image_is_one_line_and_no_row(folder, tmp_path):
@@ -125,7 +204,10 @@ def test_what_is_no_image_is_one_line_and_no_row(folder, tmp_path):
     for arguments, says in (
         ([], "no image is given: python predict.py IMAGE..."),
         ([tmp_path], "cannot be read (Is a directory)"),
-        ([tmp_path / "text.png"], "text.png: cannot be read (it is damaged, or no image)"),
+        (
+            [tmp_path / "text.png"],
+            "text.png: is not a PNG, JPEG",
+        ),
     ):
         command = [sys.executable, "-I", "-c", ELSEWHERE, folder / stablehlo.LOADER, *arguments]
         answer = subprocess.run(command, capture_output=True, text=True)

@@ -83,11 +83,13 @@ def test_duplicates_conflicts_and_damage_are_counted(tmp_path):
     (root / "a" / "a1_99.png").write_bytes(picture)  # across subjects
     (root / "b" / "b0_99.png").write_bytes(picture)  # across classes too
     (root / "b" / "b0_98.png").write_bytes(b"no image")
+    (root / "b" / "b0_97.svg").write_bytes(b"another format")
     found = folder.audit(str(root), "auto", PATTERN)
     identical = found.crossings[0]
     assert (identical.pairs, identical.subjects, identical.classes) == (2, 2, 1)
     assert found.conflicts == [["a/a0_0.png", "a/a1_99.png", "b/b0_99.png"]]
     assert [one.id for one in found.skipped] == ["b/b0_98.png"]
+    assert "left out 1 file that is no image that leukjax reads: 1 .svg" in found.notes
     assert {row["images"] for row in found.counts()} == {49}
     # Joined subjects are one group, which is of two classes then.
     assert len(np.unique(found.manifest.group)) == 14

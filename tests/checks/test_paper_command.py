@@ -1,6 +1,8 @@
 """leukjax.audit on papers, by the command."""
 
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,36 @@ def test_the_figure_is_the_same_again(tmp_path, kind):
     first, second = (file.read_bytes() for file in files)
     assert first == second
     assert len(first) > 5000
+
+
+def test_what_the_user_names_is_written_through_links(tmp_path):
+    for name in ("found.json", "figure.png"):
+        (tmp_path / f"real-{name}").write_text("old")
+        (tmp_path / name).symlink_to(f"real-{name}")
+    flags = (f"--output={tmp_path / 'found.json'}", f"--figure={tmp_path / 'figure.png'}")
+    assert run(str(PAPERS / "ozdemir_2026.toml"), *flags) == 0
+    assert json.loads((tmp_path / "real-found.json").read_text())["checks"]
+    assert (tmp_path / "real-figure.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "found.json").is_symlink()
+    assert (tmp_path / "figure.png").is_symlink()
+
+
+@pytest.mark.parametrize("flag", ["output", "figure"])
+def test_a_pipe_is_written_to(tmp_path, flag):
+    pipe = tmp_path / ("x.json" if flag == "output" else "x.png")
+    os.mkfifo(pipe)
+    got = []
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+    assert run(str(PAPERS / "ozdemir_2026.toml"), f"--{flag}={pipe}") == 0
+    reader.join(10)
+    assert got[0][:1] in (b"{", b"\x89")
+
+
+def test_a_paper_that_is_a_pipe_is_refused(tmp_path, capsys):
+    os.mkfifo(tmp_path / "x.toml")
+    assert run(str(tmp_path / "x.toml")) == 1
+    assert "cannot be read (is not a regular file)" in capsys.readouterr().err
 
 
 def test_the_blank_form_is_read_and_tells_nothing_apart(tmp_path, capsys):

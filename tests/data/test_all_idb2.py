@@ -70,3 +70,6 @@ def test_other_files_are_counted(tmp_path):
     write(tmp_path / "sheet.png", encode(cell(0), "PNG"))
     notes = all_idb2.source(data_config(tmp_path)).notes
     assert notes[-1] == "1 other files are ignored: sheet.png, …"
+    write(tmp_path / "sheet.svg", b"x")
+    notes = all_idb2.source(data_config(tmp_path)).notes
+    assert notes[-1] == "left out 1 file that is no image that leukjax reads: 1 .svg"

@@ -163,6 +163,28 @@ def test_damaged_zips_give_bytes_or_a_line(tmp_path):
     assert not any("\n" in message for message in refused)
 
 
+def test_what_is_left_out_is_counted_by_suffix(tmp_path):
+    for name in ("a/x.bmp", "a/y.webp", "a/z.jfif", "a/1.svg", "a/2.SVG", "b/3.heic", "README"):
+        write(tmp_path / name, BMP)
+    write(tmp_path / "labels.csv", b"x")
+    (tmp_path / "packed").mkdir()
+    write(tmp_path / "f" / "4.svg", b"x")
+    zip_folder(tmp_path / "f", tmp_path / "packed" / "f.zip")
+    (tmp_path / "f" / "4.svg").unlink()
+    os.mkfifo(tmp_path / "pipe.png")
+    files = Files(tmp_path)
+    assert [file.path for file in files.files] == ["a/x.bmp", "a/y.webp", "a/z.jfif", "labels.csv"]
+    assert files.notes() == [
+        "left out 6 files that are no image that leukjax reads: 3 .svg, 1 without a suffix, "
+        "1 .heic, 1 pipe or device"
+    ]
+    assert Files(tmp_path / "a").notes() == [
+        "left out 2 files that are no image that leukjax reads: 2 .svg"
+    ]
+    with pytest.raises(UserError, match=r"holds no image .*left out 1 file that is no image"):
+        Files(tmp_path / "packed")
+
+
 def test_a_pipe_is_no_image(tmp_path):
     os.mkfifo(tmp_path / "pipe.bmp")
     write(tmp_path / "x.bmp", BMP)

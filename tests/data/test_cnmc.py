@@ -269,6 +269,13 @@ def test_labels_of_images_that_are_not_there(tmp_path):
     assert any(n.startswith(f"1 of 8 rows of {LABELS} name images") for n in notes)
 
 
+def test_files_that_are_left_out_are_counted(tcia, tmp_path):
+    folder = shutil.copytree(tcia, tmp_path / "copy")
+    (folder / "readme.pdf").write_bytes(b"x")
+    note = "left out 1 file that is no image that leukjax reads: 1 .pdf"
+    assert note in cnmc.source(data_config(folder)).notes
+
+
 def test_two_labels_files(tcia, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(tcia, root)

@@ -118,9 +118,10 @@ def bmp_header(width: int, height: int) -> bytes:
     ("data", "message"),
     [
         (b"", "no bytes"),
-        (b"\0" * 100, "no readable"),
-        (b"not an image at all", "no readable"),
-        (b"GIF89a" + b"\0" * 50, "no readable"),
+        (b"\0" * 100, "is not a PNG, JPEG, BMP, TIFF, GIF, WebP or AVIF file"),
+        (b"not an image at all", "is not a PNG"),
+        (b"GIF89a" + b"\0" * 50, "damaged or cut off"),
+        (b"RIFF\0\0\0\0WEBPVP8 ", "damaged or cut off"),
         (encode(IMAGE, "BMP")[:-200], "cut off"),
         (encode(IMAGE, "PNG")[:-200], "cut off"),
         (encode(IMAGE, "JPEG")[:300], "cut off|no readable"),

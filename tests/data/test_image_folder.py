@@ -46,6 +46,18 @@ def test_classes_ids_and_labels(root):
     assert any("positive class: normal" in n for n in source.notes)
 
 
+def test_every_format_is_read_and_other_files_are_named(root, tmp_path):
+    for kind, suffix in (("WEBP", "webp"), ("GIF", "gif"), ("JPEG", "jfif")):
+        write(root / "normal" / f"p9_x.{suffix}", encode(cell(9), kind))
+    write(root / "normal" / "p9_y.heic", "x")
+    source = make(root)
+    assert len(source.entries) == 8
+    note = "left out 2 files that are no image that leukjax reads: 1 .heic, 1 .txt"
+    assert note in source.notes
+    manifest, skipped = scan(source, tmp_path / "cache", 2, "error")
+    assert (len(manifest), skipped) == (8, [])
+
+
 def test_three_classes_have_no_positive_one(root):
     write(root / "other" / "x.png", encode(cell(5), "PNG"))
     assert make(root).positive == ""

@@ -1,8 +1,10 @@
 """Files are told by content, read lazily, and nothing in them is run."""
 
 import json
+import os
 import pickle
 import struct
+import tracemalloc
 import zipfile
 
 import ml_dtypes
@@ -122,6 +124,19 @@ def _overlapping(path):
     header = {name: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} for name in ("x", "y")}
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + b"12345678")
+
+
+def test_a_pipe_and_a_zip_that_unpacks_without_end_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(UserError, match="is no file"):
+        open_file(tmp_path / "pipe.npz")
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("x.npy", bytes(2**26))
+    tracemalloc.start()
+    with pytest.raises(UserError, match="packed by a method that NumPy does not write"):
+        open_file(tmp_path / "x.npz")
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("make", [_claims_more, _flipped, _cut, _cut_safetensors, _overlapping])

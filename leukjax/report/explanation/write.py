@@ -15,7 +15,7 @@ from leukjax import runtime
 from leukjax.apply import reasons
 from leukjax.apply.model import NOT_FINITE, load
 from leukjax.attribution.methods import METHODS
-from leukjax.data import stream
+from leukjax.data import image_limits, stream
 from leukjax.data.decode import decode
 from leukjax.data.measure import foreground
 from leukjax.data.parallel import map_in_order
@@ -51,9 +51,7 @@ def write(runs: Sequence[str], paths: Sequence[str], output: Path, options: Opti
     stream.check(paths)
     models = [load([run], options.step, batch_size=options.batch_size).members[0] for run in runs]
     chosen = choose(models, options)
-    total = sum(1 for _ in stream.items(paths))
-    if not total:
-        raise UserError(f"{', '.join(paths)}: no image there (png, jpg, bmp, tif, and zips)")
+    total = stream.count(paths)
     _make_folder(output, paths)
     runtime.start(models[0].config)
     rows: list[Row] = []
@@ -96,7 +94,8 @@ def _make_folder(output: Path, paths: Sequence[str]) -> None:
 
 def _decode(item: stream.Item) -> tuple[str, UInt8[np.ndarray, "h w 3"] | None, str]:
     try:
-        return item.path, decode(item.read(), item.path)[0], ""
+        with image_limits.one_image():
+            return item.path, decode(item.read(), item.path)[0], ""
     except UserError as error:
         return item.path, None, " ".join(str(error).split())
 

@@ -1,0 +1,269 @@
+"""Bounds what images take of memory together, and decodes costly ones in processes with limits."""
+
+import atexit
+import contextlib
+import json
+import os
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from leukjax.data.image_parts import Unreadable
+
+# Of all images that threads read, decode and prepare at once.
+MAX_BYTES = 2**28
+MAX_PIXELS = 64_000_000
+
+# Of one process that decodes, and of one image in it.
+CHILDREN = 2
+CHILD_BYTES = 2**31
+CHILD_SECONDS = 20  # of processor time
+CHILD_WAIT = 300  # seconds, should it hang
+
+
+class _Budget:
+    """A number that threads take from and give back to; taking waits."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = self._free = limit
+        self._changed = threading.Condition()
+
+    def take(self, amount: int) -> int:
+        """What was taken: at most the limit, so that the largest image waits for all others."""
+        amount = min(amount, self._limit)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= amount)
+            self._free -= amount
+        return amount
+
+    def give(self, amount: int) -> None:
+        with self._changed:
+            self._free += amount
+            self._changed.notify_all()
+
+
+class _Held(threading.local):
+    """What this thread has taken."""
+
+    inside = False
+    bytes = 0
+    pixels = 0
+
+
+_bytes, _pixels, _held = _Budget(MAX_BYTES), _Budget(MAX_PIXELS), _Held()
+
+
+@contextlib.contextmanager
+def one_image() -> Iterator[None]:
+    """Reads, decodes and prepares one image at a time within; many threads share the bounds.
+
+    What the body reads and decodes counts until its end. Outside of any such block nothing waits.
+    """
+    outer, _held.inside = _held.inside, True
+    try:
+        yield
+    finally:
+        if not outer:
+            _release()
+            _held.inside = False
+
+
+def take_bytes(amount: int) -> None:
+    """Waits until this thread may hold a file of so many bytes, in `one_image`."""
+    if _held.inside:
+        _release()  # never waits for one thing while it holds the other, but in this order
+        _held.bytes = _bytes.take(amount)
+
+
+def take_pixels(amount: int) -> None:
+    """Waits until this thread may decode an image of so many pixels, in `one_image`."""
+    if _held.inside:
+        _pixels.give(_held.pixels)
+        _held.pixels = 0
+        _held.pixels = _pixels.take(amount)
+
+
+def _release() -> None:
+    _pixels.give(_held.pixels)
+    _bytes.give(_held.bytes)
+    _held.pixels = _held.bytes = 0
+
+
+_START = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from leukjax.data import image_limits
+image_limits.serve()
+"""
+_ASKED = struct.Struct("<QQQQ")  # bytes of the file, most pixels, seconds, bytes of memory
+
+
+class _Died(Exception):
+    """A process ended before it had answered."""
+
+
+class _Child:
+    """A process that decodes one image after the other."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _START, json.dumps(sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            # Each thread of a library takes address space.
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._to, self._from = self._process.stdin, self._process.stdout
+        if self._from.readline() != b"ready\n":
+            self.close()
+            raise OSError("the process ended at its start")
+
+    def decode(
+        self, data: bytes, max_pixels: int
+    ) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[str, ...]]:
+        """`image_file.decode` in the process.
+
+        Raises:
+          Unreadable: as there.
+          _Died: the process ended.
+        """
+        timer = threading.Timer(CHILD_WAIT, self._process.kill)
+        timer.start()
+        try:
+            self._to.write(_ASKED.pack(len(data), max_pixels, CHILD_SECONDS, CHILD_BYTES))
+            self._to.write(data)
+            self._to.flush()
+            line = self._from.readline()
+            answer = json.loads(line) if line else {}
+            if "error" in answer:
+                raise Unreadable(answer["error"])
+            if "shape" not in answer:
+                raise _Died
+            pixels = np.empty(answer["shape"], np.uint8)
+            take_pixels(pixels.size // 3)
+            content = pixels.data.cast("B")
+            if self._from.readinto(content) < pixels.size:  # type: ignore[attr-defined]
+                raise _Died
+            return pixels, tuple(answer["conversions"])
+        except OSError as error:
+            raise _Died from error
+        finally:
+            timer.cancel()
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        for stream in (self._to, self._from):
+            with contextlib.suppress(OSError):
+                stream.close()
+        self._process.wait()
+
+
+_idle: list[_Child] = []
+_places = threading.BoundedSemaphore(CHILDREN)
+_owner = os.getpid()
+
+
+def decode(data: bytes, max_pixels: int) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[str, ...]]:
+    """`image_file.decode`, in a process whose memory and time are limited; it is kept for the next.
+
+    Raises:
+      Unreadable: as there, or the image takes more memory or processor time than the limits.
+    """
+    take_pixels(0)
+    with _places:
+        child = _child()
+        try:
+            result = child.decode(data, max_pixels)
+        except Unreadable:
+            _idle.append(child)
+            raise
+        except _Died as error:
+            child.close()
+            raise Unreadable(
+                f"takes more than {CHILD_SECONDS} s or {CHILD_BYTES >> 20} MiB to decode: "
+                "save it in another format"
+            ) from error
+        except BaseException:
+            child.close()
+            raise
+        _idle.append(child)
+        return result
+
+
+def _child() -> _Child:
+    global _owner
+    if _owner != os.getpid():  # after a fork: the processes belong to the parent
+        _owner = os.getpid()
+        _idle.clear()
+    try:
+        return _idle.pop()
+    except IndexError:
+        pass
+    try:
+        return _Child()
+    except OSError as error:
+        reason = error.strerror or error
+        raise Unreadable(
+            f"needs a process of its own to be decoded, which cannot be started ({reason}): "
+            "save it as PNG"
+        ) from error
+
+
+@atexit.register
+def _close() -> None:
+    while _owner == os.getpid() and _idle:
+        _idle.pop().close()
+
+
+def serve() -> None:
+    """The work of a process: reads files from stdin, writes pixels to stdout, until stdin ends."""
+    from leukjax.data import image_file
+
+    out, stdin = os.fdopen(os.dup(1), "wb"), sys.stdin.buffer
+    os.dup2(2, 1)  # what a library prints must not look like an answer
+    with contextlib.suppress(ImportError):
+        from PIL import AvifImagePlugin
+
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    out.write(b"ready\n")
+    out.flush()
+    while len(asked := stdin.read(_ASKED.size)) == _ASKED.size:
+        size, max_pixels, seconds, memory = _ASKED.unpack(asked)
+        data = stdin.read(size)
+        _limit(seconds, memory)
+        answer: dict[str, Any]
+        try:
+            pixels, conversions = image_file.decode(data, max_pixels)
+            answer = {"shape": pixels.shape, "conversions": conversions}
+        except Unreadable as error:
+            answer, pixels = {"error": str(error)}, np.empty(0, np.uint8)
+        out.write(json.dumps(answer).encode() + b"\n")
+        out.write(pixels.data)
+        out.flush()
+
+
+def _limit(seconds: int, memory: int) -> None:
+    """Limits the memory, and the processor time of what follows, of this process."""
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    until = int(used.ru_utime + used.ru_stime) + 1 + seconds
+    for limit, value in (
+        (resource.RLIMIT_CPU, until),
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        hard = resource.getrlimit(limit)[1]
+        soft = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(limit, (soft, hard))
