@@ -5,8 +5,7 @@ python benchmarks/fuzz_predict.py --workdir=RUN --count=10000 --seed=0
 Files come in lots, a folder or a zip each. Most are damaged: bytes changed, cut, repeated or
 replaced, headers above all; sizes that are absurd; files made to cost time or memory; pipes, dead
 links and folders named like images. Every fourth is whole, and its probabilities are known
-beforehand. A lot fails if the command
-raises, takes longer than --timeout, or gives a wrong row:
+beforehand. A lot fails if the command raises, takes longer than --timeout, or gives a wrong row:
 
 - not one row a file, in order;
 - an error and an answer at once, or neither;

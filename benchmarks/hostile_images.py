@@ -183,11 +183,9 @@ def webp_canvas() -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-def bmp_of_run_lengths() -> bytes:
-    """A BMP of 20 kB that is expanded byte by byte, in Python, to 49 million pixels."""
-    width, height = 9_900, 4_950
-    lines = height * b"\1\0\0\0"
-    palette = bytes(1024)
+def bmp_of_run_lengths(width: int = 1000, height: int = 1000, pairs: int = 8_000_000) -> bytes:
+    """A BMP of 16 MB that Python expands pair by pair: all but the first lead out of its line."""
+    lines, palette = b"\xff\0" * pairs, bytes(1024)
     start = 54 + len(palette)
     header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(lines), 0, 0, 256, 0)
     size = start + len(lines)
@@ -228,6 +226,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "many chunks": (many_chunks, "chunks"),
     "comments": (gif_of_comments, "blocks"),
     "disposal": (gif_that_disposes, "13000 x 13000"),
+    "run lengths": (lambda: bmp_of_run_lengths(9_900, 4_950, 9_000), "as run lengths"),
     "canvas": (webp_canvas, "16383 x 16383"),
 }
 READ: dict[str, Callable[[], bytes]] = {

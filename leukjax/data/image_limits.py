@@ -23,8 +23,8 @@ MAX_PIXELS = 64_000_000
 # Of one process that decodes, and of one image in it.
 CHILDREN = 2
 CHILD_BYTES = 2**31
-CHILD_SECONDS = 20  # of processor time
-CHILD_WAIT = 300  # seconds, should it hang
+CHILD_SECONDS = 10  # of processor time
+CHILD_WAIT = 120  # seconds, should it hang
 
 
 class _Budget:

@@ -17,6 +17,7 @@ MAX_SCANNED_PIXELS = 800_000_000
 MAX_SEGMENTS = 50_000  # of a JPEG
 MAX_CHUNKS = 200_000  # of a PNG
 MAX_BLOCKS = 1_200_000  # of a GIF
+MAX_RUN_LENGTHS = 2**23  # pixels, or pairs of bytes, of a BMP
 MAX_PIECES = 2**16  # strips or tiles of a TIFF
 MAX_TILE_PIXELS = 2**22  # of a TIFF whose image is smaller; a larger image may have larger tiles
 MAX_PROFILE_BYTES = 2**20  # of a compressed profile that holds the orientation
@@ -207,10 +208,13 @@ def _joined(data: bytes, kept: list[memoryview]) -> bytes:
 
 
 def _bmp(data: bytes) -> Parts:
-    (header,) = struct.unpack_from("<I", data, 14)
+    header, width, height, packing = struct.unpack_from("<Iii4xI", data, 14)
+    if header == 12 or packing not in (1, 2):
+        return Parts(data)
     # Pillow expands run lengths in Python, byte by byte.
-    run_lengths = header > 12 and struct.unpack_from("<I", data, 30)[0] in (1, 2)
-    return Parts(data, costly=run_lengths)
+    if abs(width * height) > MAX_RUN_LENGTHS or len(data) > 2 * MAX_RUN_LENGTHS:
+        raise Unreadable(f"has {width} x {abs(height)} pixels as run lengths: save it as PNG")
+    return Parts(data, costly=True)
 
 
 def _gif(data: bytes) -> Parts:
