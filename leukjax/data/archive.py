@@ -73,7 +73,7 @@ class Files:
     def __init__(self, root: str, field: str = "data.root"):
         if not root:
             raise UserError(f"{field}: is empty: give the folder that holds the images")
-        self.root = Path(native(root)).expanduser()
+        self.root = Path(native(os.fspath(root))).expanduser()
         self._zips: dict[str, zipfile.ZipFile] = {}
         self.files: list[File] = []
         self.folders: set[str] = set()  # directly below the root, empty ones included
