@@ -78,7 +78,7 @@ class Files:
     def __init__(self, root: str, field: str = "data.root"):
         if not root:
             raise UserError(f"{field}: is empty: give the folder that holds the images")
-        self.root = Path(native(str(root))).expanduser()
+        self.root = Path(native(os.fspath(root))).expanduser()
         self._zips: dict[str, tuple[Zip, dict[str, zipfile.ZipInfo]]] = {}
         self.left_out: Counter[str] = Counter()  # suffixes of files that are neither images nor CSV
         self.files: list[File] = []

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -142,7 +143,7 @@ def _subjects(data: ConfigDict, root: Path, images: list[File]) -> tuple[dict[st
 
 def _from_csv(name: str, root: Path, images: list[File]) -> dict[str, str]:
     """Subject of each image by its place, from a CSV with the columns path, subject."""
-    path = Path(native(name)).expanduser()
+    path = Path(native(os.fspath(name))).expanduser()
     if not path.is_file() and (root / path).is_file():
         path = root / path
     try:

@@ -173,8 +173,10 @@ def can_mount() -> bool:
     )
 
 
-@pytest.mark.skipif(not can_mount(), reason="no namespace with another /dev/shm may be made here")
+@pytest.mark.slow
 def test_a_small_dev_shm_is_named(tmp_path):
+    if not can_mount():
+        pytest.skip("no namespace with another /dev/shm may be made here")
     program = tmp_path / "program.py"
     program.write_text(textwrap.dedent(SMALL_SHM))
     script = 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"'

@@ -140,6 +140,13 @@ def root_a_level_too_high(folder: Path) -> dict:
     return {"data.root": folder / "data"}
 
 
+@case(r"data\.root: .* holds test, train, with .* not like its classes\. Set .*root=.*/data/train")
+def root_holds_the_parts(folder: Path) -> dict:
+    for part in ("train", "test"):
+        images(folder / "data" / part)
+    return {"data.root": folder / "data"}
+
+
 @case(r"data\.root: class third has no image .*: add images or remove the folder")
 def class_without_images(folder: Path) -> dict:
     (images(folder / "data") / "third").mkdir()

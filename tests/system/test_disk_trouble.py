@@ -85,4 +85,4 @@ def test_full_disk_during_the_preparation(tmp_path):
     arguments = command("cnn", tmp_path / "run", {"data.cache_dir": place / "cache"})
     error, _ = in_small_disk(arguments, place, "60k", tmp_path / "cache")
     assert "data.cache_dir: " in error
-    assert "free space there or choose another folder" in error
+    assert "free space there, or choose another folder" in error
