@@ -152,7 +152,9 @@ def _smears() -> ConfigDict:
     train.accumulate = 1  # micro-batches a step
     train.steps_per_call = 1  # steps that one call of the compiled step does; needs device pixels
     train.remat = False  # recompute inside each block in the backward pass: less memory, more time
-    train.ema_decay = 0.0  # moving average of parameters and statistics; 0 = none
+    # Moving average of parameters and statistics; 0 = none. At step t, counted from 0, the decay is
+    # min(ema_decay, (1 + t) / (10 + t)), so that the random start is soon forgotten.
+    train.ema_decay = 0.0
     train.eval_every = "1 epochs"  # duration between two validations
     train.eval_batch_size = 0  # global; 0 = batch_size
 

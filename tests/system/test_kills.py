@@ -4,8 +4,9 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
-from runs import REPOSITORY, assert_same_bits, command, finish, with_patch
+from runs import REPOSITORY, assert_same_bits, command, finish, parameters, with_patch
 
 CHANGES = {"model.dropout": 0.3, "checkpoint.every": "2 steps"}
 
@@ -127,12 +128,14 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, cache):
     said = finish(arguments, cache, expect=1)
     assert "Traceback" not in said
     last = said.strip().splitlines()[-1]
-    assert last.startswith("error: the loss is ")
+    assert last.startswith("error: the gradient norm is ")  # a step before the loss shows it
     assert " at step " in last
     assert "learning rate " in last
     step = int(last.split(" at step ")[1].split(",")[0])
     kept = {int(p.name) for p in (tmp_path / "run/checkpoints").iterdir() if p.name.isdigit()}
     assert kept
     assert max(kept) < step
+    assert last.endswith(f"the last good checkpoint is {tmp_path / 'run/checkpoints'}/{max(kept)}")
+    assert all(np.isfinite(value).all() for value in parameters(tmp_path / "run").values())
     # It would end there again, from the checkpoint before it.
     assert f"at step {step}, learning rate" in finish(arguments, cache, expect=1)

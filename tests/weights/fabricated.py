@@ -57,7 +57,8 @@ def load(path: Path, classes: int, image_size: int, **options) -> tuple[models.n
     wanted = layouts.model_of(layout, tensors.shapes)
     norm = "batch" if layout.family == "resnet" else "group"
     fields = {"norm": norm, "gelu_tanh": False, **wanted}
-    module = models.create(fields.pop("name"), classes, **fields)
+    name = fields["name"]
+    module = models.create(name, classes, **models.select(name, fields))
     return module, map_to(module, image_size, tensors, layout, **options)
 
 
