@@ -199,11 +199,14 @@ def _quiet_logging() -> None:
     class Plain(std_logging.Formatter):
         def format(self, record: std_logging.LogRecord) -> str:
             message = record.getMessage()
-            return (
-                message
-                if record.levelno <= std_logging.INFO
-                else f"{record.levelname.lower()}: {message}"
-            )
+            if record.levelno <= std_logging.INFO:
+                return message
+            line = f"{record.levelname.lower()}: {message}"
+            # A bug that a server survives leaves its traceback here.
+            is_ours = record.pathname.startswith(package)
+            if record.exc_info and is_ours:
+                line += "\n" + self.formatException(record.exc_info)
+            return line
 
     def ours(record: std_logging.LogRecord) -> bool:
         if str(record.msg).startswith("Jax plugin configuration error"):

@@ -264,13 +264,13 @@ def _check_sizes(value: Any, where: str) -> None:
 
 def _in_range(value: int | Decimal, digits: int) -> bool:
     """Whether a number is within the bounds; infinities and NaN are left to the key's own kind."""
-    if isinstance(value, Decimal) and value.is_finite():
+    if isinstance(value, Decimal):
+        if not value.is_finite():
+            return True
         # The exponent first: comparing 1e999999999 would write it out.
         if not -digits <= _exponent(value) <= 0 or value.adjusted() > MAX_DIGITS:
             return False
-    elif isinstance(value, Decimal):
-        return True
-    return abs(value) <= MAX_NUMBER
+    return -MAX_NUMBER <= value <= MAX_NUMBER
 
 
 def _known(key: str, form: Mapping[str, Any], where: str) -> None:
