@@ -241,11 +241,14 @@ def _quiet_logging() -> None:
         def format(self, record: std_logging.LogRecord) -> str:
             # Names in a message may hold anything; what is several lines stays so.
             message = terminal.escape(record.getMessage())
-            return (
-                message
-                if record.levelno <= std_logging.INFO
-                else f"{record.levelname.lower()}: {message}"
-            )
+            if record.levelno <= std_logging.INFO:
+                return message
+            line = f"{record.levelname.lower()}: {message}"
+            # A bug that a server survives leaves its traceback here.
+            is_ours = record.pathname.startswith(package)
+            if record.exc_info and is_ours:
+                line += "\n" + terminal.escape(self.formatException(record.exc_info))
+            return line
 
     def ours(record: std_logging.LogRecord) -> bool:
         if str(record.msg).startswith("Jax plugin configuration error"):

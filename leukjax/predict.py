@@ -38,8 +38,9 @@ flags.DEFINE_float(
 )
 flags.DEFINE_bool(
     "flag_unlike",
-    False,
-    "flag images unlike those of the training (the first time this takes its data)",
+    None,
+    "flag images unlike those of the training (the first time this takes its data); without it "
+    "they are flagged where the run holds unlikeness.npz",
     flag_values=FLAGS,
 )
 flags.DEFINE_string(

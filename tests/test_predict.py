@@ -157,6 +157,38 @@ def test_unlikeness_is_kept_and_its_limit_is_that_of_validation(trained_run):
     assert np.quantile(values, 0.99) == pytest.approx(1, rel=1e-4)
 
 
+def test_a_run_that_keeps_it_flags_unlike_images_at_the_end_of_the_row(
+    trained_run, folder, tmp_path, caplog
+):
+    from leukjax.apply import unlikeness
+
+    noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(folder / "p3_noise.png")
+    (folder / "p3_bad.png").write_bytes(b"broken")
+    output, own = tmp_path / "o.csv", Path(shutil.copytree(trained_run, tmp_path / "run"))
+    (own / unlikeness.FILE).unlink(missing_ok=True)
+    run(f"--workdir={own}", folder, f"--output={output}")
+    plain = table(output)
+    assert not (own / unlikeness.FILE).exists()  # nothing is made without the flag
+    run(f"--workdir={own}", folder, f"--output={output}", "--flag_unlike")
+    asked = table(output)
+    run(f"--workdir={own}", folder, f"--output={output}")
+    found = table(output)
+    assert list(found[0]) == [*plain[0], "unlikeness", "unlike"]
+    for row, before, same in zip(found, plain, asked, strict=True):
+        assert {name: row[name] for name in before} == before
+        assert row == same
+    assert [row["unlike"] for row in found[-2:]] == ["", "yes"]
+    assert "images are unlike those of the training" in caplog.text
+    caplog.clear()
+    run(f"--workdir={own}", folder, f"--output={output}", "--noflag_unlike")
+    assert table(output) == plain
+    (own / unlikeness.FILE).write_bytes(b"broken")  # a flag that was not asked for stops nothing
+    run(f"--workdir={own}", folder, f"--output={output}")
+    assert table(output) == plain
+    assert f"{own / unlikeness.FILE}: " in caplog.text
+
+
 def test_the_challenges_file(trained_run, tmp_path):
     phase = tmp_path / "C-NMC_test_final_phase_data"
     phase.mkdir()

@@ -14,6 +14,7 @@ from leukjax.apply.model import NOT_FINITE, Model, load
 from leukjax.apply.rows import Row, rows
 from leukjax.apply.submission import Submission
 from leukjax.apply.table import Table
+from leukjax.apply.unlikeness import Unlikeness
 from leukjax.data import stream
 from leukjax.data.archive import IMAGES
 from leukjax.data.progress import progress
@@ -30,7 +31,7 @@ class Options:
     tta: bool = False
     calibrated: bool = False
     max_error: float | None = None
-    flag_unlike: bool = False
+    flag_unlike: bool | None = None
     subject_pattern: re.Pattern[str] | None = None
     submission: Path | None = None
     batch_size: int = 32
@@ -70,10 +71,8 @@ def write(runs: Sequence[str], paths: Sequence[str], output: Path, options: Opti
     if options.submission:
         names = (item.path for item in stream.items(paths))
         submission = Submission(options.submission, model.classes, names)
-    table = _table(model.classes, model.members, options)
-    likes = []
-    if options.flag_unlike:
-        likes = [unlikeness.of_run(member, options.overrides) for member in model.members]
+    likes = _likes(model.members, options)
+    table = _table(model.classes, model.members, options, bool(likes))
     answers = rows(model.members, stream.items(paths), threads=options.threads, unlikeness=likes)
     count = _Count()
     try:
@@ -96,7 +95,34 @@ def write(runs: Sequence[str], paths: Sequence[str], output: Path, options: Opti
     count.say(output)
 
 
-def _table(classes: Sequence[str], models: Sequence[Model], options: Options) -> Table:
+def _likes(models: Sequence[Model], options: Options) -> list[Unlikeness]:
+    """What measures how unlike the training images an image is, one for each run; or none.
+
+    Without the flag it is measured where every run has kept it: it costs nothing then.
+    """
+    if options.flag_unlike:
+        return [unlikeness.of_run(model, options.overrides) for model in models]
+    return unlikeness_kept(models) if options.flag_unlike is None else []
+
+
+def unlikeness_kept(models: Sequence[Model]) -> list[Unlikeness]:
+    """The runs' own, where each has kept it: making it takes the data and writes a file."""
+    found = []
+    for model in models:
+        try:
+            like = unlikeness.kept(model)
+        except UserError as error:
+            logging.warning("%s; how unlike images are is not shown", error)
+            return []
+        if like is None:
+            return []
+        found.append(like)
+    return found
+
+
+def _table(
+    classes: Sequence[str], models: Sequence[Model], options: Options, has_unlikeness: bool
+) -> Table:
     """The columns that the options ask for, and the confidence from which on there is an answer."""
     least = None
     if options.max_error is not None:
@@ -113,7 +139,8 @@ def _table(classes: Sequence[str], models: Sequence[Model], options: Options) ->
     return Table(
         classes,
         confidence=least,
-        unlikeness=options.flag_unlike,
+        unlikeness=has_unlikeness,
+        unlikeness_last=options.flag_unlike is None,
         subject_pattern=options.subject_pattern,
     )
 

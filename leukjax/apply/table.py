@@ -17,7 +17,8 @@ class Table:
     """Turns rows into lines of CSV, as they come.
 
     Columns: path, predicted, p_<class>…; where asked for: abstained, unlikeness and unlike,
-    subject; conversions, error. docs/predict.md says what they hold.
+    subject; conversions, error; where known without being asked for: unlikeness and unlike.
+    docs/predict.md says what they hold.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class Table:
         confidence: float | None,
         unlikeness: bool,
         subject_pattern: re.Pattern[str] | None,
+        unlikeness_last: bool = False,
     ):
         """Choose the columns.
 
@@ -35,9 +37,13 @@ class Table:
           confidence: abstain below it; None = answer always.
           unlikeness: whether the rows hold it.
           subject_pattern: its first group, searched in the path, is the subject; None = no column.
+          unlikeness_last: its columns are the last ones; they were added when the others had their
+            places.
         """
         self._classes = tuple(classes)
-        self._confidence, self._unlikeness = confidence, unlikeness
+        self._confidence = confidence
+        self._unlikeness = unlikeness and not unlikeness_last
+        self._unlikeness_last = unlikeness and unlikeness_last
         self._pattern = subject_pattern
         self.subjects = Subjects(classes)
 
@@ -53,6 +59,7 @@ class Table:
                 *(["subject"] if self._pattern else []),
                 "conversions",
                 "error",
+                *(["unlikeness", "unlike"] if self._unlikeness_last else []),
             ]
         )
 
@@ -66,15 +73,17 @@ class Table:
             cells += [f"{value:.9g}" for value in row.probabilities]
         if self._confidence is not None:
             cells.append("" if row.error else _yes(not answer))
+        value = row.unlikeness
+        flag = ["", ""] if value is None else [f"{value:.4g}", _yes(value > 1)]
         if self._unlikeness:
-            value = row.unlikeness
-            cells += ["", ""] if value is None else [f"{value:.4g}", _yes(value > 1)]
+            cells += flag
         if self._pattern:
             match = expressions.search(self._pattern, row.path, "subject_pattern")
             subject = (match[1] or "") if match else ""
             cells.append(subject)
             self.subjects.add(subject, row, answer)
-        return _line([*cells, ", ".join(row.conversions), row.error])
+        last = flag if self._unlikeness_last else []
+        return _line([*cells, ", ".join(row.conversions), row.error, *last])
 
     def predicted(self, row: Row) -> str:
         """The class with the largest probability; "" for a bad file, and where it abstains."""

@@ -99,9 +99,11 @@ def identical_columns(paper: Paper) -> Iterator[Finding]:
     """Columns of two models that agree in every digit at all epochs they share."""
     same: dict[str, list[str]] = {}
     compared: dict[str, int] = {}
-    for a, b in itertools.combinations(paper.curves, 2):
-        for name in ("train_loss", "val_loss", "val_accuracy", "accuracy"):
-            one, other = _by_epoch(a, name), _by_epoch(b, name)
+    names = ("train_loss", "val_loss", "val_accuracy", "accuracy")
+    values = [{name: _by_epoch(curve, name) for name in names} for curve in paper.curves]
+    for (a, of_a), (b, of_b) in itertools.combinations(zip(paper.curves, values, strict=True), 2):
+        for name in names:
+            one, other = of_a[name], of_b[name]
             common = sorted(one.keys() & other.keys())
             if len(common) < 3 or not _changes([one[e] for e in common]):
                 continue
@@ -161,8 +163,9 @@ def rank_flip(paper: Paper) -> Iterator[Finding]:
 
 
 def _error(p: Decimal, q: Decimal, images: int) -> float:
-    variance = float(p * (1 - p) + q * (1 - q)) / images
-    return math.sqrt(variance) or math.inf
+    # A printed accuracy may be no share at all.
+    variances = (max(0.0, float(share * (1 - share))) for share in (p, q))
+    return math.sqrt(sum(variances) / images) or math.inf
 
 
 def text_agrees(paper: Paper) -> Iterator[Finding]:
@@ -193,7 +196,7 @@ def loss_level(paper: Paper) -> Iterator[Finding]:
         if not losses or "accuracy" not in rows[-1][1]:
             continue
         loss, accuracy = float(losses[-1]), rows[-1][1]["accuracy"]
-        given = math.exp(-loss)
+        given = math.exp(-max(loss, 0.0))  # a cross-entropy is not negative
         why = (
             f"loss {losses[-1]} (ln 2 is 0.693) gives the true class a probability of {given:.3f} "
             f"in the geometric mean, at an accuracy of {accuracy}"

@@ -127,7 +127,7 @@ def resize_direction(paper: Paper) -> Iterator[Finding]:
     said = [*paper.preprocessing.get("abstract", []), *paper.preprocessing.get("methods", [])]
     source, target = paper.preprocessing.get("source_size"), paper.preprocessing.get("target_size")
     for sentence in said:
-        size = re.search(r"resize to (\d+)", sentence)
+        size = re.search(r"resize to ([0-9]{1,6})(?![0-9])", sentence)
         target = target or (int(size[1]) if size else None)
     if source and target and any("upscal" in sentence for sentence in said):
         why = f"upscaling is named; {source} to {target} px is a factor of {target / source:.3f}"

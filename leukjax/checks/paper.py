@@ -5,17 +5,17 @@ describes every key.
 """
 
 import dataclasses
+import datetime
 import difflib
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
-from decimal import Decimal
+from collections.abc import Callable, Mapping
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
 from leukjax.errors import UserError
 from leukjax.storage import read_text
-
-MAX_BYTES = 16 * 2**20  # of a paper file
 
 NOT_STATED = "not stated"
 COLUMNS = ("epoch", "train_loss", "val_loss", "val_accuracy", "precision", "recall", "f1")
@@ -25,7 +25,8 @@ SCORES = ("accuracy", "precision", "recall", "f1", "specificity", "balanced_accu
 KINDS = ("single", "mean", "macro")
 
 _TEXT, _NUMBER, _COUNT, _FLAG = "a text", "a number", "a whole number", "true or false"
-_TEXTS, _DATE = "a list of texts", "a date"
+_TEXTS, _DATE, _ROWS = "a list of texts", "a date", "rows of numbers"
+_P_VALUE = "a number from 0 to 1"
 _PARTS = dict.fromkeys(("train", "val", "test"), _COUNT)
 # Section -> key -> what it holds; a dictionary is a table of its own.
 _FORM: dict[str, dict[str, Any]] = {
@@ -50,16 +51,29 @@ _FORM: dict[str, dict[str, Any]] = {
     "evaluation": {"intervals": _TEXT, "distortion_experiment": _TEXT},
     "curve": {
         "model": _TEXT, "layers_claimed": "a list of whole numbers", "columns": _TEXTS,
-        "rows": "rows of numbers", "images": _COUNT, "kind": _TEXT,
+        "rows": _ROWS, "images": _COUNT, "kind": _TEXT,
         "text": {"first": _NUMBER, "last": _NUMBER, "improves_after_epoch": _COUNT},
     },
     "test": {
         "model": _TEXT, "kind": _TEXT, "images": _COUNT,
         "percent": dict.fromkeys(SCORES, _NUMBER), "starred": _FLAG, "note": _TEXT,
-        "p_value": _NUMBER, "p_value_below": _NUMBER, "p_value_test": _TEXT, "comparator": _TEXT,
+        "p_value": _P_VALUE, "p_value_below": _P_VALUE, "p_value_test": _TEXT, "comparator": _TEXT,
     },
 }  # fmt: skip
 _LISTS = ("curve", "test")
+
+# Bounds of a paper file; what a paper prints is far below. They keep the checks' exact arithmetic
+# and comparisons of pairs within seconds.
+MAX_BYTES = 2**20
+MAX_NUMBER = 10**9
+MAX_DIGITS = 18  # behind the point: with those of MAX_NUMBER still exact as a `Decimal`
+MAX_DIGITS_OF_P = 400
+MAX_ENTRIES = {"curve": 100, "test": 1000}
+MAX_ROWS = 1000  # of a curve
+# Python's reader takes quadratic time for keys with many dots; a key of the form has at most two.
+_DEEP_KEY = re.compile(
+    r"""(?<![\w-])(?:(?:[\w-]++|"(?:[^"\\\n]|\\.){0,99}+"|'[^'\n]{0,99}+')[ \t]*+\.[ \t]*+){16}"""
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,12 +135,19 @@ def read(path: Path) -> Paper:
             another type than its key's.
     """
     try:
-        content = tomllib.loads(read_text(path, MAX_BYTES), parse_float=Decimal)
+        text = read_text(path, MAX_BYTES)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read ({reason}); give a paper in TOML") from error
-    except (ValueError, ArithmeticError, RecursionError) as error:
-        raise UserError(f"{path}: no TOML ({error}); correct it, or start from --new") from error
+    try:
+        if _DEEP_KEY.search(text):
+            raise ValueError("a key has more than 16 parts")
+        content = tomllib.loads(text, parse_float=_decimal)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
+        raise UserError(f"{path}: not valid TOML ({reason}); fix it, or start from --new") from (
+            error
+        )
     _check(content, path)
     return Paper(
         title=content.get("paper", {}).get("title", path.stem),
@@ -139,14 +160,30 @@ def read(path: Path) -> Paper:
     )
 
 
+def _decimal(text: str) -> Decimal:
+    """A number with its printed digits; one without any behind the point, as 1e2, is whole."""
+    try:
+        value = Decimal(text)
+        # Larger exponents are refused by `_in_range`.
+        return value.quantize(Decimal(1)) if 0 < _exponent(value) <= MAX_DIGITS else value
+    except InvalidOperation as error:
+        raise ValueError(f"{text[:40]}: the number is too large") from error
+
+
+def _exponent(value: Decimal) -> int:
+    exponent = value.as_tuple().exponent
+    return exponent if isinstance(exponent, int) else 0  # infinities and NaN have none
+
+
 def _curve(entry: Mapping[str, Any], path: Path) -> Curve:
     columns = tuple(entry.get("columns", COLUMNS))
-    for row in entry["rows"]:
-        if len(row) != len(columns):
-            raise UserError(
-                f"{path}: curve {entry['model']}: a row has {len(row)} numbers for "
-                f"{len(columns)} columns ({', '.join(columns)}); mend the row or give `columns`"
-            )
+    bad = [row for row in entry["rows"] if len(row) != len(columns)]
+    if bad:
+        raise UserError(
+            f"{path}: curve {_shown(entry['model'])}: a row has {len(bad[0])} numbers for "
+            f"{len(columns)} columns ({len(bad):,} of {len(entry['rows']):,} rows). Fix the rows "
+            "or give `columns`"
+        )
     return Curve(
         model=entry["model"],
         columns=columns,
@@ -180,6 +217,11 @@ def _check(content: Mapping[str, Any], path: Path) -> None:
             continue
         if not isinstance(value, list):
             raise UserError(f"{path}: [{section}] must be written [[{section}]]; there may be many")
+        if len(value) > MAX_ENTRIES[section]:
+            raise UserError(
+                f"{path}: {len(value):,} [[{section}]] entries, at most "
+                f"{MAX_ENTRIES[section]:,} are allowed. Split the file"
+            )
         for number, entry in enumerate(value, 1):
             where = f"{path}: [[{section}]] {number}"
             _check_table(entry, _FORM[section], where)
@@ -197,43 +239,99 @@ def _check_table(value: Any, form: Mapping[str, Any], where: str) -> None:
         _known(key, form, f"{where}: key")
         if isinstance(form[key], dict):
             _check_table(content, form[key], f"{where} {key}")
-        elif not _fits(content, form[key]):
-            raise UserError(f"{where}: {key} must be {form[key]}, which {content!r} is not")
+            continue
+        if form[key] != _P_VALUE:
+            _check_sizes(content, f"{where}: {key}")
+        if not _FITS[form[key]](content):
+            raise UserError(f"{where}: {key} must be {form[key]}, which {_shown(content)} is not")
+
+
+def _check_sizes(value: Any, where: str) -> None:
+    """Refuses numbers and lists out of bounds, whatever the key holds."""
+    if isinstance(value, list):
+        if len(value) > MAX_ROWS:
+            raise UserError(
+                f"{where}: a list of {len(value):,}, at most {MAX_ROWS:,} are allowed. Shorten it"
+            )
+        for item in value:
+            _check_sizes(item, where)
+    elif isinstance(value, int | Decimal) and not _in_range(value, MAX_DIGITS):
+        raise UserError(
+            f"{where}: {_shown(value)} is out of range. Give at most {MAX_NUMBER:,} with at most "
+            f"{MAX_DIGITS} digits behind the point"
+        )
+
+
+def _in_range(value: int | Decimal, digits: int) -> bool:
+    """Whether a number is within the bounds; infinities and NaN are left to the key's own kind."""
+    if isinstance(value, Decimal):
+        if not value.is_finite():
+            return True
+        # The exponent first: comparing 1e999999999 would write it out.
+        if not -digits <= _exponent(value) <= 0 or value.adjusted() > MAX_DIGITS:
+            return False
+    return -MAX_NUMBER <= value <= MAX_NUMBER
 
 
 def _known(key: str, form: Mapping[str, Any], where: str) -> None:
     if key not in form:
-        close = difflib.get_close_matches(key, form, n=1, cutoff=0.5)
+        close = difflib.get_close_matches(key[:40], form, n=1, cutoff=0.5)
         guess = f"did you mean {close[0]}?" if close else f"one of {', '.join(form)}"
-        raise UserError(f"{where} {key!r} is not known; {guess}")
+        raise UserError(f"{where} {_shown(key)} is not known; {guess}")
 
 
-def _fits(value: Any, kind: str) -> bool:
-    import datetime
+def _shown(value: Any) -> str:
+    """A value for a message: short, however long or deep it is."""
+    if isinstance(value, dict | list):
+        return f"a {'table' if isinstance(value, dict) else 'list'} of {len(value):,}"
+    if isinstance(value, int) and value.bit_length() > 64:
+        return "a number of so many digits"
+    text = str(value) if isinstance(value, Decimal) else repr(value)
+    return text if len(text) <= 60 else text[:60] + "…"
 
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    number = whole or (isinstance(value, Decimal) and value.is_finite())
-    listed = isinstance(value, Sequence) and not isinstance(value, str)
-    return {
-        _TEXT: isinstance(value, str),
-        _NUMBER: number,
-        _COUNT: whole and value >= 0,
-        _FLAG: isinstance(value, bool),
-        _DATE: isinstance(value, datetime.date | str),
-        _TEXTS: listed and all(isinstance(item, str) for item in value),
-        "a whole number or a text": (whole and value >= 0) or isinstance(value, str),
-        "a number or a text": number or isinstance(value, str),
-        "a list of whole numbers": listed and all(_fits(item, _COUNT) for item in value),
-        "rows of numbers": listed
-        and len(value) > 0
-        and all(
-            isinstance(row, list) and row and all(_fits(item, _NUMBER) for item in row)
-            for row in value
-        ),
-        "counts by class": isinstance(value, dict)
-        and len(value) > 0
-        and all(_fits(item, _COUNT) for item in value.values()),
-    }[kind]
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return _is_whole(value) or (isinstance(value, Decimal) and value.is_finite())
+
+
+def _is_list(value: Any, fits: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and all(map(fits, value))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: Any) -> bool:
+    return _is_whole(value) and value >= 0
+
+
+_FITS: Mapping[str, Callable[[Any], bool]] = {
+    _TEXT: _is_text,
+    _NUMBER: _is_number,
+    _COUNT: _is_count,
+    _FLAG: lambda value: isinstance(value, bool),
+    _DATE: lambda value: isinstance(value, datetime.date | str),
+    _TEXTS: lambda value: _is_list(value, _is_text),
+    "a whole number or a text": lambda value: _is_count(value) or _is_text(value),
+    "a number or a text": lambda value: _is_number(value) or _is_text(value),
+    "a list of whole numbers": lambda value: _is_list(value, _is_count),
+    _ROWS: lambda value: (
+        value != [] and _is_list(value, lambda row: row != [] and _is_list(row, _is_number))
+    ),
+    _P_VALUE: lambda value: (
+        _is_number(value) and _in_range(value, MAX_DIGITS_OF_P) and 0 <= value <= 1
+    ),
+    "counts by class": lambda value: (
+        isinstance(value, dict)
+        and 0 < len(value) <= MAX_ROWS
+        and all(_is_count(count) and _in_range(count, 0) for count in value.values())
+    ),
+}
 
 
 BLANK = """\

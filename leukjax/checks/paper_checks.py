@@ -58,9 +58,11 @@ def report(paper: Paper, findings: list[Finding]) -> str:
     words = {"pass": "pass", "fail": "FAIL", "cannot_tell": "cannot tell"}
     lines = [f"{words[f.verdict]:<11}  {f.check:<19}  {f.where}: {f.arithmetic}" for f in findings]
     count = {name: sum(f.verdict == name for f in findings) for name in words}
+    # The paper's own texts may hold what moves the cursor of a terminal.
+    lines = ["".join(c if c.isprintable() else "?" for c in line) for line in lines]
     return "\n".join(
         [
-            paper.title,
+            "".join(c if c.isprintable() else "?" for c in paper.title),
             "",
             *lines,
             "",

@@ -11,6 +11,9 @@ from leukjax.checks.paper import Curve, Paper, Test
 Row = tuple[str, dict[str, Decimal]]  # a name ("epoch 10") and shares by score
 
 GRIM_TOTALS = range(100, 5001)
+# Confusion matrices that one paper may make `metric_feasibility` try: some seconds. Printed numbers
+# of a few digits take hundreds.
+_TRIES = 500_000
 _MEANS = "the values are means, which need not obey it"
 
 
@@ -103,7 +106,7 @@ def _one_number_for_all(paper: Paper) -> Iterator[Finding]:
     totals = [curve.images or paper.split.get("val") for curve in single]
     if len(values) < 3 or any(n is not None and n not in GRIM_TOTALS for n in totals):
         return
-    strict = [n for n in GRIM_TOTALS if all(printed.counts_half_even(v, n) for v in values)]
+    strict = printed.totals_for_all(values, GRIM_TOTALS, printed.counts_half_even)
     if strict:
         why = f"{len(strict):,} numbers of images from 100 to 5,000 allow all {len(values)}"
         yield answer("grim", "all curves", True, why)
@@ -112,7 +115,7 @@ def _one_number_for_all(paper: Paper) -> Iterator[Finding]:
         f"no number of images from 100 to 5,000 allows all {len(values)} accuracies with ties "
         "rounded to even; means over batches would escape this"
     )
-    ties = [n for n in GRIM_TOTALS if all(printed.counts(v, n) for v in values)]
+    ties = printed.totals_for_all(values, GRIM_TOTALS, printed.counts)
     if ties:
         why += f"; {', '.join(f'{n:,}' for n in ties[:3])} would, as exact ties rounded either way"
     yield answer("grim", "all curves", None if ties else False, why)
@@ -121,6 +124,7 @@ def _one_number_for_all(paper: Paper) -> Iterator[Finding]:
 def metric_feasibility(paper: Paper) -> Iterator[Finding]:
     """Whether whole numbers of right and wrong answers give accuracy, precision and recall."""
     needed = {"accuracy", "precision", "recall"}
+    budget: Iterator[object] = iter(range(_TRIES))
     for where, kind, part, images, rows in tables(paper):
         having = [(name, v) for name, v in rows if needed <= v.keys()]
         if not having:
@@ -135,7 +139,14 @@ def metric_feasibility(paper: Paper) -> Iterator[Finding]:
         else:
             positives = {"any class": range(1, images)}
             sizes = f"{images:,} images, whatever the share of the classes"
-        found = {name: _confusion(v, images, list(positives.values())) for name, v in having}
+        try:
+            found = {
+                name: _confusion(v, images, list(positives.values()), budget) for name, v in having
+            }
+        except printed.TooMany:
+            why = f"too many combinations to try with {sizes} and scores of so many digits"
+            yield answer("metric_feasibility", where, None, why)
+            continue
         bad = [name for name, matrix in found.items() if matrix is None]
         last = found[having[-1][0]]
         if not bad and last is not None:
@@ -154,11 +165,11 @@ def metric_feasibility(paper: Paper) -> Iterator[Finding]:
 
 
 def _confusion(
-    v: dict[str, Decimal], images: int, positives: list[range]
+    v: dict[str, Decimal], images: int, positives: list[range], budget: Iterator[object]
 ) -> tuple[int, int, int, int] | None:
     """The first (tp, fp, fn, tn) that gives the printed values, or None."""
     three = (v["accuracy"], v["precision"], v["recall"])
-    each = (next(printed.confusions(images, which, *three), None) for which in positives)
+    each = (next(printed.confusions(images, which, *three, budget), None) for which in positives)
     return next((matrix for matrix in each if matrix is not None), None)
 
 
@@ -212,7 +223,7 @@ def below_majority(paper: Paper) -> Iterator[Finding]:
     for where, _, part, images, rows in tables(paper):
         classes = known.class_counts(paper, part, images)
         values = [(name, v["accuracy"]) for name, v in rows if "accuracy" in v]
-        if not classes or not values:
+        if not classes or not values or not any(classes.values()):
             continue
         larger = max(classes, key=lambda name: classes[name])
         floor = Fraction(classes[larger], sum(classes.values()))

@@ -11,7 +11,6 @@ import jinja2
 from absl import logging
 from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -26,7 +25,7 @@ from leukjax.page.guard import Guard
 from leukjax.page.judges import Answer, Judges, Prepared
 from leukjax.page.options import Options
 from leukjax.page.shown import Shown, as_json, percent, shown
-from leukjax.page.upload import Refused, check_is_no_zip, drain, files
+from leukjax.page.upload import Bytes, Refused, Upload, check_is_no_zip, drain
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -54,6 +53,7 @@ class Page:
         self.desk = desk
         self._judges, self._pool, self._options = judges, pool, options
         self._uploads = 0
+        self._bytes = Bytes(options.max_bytes_at_once)
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(FOLDER),
             autoescape=True,
@@ -72,7 +72,7 @@ class Page:
         }
         self._whole = environment.get_template("page.html.jinja")
         self._part = environment.get_template("answers.html.jinja")
-        self.app = Starlette(
+        pages = Starlette(
             routes=[
                 Route("/", self._page, methods=["GET"]),
                 Route("/", self._ask_for_page, methods=["POST"]),
@@ -81,9 +81,9 @@ class Page:
                 _file("style.css", "text/css"),
                 _file("page.js", "text/javascript"),
                 _file("icon.svg", "image/svg+xml"),
-            ],
-            middleware=[Middleware(Guard, host=options.host)],
+            ]
         )
+        self.app = Guard(pages, options.host)
 
     def _page(self, request: Request) -> Response:
         return HTMLResponse(self._whole.render(images=(), refused=""))
@@ -109,20 +109,20 @@ class Page:
         if self._uploads == self._options.max_uploads:
             return [], Refused(503, "too many uploads at once; nothing was looked at; try again")
         self._uploads += 1
+        upload = Upload(self._bytes)
         try:
-            sent = await files(request, self._options)
-            try:
-                return await self._answers(sent), None
-            finally:
-                for one in sent:
-                    await one.close()
+            await upload.read(request, self._options)
+            return await self._answers(upload.files), None
         except Refused as refused:
-            await drain(request, self._options)
+            await upload.close()
+            if refused.status != 408:
+                await drain(request, self._options)
             return [], refused
         except Exception:  # a bug is ours to read; the person gets a line
             logging.exception("a request failed")
-            return [], Refused(500, "the page failed; its log says more")
+            return [], Refused(500, "the page failed; its log has the cause")
         finally:
+            await upload.close()
             self._uploads -= 1
 
     async def _answers(self, sent: Sequence[UploadFile]) -> list[Shown]:
@@ -140,9 +140,8 @@ class Page:
 
     async def _read(self, sent: UploadFile) -> tuple[Shown, "_Asked | None"]:
         name = sent.filename or ""
-        data = await sent.read()
         try:
-            prepared, conversions = await self._in_thread(self._prepare, data, name)
+            prepared, conversions = await self._in_thread(self._prepare, sent, name)
         except UserError as error:
             return Shown(name, error=_line(error)), None
         future = asyncio.wrap_future(self.desk.ask(prepared))
@@ -162,7 +161,9 @@ class Page:
             shown, row.name, asked.prepared, row.conversions, answer, self._judges
         )
 
-    def _prepare(self, data: bytes, name: str) -> tuple[Prepared, tuple[str, ...]]:
+    def _prepare(self, sent: UploadFile, name: str) -> tuple[Prepared, tuple[str, ...]]:
+        # Read here, so that memory holds the bytes of one file per thread.
+        data = sent.file.read()
         check_is_no_zip(data, name)
         with image_limits.one_image():
             pixels, conversions = decode(data, name, self._options.max_pixels)

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jaxtyping import Float, Float32, UInt8
 
-from leukjax.apply import confidence, unlikeness
+from leukjax.apply import confidence
+from leukjax.apply.answer import unlikeness_kept
 from leukjax.apply.model import NOT_FINITE, Model, load
 from leukjax.apply.unlikeness import Unlikeness
 from leukjax.apply.views import dihedral
@@ -139,19 +139,4 @@ def appoint(runs: Sequence[str], options: Options) -> Judges:
         threshold = confidence.choose(loaded.members, options.max_error)
     # The views are looked at one by one here.
     members = tuple(dataclasses.replace(member, tta=False) for member in loaded.members)
-    return Judges(members, options.tta, threshold, _kept_likes(members), Heat(members))
-
-
-def _kept_likes(members: Sequence[Model]) -> tuple[Unlikeness, ...]:
-    """The runs' own, where each has kept it: making it would take the data and write a file."""
-    found = []
-    for member in members:
-        try:
-            like = unlikeness.kept(member)
-        except UserError as error:
-            logging.warning("%s; how unlike images are is not shown", error)
-            return ()
-        if like is None:
-            return ()
-        found.append(like)
-    return tuple(found)
+    return Judges(members, options.tta, threshold, tuple(unlikeness_kept(members)), Heat(members))

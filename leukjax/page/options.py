@@ -10,6 +10,7 @@ class Options:
     Attributes:
       max_uploads: requests that may be read or answered at once; more are refused.
       seconds_to_upload: that a browser has to send one.
+      seconds_to_head: that a connection has to send the head of a request.
     """
 
     host: str = "127.0.0.1"
@@ -26,3 +27,14 @@ class Options:
     threads: int = 4
     max_uploads: int = 128
     seconds_to_upload: float = 60.0
+    seconds_to_head: float = 10.0
+
+    @property
+    def max_connections(self) -> int:
+        """Connections at once, those that wait for a request included."""
+        return 4 * self.max_uploads
+
+    @property
+    def max_bytes_at_once(self) -> int:
+        """Of all uploads that are read or answered, in memory and in the temporary folder."""
+        return max(256 << 20, 4 * self.max_bytes)

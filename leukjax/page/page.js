@@ -34,7 +34,9 @@ function counted(count) {
 function answered(count) {
   const articles = Array.from(results.querySelectorAll("article")).slice(0, count);
   const bad = articles.filter((article) => article.classList.contains("bad")).length;
-  return `Looked at ${counted(count)}.` + (bad ? ` ${bad} cannot be used.` : "");
+  const unlike = articles.filter((article) => article.classList.contains("unlike")).length;
+  return `Looked at ${counted(count)}.` + (bad ? ` ${bad} cannot be used.` : "") +
+    (unlike ? ` ${unlike} unlike the training images.` : "");
 }
 
 async function ask(files) {

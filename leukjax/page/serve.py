@@ -17,8 +17,9 @@ from leukjax import runtime
 from leukjax.errors import UserError
 from leukjax.page.app import Page
 from leukjax.page.cards import card
+from leukjax.page.connection import bounded
 from leukjax.page.desk import Desk
-from leukjax.page.guard import LOCAL
+from leukjax.page.guard import is_local
 from leukjax.page.judges import Judges, appoint
 from leukjax.page.options import Options
 
@@ -31,31 +32,37 @@ def serve(runs: Sequence[str], options: Options) -> None:
     """
     with _bound(options) as listener, _own_folder(), application(runs, options) as page:
         host, port = listener.getsockname()[:2]
-        if options.host not in LOCAL:
+        if not is_local(host):
             logging.warning(
-                "whoever reaches %s can send images to this page; it asks for no password", host
+                "every machine that reaches %s can send images to this page; it asks for no "
+                "password",
+                host,
             )
-        server = uvicorn.Server(
-            uvicorn.Config(
-                page.app,
-                log_config=None,
-                access_log=False,  # names of images are nobody's business
-                server_header=False,
-                lifespan="off",
-                ws="none",
-                http="h11",
-                loop="asyncio",
-                proxy_headers=False,
-                limit_concurrency=4 * options.max_uploads,
-                timeout_graceful_shutdown=10,
-            )
-        )
+        server = make_server(page, options)
         shown = f"[{host}]" if ":" in host else host
         logging.info("ready: http://%s:%d/ (Ctrl-C stops it)", shown, port)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
     logging.info("stopped")
+
+
+def make_server(page: Page, options: Options) -> uvicorn.Server:
+    """A server of the page, not started yet."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            page.app,
+            log_config=None,
+            access_log=False,  # names of images are private
+            server_header=False,
+            lifespan="off",
+            ws="none",
+            http=bounded(options),
+            loop="asyncio",
+            proxy_headers=False,
+            timeout_graceful_shutdown=10,
+        )
+    )
 
 
 @contextlib.contextmanager

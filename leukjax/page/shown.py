@@ -58,6 +58,11 @@ class Shown:
     conversions: tuple[str, ...] = ()
     error: str = ""
 
+    @property
+    def unlike(self) -> bool | None:
+        """Whether it is unlike the training images; None where that is not measured."""
+        return None if self.unlikeness is None else self.unlikeness > 1
+
     def as_json(self) -> dict:
         """The same for programs, without the pictures."""
         return {
@@ -70,6 +75,7 @@ class Shown:
             "unlikeness": self.unlikeness,
             "conversions": list(self.conversions),
             "error": self.error,
+            "unlike": self.unlike,
         }
 
 

@@ -23,7 +23,7 @@ def test_counts_are_those_that_round_to_the_value(total: int, digits: int):
         value = value.quantize(Decimal(1).scaleb(-digits))
         # Exact decimals: Python rounds a Fraction half to even, as the function promises.
         even = [int(i) for i in k if round(Fraction(int(i), total), digits) == Fraction(value)]
-        assert printed.counts_half_even(value, total) == even
+        assert list(printed.counts_half_even(value, total)) == even
         assert set(even) <= set(printed.counts(value, total))
         assert len(printed.counts(value, total)) - len(even) <= 2
 
@@ -50,3 +50,83 @@ def test_confusions_are_all_that_print_alike():
         and abs(tp / p - 0.50) <= 0.005
     }
     assert found == every
+
+
+def every_confusion(total, positives, accuracy, precision, recall):
+    """By trying all: what `confusions` is to find without."""
+    low, high = zip(*map(printed.before_rounding, (accuracy, precision, recall)), strict=True)
+    return {
+        (tp, fp, p - tp, total - p - fp)
+        for p in positives
+        for tp in range(p + 1)
+        for fp in range(total - p + 1)
+        if tp + fp
+        and low[0] * total <= total - p - fp + tp <= high[0] * total
+        and low[1] * (tp + fp) <= tp <= high[1] * (tp + fp)
+        and low[2] * p <= tp <= high[2] * p
+    }
+
+
+def test_confusions_agree_with_trying_all():
+    random = np.random.default_rng(0)
+    possible = 0
+    for _ in range(300):
+        total = int(random.integers(0, 24))
+        fewest, most = sorted(random.integers(0, total + 2, 2).tolist())
+        digits = random.integers(0, 4, 3)
+        shares = random.choice([0.0, 0.3, 0.5, 0.9, 1.0, 1.2], 3) + random.normal(0, 0.05, 3)
+        if total and random.random() < 0.5:  # of a matrix
+            tp, fp, fn, tn = np.bincount(random.integers(0, 4, total), minlength=4).tolist()
+            if tp + fp and tp + fn:
+                shares = [(tp + tn) / total, tp / (tp + fp), tp / (tp + fn)]
+                fewest, most = tp + fn, tp + fn + 1
+        values = [
+            Decimal(float(share)).quantize(Decimal(1).scaleb(-int(n)))
+            for share, n in zip(shares, digits, strict=True)
+        ]
+        found = list(printed.confusions(total, range(fewest, most), *values))
+        assert set(found) == every_confusion(total, range(fewest, most), *values)
+        assert len(set(found)) == len(found)
+        possible += bool(found)
+    assert 50 < possible < 250
+
+
+@pytest.mark.parametrize("total", [100_000, 10**9])
+@pytest.mark.parametrize(
+    ("shares", "possible"),
+    [
+        (("0.99", "0.98", "0.51"), True),
+        (("0.9912", "0.9880", "0.9934"), True),
+        (("0.50", "0.50", "0.50"), True),
+        (("0.99", "0.50", "0.40"), True),
+        (("0.9000", "0.9990", "0.9990"), False),  # of one image in a thousand wrong, one in ten is
+    ],
+)
+def test_confusions_of_many_images_are_found_at_once(total, shares, possible):
+    values = [Decimal(share) for share in shares]
+    budget = iter(range(2000))
+    found = next(printed.confusions(total, range(1, total), *values, budget), None)
+    assert (found is not None) == possible
+    if found is not None:
+        tp, fp, fn, tn = found
+        assert sum(found) == total
+        made = ((tp + tn, total), (tp, tp + fp), (tp, tp + fn))
+        for value, (part, whole) in zip(values, made, strict=True):
+            low, high = printed.before_rounding(value)
+            assert low <= Fraction(part, whole) <= high
+
+
+def test_what_would_take_too_long_is_not_tried():
+    values = [Decimal(share) for share in ("0.9", "0.123456789", "0.987654321")]
+    with pytest.raises(printed.TooMany):
+        list(printed.confusions(10**9, range(1, 10**9), *values, iter(range(1000))))
+
+
+def test_the_totals_that_allow_all_values_are_those_that_allow_each():
+    values = [Decimal(text) for text in ("0.50", "0.333", "0.9990", "0.5", "1", "0.000")]
+    totals = range(1, 1200)
+    for counted in (printed.counts, printed.counts_half_even):
+        expected = [n for n in totals if all(counted(value, n) for value in values)]
+        assert printed.totals_for_all(values, totals, counted) == expected
+        assert 0 < len(expected) < len(totals)
+    assert printed.totals_for_all([Decimal("1.2")], totals, printed.counts) == []

@@ -5,24 +5,31 @@ import socket
 import threading
 
 import pytest
-import uvicorn
 from form import Visitor
 
+from leukjax.page.app import Page
 from leukjax.page.options import Options
-from leukjax.page.serve import application
+from leukjax.page.serve import application, make_server
 
 
 @contextlib.contextmanager
 def served(runs, options: Options):
-    """The page, and who visits it."""
-    with application([str(run) for run in runs], options) as page, socket.socket() as listener:
+    """The page, and a visitor to it."""
+    with application([str(run) for run in runs], options) as page, listening(page, options) as port:
+        yield page, Visitor(port)
+
+
+@contextlib.contextmanager
+def listening(page, options: Options):
+    """A server of a page in a thread; gives its port."""
+    with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(100)
-        server = uvicorn.Server(uvicorn.Config(page.app, log_config=None, lifespan="off"))
+        server = make_server(page, options)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            yield page, Visitor(listener.getsockname()[1])
+            yield listener.getsockname()[1]
         finally:
             server.should_exit = True
             thread.join()
@@ -47,3 +54,16 @@ def page(place):
 @pytest.fixture
 def visitor(place) -> Visitor:
     return place[1]
+
+
+@pytest.fixture
+def other_page(page):
+    """Makes a page with other options, answered by the same models, and a visitor to it."""
+    with contextlib.ExitStack() as stack:
+
+        def make(**changes):
+            options = Options(**changes)
+            other = Page(page._judges, page.desk, [], page._pool, options)
+            return other, Visitor(stack.enter_context(listening(other, options)))
+
+        yield make

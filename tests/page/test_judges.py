@@ -63,6 +63,22 @@ def test_unlikeness_is_that_of_the_features(judges):
     assert answer.unlikeness == pytest.approx(np.linalg.norm(features) / 2, rel=1e-4)
 
 
+@pytest.mark.parametrize(("distance", "flagged"), [(3.5, True), (0.5, False), (None, None)])
+def test_the_flag_of_an_unlike_image_comes_before_its_class(judges, page, distance, flagged):
+    image = judges.prepare(cell(1))
+    answer = dataclasses.replace(judges.answer([image])[0], unlikeness=distance)
+    row = shown("a.png", image, (), answer, judges)
+    html = page._part.render(images=[row], refused="")
+    line = "Unlike the training images: do not rely on the class below."
+    assert (line in html) == bool(flagged)
+    assert ('class="answered unlike"' in html) == bool(flagged)
+    if flagged:
+        assert html.index(line) < html.index("<img")
+        assert html.index(line) < html.index('class="decision"')
+    assert row.as_json()["unlike"] is flagged
+    assert list(row.as_json())[-1] == "unlike"
+
+
 def test_a_heat_map_belongs_to_its_image(judges):
     images = [judges.prepare(cell(number)) for number in range(3)]
     together = judges.answer(images)
