@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -31,16 +32,62 @@ TEXTS = ("", " ", "nan", "inf", "-inf", "-1", "0", "1", "2", "0.5", "1e999", "-0
 
 
 @dataclasses.dataclass
+class Surroundings:
+    """How a case that is a process of its own is started; the defaults are a terminal's.
+
+    Attributes:
+      names: what is odd, for the summary.
+      variables: environment variables; None removes one.
+      streams: 0, 1, 2 -> "closed", "full" (the device that is always full) or "gone" (a pipe that
+        no process reads).
+      before: Python statements that the new process runs before the command.
+      cwd: working directory; None = an empty folder.
+    """
+
+    names: list[str] = dataclasses.field(default_factory=list)
+    variables: dict[str, str | None] = dataclasses.field(default_factory=dict)
+    streams: dict[int, str] = dataclasses.field(default_factory=dict)
+    before: list[str] = dataclasses.field(default_factory=list)
+    cwd: Path | None = None
+
+    def variables_now(self) -> dict[str, str]:
+        """The environment of the process."""
+        given = {**os.environ, **self.variables}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclasses.dataclass
 class Case:
-    """A command line, and the folder that holds what it names."""
+    """A command line, and the folder that holds what it names.
+
+    Attributes:
+      kind: what is damaged.
+      folder: holds the input; the outputs go below it.
+      config: of `leukjax.main`.
+      fields: of `leukjax.main`: changed fields of the config.
+      program: the command, a module of leukjax.
+      arguments: of another command than `leukjax.main`.
+      surroundings: None = any; else the case is a process of its own.
+      expected: "answers.csv" of the undamaged run, which a case with status 0 must give.
+      rows: how many rows the table of answers must have; None = any number.
+      changes: what was done, for the report of a failure.
+    """
 
     kind: str
     folder: Path
     config: str
     fields: dict[str, object]
+    program: str = "main"
+    arguments: list[str] | None = None
+    surroundings: Surroundings | None = None
+    expected: Path | None = None
+    rows: int | None = None
+    changes: list[str] = dataclasses.field(default_factory=list)
 
     def argv(self) -> list[str]:
-        """What stands behind ``python -m leukjax.main``."""
+        """What stands behind ``python -m leukjax.PROGRAM``."""
+        if self.arguments is not None:
+            return self.arguments
         return [
             f"--config={self.config}",
             f"--workdir={self.folder / 'run'}",

@@ -6,6 +6,7 @@ The real command gets every case; many cases share a process, which must go on a
 import csv
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from bad_inputs import CASES, arguments, cell, images, png, write
 from many import run_all
 from PIL import Image
-from runs import REPOSITORY, finish
+from runs import REPOSITORY
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -103,10 +104,29 @@ def test_bad_images_are_skipped_and_odd_ones_converted(tmp_path):
     assert f"converted to 8-bit RGB ({conversions})" in said
 
 
+def fuzz(place: Path, kinds: str, *flags: str) -> str:
+    """What the fuzz command prints, with what failed if anything did."""
+    script = REPOSITORY / "benchmarks" / "fuzz.py"
+    keep = f"--keep={place / 'failed'}"
+    # Not the folder for temporary files that all users share.
+    options = {"TMPDIR": str(place), "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, str(script), f"--kind={kinds}", keep, *flags]
+    done = subprocess.run(command, env=os.environ | options, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def test_damaged_inputs_drawn_at_random(tmp_path):
-    fuzz = REPOSITORY / "benchmarks" / "fuzz.py"
-    flags = ["--count=60", "--seed=1", "--train_every=30", f"--keep={tmp_path / 'failed'}"]
-    said = finish([sys.executable, str(fuzz), *flags], tmp_path / "cache")
+    kinds = "image,table,labels,zip,folder,field,extreme,config file,cache"
+    said = fuzz(tmp_path, kinds, "--count=60", "--seed=1", "--train_every=30", "--process_every=0")
     assert "seed 1: 60 cases, 0 failed" in said
     assert "went through" in said
     assert "refused in one line" in said
+
+
+@pytest.mark.slow
+def test_damaged_runs_hostile_files_odd_names_and_environments_drawn_at_random(tmp_path):
+    said = fuzz(tmp_path, "run,hostile,names,environment", "--count=40", "--seed=1")
+    assert "seed 1: 40 cases, 0 failed" in said
+    for kind in ("run", "hostile", "names", "environment"):
+        assert f"  {kind}" in said

@@ -1,0 +1,230 @@
+"""JSON, tables and arrays that are well formed and wrong, and files that are no regular files."""
+
+import csv
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from broken_case import TEXTS, damage
+
+# What a text may do to a terminal, a table, a formula of Matplotlib, a page or a file system.
+ODD_TEXTS = ("\x1b[31mred\x1b[0m", "a\rb", "\x07", "\x9b2J", "\u202e", "$x_1$", "a_b^c", "$",
+             "细胞", "=1+1", '"', ",", "<img src=x onerror=alert(1)>", "../../outside", "/dev/zero",
+             "\ud800", "\0", "é" * 120, "x" * 70_000, "%s%n", "{}", "[0-9]", "-rf")  # fmt: skip
+
+_SCALARS: tuple[Any, ...] = (None, True, False, 0, 1, -1, 2, 0.5, -0.0, 1e-300, 1e308, -1e308,
+            float("nan"), float("inf"), float("-inf"), 2**31, 2**63, 10**30, 10**400, "",
+            [], {}, [[]], [None], {"": None}, [1, 2, 3], ["a", "a"], *TEXTS,
+            *ODD_TEXTS)  # fmt: skip
+
+
+def odd_value(random: np.random.Generator) -> Any:
+    """A JSON value of any type."""
+    how = random.random()
+    if how < 0.03:
+        return nested(int(random.choice((40, 900, 100_000))))
+    if how < 0.06:
+        return [0.0] * 10**5
+    return _SCALARS[int(random.integers(len(_SCALARS)))]
+
+
+def nested(depth: int) -> Any:
+    """Lists in lists; too deep for `json.dumps` beyond a thousand, which `dump` knows."""
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def dump(value: Any) -> str:
+    """JSON of anything, values that JSON does not have included."""
+    try:
+        return json.dumps(value, indent=1)
+    except RecursionError:
+        return "[" * 100_000 + "]" * 100_000
+
+
+def change(value: Any, random: np.random.Generator) -> Any:
+    """The same JSON value with one place in it changed, removed or of another type."""
+    places = list(_places(value))
+    if not places or random.random() < 0.05:
+        return odd_value(random)
+    holder, key = places[int(random.integers(len(places)))]
+    how = random.integers(8)
+    if how == 0:
+        del holder[key]
+    elif how == 1 and isinstance(holder, dict):
+        holder[str(random.choice(TEXTS))] = odd_value(random)
+    elif how == 2 and isinstance(holder, list):
+        holder.append(holder[key])
+    elif how == 3 and isinstance(holder[key], dict):
+        holder[key] = list(holder[key].items())
+    elif how == 3 and isinstance(holder[key], list):
+        holder[key] = dict(enumerate(holder[key]))
+    elif how <= 4 and isinstance(holder[key], int | float):
+        factors = (-1, 0, 1e3, 1e9, 1e300, float("nan"))
+        holder[key] = holder[key] * factors[int(random.integers(len(factors)))]
+    elif how == 5:
+        holder[key] = [holder[key]]
+    else:
+        holder[key] = odd_value(random)
+    return value
+
+
+def _places(value: Any, depth: int = 0) -> Iterator[tuple[Any, Any]]:
+    """Every (holder, key) of a JSON value; not of what `nested` made."""
+    if not isinstance(value, dict | list) or depth > 50:
+        return
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, inner in list(items):
+        yield value, key
+        yield from _places(inner, depth + 1)
+
+
+def change_json(data: bytes, random: np.random.Generator) -> bytes:
+    """A JSON text, or lines of JSON, with values changed, in an odd encoding, or damaged."""
+    text = data.decode()
+    try:
+        values, lines = [json.loads(text)], False
+    except ValueError:
+        values, lines = [json.loads(line) for line in text.splitlines() if line], True
+    if not values:
+        return damage(data, random)
+    for _ in range(random.integers(1, 4)):
+        place = int(random.integers(len(values)))
+        values[place] = change(values[place], random)
+    if lines:
+        text = "".join(dump(value).replace("\n", "") + "\n" for value in values)
+    else:
+        text = dump(values[0])
+    if random.random() < 0.05:  # the first key twice
+        text = text.replace("{", '{"classes": 3, ', 1)
+    return _encode(text, random)
+
+
+def _encode(text: str, random: np.random.Generator) -> bytes:
+    encodings = ("utf-8", "utf-8-sig", "utf-16", "latin-1")
+    encoding = str(random.choice(encodings, p=(0.85, 0.05, 0.05, 0.05)))
+    data = text.encode(encoding, errors="replace")
+    return damage(data, random) if random.random() < 0.1 else data
+
+
+def change_table(data: bytes, random: np.random.Generator) -> bytes:
+    """A table with cells, rows or columns changed."""
+    rows = list(csv.reader(io.StringIO(data.decode(), newline="")))
+    for _ in range(random.integers(1, 4)):
+        if not rows or not rows[0]:
+            break
+        how, row = random.integers(9), int(random.integers(len(rows)))
+        column = int(random.integers(len(rows[0])))
+        if how == 0:
+            rows.pop(row)
+        elif how == 1:
+            rows.insert(row, list(rows[row]))
+        elif how == 2:
+            rows = [cells[:column] + cells[column + 1 :] for cells in rows]
+        elif how == 3:
+            rows = [[*cells, *cells[column : column + 1]] for cells in rows]
+        elif how == 4:
+            rows[row] = rows[row][:-1]
+        elif how == 5:
+            rows = rows[:1]
+        elif column < len(rows[row]):
+            numbers = ("nan", "inf", "-1", "2", "1e308", "0", "1e-400", "0x1", "٠.٥", "1_0")
+            texts = numbers if how == 6 else (*TEXTS, *ODD_TEXTS, "x" * 200_000)
+            rows[row][column] = str(texts[int(random.integers(len(texts)))])
+    text = io.StringIO()
+    csv.writer(text, delimiter=";" if random.random() < 0.05 else ",").writerows(rows)
+    return _encode(text.getvalue(), random)
+
+
+def change_arrays(data: bytes, random: np.random.Generator) -> bytes:
+    """An .npz file with arrays of other values, shapes or types, or one that grows when read."""
+    with np.load(io.BytesIO(data)) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    name = str(random.choice(list(arrays)))
+    value, how = arrays[name], random.integers(9)
+    if how == 0:
+        del arrays[name]
+    elif how == 1:
+        numbers = (np.nan, np.inf, 0, -1, 1e308)
+        arrays[name] = np.full_like(value, numbers[int(random.integers(4 if value.ndim else 3))],
+                                    dtype=np.float64)  # fmt: skip
+    elif how == 2:
+        arrays[name] = value[None]
+    elif how == 3:
+        arrays[name] = value.reshape(-1)[:-1]
+    elif how == 4:
+        arrays[name] = value.astype(str(random.choice(("complex64", "S8", "int8", "bool", "O"))))
+    elif how == 5:
+        arrays[name] = np.ascontiguousarray(value.T)
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    if how == 6:
+        return _bomb(arrays, name)
+    return damage(file.getvalue(), random) if how == 7 else file.getvalue()
+
+
+def _bomb(arrays: dict[str, np.ndarray], name: str) -> bytes:
+    """One member states 6.4 GB and holds 64 MB of zeros, compressed to 60 kB."""
+    file, header = io.BytesIO(), io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f8", "fortran_order": False, "shape": (8 * 10**8,)}
+    )
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for other, value in arrays.items():
+            content = io.BytesIO()
+            np.save(content, value, allow_pickle=True)
+            archive.writestr(
+                f"{other}.npy",
+                header.getvalue() + bytes(64 * 2**20) if other == name else content.getvalue(),
+            )
+    return file.getvalue()
+
+
+def make_special(path: Path, outside: Path, random: np.random.Generator) -> str:
+    """Puts something that is no ordinary file in the place of one.
+
+    Args:
+      path: what is replaced.
+      outside: a folder that must not change.
+      random: decides.
+
+    Returns:
+      What it is now.
+    """
+    whole = path.read_bytes()
+    path.unlink()
+    how = int(random.integers(9))
+    if how == 0:
+        os.mkfifo(path)
+        return "FIFO"
+    if how == 1:
+        path.mkdir()
+        return "folder"
+    if how in (2, 3):
+        device = ("zero", "full")[how - 2]
+        path.symlink_to(f"/dev/{device}")
+        return f"link to /dev/{device}"
+    if how == 4:
+        path.symlink_to("nowhere")
+        return "link to nowhere"
+    if how == 5:
+        path.symlink_to(path.name)
+        return "link to itself"
+    if how == 6:
+        with path.open("wb") as file:
+            file.write(whole)
+            file.truncate(12 * 2**30)
+        return "12 GiB with a hole"
+    if how == 7:
+        target = outside / path.name
+        target.write_bytes(whole)
+        path.symlink_to(target)
+        return "link outside"
+    return "missing"

@@ -1,0 +1,303 @@
+"""One case of the fuzz command: drawn, run, and its folder kept if it failed."""
+
+import contextlib
+import faulthandler
+import hashlib
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import broken_configs
+import broken_environments
+import broken_files
+import broken_images
+import broken_names
+import broken_runs
+import broken_weights
+import fuzz_judge
+import fuzz_watch
+import numpy as np
+from broken_case import FIELDS, Case, Surroundings
+from ml_collections import ConfigDict
+
+KINDS: dict[str, tuple[Callable, float]] = {  # with the share of the cases
+    "image": (broken_files.images, 0.1),
+    "table": (broken_files.table, 0.05),
+    "labels": (broken_files.labels, 0.03),
+    "zip": (broken_files.zip_file, 0.06),
+    "folder": (broken_files.tree, 0.05),
+    "field": (broken_configs.field, 0.05),
+    "extreme": (broken_configs.extreme, 0.03),
+    "config file": (broken_configs.config_file, 0.04),
+    "cache": (broken_files.cache, 0.03),
+    "weights": (broken_weights.weights, 0.02),
+    "run": (broken_runs.run, 0.34),
+    "hostile": (broken_images.hostile, 0.08),
+    "names": (broken_names.names, 0.08),
+    "environment": (broken_environments.environment, 0.04),
+}
+
+
+class Hang(BaseException):
+    """Raised by the alarm."""
+
+
+def run_case(
+    number: int,
+    settings: dict[str, Any],
+    recorder: fuzz_watch.Recorder,
+    started: Callable[[Path, str, str], None],
+) -> dict[str, Any]:
+    """Draws, runs and judges a case.
+
+    Args:
+      number: of the case.
+      settings: the flags of the fuzz command.
+      recorder: of what is written.
+      started: called with folder, kind and changes before anything runs.
+
+    Returns:
+      number, kind, end, problem ("" = none), kept, said, seconds, peak.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="leukjax-fuzz-"))
+    kept = Path(settings["keep"]) / f"seed{settings['seed']}-case{number}"
+    try:
+        random = np.random.default_rng([settings["seed"], number])
+        try:
+            case = draw(folder, random, settings["kind"])
+        except Exception:
+            # A fault of the fuzz command, not of leukjax; the case counts as failed all the same.
+            return {"number": number, "kind": "?", "end": "NOT DRAWN", "kept": "", "seconds": 0.0,
+                    "changes": "",
+                    "problem": "the fuzz command raised", "said": traceback.format_exc(),
+                    "peak": 0}  # fmt: skip
+        trains = _every(number, settings["train_every"])
+        alone = case.surroundings is not None or _every(number, settings["process_every"])
+        changes = ascii("; ".join(case.changes))
+        started(folder, _label(case, trains, alone), changes)
+        before = {name: fuzz_watch.snapshot(folder / name) for name in ("outside", "inputs", "run")}
+        began = time.perf_counter()
+        if alone:
+            trains = True
+            ended = run_process(case, settings["timeout"])
+        else:
+            ended = run_here(case, trains, settings["timeout"], recorder)
+        problem = ended.pop("problem", "") or fuzz_judge.judge(case, trains, before, **ended)
+        if settings["only"] >= 0:
+            print(case.program, case.argv(), case.surroundings, ended["out"], ended["err"],
+                  sep="\n")  # fmt: skip
+        if problem:
+            keep(folder, kept)
+            about = {"program": case.program, "argv": case.argv(), "changes": case.changes}
+            if case.surroundings is not None:
+                about |= vars(case.surroundings) | {"cwd": str(case.surroundings.cwd)}
+            (kept / "argv.json").write_text(json.dumps(about, indent=1))
+    finally:
+        for path in (folder, *folder.rglob("*")):
+            if path.is_dir() and not path.is_symlink():
+                path.chmod(0o755)
+        shutil.rmtree(folder, ignore_errors=True)
+    ends = {0: "went through", 1: "refused in one line"}
+    status = ended["status"]
+    return {
+        "number": number,
+        "kind": _label(case, trains, alone),
+        "end": "FAILED" if problem else ends.get(status, f"status {status}"),
+        "problem": problem,
+        "changes": changes,
+        "kept": str(kept),
+        "said": ended["err"][-3000:],
+        "seconds": time.perf_counter() - began,
+        "peak": ended["peak"],
+    }
+
+
+def _every(number: int, period: int) -> bool:
+    return period > 0 and number % period == 0
+
+
+def _label(case: Case, trains: bool, alone: bool) -> str:
+    how = ", process" if alone else ", trained" if trains and case.program == "main" else ""
+    program = "" if case.program == "main" else f" {case.program}"
+    return f"{case.kind}{program}{how}"
+
+
+def draw(folder: Path, random: np.random.Generator, kinds: list[str]) -> Case:
+    """Makes the input of a case in an empty folder; the same generator gives the same input.
+
+    Args:
+      folder: gets the input.
+      random: all that decides.
+      kinds: what may be damaged; empty = everything.
+    """
+    from absl import logging
+
+    logging.set_verbosity(logging.ERROR)  # of what is prepared to be damaged
+    names = kinds or list(KINDS)
+    shares = np.array([KINDS[name][1] for name in names])
+    kind = str(random.choice(names, p=shares / shares.sum()))
+    fields = FIELDS | {"data.cache_dir": folder / "cache"}
+    case = Case(kind, folder, "cnn:image_folder", fields)
+    case.fields["data.bad_images"] = str(random.choice(("error", "skip")))
+    KINDS[kind][0](case, random)
+    return case
+
+
+def keep(folder: Path, kept: Path) -> None:
+    """Copies the input of a failed case; pipes, links to devices and giants are left out."""
+
+    def leave_out(parent: str, names: list[str]) -> list[str]:
+        paths = [Path(parent) / name for name in names]
+        return [
+            path.name
+            for path in paths
+            if not path.is_symlink() and not path.is_dir()
+            and (not path.is_file() or path.stat().st_size > 10**8)
+        ]  # fmt: skip
+
+    shutil.rmtree(kept, ignore_errors=True)
+    with contextlib.suppress(shutil.Error, OSError):
+        shutil.copytree(folder, kept, symlinks=True, ignore=leave_out)
+    kept.mkdir(parents=True, exist_ok=True)
+
+
+def run_here(
+    case: Case, trains: bool, timeout: int, recorder: fuzz_watch.Recorder
+) -> dict[str, Any]:
+    """Runs a command line in this process; status None: it raised."""
+    from leukjax import command
+
+    def ring(*_: object) -> None:
+        raise Hang(f"after {timeout} s")
+
+    module = importlib.import_module(f"leukjax.{case.program}")
+    _as_if_new(module)
+    doing = module.main if trains or case.program != "main" else _prepare
+    signal.signal(signal.SIGALRM, ring)
+    fuzz_watch.forget_peak()
+    with tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as out:
+        kept = [os.dup(1), os.dup(2)]
+        os.dup2(out.fileno(), 1)
+        os.dup2(err.fileno(), 2)
+        # Where the alarm cannot be heard, inside a C library, the process is ended.
+        faulthandler.dump_traceback_later(2 * timeout, exit=True, file=kept[1])
+        signal.alarm(timeout)
+        recorder.start()
+        try:
+            status = command.status(doing, module.FLAGS, case.argv(), doc=module.__doc__)
+        except BaseException:
+            status = None
+            traceback.print_exc()
+        finally:
+            recorder.active = False
+            signal.alarm(0)
+            faulthandler.cancel_dump_traceback_later()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, descriptor in enumerate(kept, start=1):
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+        allowed = [Path(os.environ["LEUKJAX_FUZZ_BASE"])]
+        problem = "; ".join(recorder.problems[:1]) or fuzz_watch.written_elsewhere(
+            recorder, allowed, case.folder / "outside"
+        )
+        return {"status": status, "out": _read(out), "err": _read(err), "problem": problem,
+                "peak": fuzz_watch.peak()}  # fmt: skip
+
+
+def _as_if_new(module: Any) -> None:
+    """Forgets the flags and the settings of JAX that an earlier case left."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    module.FLAGS.unparse_flags()
+    for name in module.FLAGS:
+        module.FLAGS[name].unparse()
+    if jax.config.jax_compilation_cache_dir != os.environ["JAX_COMPILATION_CACHE_DIR"]:
+        jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+        compilation_cache.reset_cache()
+
+
+def _read(file: Any) -> str:
+    file.seek(0)
+    return file.read(2**24).decode(errors="replace")
+
+
+def run_process(case: Case, timeout: int) -> dict[str, Any]:
+    """Runs a command line as a process of its own, in odd surroundings if the case has any."""
+    odd = case.surroundings or Surroundings()
+    with tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as out:
+        streams = broken_environments.open_streams(odd.streams, out.fileno(), err.fileno())
+        place = odd.cwd or Path(tempfile.mkdtemp(prefix="cwd-", dir=case.folder))
+        process = subprocess.Popen(
+            broken_environments.launcher(odd, case.program, case.argv()),
+            **{name: streams.get(number, subprocess.DEVNULL)
+               for number, name in enumerate(("stdin", "stdout", "stderr"))},
+            env={"PYTHONPATH": str(broken_runs.REPOSITORY)} | odd.variables_now(),
+            cwd=place,
+            start_new_session=True,
+        )  # fmt: skip
+        for descriptor in streams.values():
+            os.close(descriptor)
+        problem, peak = _watch(process, 2 * timeout)
+        if not problem and odd.cwd is None and any(place.iterdir()):
+            problem = f"left {next(place.iterdir()).name} in the working directory"
+        return {"status": process.returncode, "out": _read(out), "err": _read(err),
+                "problem": problem, "peak": peak}  # fmt: skip
+
+
+def _watch(process: subprocess.Popen, timeout: int) -> tuple[str, int]:
+    """Waits for a process; what it did wrong meanwhile, and the most memory it was seen to hold."""
+    ends, peak, problem = time.monotonic() + timeout, 0, ""
+    while process.poll() is None:
+        peak = max(peak, *(fuzz_watch.peak(member) for member in fuzz_watch.family(process.pid)))
+        if peak > fuzz_watch.MEMORY:
+            problem = f"held {peak / 1e9:.1f} GB"
+        elif time.monotonic() > ends:
+            problem = f"did not end within {timeout} s"
+        if problem:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        time.sleep(0.1)
+    return problem, peak
+
+
+def _prepare(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
+    """What `leukjax.main` does before the model is built."""
+    from leukjax import command
+    from leukjax.data import records, split
+    from leukjax.train import run
+
+    config = command.one_config(names, overrides, arguments)
+    if config.init.weights:
+        _find_weights(config)
+        return
+    found = records.prepare(config.data)
+    chosen = split.make_split(found.manifest, config.split.protocol, config.split.seed,
+                              config.split.folds, config.split.fold)  # fmt: skip
+    run.make_batches(config, found, chosen.rows("train"), config.train.batch_size,
+                     training=True)  # fmt: skip
+    pixels = found.images(np.arange(len(found)))
+    assert hashlib.sha256(pixels.data).hexdigest() == found.checksum, "read other pixels"
+
+
+def _find_weights(config: ConfigDict) -> None:
+    """What `leukjax.main` does with weights, for a run that is not there yet."""
+    from leukjax import models
+    from leukjax.train import initial
+
+    name = config.model.name
+    module = models.create(name, 2, **models.select(name, config.model))
+    start = initial.find(config, module, ("blast", "healthy"), Path("none"))
+    assert start.mapped is not None
+    broken_weights.check(Path(config.init.weights), config.init.sha256, start.mapped)
