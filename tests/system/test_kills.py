@@ -139,3 +139,10 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, cache):
     assert all(np.isfinite(value).all() for value in parameters(tmp_path / "run").values())
     # It would end there again, from the checkpoint before it.
     assert f"at step {step}, learning rate" in finish(arguments, cache, expect=1)
+
+
+@pytest.mark.slow
+def test_soak_of_stopped_processes(tmp_path):
+    said = _soak(tmp_path, "--kills=0", "--stops=5", "--seed=1")
+    assert "5 runs of two processes got SIGTERM" in said
+    assert "5 ended with status 75 within 20 s" in said
