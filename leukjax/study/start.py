@@ -1,12 +1,12 @@
 """One start of a study: fresh or going on, to the end or to the next stop."""
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator, Sequence
 
 from absl import logging
 
+from leukjax import storage
 from leukjax.data import batches
 from leukjax.data import records as data_records
 from leukjax.data import split as data_split
@@ -127,6 +127,5 @@ def _report_failures(study: Study, jobs: Sequence[Job]) -> None:
 @contextlib.contextmanager
 def _one_joins(study: Study) -> Iterator[None]:
     """Of several shards that end together one joins at a time, so that test is opened once."""
-    with (study.folder / ".join.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with storage.lock(study.folder / ".join.lock", wait=True):
         yield
