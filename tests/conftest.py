@@ -1,6 +1,8 @@
 """Eight fake devices for every test, and the real images where they are."""
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 # Before JAX is first imported by a test: devices cannot be added later. Commands that tests start
@@ -55,3 +57,31 @@ def trained_run(tmp_path_factory) -> Path:
     }
     session.run(config.load("cnn", small), folder / "run")
     return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def finished_run(trained_run, tmp_path_factory) -> Path:
+    """The same run with the summary that the command writes at its end; to be read."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    shutil.copytree(trained_run, folder)
+    preprocessing = json.loads((folder / "preprocessing.json").read_text())
+    summary = {
+        "model": "CNN",
+        "parameters": 100,
+        "flops_per_image": 1e6,
+        "data": "smears",
+        "synthetic": True,
+        "subjects_known": True,
+        "protocol": "subject",
+        "leaky": False,
+        "classes": preprocessing["classes"],
+        "positive": preprocessing["positive"],
+        "epoch_chosen": 1.0,
+        "chosen_by": "balanced_accuracy on val",
+        "test_openings": 1,
+        "seconds_trained": 3.0,
+        "device": "1 x CPU",
+        "versions": preprocessing["versions"],
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder

@@ -27,33 +27,16 @@ TABLES = ("split.csv", "predictions/val.csv", "predictions/test.csv", "duplicate
 LOGS = ("metrics.jsonl", "starts.jsonl", "test_openings.jsonl")
 
 
-@pytest.fixture(scope="module")
-def finished(trained_run, tmp_path_factory) -> Path:
-    """A finished run of which only small files matter, with its summary."""
-    folder = tmp_path_factory.mktemp("rundir") / "run"
-    shutil.copytree(trained_run, folder)
-    preprocessing = json.loads((folder / "preprocessing.json").read_text())
-    summary = {
-        "model": "CNN", "parameters": 100, "flops_per_image": 1e6, "data": "smears",
-        "synthetic": True, "subjects_known": True, "protocol": "subject", "leaky": False,
-        "classes": preprocessing["classes"], "positive": preprocessing["positive"],
-        "epoch_chosen": 1.0, "chosen_by": "balanced_accuracy on val", "test_openings": 1,
-        "seconds_trained": 3.0, "device": "1 x CPU", "versions": {"leukjax": "0.1.0"},
-    }  # fmt: skip
-    (folder / "summary.json").write_text(json.dumps(summary))
-    return folder
-
-
 @pytest.fixture
-def run(finished, tmp_path) -> Path:
+def run(finished_run, tmp_path) -> Path:
     """A copy to be altered."""
-    return Path(shutil.copytree(finished, tmp_path / "run"))
+    return Path(shutil.copytree(finished_run, tmp_path / "run"))
 
 
 @pytest.fixture
-def values(finished, monkeypatch) -> None:
+def values(finished_run, monkeypatch) -> None:
     """The values of the checkpoint without Orbax, for tests that read hundreds of folders."""
-    found = checkpoint.for_evaluation(finished / "checkpoints", lower_is_better=False)
+    found = checkpoint.for_evaluation(finished_run / "checkpoints", lower_is_better=False)
     monkeypatch.setattr(checkpoint, "for_evaluation", lambda *_, **__: found)
     monkeypatch.setattr(restored, "_expected", lambda *_: None)
 

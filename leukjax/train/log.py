@@ -30,7 +30,8 @@ class Log:
         self, workdir: Path, *, start: int, total_steps: int, steps_per_epoch: int, positive: str
     ):
         """Go on at step `start`: lines of later steps, written by a killed run, are dropped."""
-        self._path = workdir / "metrics.jsonl"
+        place = RunDir(workdir).place
+        self._path = place("metrics.jsonl")
         self._total, self._per_epoch = total_steps, steps_per_epoch
         self._positive, self._titled = positive, False
         self._active = jax.process_index() == 0
@@ -38,7 +39,7 @@ class Log:
             return
         _drop_lines_after(self._path, start)
         self._file = self._path.open("a", encoding="utf-8")
-        self._reached = (workdir / REACHED).open("wb", buffering=0)
+        self._reached = place(REACHED).open("wb", buffering=0)
         # purge_step makes TensorBoard hide what a killed run had written beyond this step.
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
         self._bar = tqdm(

@@ -50,3 +50,21 @@ def test_after_a_damaged_record_others_can_be_read(files, tmp_path):
         damaged[20]
     for number in (19, 21, 39, 0):
         assert damaged[number] == whole[number]
+
+
+def test_files_of_tfds_are_read_in_the_order_of_parts_and_shards(files, tmp_path):
+    """By their names alone: of a hundred thousand parts, too, and whatever else is there."""
+    names = [
+        "smears/1.0.0/smears-part_100000.array_record-00000-of-00001",
+        "smears/1.0.0/smears-part_00002.array_record-00001-of-00002",
+        "smears/1.0.0/smears-part_00002.array_record-00000-of-00002",
+    ]
+    (tmp_path / "smears" / "1.0.0").mkdir(parents=True)
+    for name, file in zip(names, files, strict=True):
+        (tmp_path / name).write_bytes(file.read_bytes())
+    found = RecordFiles.of_tfds(tmp_path, ["smears/1.0.0/features.json", *names])
+    expected = RecordFiles(files[::-1], COUNTS[::-1])
+    assert len(found) == sum(COUNTS)
+    assert [found[n] for n in range(100)] == [expected[n] for n in range(100)]
+    with pytest.raises(ValueError, match="leads out of"):
+        RecordFiles.of_tfds(tmp_path, [f"../x/{names[0]}"])

@@ -4,9 +4,12 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from leukjax import config
+from leukjax.data.manifest import Manifest
+from leukjax.data.split import Split, checksum
 from leukjax.errors import UserError
 from leukjax.train.workdir import claim, locked
 
@@ -22,6 +25,28 @@ def test_the_same_run_goes_on_and_another_is_refused(tmp_path):
         claim(tmp_path, config.load("cnn", {"train.epochs": 3}), FACTS)
     with pytest.raises(UserError, match="records_sha256: 'a' -> 'b'"):
         claim(tmp_path, first, FACTS | {"records_sha256": "b"})
+
+
+def test_where_files_are_may_change_and_what_they_hold_may_not(tmp_path):
+    """A table of subjects may move as the images may: its content enters split.csv."""
+    before = {"data.name": "image_folder", "data.root": "/old", "data.subject_csv": "/old/s.csv"}
+    moved = before | {"data.root": "/new", "data.subject_csv": "/new/subjects.csv"}
+    facts = FACTS | {"split_sha256": split_checksum(("p1", "p2"))}
+    claim(tmp_path, config.load("cnn", before), facts)
+    assert claim(tmp_path, config.load("cnn", moved), facts) is True
+    other = FACTS | {"split_sha256": split_checksum(("p1", "p3"))}
+    with pytest.raises(UserError, match="split_sha256"):
+        claim(tmp_path, config.load("cnn", moved), other)
+
+
+def split_checksum(subjects: tuple[str, ...]) -> str:
+    """Of two images of these subjects, on the same sides of the split."""
+    count, text = len(subjects), ("a", "b")
+    manifest = Manifest(
+        ("all", "hem"), text, text, [0] * count, subjects, subjects, text, text, text,
+        [0] * count, [0] * count,
+    )  # fmt: skip
+    return checksum(manifest, Split(np.array(["train", "test"]), "subject"))
 
 
 def test_a_broken_config_json_is_said(tmp_path):

@@ -37,14 +37,14 @@ def write_report(arguments: Sequence[str], output: Path, positive: str = "") -> 
     except OSError as error:
         raise UserError(f"--output={output}: cannot be made ({error.strerror})") from error
     own = RunDir(output)
-    figures, before = own.place("figures"), _index(own.place(INDEX))
+    texts, figures, before = own.place("tables"), own.place("figures"), _index(output / INDEX)
     index = {
         "tables": [f"{one.name}{end}" for one in document.tables() for end in (".csv", ".tex")],
         "figures": [f"{one.name}{end}" for one in document.pictures() for end in (".png", ".svg")],
     }
     for table in document.tables():
-        write_atomic(own.place("tables") / f"{table.name}.csv", table.csv())
-        write_atomic(own.place("tables") / f"{table.name}.tex", table.latex())
+        write_atomic(texts / f"{table.name}.csv", table.csv())
+        write_atomic(texts / f"{table.name}.tex", table.latex())
     for picture in document.pictures():
         save(picture.figure, figures, picture.name)
     write_atomic(output / "results.json", results.results_json(study))

@@ -273,10 +273,11 @@ def test_what_is_held_out_of_all_folds_is_in_the_flow(tmp_path):
 def test_nothing_of_an_earlier_report_is_left(runs, report, tmp_path):
     write_report([str(runs / "a"), str(runs / "b")], tmp_path / "again")
     (tmp_path / "again" / "figures" / "notes.txt").write_text("mine")
+    (tmp_path / "again" / "tables" / "mine.csv").write_text("mine")
     write_report([str(runs / "a")], tmp_path / "again")
     write_report([str(runs / "a")], tmp_path / "fresh")
     left = everything(tmp_path / "again")
-    assert left.pop("figures/notes.txt") == b"mine"
+    assert left.pop("figures/notes.txt") == left.pop("tables/mine.csv") == b"mine"
     assert left == everything(tmp_path / "fresh")
 
 
@@ -311,3 +312,13 @@ def test_every_legend_names_models_whose_names_begin_with_an_underscore(tmp_path
         with style():  # ticks are made when they are asked for
             assert not any(text.get_parse_math() for text in picture.figure.findobj(Text))
     assert legends >= 4
+
+
+def test_a_folder_that_is_a_link_is_neither_written_nor_cleared(runs, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "scores.csv").write_text("precious")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "tables").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="tables: is a symbolic link"):
+        write_report([str(runs / "a")], tmp_path / "out")
+    assert [x.read_text() for x in (tmp_path / "elsewhere").iterdir()] == ["precious"]
