@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import resource
 from pathlib import Path
 
@@ -123,6 +124,21 @@ def describe() -> str:
     where = f", {processes} processes" if processes > 1 else ""
     cores = f" ({os.cpu_count()} cores)" if kind == "CPU" else ""
     return f"{len(devices)} x {kind}{cores}{where}, jax {jax.__version__}"
+
+
+def processor() -> str:
+    """The name of this machine's processor: what "the same machine type" is about."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # no Linux
+        lines = []
+    fields = dict(line.partition(":")[::2] for line in reversed(lines) if ":" in line)
+    named = {name.strip(): value.strip() for name, value in fields.items()}
+    keys = ("model name", "Processor", "cpu model")
+    name = next((named[key] for key in keys if named.get(key)), platform.processor())
+    if "CPU part" in named and not name:  # ARM has numbers there, and no name
+        name = f"ARM implementer {named.get('CPU implementer')}, part {named['CPU part']}"
+    return f"{name or 'unknown'} ({platform.machine()})"
 
 
 def log_start() -> None:
