@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import platform
 import re
 import resource
 import tempfile
@@ -225,6 +226,21 @@ def describe_no_device(error: BaseException) -> str | None:
         f"environment: JAX_PLATFORMS={platforms}: cannot be used here ({reason}); unset it, or set "
         "JAX_PLATFORMS=cpu"
     )
+
+
+def processor() -> str:
+    """The name of this machine's processor: what "the same machine type" is about."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # no Linux
+        lines = []
+    fields = dict(line.partition(":")[::2] for line in reversed(lines) if ":" in line)
+    named = {name.strip(): value.strip() for name, value in fields.items()}
+    keys = ("model name", "Processor", "cpu model")
+    name = next((named[key] for key in keys if named.get(key)), platform.processor())
+    if "CPU part" in named and not name:  # ARM has numbers there, and no name
+        name = f"ARM implementer {named.get('CPU implementer')}, part {named['CPU part']}"
+    return f"{name or 'unknown'} ({platform.machine()})"
 
 
 def log_start() -> None:

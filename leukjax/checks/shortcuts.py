@@ -7,17 +7,14 @@ that is scored on groups it was not fitted on.
 
 import dataclasses
 
-import cv2
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from leukjax.data import image_limits
+from leukjax.data.baselines import shortcut_model
 from leukjax.data.manifest import Manifest
-from leukjax.data.measure import box, foreground
+from leukjax.data.measure import shortcut_numbers
 from leukjax.data.parallel import map_in_order
 from leukjax.data.progress import progress
 from leukjax.data.source import FileSource
@@ -77,18 +74,7 @@ def measures(
 
     def one(entry) -> dict[str, list[float]]:
         image = source.image(entry)
-        mask = foreground(image, source.background)
-        inside = image[mask] if mask.any() else image.reshape(-1, 3)
-        grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
-        edge = np.concatenate([grey[0], grey[-1], grey[1:-1, 0], grey[1:-1, -1]])
-        top, bottom, left, right = box(mask)
-        height, width = bottom - top, right - left
-        return {
-            "area": [float(mask.mean())],
-            "brightness": [float(grey[mask].mean() if mask.any() else grey.mean())],
-            "colour": inside.mean(axis=0).tolist(),
-            "shape": [height, width, height / width],
-            "border": [float(edge.mean()), float((edge == 0).mean())],
+        return shortcut_numbers(image, source.background) | {
             "image size": list(image.shape[:2]),
             "file size": [sizes[entry.path]],
         }
@@ -159,13 +145,7 @@ def _out_of_fold(
 ) -> Float[np.ndarray, "n c"]:
     probabilities = np.zeros((len(labels), classes))
     for train, test in folds:
-        # Squares, because a class may lie between two others.
-        model = make_pipeline(
-            StandardScaler(),
-            PolynomialFeatures(2, interaction_only=False, include_bias=False),
-            StandardScaler(),
-            LogisticRegression(max_iter=2000, class_weight="balanced"),
-        )
+        model = shortcut_model()
         model.fit(values[train], labels[train])
         probabilities[test] = model.predict_proba(values[test])
     return probabilities

@@ -1,16 +1,21 @@
-"""What a model has to beat: the larger class, and the size of the cell."""
+"""What a model has to beat: the larger class, the size of the cell, and all shortcuts together."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from leukjax.data.manifest import Manifest
+from leukjax.data.measure import shortcut_numbers
+from leukjax.data.parallel import map_in_order
+from leukjax.data.records import READ_AT_ONCE, Records
 from leukjax.data.split import Split
 
+SHORTCUTS = "shortcuts alone"
 _RULES = {
     "black": "area above black",
     "bright": "area darker than Otsu's threshold",
@@ -22,7 +27,7 @@ class Baseline:
     """A trivial model's predictions, in the form of a real one's, to be scored alike.
 
     Attributes:
-      name: "larger class" or "cell area alone".
+      name: "larger class", "cell area alone" or `SHORTCUTS`.
       description: what it is, for the table's caption.
       probabilities: part ("val", "test") -> float64[n, classes], rows as in `Split.rows(part)`.
     """
@@ -32,17 +37,24 @@ class Baseline:
     probabilities: dict[str, Float[np.ndarray, "n c"]]
 
 
-def baselines(manifest: Manifest, split: Split, background: str = "black") -> list[Baseline]:
+def baselines(
+    manifest: Manifest,
+    split: Split,
+    background: str = "black",
+    numbers: Mapping[str, Float[np.ndarray, "n k"]] | None = None,
+) -> list[Baseline]:
     """Fits the baselines on the training part and applies them to the others.
 
     The larger class predicts the training part's class frequencies for every image. The area model
     is a logistic regression (maximum likelihood, unweighted as the default loss of training, with
-    scikit-learn's L2 penalty C = 1) on the standardised share of foreground.
+    scikit-learn's L2 penalty C = 1) on the standardised share of foreground. The shortcuts are
+    `shortcut_model` on all of `numbers`.
 
     Args:
       manifest: the images, with their areas.
       split: their parts; training must hold every class.
       background: `Source.background`: which rule gave the area; for the description.
+      numbers: as `numbers_of` gives them; None = without the shortcuts.
     """
     train = split.rows("train")
     labels, classes = manifest.label[train], len(manifest.classes)
@@ -52,7 +64,7 @@ def baselines(manifest: Manifest, split: Split, background: str = "black") -> li
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     model.fit(area[train], labels)
     parts = {part: split.rows(part) for part in ("val", "test")}
-    return [
+    found = [
         Baseline(
             "larger class",
             f"every image called {larger}",
@@ -64,3 +76,45 @@ def baselines(manifest: Manifest, split: Split, background: str = "black") -> li
             {part: model.predict_proba(area[rows]) for part, rows in parts.items()},
         ),
     ]
+    if numbers:
+        values = np.concatenate(list(numbers.values()), axis=1)
+        together = shortcut_model()
+        together.fit(values[train], labels)
+        found.append(
+            Baseline(
+                SHORTCUTS,
+                f"logistic model on numbers that say nothing of disease ({', '.join(numbers)}), "
+                "their squares and products",
+                {part: together.predict_proba(values[rows]) for part, rows in parts.items()},
+            )
+        )
+    return found
+
+
+def shortcut_model() -> Pipeline:
+    """A logistic model on numbers, their squares and products; classes are weighted alike."""
+    # Squares, because a class may lie between two others.
+    return make_pipeline(
+        StandardScaler(),
+        PolynomialFeatures(2, interaction_only=False, include_bias=False),
+        StandardScaler(),
+        LogisticRegression(max_iter=2000, class_weight="balanced"),
+    )
+
+
+def numbers_of(records: Records, threads: int) -> dict[str, Float[np.ndarray, "n k"]]:
+    """`measure.shortcut_numbers` of every prepared image, and the size of its file if it has one.
+
+    One pass over the records. `checks.shortcuts` measures the files themselves, which costs a scan.
+    """
+
+    def measured(start: int) -> list[dict[str, list[float]]]:
+        rows = np.arange(start, min(start + READ_AT_ONCE // 8, len(records)))
+        return [shortcut_numbers(image, records.background) for image in records.images(rows)]
+
+    starts = range(0, len(records), READ_AT_ONCE // 8)
+    each = [one for part in map_in_order(measured, starts, threads) for one in part]
+    numbers = {name: np.array([one[name] for one in each], np.float64) for name in each[0]}
+    if records.file_sizes is not None:
+        numbers["file size"] = records.file_sizes[:, None].astype(np.float64)
+    return numbers

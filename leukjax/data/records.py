@@ -55,6 +55,7 @@ class Records:
       notes: sentences for the log, on the source and on the preprocessing.
       skipped: images that were left out.
       checksum: hex SHA-256 of all pixels in the order of the records.
+      file_sizes: int64[n], bytes of each image's file; None where the images are not files.
       folder: where the records lie.
       image_size: pixels a side.
     """
@@ -78,6 +79,7 @@ class Records:
         self.background = source.background
         self.notes = [*source.notes, index["preprocessing"]]
         self.skipped = skipped
+        self.file_sizes = source.file_sizes(manifest)
         self.checksum: str = index["checksum"]
         self.folder = folder
         self.image_size: int = index["image_size"]

@@ -85,6 +85,11 @@ class Source(ABC):
     def stat_key(self) -> str:
         """Hex fingerprint of the source, without reading an image: entries, place, sizes, times."""
 
+    def file_sizes(self, manifest: Manifest) -> Int[np.ndarray, " n"] | None:
+        """Bytes of the file of each image; None where the images are not files."""
+        del manifest
+        return None
+
     def load(self, entry: Entry) -> Loaded:
         """Bytes and pixels; a source of files overrides this to read the file once."""
         return Loaded(self.read(entry), self.image(entry))
@@ -105,6 +110,10 @@ class FileSource(Source):
     """A source whose images are files, in folders or in zips."""
 
     files: Files
+
+    def file_sizes(self, manifest: Manifest) -> Int[np.ndarray, " n"]:
+        sizes = {file.path: file.size for file in self.files.files}
+        return np.array([sizes[path] for path in manifest.path.tolist()], np.int64)
 
     def read(self, entry: Entry) -> bytes:
         return self.files.read(entry.path)

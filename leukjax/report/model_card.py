@@ -71,8 +71,8 @@ def _details(summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]
         f"Epoch {summary['epoch_chosen']:g} was chosen by {summary['chosen_by']}; an image is"
         " called the class with the largest probability.",
         f"leukjax {summary['versions']['leukjax']}, jax {summary['versions']['jax']}, on"
-        f" {summary['device']}. Every setting: config.json; all that prediction needs:"
-        " preprocessing.json and checkpoints/.",
+        f" {summary['device']}, {summary['processor']}. Every setting: config.json; all that"
+        " prediction needs: preprocessing.json and checkpoints/.",
     ]
 
 
@@ -109,10 +109,25 @@ def _data(
     return lines
 
 
+def over_shortcuts_line(over: Mapping[str, Any]) -> str:
+    """A sentence on ``over_shortcuts`` of summary.json."""
+    difference, low, high = over["difference"], over["low"], over["high"]
+    if difference is None:
+        return f"Balanced accuracy over the shortcuts alone: undefined; {over['reason']}."
+    line = f"Balanced accuracy over the shortcuts alone: {difference:+.3f}"
+    if low is None:
+        return f"{line}; no interval, {over['reason']}."
+    line += f" (95 % CI {low:+.3f} to {high:+.3f} over {over['groups']:,} groups)"
+    if low > 0:
+        return f"{line}."
+    return f"{line}: this test does not show that the model uses more than these numbers."
+
+
 def _caveats(summary: Mapping[str, Any], about: About) -> list[str]:
     groups = summary["test"]["groups"]
     return [
         *about.warnings(),
+        over_shortcuts_line(summary["over_shortcuts"]),
         f"The test part holds {groups} groups; what is said of new subjects rests on so many, and"
         " the intervals say how little that may be.",
         "No data of another centre were tested.",

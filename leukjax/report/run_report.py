@@ -10,16 +10,18 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from leukjax import runtime
-from leukjax.data.baselines import baselines
+from leukjax.data.baselines import SHORTCUTS, Baseline, baselines, numbers_of
+from leukjax.metrics import comparisons, grouped
 from leukjax.metrics import predictions as tables_of
 from leukjax.metrics.intervals import Interval, intervals
 from leukjax.metrics.predictions import Predictions
 from leukjax.metrics.scores import scores, subject_table
 from leukjax.report.about import About, model_name
 from leukjax.report.figures import write_figures
-from leukjax.report.model_card import model_card
+from leukjax.report.model_card import model_card, over_shortcuts_line
 from leukjax.report.tables import Row, score_table
 from leukjax.storage import write_atomic
 from leukjax.train import finish, session
@@ -46,7 +48,15 @@ def write_and_print(outcome: session.Outcome) -> None:
         leaky=run.split.leaky,
         subjects_known=run.records.subjects_known,
     )
-    rows, no_subjects = _rows(run, test)
+    found = baselines(
+        run.records.manifest,
+        run.split,
+        run.records.background,
+        numbers_of(run.records, run.config.data.threads),
+    )
+    candidates = _candidates(run, test, found)
+    rows, no_subjects = _rows(run, test, candidates)
+    over = _over_shortcuts(run, test, candidates)
     shape = _shape(test)
     best_epoch = round(outcome.best_step / run.steps_per_epoch, 4)
     write_figures(
@@ -63,11 +73,15 @@ def write_and_print(outcome: session.Outcome) -> None:
         markdown: score_table(rows, about, **shape, no_subjects=no_subjects, markdown=markdown)
         for markdown in (False, True)
     }
-    ending = [*_what_the_baselines_are(run), *_ending(outcome, best_epoch)]
+    ending = [
+        *(f"{baseline.name.capitalize()}: {baseline.description}." for baseline in found),
+        over_shortcuts_line(over),
+        *_ending(outcome, best_epoch),
+    ]
     write_atomic(
         folder / "summary.md", text[True] + "\n" + "\n".join(f"- {s}" for s in ending) + "\n"
     )
-    summary = _summary(outcome, predicted, rows, shape, best_epoch)
+    summary = _summary(outcome, predicted, rows, shape, best_epoch) | {"over_shortcuts": over}
     write_atomic(
         folder / "model_card.md",
         model_card(summary, run.config.to_dict(), about, _parts(run), text[True]),
@@ -76,15 +90,22 @@ def write_and_print(outcome: session.Outcome) -> None:
     print("\n" + text[False] + "\n" + "\n".join(ending))
 
 
-def _rows(run: Run, test: Predictions) -> tuple[list[Row], str]:
-    """The model and the baselines, scored alike; and why there are no scores by subject, if so."""
-    found = baselines(run.records.manifest, run.split, run.records.background)
+def _candidates(
+    run: Run, test: Predictions, found: list[Baseline]
+) -> dict[str, Float[np.ndarray, "n c"]]:
+    """Probabilities on test of the model and of the baselines, rows as in `test`."""
     in_order = {
         str(name): row for row, name in enumerate(run.records.manifest.id[run.rows["test"]])
     }
     order = np.array([in_order[str(name)] for name in test.id])
-    candidates = {model_name(run.config.model): test.probabilities}
-    candidates |= {baseline.name: baseline.probabilities["test"][order] for baseline in found}
+    of_baselines = {baseline.name: baseline.probabilities["test"][order] for baseline in found}
+    return {model_name(run.config.model): test.probabilities} | of_baselines
+
+
+def _rows(
+    run: Run, test: Predictions, candidates: Mapping[str, Float[np.ndarray, "n c"]]
+) -> tuple[list[Row], str]:
+    """The model and the baselines, scored alike; and why there are no scores by subject, if so."""
     positive = run.positive or run.records.classes[0]  # not used above two classes
     rows, why = [], ""
     for name, probabilities in candidates.items():
@@ -107,9 +128,25 @@ def _parts(run: Run) -> dict[str, tuple[int, int]]:
     return {part: (len(rows), len(np.unique(subjects[rows]))) for part, rows in run.rows.items()}
 
 
-def _what_the_baselines_are(run: Run) -> list[str]:
-    found = baselines(run.records.manifest, run.split, run.records.background)
-    return [f"{baseline.name.capitalize()}: {baseline.description}." for baseline in found]
+def _over_shortcuts(
+    run: Run, test: Predictions, candidates: Mapping[str, Float[np.ndarray, "n c"]]
+) -> dict[str, Any]:
+    """What the model's balanced accuracy adds to that of the shortcuts, with its interval."""
+    model, shortcuts = (
+        grouped.group(test.labels, candidates[name], test.group)
+        for name in (model_name(run.config.model), SHORTCUTS)
+    )
+    which = run.records.classes.index(run.positive) if run.positive else 0
+    found = comparisons.difference("balanced_accuracy", model, shortcuts, which)
+    return {
+        "score": found.score,
+        "baseline": SHORTCUTS,
+        "difference": found.difference,
+        "low": found.low,
+        "high": found.high,
+        "groups": found.groups,
+        "reason": found.reason,
+    }
 
 
 def _shape(test: Predictions) -> dict[str, Any]:
@@ -133,7 +170,8 @@ def _ending(outcome: session.Outcome, best_epoch: float) -> list[str]:
     return [
         f"Epoch {best_epoch:g} of {run.config.train.epochs:g}, chosen by "
         f"{run.config.checkpoint.metric} on validation; test opened {_times(opened)}.",
-        f"Took {duration(outcome.seconds)}{again} on {runtime.describe()}.",
+        f"Took {duration(outcome.seconds)}{again} on {runtime.describe()}; processor: "
+        f"{runtime.processor()}.",
         f"Figures: {run.workdir / 'figures'}; all scores: {run.workdir / 'summary.json'}",
     ]
 
@@ -178,6 +216,7 @@ def _summary(
         "seconds_trained": round(seconds_trained(run.workdir), 1),
         "seconds_of_this_start": round(outcome.seconds, 1),
         "device": runtime.describe(),
+        "processor": runtime.processor(),
         "versions": finish.versions(),
         "test": {**shape, **scored["test"].values},
         "test_by_class": scored["test"].by_class,

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 from trees import cell
 
-from leukjax.data.baselines import baselines
+from leukjax import config
+from leukjax.data.baselines import SHORTCUTS, baselines, numbers_of
 from leukjax.data.manifest import Manifest
-from leukjax.data.measure import measure
+from leukjax.data.measure import measure, shortcut_numbers
+from leukjax.data.records import prepare
 from leukjax.data.split import make_split
 
 
@@ -65,6 +68,42 @@ def test_the_test_part_is_not_fitted():
     _, crooked = baselines(manifest(turned, labels), split)
     assert (straight.probabilities["test"].argmax(axis=1) == labels[split.rows("test")]).all()
     assert (crooked.probabilities["test"].argmax(axis=1) != labels[split.rows("test")]).all()
+
+
+def test_shortcuts_tell_what_any_of_their_numbers_tells():
+    random = np.random.default_rng(0)
+    labels = np.arange(300) % 3
+    m = manifest(random.uniform(0.1, 0.3, 300), labels, tuple("abc"))
+    split = make_split(m, "subject", 0)
+    noise = random.normal(size=(300, 2))
+    told = {"colour": noise, "file size": 1000.0 * (labels == 1)[:, None] + noise[:, :1]}
+    assert [row.name for row in baselines(m, split)] == ["larger class", "cell area alone"]
+    *_, row = baselines(m, split, "black", told)
+    assert (row.name, "colour, file size" in row.description) == (SHORTCUTS, True)
+    for part in ("val", "test"):
+        named = row.probabilities[part].argmax(axis=1) == 1
+        assert (named == (labels[split.rows(part)] == 1)).all()
+    told["file size"][split.part == "test"] = 0  # the test part is not fitted
+    *_, row = baselines(m, split, "black", told)
+    assert (row.probabilities["test"].argmax(axis=1) != 1).mean() > 0.9
+
+
+def test_the_numbers_are_those_of_the_images_and_files(tmp_path):
+    data = config.load("default:image_folder", {"data.root": str(tmp_path / "in")}).data
+    data.update(cache_dir=str(tmp_path / "cache"), image_size=40, background="black")
+    for k in range(70):  # more than one part
+        path = tmp_path / "in" / "ab"[k % 2] / f"{k:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(cell(k, 40)).save(path)
+    records = prepare(data)
+    found = numbers_of(records, threads=2)
+    assert list(found) == ["area", "brightness", "colour", "shape", "border", "file size"]
+    for row, name in enumerate(records.manifest.path.tolist()):
+        image = np.asarray(Image.open(tmp_path / "in" / name))
+        expected = shortcut_numbers(image, records.background)
+        for kind, values in expected.items():
+            np.testing.assert_allclose(found[kind][row], values)
+        assert found["file size"][row] == (tmp_path / "in" / name).stat().st_size
 
 
 @pytest.mark.parametrize(

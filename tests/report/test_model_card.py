@@ -1,6 +1,6 @@
 from leukjax import config
 from leukjax.report.about import About
-from leukjax.report.model_card import model_card
+from leukjax.report.model_card import model_card, over_shortcuts_line
 
 SUMMARY = {
     "model": "CNN",
@@ -15,6 +15,16 @@ SUMMARY = {
     "chosen_by": "loss on val",
     "test_openings": 2,
     "device": "1 x CPU",
+    "processor": "Some Processor 3000 (x86_64)",
+    "over_shortcuts": {
+        "score": "balanced_accuracy",
+        "baseline": "shortcuts alone",
+        "difference": 0.004,
+        "low": -0.01,
+        "high": 0.018,
+        "groups": 28,
+        "reason": "",
+    },
     "versions": {"leukjax": "0.1.0", "jax": "0.10"},
     "test": {"groups": 28},
 }
@@ -43,6 +53,9 @@ def test_the_card_says_what_the_run_knows():
         "test 1,867 images of 28 subjects",
         "Test was opened 2 times",
         "28 groups",
+        "1 x CPU, Some Processor 3000 (x86_64)",
+        "Balanced accuracy over the shortcuts alone: +0.004 (95 % CI -0.010 to +0.018 over 28"
+        " groups): this test does not show that the model uses more than these numbers.",
         "No medical device",
         "### Test scores on cnmc",
     ):
@@ -67,3 +80,13 @@ def test_warnings_are_caveats():
     assert "SYNTHETIC" in caveats
     assert "LEAKY" in caveats
     assert "each image counts as its own" in text
+
+
+def test_a_model_that_beats_the_shortcuts_is_not_doubted():
+    over = SUMMARY["over_shortcuts"] | {"difference": 0.2, "low": 0.1, "high": 0.3}
+    line = over_shortcuts_line(over)
+    assert line.endswith("+0.200 (95 % CI +0.100 to +0.300 over 28 groups).")
+    none = {"difference": None, "low": None, "high": None, "reason": "a class is missing"}
+    assert over_shortcuts_line(none).endswith("undefined; a class is missing.")
+    one = {"difference": 0.1, "low": None, "high": None, "reason": "one group"}
+    assert over_shortcuts_line(one).endswith("+0.100; no interval, one group.")
