@@ -36,6 +36,8 @@ def decode(
     """
     try:
         found = parts(data)
+        if found.size:
+            image_file.check_size(*found.size, max_pixels)
         if found.costly:
             return image_limits.decode(data, max_pixels)
         image = image_file.open_image(found, max_pixels)

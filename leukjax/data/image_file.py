@@ -68,7 +68,7 @@ def open_image(found: Parts, max_pixels: int = MAX_PIXELS) -> Image.Image:
       Unreadable: as `decode`.
     """
     if found.size:
-        _check_size(*found.size, max_pixels)
+        check_size(*found.size, max_pixels)
     try:
         image = Image.open(io.BytesIO(found.data), formats=FORMATS)
     except Image.DecompressionBombError as error:
@@ -80,11 +80,12 @@ def open_image(found: Parts, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise Unreadable(
             f"is no readable {', '.join(FORMATS)} file: replace it, or remove it"
         ) from error
-    _check_size(*image.size, max_pixels)
+    check_size(*image.size, max_pixels)
     return image
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Raises Unreadable for a size out of bounds."""
     if min(width, height) < MIN_SIDE:
         raise Unreadable(
             f"{width} x {height} pixels, and the least is {MIN_SIDE} a side: remove it"

@@ -18,6 +18,7 @@ MAX_SEGMENTS = 50_000  # of a JPEG
 MAX_CHUNKS = 200_000  # of a PNG
 MAX_BLOCKS = 1_200_000  # of a GIF
 MAX_RUN_LENGTHS = 2**23  # pixels, or pairs of bytes, of a BMP
+MAX_CANVAS = 2**24  # pixels of a WebP
 MAX_PIECES = 2**16  # strips or tiles of a TIFF
 MAX_TILE_PIXELS = 2**22  # of a TIFF whose image is smaller; a larger image may have larger tiles
 MAX_PROFILE_BYTES = 2**20  # of a compressed profile that holds the orientation
@@ -267,7 +268,8 @@ def _webp(data: bytes) -> Parts:
         size = tuple(value & 0x3FFF for value in struct.unpack_from("<HH", data, 26))
     if size is None:
         raise _damaged()
-    return Parts(data, size=(size[0], size[1]))
+    # The decoder holds three copies of the canvas.
+    return Parts(data, costly=size[0] * size[1] > MAX_CANVAS, size=(size[0], size[1]))
 
 
 def _avif(data: bytes) -> Parts:

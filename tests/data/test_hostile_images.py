@@ -22,6 +22,7 @@ from leukjax.data.decode import BadImage, decode
 from leukjax.errors import UserError
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("name", hostile.REFUSED)
 def test_a_costly_file_is_refused_before_its_pixels_are_decoded(name, monkeypatch):
     make, says = hostile.REFUSED[name]

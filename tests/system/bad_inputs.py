@@ -96,19 +96,25 @@ def root_empty(folder: Path) -> dict:
     return {"data.root": folder / "data"}
 
 
-@case(r"data\.root: .*/data cannot be read \(Permission denied\): mend its access")
+@case(
+    r"data\.root: .*/data cannot be read \(Permission denied\): restore it or change its permissions"
+)
 def root_unreadable(folder: Path) -> dict:
     images(folder / "data").chmod(0)
     return {"data.root": folder / "data"}
 
 
-@case(r"data\.root: .*/blast cannot be read \(Permission denied\): mend its access")
+@case(
+    r"data\.root: .*/blast cannot be read \(Permission denied\): restore it or change its permissions"
+)
 def folder_of_a_class_unreadable(folder: Path) -> dict:
     (images(folder / "data") / "blast").chmod(0)
     return {"data.root": folder / "data"}
 
 
-@case(r"blast/p00_0\.png: cannot be read \(Permission denied\): restore it or mend its access")
+@case(
+    r"blast/p00_0\.png: cannot be read \(Permission denied\): restore it or change its permissions"
+)
 def image_unreadable(folder: Path) -> dict:
     (images(folder / "data") / "blast" / "p00_0.png").chmod(0)
     return {"data.root": folder / "data"}
@@ -172,7 +178,7 @@ def image_truncated(folder: Path) -> dict:
     return with_image(folder, png(cell(1))[:-200])
 
 
-@case(r"blast/p09_9\.png: is no readable PNG, .*: replace it, or remove it")
+@case(r"blast/p09_9\.png: is not a PNG, .*: convert, replace or remove it")
 def image_that_is_text(folder: Path) -> dict:
     return with_image(folder, b"hello")
 
