@@ -127,9 +127,9 @@ def test_scored_again(whole, cache, tmp_path, monkeypatch, capsys):
     with pytest.raises(UserError, match="must be scored on the same images"):
         evaluation.run(others, "val", "youden", tmp_path / "both")
     assert not (tmp_path / "both").exists()
-    with pytest.raises(UserError, match=r"--config\.model\.width: the config is that of the run"):
+    with pytest.raises(UserError, match=r"--config\.model\.width: a finished run keeps its config"):
         evaluation.run([run], "val", "youden", tmp_path, overrides=[("model.width", "9")])
-    with pytest.raises(UserError, match="study: holds no run; give the folder of a finished run"):
+    with pytest.raises(UserError, match=r"study: holds no run \(no config\.json\)"):
         evaluation.run([whole], "val", "youden", tmp_path)
 
 
