@@ -152,6 +152,13 @@ def odd_exif() -> bytes:
     return data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
 
 
+def broken_exif() -> bytes:
+    """A good JPEG whose EXIF block is none."""
+    data = encoded("JPEG", quality=100, subsampling=0)
+    exif = b"Exif\0\0no TIFF at all"
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
+
+
 def large_text() -> bytes:
     """A good PNG with 20 MB of plain text."""
     info = PngImagePlugin.PngInfo()
@@ -235,4 +242,5 @@ READ: dict[str, Callable[[], bytes]] = {
     "large text": large_text,
     "large profile": large_profile,
     "odd EXIF": odd_exif,
+    "broken EXIF": broken_exif,
 }
