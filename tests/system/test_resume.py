@@ -37,11 +37,11 @@ checkpoint.Checkpoints.save = dying
 BEFORE_SEAL = """
 from leukjax.train import checkpoint
 original = checkpoint.Checkpoints._seal
-def dying(self, step):
+def dying(self, step, *rest):
     if step == {step}:
         self._manager.wait_until_finished()
         os.kill(os.getpid(), signal.SIGKILL)
-    original(self, step)
+    original(self, step, *rest)
 checkpoint.Checkpoints._seal = dying
 """
 DURING_TEST = """
