@@ -118,12 +118,15 @@ def _judge(
     workdir: Path, processes: list[subprocess.Popen], said: list[list[str]], seconds: float
 ) -> tuple[str, int]:
     statuses = [process.wait() for process in processes]
-    last = [lines[-1].strip() if lines else "" for lines in said]
-    if any("Gloo context initialization failed" in line for line in last):
+    # Not the last lines: JAX may say later that it caught the signal.
+    ends = [
+        [x.strip() for x in lines if x.startswith(("stopped:", "error:"))][-1:] for lines in said
+    ]
+    if "Gloo context initialization failed" in str(ends):
         return NOT_STARTED, 0  # XLA gives the processes 30 s to meet, too little on a busy machine
-    found = re.search(r"stopped: SIGTERM at step ([0-9]+)", last[0])
-    if statuses != [75, 75] or not found or last[0] != last[1]:
-        return f"statuses {statuses}, {last}", 0
+    found = re.search(r"stopped: SIGTERM at step ([0-9]+)", str(ends[0]))
+    if statuses != [75, 75] or not found or ends[0] != ends[1]:
+        return f"statuses {statuses}, {ends}", 0
     step = int(found[1])
     if step and not (workdir / "checkpoints" / str(step) / "checksums.json").exists():
         return f"no sealed checkpoint of step {step}", step
