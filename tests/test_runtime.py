@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from leukjax import runtime
+
 # Counts the pages that the system hands out while a program with 64 MB of temporary buffers runs
 # thrice, once the heap has settled. In XLA's own threads these would be mapped anew, held or not.
 FAULTS = """
@@ -35,3 +37,19 @@ def test_held_memory_is_not_handed_out_again():
     page_faults = 3 * (1 << 26) // 4096
     assert _faults("hold") < page_faults / 10
     assert _faults("let go") > page_faults / 2
+
+
+@pytest.mark.parametrize(
+    ("lines", "name"),
+    [
+        ("processor\t: 0\nmodel name\t: Some Xeon\n\nprocessor\t: 1\n", "Some Xeon ("),
+        ("CPU implementer\t: 0x41\nCPU part\t: 0xd40\n", "ARM implementer 0x41, part 0xd40"),
+        ("no colon", ""),
+    ],
+)  # fmt: skip
+def test_the_processor_is_named(tmp_path, lines, name, monkeypatch):
+    monkeypatch.setattr("platform.processor", str)
+    (tmp_path / "cpuinfo").write_text(lines)
+    assert runtime.processor(tmp_path / "cpuinfo").startswith(name or "unknown")
+    assert runtime.processor(tmp_path / "none").startswith("unknown (")
+    assert runtime.processor()
