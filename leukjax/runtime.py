@@ -228,10 +228,10 @@ def describe_no_device(error: BaseException) -> str | None:
     )
 
 
-def processor() -> str:
-    """The name of this machine's processor: what "the same machine type" is about."""
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The name of this machine's processor, which decides whether a run gives the same bits."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # no Linux
         lines = []
     fields = dict(line.partition(":")[::2] for line in reversed(lines) if ":" in line)

@@ -166,10 +166,10 @@ def test_a_run_that_keeps_it_flags_unlike_images_at_the_end_of_the_row(
     Image.fromarray(noise).save(folder / "p3_noise.png")
     (folder / "p3_bad.png").write_bytes(b"broken")
     output, own = tmp_path / "o.csv", Path(shutil.copytree(trained_run, tmp_path / "run"))
-    (own / unlikeness.FILE).unlink(missing_ok=True)
+    (own / "unlikeness.npz").unlink(missing_ok=True)
     run(f"--workdir={own}", folder, f"--output={output}")
     plain = table(output)
-    assert not (own / unlikeness.FILE).exists()  # nothing is made without the flag
+    assert not (own / "unlikeness.npz").exists()  # nothing is made without the flag
     run(f"--workdir={own}", folder, f"--output={output}", "--flag_unlike")
     asked = table(output)
     run(f"--workdir={own}", folder, f"--output={output}")
@@ -183,7 +183,7 @@ def test_a_run_that_keeps_it_flags_unlike_images_at_the_end_of_the_row(
     caplog.clear()
     run(f"--workdir={own}", folder, f"--output={output}", "--noflag_unlike")
     assert table(output) == plain
-    (own / unlikeness.FILE).write_bytes(b"broken")  # a flag that was not asked for stops nothing
+    (own / "unlikeness.npz").write_bytes(b"broken")  # a flag that was not asked for stops nothing
     run(f"--workdir={own}", folder, f"--output={output}")
     assert table(output) == plain
     assert f"{own / unlikeness.FILE}: " in caplog.text

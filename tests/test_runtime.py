@@ -127,3 +127,19 @@ def test_a_bucket_for_compiled_functions_is_left_to_jax(home, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://bucket/compiled")
     assert runtime.usable_cache_folder("auto") is None
     assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "name"),
+    [
+        ("processor\t: 0\nmodel name\t: Some Xeon\n\nprocessor\t: 1\n", "Some Xeon ("),
+        ("CPU implementer\t: 0x41\nCPU part\t: 0xd40\n", "ARM implementer 0x41, part 0xd40"),
+        ("no colon", ""),
+    ],
+)  # fmt: skip
+def test_the_processor_is_named(tmp_path, lines, name, monkeypatch):
+    monkeypatch.setattr("platform.processor", str)
+    (tmp_path / "cpuinfo").write_text(lines)
+    assert runtime.processor(tmp_path / "cpuinfo").startswith(name or "unknown")
+    assert runtime.processor(tmp_path / "none").startswith("unknown (")
+    assert runtime.processor()

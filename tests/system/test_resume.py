@@ -7,6 +7,8 @@ import signal
 import pytest
 from runs import assert_same_bits, command, finish, metrics, start, with_patch
 
+from leukjax import runtime
+
 # Every kind of state that a step may carry: dropout, momentum, averages, micro-batches.
 CHANGES = {
     "model.dropout": 0.3,
@@ -87,6 +89,8 @@ def test_killed_and_started_again(tmp_path, cache, whole, name, patch, repeated)
     assert_same_bits(whole, workdir)
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["starts"] == 2
+    assert summary["processor"] == runtime.processor()
+    assert summary["over_shortcuts"]["baseline"] in summary["intervals"]
     assert summary["resumed"] == 1
     assert summary["steps_repeated"] in repeated
     assert summary["lost"] == {"steps": 0, "evaluations": 0, "predictions": 0}
