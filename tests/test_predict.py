@@ -160,7 +160,6 @@ def test_unlikeness_is_kept_and_its_limit_is_that_of_validation(trained_run):
 def test_a_run_that_keeps_it_flags_unlike_images_at_the_end_of_the_row(
     trained_run, folder, tmp_path, caplog
 ):
-    from leukjax.apply import unlikeness
 
     noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
     Image.fromarray(noise).save(folder / "p3_noise.png")
@@ -186,7 +185,7 @@ def test_a_run_that_keeps_it_flags_unlike_images_at_the_end_of_the_row(
     (own / "unlikeness.npz").write_bytes(b"broken")  # a flag that was not asked for stops nothing
     run(f"--workdir={own}", folder, f"--output={output}")
     assert table(output) == plain
-    assert f"{own / unlikeness.FILE}: " in caplog.text
+    assert f"{own / 'unlikeness.npz'}: " in caplog.text
 
 
 def test_the_challenges_file(trained_run, tmp_path):
