@@ -10,6 +10,7 @@ from jaxtyping import Float32
 
 from leukjax import expressions
 from leukjax.apply.rows import Row
+from leukjax.metrics.abstain import answers
 from leukjax.storage import csv_writer, write_atomic
 
 
@@ -80,7 +81,7 @@ class Table:
         """The class with the largest probability; "" for a bad file, and where it abstains."""
         if row.probabilities is None:
             return ""
-        if self._confidence is not None and row.probabilities.max() < self._confidence:
+        if self._confidence is not None and not answers(row.probabilities, self._confidence):
             return ""
         return self._classes[int(row.probabilities.argmax())]
 

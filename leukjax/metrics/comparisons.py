@@ -17,6 +17,7 @@ from leukjax.metrics.obuchowski import paired_auroc
 from leukjax.metrics.scores import predicted_class
 
 EXACT_GROUPS = 16  # up to so many groups all swaps are tried
+DRAWS = 10_000  # random swaps above that
 TESTS = {
     "cluster_permutation": "paired permutation: the two models' outputs are swapped for whole"
     " groups",
@@ -68,7 +69,7 @@ def compare(
     groups: Shaped[np.ndarray, " n"],
     positive: int,
     scores: Sequence[str] = SCORES,
-    draws: int = 10_000,
+    draws: int = DRAWS,
     seed: int = 0,
 ) -> list[Comparison]:
     """Every test that applies to two models on the same images.
@@ -143,7 +144,7 @@ def permutation_p(
     first: grouped.Grouped,
     second: grouped.Grouped,
     positive: int,
-    draws: int = 10_000,
+    draws: int = DRAWS,
     seed: int = 0,
 ) -> float:
     """p of the paired cluster permutation, two-sided.
@@ -189,6 +190,15 @@ def permutation_p(
         # Equal but for rounding counts as equal; NaN as large.
         large += int((~(np.abs(differences(swap)) < observed - ZERO)).sum())
     return large / total if exact else (large + 1) / (draws + 1)
+
+
+def least_p(groups: int, draws: int = DRAWS) -> float:
+    """The smallest p that the paired cluster permutation of so many groups can give.
+
+    With all swaps it is 2 / 2^G: the observed difference and its mirror image. With random ones it
+    is 1 / (draws + 1), however many groups there are.
+    """
+    return 2.0 ** (1 - groups) if groups <= EXACT_GROUPS else 1 / (draws + 1)
 
 
 def resampled_t(

@@ -194,7 +194,9 @@ def _average_precision(is_class: np.ndarray, probability: np.ndarray, member: np
         recall = confusion.ratio(true, true[:, -1:])
         steps = np.diff(recall, axis=1, prepend=0.0)
         # Thresholds above every image that has a weight call nothing and add nothing.
-        return (np.where(steps > 0, precision, 0.0) * steps).sum(axis=1)
+        value = (np.where(steps > 0, precision, 0.0) * steps).sum(axis=1)
+        # Without an image of the rest there is nothing to be ranked above, as in `scores`.
+        return np.where((true[:, -1] > 0) & (false[:, -1] > 0), value, np.nan)
 
     return score
 

@@ -1,6 +1,8 @@
-"""An operating point: above which probability of the positive class an image is called positive.
+"""An operating point: from which probability of the positive class an image is called positive.
 
-It is chosen on validation and applied to test; chosen on test it would be too good.
+It is chosen on validation and applied to test; chosen on test it would be too good. Thresholds are
+float64 and are compared in float64: between two neighbouring float32 numbers there is no third, so
+a threshold half-way between them would be rounded to one of them.
 """
 
 import numpy as np
@@ -76,6 +78,11 @@ def choose(
     if name == "sensitivity":
         return float(candidates[sensitivity >= least - 1e-12].max())
     return float(candidates[specificity >= least - 1e-12].min())
+
+
+def reached(probability: Float[np.ndarray, " n"], threshold: float) -> Bool[np.ndarray, " n"]:
+    """Whether each probability is at least the threshold, compared in float64."""
+    return probability.astype(np.float64) >= np.float64(threshold)
 
 
 def _share_below(

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 from scipy import optimize, stats
 
+from leukjax.metrics.comparisons import least_p
 from leukjax.metrics.jackknife import TAIL
 
 
@@ -16,8 +17,8 @@ class Power:
         groups: number of groups.
         detectable: smallest true difference that a two-sided test at 5 % would find with the power
             asked for.
-        least_p: smallest p that a paired permutation of so many groups can give; where it is above
-            0.05 no difference whatever could be shown.
+        least_p: smallest p that a paired permutation of so many groups can give
+            (`comparisons.least_p`); where it is above 0.05 no difference whatever could be shown.
     """
 
     groups: int
@@ -64,7 +65,7 @@ def table(
     for number in sorted({groups, *others}):
         more = number / groups
         found = detectable(error / np.sqrt(more), max(1.0, df * more), wanted)
-        lines.append(Power(number, found, 2.0 ** (1 - number)))
+        lines.append(Power(number, found, least_p(number)))
     return lines
 
 

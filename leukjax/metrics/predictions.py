@@ -45,12 +45,14 @@ class Predictions:
     def write(self, path: Path) -> None:
         """Write ``id, subject, group, label, predicted, p_<class>…``, whole or not at all.
 
-        Nine digits give a float32 back to the last bit.
+        Numbers have the digits that give them back to the last bit: nine of a float32, up to 17 of
+        a float64.
         """
         text = io.StringIO()
         out = csv_writer(text)
         out.writerow([*_FIXED, *(f"p_{name}" for name in self.classes)])
         predicted = predicted_class(self.probabilities)
+        exact = self.probabilities.dtype == np.float64
         for row, probabilities in enumerate(self.probabilities):
             out.writerow(
                 [
@@ -59,19 +61,19 @@ class Predictions:
                     self.group[row],
                     self.classes[self.labels[row]],
                     self.classes[predicted[row]],
-                    *(f"{value:.9g}" for value in probabilities),
+                    *(repr(float(v)) if exact else f"{v:.9g}" for v in probabilities),
                 ]
             )
         write_atomic(path, text.getvalue())
 
 
-def read(path: Path, dtype: type = np.float32) -> Predictions:
+def read(path: Path, dtype: type = np.float64) -> Predictions:
     """Read what `Predictions.write` wrote, or another tool in the same form.
 
     Args:
         path: a CSV with a header; more columns and another order of columns are welcome.
-        dtype: of the probabilities. float32 gives back what leukjax computed; float64 what another
-            tool wrote.
+        dtype: of the probabilities. float64 gives back what is written; in float32 what is below
+            1e-45 becomes 0.
 
     Raises:
         UserError: no such file, a missing column, or a value that is none.

@@ -13,7 +13,7 @@ from leukjax.apply.model import Model, load
 from leukjax.apply.unlikeness import Unlikeness
 from leukjax.apply.views import dihedral
 from leukjax.errors import UserError
-from leukjax.metrics.abstain import Threshold
+from leukjax.metrics.abstain import Threshold, answers
 from leukjax.page.heat import Heat
 from leukjax.page.options import Options
 
@@ -102,7 +102,7 @@ class Judges:
                 probabilities=probabilities[row],
                 low=each[:, row].min(0),
                 high=each[:, row].max(0),
-                abstained=bool(probabilities[row].max() < least),
+                abstained=not answers(probabilities[row], least),
                 unlikeness=float(np.mean(unlike, 0)[row]) if unlike else None,
                 heat=heat[row],
             )

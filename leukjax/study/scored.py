@@ -111,7 +111,7 @@ def at_threshold(
     threshold = operating.choose(
         criterion, validation.labels == column, validation.probabilities[:, column]
     )
-    called = found.probabilities[:, column] >= threshold
+    called = operating.reached(found.probabilities[:, column], threshold)
     # The scores take the class with the largest probability: the called one gets all of it.
     certain = np.where(np.eye(2, dtype=bool)[column], called[:, None], ~called[:, None])
     decided = dataclasses.replace(found, probabilities=certain.astype(np.float32))

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from leukjax.metrics.predictions import Predictions
+from leukjax.metrics.scores import softmax
 from leukjax.train.feed import Feed
 from leukjax.train.run import Run
 from leukjax.train.state import TrainState
@@ -16,7 +17,7 @@ def predict(run: Run, state: TrainState, part: str) -> Predictions:
     feed = Feed(batches, run.mesh, 0, len(steps), pixels=run.residence.pixels)
     pending = [run.eval_step(state, batch) for batch in feed]
     # Read once all are under way, so that the device never waits for the host.
-    probabilities = np.concatenate([jax.device_get(batch) for batch in pending])
+    logits = np.concatenate([jax.device_get(batch) for batch in pending])
     rows = np.concatenate([batches.indices(step) for step in steps])
     counts = np.concatenate([batches.mask(step) for step in steps])
     manifest, rows = run.records.manifest, rows[counts]
@@ -26,5 +27,5 @@ def predict(run: Run, state: TrainState, part: str) -> Predictions:
         subject=manifest.subject[rows],
         group=manifest.group[rows],
         labels=manifest.label[rows],
-        probabilities=probabilities[counts],
+        probabilities=softmax(logits[counts]),
     )

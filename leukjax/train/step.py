@@ -180,7 +180,7 @@ def make_eval_step(
     *,
     pixels: NamedSharding | None = None,
 ) -> EvalStep:
-    """``eval_step(state, batch) -> float32[b, classes]``: probabilities, on every process.
+    """``eval_step(state, batch) -> float32[b, classes]``: logits, on every process.
 
     `pixels` as in `make_train_step`.
     """
@@ -190,7 +190,7 @@ def make_eval_step(
         images = to_float(images_of(batch, mesh, pixels))
         images = standardize(images, settings.mean, settings.std)
         logits: Any = module.apply(state.for_evaluation(), images, train=False)
-        return jax.nn.softmax(logits.astype(jnp.float32))
+        return logits.astype(jnp.float32)
 
     return jax.jit(
         eval_step,

@@ -10,7 +10,9 @@ from scipy.special import softmax
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss
 
+from leukjax.metrics import predictions, scores
 from leukjax.metrics.calibration import reliability, rescale, temperature
+from leukjax.metrics.predictions import Predictions
 
 
 def overconfident(rng, n=4000, classes=2, factor=3.0):
@@ -31,6 +33,40 @@ def test_the_temperature_that_was_put_in_is_found(classes):
     )
     assert found == pytest.approx(by_scipy.x[0], rel=1e-3)
     assert log_loss(labels, rescale(p, found)) < log_loss(labels, p)
+
+
+def test_very_unlikely_classes_keep_their_logits(tmp_path):
+    """One wrong image with a margin of 110: float32 has 0 for it, and gave T = 20."""
+    rng = np.random.default_rng(5)
+    logits = np.stack([np.zeros(200), 3.5 * rng.normal(size=200)], axis=1)
+    labels = (rng.random(200)[:, None] > softmax(logits / 1.5, axis=1).cumsum(axis=1)).sum(axis=1)
+    logits[0], labels[0] = (0, 110), 0
+    logits = logits.astype(np.float32)
+    by_logits = optimize.minimize_scalar(
+        lambda t: log_loss(labels, softmax(logits.astype(float) / t, axis=1)),
+        bounds=(0.05, 20),
+        method="bounded",
+    ).x
+    assert 3 < by_logits < 6
+    names = np.array([f"{i:03}" for i in range(200)])
+    written = Predictions(("a", "b"), names, names, names, labels, scores.softmax(logits))
+    written.write(tmp_path / "val.csv")
+    kept = predictions.read(tmp_path / "val.csv").probabilities
+    np.testing.assert_array_equal(kept, written.probabilities)
+    assert 0 < kept[0, 0] < 1e-45
+    assert temperature(labels, kept) == pytest.approx(by_logits, rel=1e-4)
+    expected = softmax(logits / by_logits, axis=1)
+    np.testing.assert_allclose(rescale(kept, by_logits), expected, rtol=1e-4)
+    # What an older run wrote, where float32 lost it: near, and not at the bound.
+    lost = softmax(logits, axis=1)
+    assert lost[0, 0] == 0
+    assert temperature(labels, lost) == pytest.approx(by_logits, rel=0.1)
+
+
+def test_zeros_never_overtake_what_is_there():
+    for p in ([1.0, 1e-80, 0.0], [1.0, 1e-20, 0.0]):
+        scaled = rescale(np.array([p]), 3.0)[0]
+        assert scaled[0] > scaled[1] >= scaled[2] > 0
 
 
 def test_temperature_1_changes_nothing_and_order_never_changes():

@@ -125,3 +125,28 @@ def test_ten_thousand_resamples_of_15000_images_take_under_5_seconds():
     )
     assert time.perf_counter() - start < 5
     assert values.mean() == pytest.approx(sk.roc_auc_score(labels, p), abs=0.005)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("held", [(0,), (1,), (0, 1)], ids=str)
+def test_undefined_is_the_same_with_groups_and_without(held, classes):
+    """Average precision was 1.0 where no image was of the rest, and undefined in `scores`."""
+    rng = np.random.default_rng(0)
+    labels = rng.choice(held, 12)
+    p = rng.dirichlet(np.ones(classes), 12)
+    names = tuple("abc"[:classes])
+    data = grouped.group(labels, p, np.arange(12) // 2)
+    plain = scores(labels, p, names, "b").values
+    for name in (*confusion.NAMES, "auroc", "average_precision", "loss", "brier"):
+        value = grouped.statistic(name, data, 1)(np.ones((1, data.groups)))[0]
+        if plain[name] is None:
+            assert np.isnan(value), name
+        else:
+            assert value == pytest.approx(plain[name]), name
+
+
+def test_a_resample_without_the_rest_has_no_average_precision():
+    data = grouped.group(np.array([1, 1, 0]), toy.columns(np.array([0.9, 0.4, 0.6])), np.arange(3))
+    ap = grouped.statistic("average_precision", data, 1)
+    assert np.isnan(ap(np.array([[1.0, 1, 0], [0, 0, 1.0]]))).all()
+    assert ap(np.ones((1, 3)))[0] == pytest.approx(0.5 + 0.5 * 2 / 3)

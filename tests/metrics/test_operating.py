@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import roc_curve
 
 from leukjax.errors import UserError
-from leukjax.metrics.operating import check, choose, describe
+from leukjax.metrics.operating import check, choose, describe, reached
 
 TRUTH = np.array([0, 0, 0, 1, 0, 1, 1, 1]).astype(bool)
 PROBABILITY = np.array([0.1, 0.2, 0.3, 0.35, 0.6, 0.7, 0.8, 0.9], np.float32)
@@ -55,3 +55,16 @@ def test_one_class_only():
     assert (
         describe("sensitivity=0.95") == "largest with a sensitivity of at least 0.95 on validation"
     )
+
+
+@pytest.mark.parametrize("criterion", ["specificity=1", "youden"])
+def test_neighbouring_float32_probabilities_are_told_apart(criterion):
+    """Half-way between two neighbours is no float32: specificity 1 became 0.667."""
+    negative = np.float32(0.7)
+    positive = np.nextafter(negative, np.float32(1))
+    if np.float32((np.float64(negative) + np.float64(positive)) / 2) == positive:
+        positive, negative = np.nextafter(positive, np.float32(1)), positive  # rounds to even
+    probability = np.array([0.1, 0.2, negative, positive, 0.8, 0.9], np.float32)
+    truth = np.array([0, 0, 0, 1, 1, 1], bool)
+    called = reached(probability, choose(criterion, truth, probability))
+    assert called.tolist() == truth.tolist()

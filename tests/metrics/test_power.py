@@ -26,6 +26,8 @@ def test_the_table_says_what_more_groups_would_show():
     assert (np.diff([line.detectable for line in lines]) < 0).all()
     assert lines[1].detectable == pytest.approx(power.detectable(0.03, 11))
     assert lines[0].least_p == 2 / 2**10
+    # Above 16 groups swaps are drawn: 10,000 of them give no p below 1 / 10,001.
+    assert [line.least_p for line in lines[2:]] == [1 / 10_001] * 5
     assert power.table(0.03, 3, 4)[0].least_p > 0.05  # four groups can show nothing
 
 

@@ -85,8 +85,32 @@ def test_calibration_errors_by_hand():
     labels = np.array([1, 1, 0, 0, 1, 1])
     found = scores(labels, np.stack([1 - p, p], 1), BINARY, "ALL").values
     assert found["ece"] == pytest.approx((4 * 0.15 + 2 * 0.1) / 6)
-    # With fewer images than bins each image is a bin of its own.
-    assert found["ece_equal_mass"] == pytest.approx((3 * 0.1 + 0.9 + 0.4 + 0.6) / 6)
+    # Equal confidences are in one bin, however few images there are.
+    assert found["ece_equal_mass"] == pytest.approx((4 * 0.15 + 2 * 0.1) / 6)
+    # With fewer images than bins each other image is a bin of its own.
+    p = np.array([0.95, 0.9, 0.85, 0.2, 0.6, 0.3])
+    found = scores(labels, np.stack([1 - p, p], 1), BINARY, "ALL").values
+    assert found["ece_equal_mass"] == pytest.approx((0.05 + 0.1 + 0.85 + 0.2 + 0.4 + 0.7) / 6)
+
+
+def test_equal_mass_parts_no_ties():
+    """A constant that is calibrated has no error, in whatever order its images come."""
+    labels = (np.arange(50) % 5 > 0).astype(int)  # four fifths
+    p = np.full(50, 0.8)
+    found = scores(labels, np.stack([1 - p, p], 1), BINARY, "ALL").values
+    assert found["ece"] == pytest.approx(0, abs=1e-12)
+    assert found["ece_equal_mass"] == pytest.approx(0, abs=1e-12)
+    # Two ties and a few images between them: by hand.
+    p = np.repeat([0.6, 0.7, 0.8, 0.9], [20, 1, 1, 28])
+    labels = (np.random.default_rng(0).random(50) < p).astype(int)
+    parts = [abs((p - labels)[p == value].sum()) for value in (0.6, 0.7, 0.8, 0.9)]
+    # The single images are in bins 6 of 15 (place 20 and 21 of 50); the ties in 2 and 10.
+    parts[1:3] = [abs((p - labels)[20:22].sum())]
+    found = scores(labels, np.stack([1 - p, p], 1), BINARY, "ALL").values
+    assert found["ece_equal_mass"] == pytest.approx(sum(parts) / 50)
+    order = np.random.default_rng(1).permutation(50)
+    again = scores(labels[order], np.stack([1 - p, p], 1)[order], BINARY, "ALL").values
+    assert again["ece_equal_mass"] == pytest.approx(found["ece_equal_mass"], abs=1e-12)
 
 
 def test_sensitivity_at_95_specificity_by_hand():

@@ -11,6 +11,7 @@ import pytest
 
 from leukjax import config as configs
 from leukjax import models, sharding
+from leukjax.metrics.scores import softmax
 from leukjax.train import optimizer
 from leukjax.train import state as states
 from leukjax.train.settings import step_options
@@ -97,7 +98,7 @@ class Trainer:
         return (
             jax.device_get(state),
             jax.device_get(metrics),
-            jax.device_get(self.eval_step(state, self.put(_batch(9)))),
+            softmax(jax.device_get(self.eval_step(state, self.put(_batch(9))))),
         )
 
 
