@@ -2,7 +2,9 @@
 
 A point spread function is a cloud of weighted points, each spread over its four nearest pixels
 (bilinearly). So radii and lengths need not be whole pixels, weights sum to 1, and a cloud of no
-extent is the identity.
+extent is the identity. Spreading widens a cloud by up to half a pixel, which doubles the blur of a
+small image: points are moved towards the pixel until the kernel is as wide as it should be
+(`as_wide`).
 """
 
 import functools
@@ -16,6 +18,7 @@ from jaxtyping import Array, Bool, Float
 
 # Points of a disc: 13 rings, enough that a disc of 20 px has no holes.
 _RINGS = 13
+_HALVINGS = 20  # of an interval of factors: to a millionth
 
 
 class Window(NamedTuple):
@@ -43,6 +46,38 @@ def kernels(
         for axis, (first, last) in enumerate((window[:2], window[2:]))
     )
     return jnp.einsum("npr,npc,p->nrc", rows, columns, weights, precision="highest")
+
+
+def as_wide(
+    points: Float[Array, "n p 2"], weights: Float[Array, " p"], variance: Float[Array, "#n"]
+) -> Float[Array, "n p 2"]:
+    """Points moved towards the pixel, all by one factor, until their kernel has this variance.
+
+    A point at n + f is spread over n and n + 1, which adds f (1 - f) to the variance along each
+    axis. The factor is found by bisection: at 0 the kernel has no width, at 1 it is too wide.
+
+    Args:
+        points: as in `kernels`.
+        weights: of the points; they sum to 1.
+        variance: of both axes together, in square pixels; at most that of the points, nearly.
+    """
+
+    def width(scale: Float[Array, " n"]) -> Float[Array, " n"]:
+        moved = scale[:, None, None] * points
+        part = moved - jnp.floor(moved)
+        second = jnp.einsum("npa,p->na", moved**2 + part * (1 - part), weights, precision="highest")
+        mean = jnp.einsum("npa,p->na", moved, weights, precision="highest")
+        return (second - mean**2).sum(axis=-1)
+
+    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = (low + high) / 2
+        narrow = width(middle) < variance
+        return jnp.where(narrow, middle, low), jnp.where(narrow, high, middle)
+
+    start = jnp.zeros(len(points)), jnp.ones(len(points))
+    _, scale = jax.lax.fori_loop(0, _HALVINGS, halve, start)
+    return scale[:, None, None] * points
 
 
 def convolve(
@@ -97,7 +132,8 @@ def defocus(
 
     ImageNet-C (Hendrycks & Dietterich 2019, arXiv:1903.12261) takes whole pixels within the disc,
     and then a Gaussian of 0.1 px, whose weight one pixel off is exp(-50); here the disc has a soft
-    edge, so that there is one of 0.4 px too.
+    edge, so that there is one of 0.4 px too. The kernel's variance is the disc's, radius² / 4 along
+    each axis, at every radius.
 
     Args:
         images: values in [0, 1].
@@ -106,8 +142,9 @@ def defocus(
         reach: static.
     """
     disc = jnp.asarray(_disc())
-    points = jnp.broadcast_to(jnp.reshape(radius, (-1, 1, 1)), (len(images), 1, 1)) * disc
+    radius = jnp.broadcast_to(jnp.reshape(radius, -1), len(images))
     weights = jnp.full(len(disc), 1 / len(disc), jnp.float32)
+    points = as_wide(radius[:, None, None] * disc, weights, radius**2 / 2)
     window = Window(-reach, reach, -reach, reach)
     return blur(images, kernels(points, weights, window), window, inside)
 
@@ -138,7 +175,9 @@ def motion(
 
     ImageMagick's MotionBlur: weights exp(-d^2 / (2 sigma^2)) at the whole distances d of 0 to
     2 `radius`, on one side of the pixel. There each takes its nearest pixel; here bilinearly its
-    nearest four.
+    nearest four. The kernel's variance, of both axes together, is that of these weights along the
+    line; on a small image, whose pixels are longer than the trail, its mean lies closer to the
+    pixel.
 
     Args:
         images: values in [0, 1].
@@ -153,11 +192,24 @@ def motion(
     weights = jnp.exp(-0.5 * (distance / jnp.maximum(sigma, 1e-6)) ** 2)
     weights = jnp.where(distance < 2 * radius + 0.5, weights, 0)
     line = jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+    weights = weights / weights.sum()
     points = jnp.asarray(unit * distance)[None, :, None] * line[:, None, :]
+    variance = unit**2 * _trail_variance(radius, sigma, longest)
+    points = as_wide(points, weights, jnp.reshape(variance, 1))
     last = math.ceil(unit * (longest + 0.5))
     slanted = math.ceil(last * math.sqrt(0.5))
     window = Window(-slanted, slanted, -math.ceil(unit / 2), last)
-    return blur(images, kernels(points, weights / weights.sum(), window), window, inside)
+    return blur(images, kernels(points, weights, window), window, inside)
+
+
+def _trail_variance(radius: Array, sigma: Array, longest: int) -> Array:
+    """Of ImageMagick's weights at whole distances, in square units."""
+    distance = np.arange(longest + 1, dtype=np.float32)
+    weights = jnp.exp(-0.5 * (distance / jnp.maximum(sigma, 1e-6)) ** 2)
+    weights = jnp.where(distance < 2 * radius + 0.5, weights, 0)
+    weights = weights / weights.sum()
+    mean = (weights * distance).sum()
+    return (weights * (distance - mean) ** 2).sum()
 
 
 def pixelate(
@@ -173,14 +225,21 @@ def pixelate(
     return jnp.where(inside, both[..., :-1] / jnp.maximum(both[..., -1:], 1e-6), images)
 
 
-def shrink_and_grow(side: int, share: float) -> Float[np.ndarray, "side side"]:
-    """Pillow's BOX filter down to int(side * share) pixels and back up, as one matrix.
+def shrink_and_grow(side: int, small: int, larger: int = 1) -> Float[np.ndarray, "side side"]:
+    """Pillow's BOX filter down to `small` pixels and back up, as one matrix.
 
     BOX takes a pixel whole or not at all: those whose centre lies within half an output pixel of
     the output pixel's centre; growing repeats the nearest.
+
+    Args:
+        side: pixels before and after.
+        small: pixels between.
+        larger: the image is grown by this factor first, each pixel repeated, and what comes out is
+            averaged down again: what shrinking to more pixels than there are does.
     """
-    small = max(1, int(side * share))
-    return _box(small, side) @ _box(side, small)
+    fine = side * larger
+    repeat = np.repeat(np.eye(side, dtype=np.float32), larger, axis=0)
+    return repeat.T / larger @ _box(small, fine) @ _box(fine, small) @ repeat
 
 
 def _box(before: int, after: int) -> Float[np.ndarray, "after before"]:

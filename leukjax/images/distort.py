@@ -1,10 +1,10 @@
 """The suite of distortions: what may befall an image between slide and file, in five severities.
 
 Eleven are the published registry for blood smears (MedMNIST-C: Di Salvo et al. 2024,
-arXiv:2406.17536, medmnistc-api at 8acfd27), which gives severities at 224 pixels; lengths here are
-scaled by side / 224. The other eight are what it lacks. Every image has a seed of its own, an
-operation draws the same numbers at each severity, and neither neighbours nor the number of images
-change a bit.
+arXiv:2406.17536, medmnistc-api at 8acfd27), which gives severities at 224 pixels; lengths here,
+those of blocks included, are scaled by side / 224. The other eight are what it lacks. Every image
+has a seed of its own, an operation draws the same numbers at each severity, and neither neighbours
+nor the number of images change a bit.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from leukjax.images.draws import Seeds, seeds_for, uniform
 from leukjax.images.perturb import PUBLISHED_SIDE
 
 SEVERITIES = (1, 2, 3, 4, 5)
-VERSION = 1  # raised when an operation or a severity changes
+VERSION = 2  # raised when an operation or a severity changes
 CHUNK = 32  # images distorted at a time; a constant, so that one program serves any number
 
 Background = Literal["masked", "as_published"]
@@ -82,10 +82,16 @@ class Distortion:
 
 
 def _pixelate(scene: Scene, shares: Sequence) -> Array:
-    height, width = scene.images.shape[1:3]
+    # Blocks are as large as at 224 px, measured in cells: their number is that of 224 px.
+    larger = max(1, round(1 / scene.unit))
     rows, columns = (
-        scene.pick([blur.shrink_and_grow(side, share) for share in shares])
-        for side in (height, width)
+        scene.pick(
+            [
+                blur.shrink_and_grow(side, max(1, int(side / scene.unit * share + 1e-6)), larger)
+                for share in shares
+            ]
+        )
+        for side in scene.images.shape[1:3]
     )
     return blur.pixelate(scene.images, rows, columns, scene.inside)
 
@@ -151,8 +157,8 @@ def _border(scene: Scene, shares: Sequence) -> Array:
 
 
 _SUITE = (
-    Distortion("pixelate", (0.6, 0.5, 0.4, 0.3, 0.25), "shrunk to this share and grown", _pixelate,
-               published=True),
+    Distortion("pixelate", (0.6, 0.5, 0.4, 0.3, 0.25), "at 224 px shrunk to this share and grown",
+               _pixelate, published=True),
     Distortion("jpeg", (50, 30, 15, 10, 7), "JPEG of this quality", _jpeg, published=True),
     Distortion("defocus_blur", (2, 3, 4, 5, 6), "mean over a disc of this radius", _defocus_blur,
                published=True),

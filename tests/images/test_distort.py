@@ -13,7 +13,8 @@ from scipy import stats
 
 from leukjax.images import blur, jpeg, light, noise, placement
 from leukjax.images.distort import CHUNK, DISTORTIONS, distort, seeds_of
-from leukjax.images.draws import seeds_for
+from leukjax.images.draws import seeds_for, uniform
+from leukjax.images.perturb import perturb
 
 NAMES = tuple(DISTORTIONS)
 
@@ -45,7 +46,10 @@ def distance(a, b):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_severities_grow_and_seeds_decide(name):
-    images, seeds = cells(6), seeds_of("abcdef")
+    # On small images the mildest blur is less than half a grey level, and blocks are smaller than
+    # pixels.
+    size = {"pixelate": 224, "defocus_blur": 96}.get(name, 32)
+    images, seeds = cells(6, size), seeds_of("abcdef")
     np.testing.assert_array_equal(distort(images, seeds, name, 0), images)
     levels = [distort(images, seeds, name, severity) for severity in range(1, 6)]
     far = [distance(level, images) for level in levels]
@@ -128,9 +132,71 @@ def test_pixelate_is_pillows_box():
         small = int(37 * share)
         theirs = image.resize((small, small), Image.Resampling.BOX)
         theirs = np.asarray(theirs.resize((37, 37), Image.Resampling.BOX))
-        matrix = blur.shrink_and_grow(37, share)
+        matrix = blur.shrink_and_grow(37, small)
         ours = 255 * np.asarray(blur.pixelate(picture, matrix, matrix, everywhere(picture)))[0]
         assert np.abs(ours - theirs).max() <= 1.01
+
+
+@pytest.mark.parametrize(("side", "larger"), [(28, 8), (48, 5), (112, 2), (448, 1)])
+def test_blocks_are_as_large_in_cells_at_every_size(side, larger):
+    """At 48 px the blocks of 25 % were 4 px wide: as 19 px at 224, where they are 4, too."""
+    images = (255 * photo(side)).round().astype(np.uint8)
+    for severity, share in enumerate(DISTORTIONS["pixelate"].severities, start=1):
+        ours = distort(images, seeds_of("a"), "pixelate", severity, background="as_published")
+        blocks = int(224 * share)
+        grown = images[0].repeat(larger, axis=0).repeat(larger, axis=1).astype(np.float32)
+        theirs = np.stack([_box(grown[..., c], blocks) for c in range(3)], axis=-1)
+        theirs = theirs.reshape(side, larger, side, larger, 3).mean(axis=(1, 3))
+        assert np.abs(ours[0] - theirs).max() <= 0.51
+        if side == 448:  # so many blocks, and no more
+            assert (np.diff(ours[0].astype(int), axis=0) != 0).any(axis=(1, 2)).sum() < blocks
+
+
+def _box(channel, blocks):
+    """Pillow's BOX to blocks and back, in floats, which it rounds nowhere."""
+    small = Image.fromarray(channel).resize((blocks, blocks), Image.Resampling.BOX)
+    return np.asarray(small.resize(channel.shape[::-1], Image.Resampling.BOX))
+
+
+def _width(image):
+    """Variance of an image of light along rows and along columns, summed."""
+    places = np.arange(len(image)) - len(image) // 2
+    lines = [image.sum(axis=axis) / image.sum() for axis in (0, 1)]
+    return sum(places**2 @ line - (places @ line) ** 2 for line in lines)
+
+
+@pytest.mark.parametrize("side", [16, 32, 48, 96, 224, 300])
+def test_blur_is_as_wide_as_it_says_at_every_size(side):
+    """At 48 px a disc of radius 2 was twice as wide: spreading points over pixels widened it."""
+    point = np.zeros((3, side, side, 1), np.float32)
+    point[:, side // 2, side // 2] = 1
+    unit = side / 224
+    for radius in DISTORTIONS["defocus_blur"].severities:
+        reach = int(np.ceil(radius * unit))
+        found = blur.defocus(point, jnp.full(1, radius * unit), everywhere(point), reach)
+        width = _width(np.asarray(found, float)[0, ..., 0])
+        assert width == pytest.approx((radius * unit) ** 2 / 2, rel=1e-3)
+    angles = np.deg2rad([0.0, 20.0, -45.0])
+    for radius, sigma in DISTORTIONS["motion_blur"].severities:
+        trails = blur.motion(
+            point, float(radius), float(sigma), jnp.array(angles), everywhere(point), 20, unit
+        )
+        distance = np.arange(2 * radius + 1)
+        weights = np.exp(-0.5 * (distance / sigma) ** 2)
+        mean = np.average(distance, weights=weights)
+        expected = unit**2 * np.average((distance - mean) ** 2, weights=weights)
+        for trail in np.asarray(trails, float)[..., 0]:
+            assert _width(trail) == pytest.approx(expected, rel=2e-3)
+
+
+def test_augmentation_blurs_by_the_width_it_names():
+    point = np.zeros((4, 48, 48, 3), np.float32)
+    point[:, 24, 24] = 0.9
+    seeds = seeds_for(0, jnp.arange(4, dtype=jnp.uint32))
+    blurred = np.asarray(perturb(seeds, point, black=False, blur_radius=6.0), float)
+    widths = np.array([_width(image[..., 0]) for image in blurred])
+    degrees = np.asarray(uniform(seeds_for(3, seeds), 100))
+    np.testing.assert_allclose(widths, (6 * degrees * 48 / 224) ** 2 / 2, rtol=1e-3)
 
 
 @pytest.mark.parametrize("quality", [7, 30, 50])
