@@ -46,7 +46,12 @@ flags.DEFINE_enum(
     flag_values=FLAGS,
 )
 flags.DEFINE_integer(
-    "steps", 64, "points of integrated gradients on the way", 2, 4096, flag_values=FLAGS
+    "steps",
+    64,
+    "points of integrated gradients on the way; doubled up to 1024 where they are not enough",
+    2,
+    4096,
+    flag_values=FLAGS,
 )
 flags.DEFINE_string("step", "best", "best, latest, or a number of steps", flag_values=FLAGS)
 flags.DEFINE_boolean("overlays", True, "draw them; maps and table are quicker", flag_values=FLAGS)

@@ -10,7 +10,8 @@ from PIL import Image
 
 import leukjax
 from leukjax import command, explain
-from leukjax.report.explanation import write
+from leukjax.apply import reasons
+from leukjax.report.explanation import overlay, write
 
 SIDE = 30
 COMPILED_ONCE = "--batch_size=8"
@@ -91,10 +92,43 @@ def test_every_image_gets_maps_an_overlay_and_rows(trained_run, folder, tmp_path
             error = float(row["map_sum"]) - gap
             assert float(row["completeness_error"]) == pytest.approx(error, abs=1e-4)
             assert abs(error) < 0.05 * max(1.0, abs(gap))
+            assert row["complete"] == "yes"
+            assert float(row["incompleteness"]) <= 0.05
+            assert int(row["steps"]) >= 64
+        else:
+            assert row["complete"] == row["steps"] == row["incompleteness"] == ""
         with Image.open(output / row["overlay"]) as picture:
             assert picture.format == "PNG"
             assert picture.width > 500
     assert not list(output.rglob(".*"))
+
+
+def test_a_map_that_does_not_sum_up_is_marked_everywhere(
+    trained_run, folder, tmp_path, monkeypatch, caplog
+):
+    """With two steps and no more it is off: log, table and figure say so."""
+    drawn = []
+
+    def kept(title, marks, methods, columns):
+        drawn.append((marks, [panel for column in columns for panel in column.panels]))
+        return overlay.overlay(title, marks, methods, columns)
+
+    monkeypatch.setattr(reasons, "MOST_STEPS", 2)
+    monkeypatch.setattr(write, "overlay", kept)
+    monkeypatch.setattr(reasons, "TOLERANCE", 1e-4)
+    monkeypatch.setattr(write, "TOLERANCE", 1e-4)
+    run(f"--workdir={trained_run}", folder, f"--output={tmp_path / 'out'}", "--steps=2",
+        "--method=gradcam,integrated_gradients")  # fmt: skip
+    rows = [row for row in table(tmp_path / "out") if row["method"] == "integrated_gradients"]
+    bad = [row for row in rows if row["complete"] == "no"]
+    assert bad
+    for row, (marks, (plain, signed)) in zip(rows, drawn, strict=True):
+        off = row["complete"] == "no"
+        assert off == (float(row["incompleteness"]) > 1e-4)
+        assert off == any("INCOMPLETE" in mark for mark in marks)
+        assert off == signed.warning.startswith("INCOMPLETE: off by ")
+        assert not plain.warning
+    assert f"{len(bad)} of 3 maps of integrated gradients are incomplete" in caplog.text
 
 
 def test_a_class_of_ones_own_choice_turns_the_score_about(trained_run, folder, tmp_path):

@@ -1,21 +1,24 @@
 """Why a trained run answers as it does: maps of attribution for its prepared images."""
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Float32, Int, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Int, UInt8
 
 from leukjax.apply.model import Model
 from leukjax.attribution.curves import blurred
-from leukjax.attribution.integrated import pixel_baseline
+from leukjax.attribution.integrated import TOLERANCE, incompleteness, pixel_baseline
 from leukjax.attribution.methods import METHODS, Settings, attribute
 from leukjax.attribution.network import Network, score
 from leukjax.data.measure import foreground
 from leukjax.images.normalize import standardize, to_float
+
+MOST_STEPS = 1024  # points of integrated gradients
 
 
 class Reasons(NamedTuple):
@@ -24,11 +27,21 @@ class Reasons(NamedTuple):
     Attributes:
       maps: as the method gives them: of a layer's size, or the images'.
       scores, baseline_scores: of the explained class, for the images and for the baseline.
+      steps: points of the integral that each map took; 0 for other methods than integrated
+        gradients.
+      incompleteness: `integrated.incompleteness`; NaN for other methods.
     """
 
     maps: Float32[np.ndarray, "n p q"]
     scores: Float32[np.ndarray, " n"]
     baseline_scores: Float32[np.ndarray, " n"]
+    steps: Int[np.ndarray, " n"]
+    incompleteness: Float[np.ndarray, " n"]
+
+    @property
+    def incomplete(self) -> Bool[np.ndarray, " n"]:
+        """Maps of integrated gradients that do not sum up to what they should explain."""
+        return (self.steps > 0) & ~(self.incompleteness <= TOLERANCE)
 
 
 def network_of(model: Model) -> Network:
@@ -45,6 +58,10 @@ def explain(
     baseline: str = "mean",
 ) -> Reasons:
     """Maps of prepared images, batch by batch; compiled once for a model, method and settings.
+
+    Integrated gradients take `settings.steps` points, and twice as many until their error of
+    completeness is below `integrated.TOLERANCE` or there are `MOST_STEPS`; what is still above is
+    no explanation, and callers that show the map must say so (`Reasons.incompleteness`).
 
     Args:
       targets: the class that each image is explained for.
@@ -65,14 +82,42 @@ def explain(
         statistics = tuple(
             np.asarray(model.preprocessing[name], np.float32) for name in ("mean", "std")
         )
+        compute = functools.partial(
+            _explain, model.module.clone(dtype=jnp.float32), variables, statistics, batch, classes,
+            blank, method=method, settings=settings, baseline=baseline,
+        )  # fmt: skip
+        parts.append(_enough_steps(compute, len(own), method, settings.steps))
+    return Reasons(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _enough_steps(
+    compute: Callable[..., tuple[Array, Array, Array]], count: int, method: str, steps: int
+) -> tuple[np.ndarray, ...]:
+    """The fields of `Reasons` for the first `count` images of a batch."""
+
+    def maps(stretch: float, stretches: float) -> tuple[np.ndarray, ...]:
         # Products of bfloat16 or TensorFloat-32 are a GPU's default, and too coarse for gradients.
         with jax.default_matmul_precision("float32"):
-            found = _explain(
-                model.module.clone(dtype=jnp.float32), variables, statistics, batch, classes, blank,
-                method=method, settings=settings, baseline=baseline,
-            )  # fmt: skip
-        parts.append([np.asarray(value)[: len(own)] for value in jax.device_get(found)])
-    return Reasons(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+            found = compute(part=(stretch / stretches, (stretch + 1) / stretches))
+        return tuple(np.asarray(value)[:count] for value in jax.device_get(found))
+
+    best, scores, base = maps(0.0, 1.0)
+    if method != "integrated_gradients":
+        return best, scores, base, np.zeros(count, np.int64), np.full(count, np.nan)
+
+    def far(found: np.ndarray) -> np.ndarray:
+        return incompleteness(found.sum((1, 2), dtype=np.float64), scores, base)
+
+    best, error, taken, stretches = best.copy(), far(best), np.full(count, steps), 1
+    while (error > TOLERANCE).any() and 2 * stretches * steps <= MOST_STEPS:
+        stretches *= 2
+        # The same points on twice as many stretches: nothing is compiled for them.
+        finer = np.sum([maps(float(n), float(stretches))[0] for n in range(stretches)], axis=0)
+        finer_error = far(finer)
+        better = (error > TOLERANCE) & (finer_error < error)
+        best[better], error[better] = finer[better], finer_error[better]
+        taken[better] = stretches * steps
+    return best, scores, base, taken, error
 
 
 def to_pixels(maps: Float[np.ndarray, "n p q"], size: int) -> Float32[np.ndarray, "n s s"]:
@@ -98,6 +143,7 @@ def _explain(
     images: UInt8[Array, "n s s 3"],
     targets: Int[Array, " n"],
     blank: UInt8[Array, "n s s 3"],
+    part: tuple[Float[Array, ""] | float, Float[Array, ""] | float],
     *,
     method: str,
     settings: Settings,
@@ -109,7 +155,7 @@ def _explain(
         nothing = standardize(to_float(blank), *statistics)
     else:
         nothing = pixel_baseline(baseline, *statistics)
-    maps = attribute(network, normalized, targets, method, settings, nothing)
+    maps = attribute(network, normalized, targets, method, settings, nothing, part)
     scores = score(network.logits(normalized), targets, settings.kind)
     if not METHODS[method].pixels:
         return maps, scores, jnp.full_like(scores, jnp.nan)

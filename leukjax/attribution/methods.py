@@ -106,6 +106,7 @@ def attribute(
     method: str,
     settings: Settings,
     baseline: Float[Array, "#n #h #w 3"],
+    part: tuple[Float[Array, ""] | float, Float[Array, ""] | float] = (0.0, 1.0),
 ) -> Float[Array, "n p q"]:
     """Maps of one method; `network` must be one that the method fits.
 
@@ -113,10 +114,11 @@ def attribute(
       images: normalised.
       targets: the class that each is explained for.
       baseline: of integrated gradients and occlusion, normalised.
+      part: of integrated gradients: the stretch of the way.
     """
     if method == "integrated_gradients":
         return integrated_gradients(
-            network, images, targets, baseline, settings.kind, settings.steps, settings.power
+            network, images, targets, baseline, settings.kind, settings.steps, settings.power, part
         )
     if method == "occlusion":
         return occlusion(

@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from leukjax.report.style import GREY, entitle, style
+from leukjax.report.style import GREY, VERMILION, entitle, style
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +22,13 @@ class Panel:
       map: of the size of the image.
       signed: drawn from what speaks against the class (blue) to what speaks for it (red).
       note: below it.
+      warning: why it must not be read as an explanation, in red below the note; "" if it may.
     """
 
     map: Float32[np.ndarray, "s s"]
     signed: bool
     note: str
+    warning: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +98,11 @@ def _fill(figure: Figure, axes, column: Column, panel: Panel | None) -> None:
     bar.ax.tick_params(labelsize=6, width=0.5, length=2)
     bar.locator = MaxNLocator(4)
     bar.update_ticks()
-    axes.set_xlabel(panel.note, fontsize=6.5)
+    if not panel.warning:
+        axes.set_xlabel(panel.note, fontsize=6.5)
+        return
+    axes.set_xlabel(f"{panel.note}\n{panel.warning}", fontsize=6.5, color=VERMILION)
+    axes.spines[:].set(visible=True, color=VERMILION, linewidth=1.5)
 
 
 def draw(axes, column: Column, panel: Panel) -> tuple[ScalarMappable, bool]:

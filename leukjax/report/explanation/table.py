@@ -10,7 +10,7 @@ from leukjax.storage import csv_writer
 COLUMNS = (
     "path", "run", "method", "layer", "predicted", "target", "p_target", "score",
     "share_in_cell", "cell_area", "baseline_score", "map_sum", "completeness_error",
-    "map", "overlay", "error",
+    "map", "overlay", "error", "steps", "incompleteness", "complete",
 )  # fmt: skip
 
 
@@ -35,6 +35,9 @@ class Row:
     map: str = ""
     overlay: str = ""
     error: str = ""
+    steps: float = math.nan
+    incompleteness: float = math.nan
+    complete: str = ""
 
 
 def as_csv(rows: Sequence[Row]) -> bytes:

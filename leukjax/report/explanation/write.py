@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float32, UInt8
 from leukjax import runtime
 from leukjax.apply import reasons
 from leukjax.apply.model import load
+from leukjax.attribution.integrated import TOLERANCE
 from leukjax.attribution.methods import METHODS
 from leukjax.data import stream
 from leukjax.data.decode import decode
@@ -72,7 +73,27 @@ def write(runs: Sequence[str], paths: Sequence[str], output: Path, options: Opti
         raise UserError(f"not one of {number:,} files is an image: {bad[0].error}")
     if bad:
         logging.warning("%s files are bad; the first: %s", f"{len(bad):,}", bad[0].error)
+    _warn_of_incomplete(rows)
     logging.info("wrote %s: %s images", output, f"{number - len(bad):,}")
+
+
+def _warn_of_incomplete(rows: Sequence[Row]) -> None:
+    tried = [row for row in rows if row.complete]
+    bad = [row for row in tried if row.complete == "no"]
+    if bad:
+        worst = max(bad, key=lambda row: row.incompleteness)
+        logging.warning(
+            "%s of %s maps of integrated gradients are incomplete: after up to %s steps they sum up"
+            " to something else than the score's change, by more than %.0f %% of it (%s: %.0f %%)."
+            " They explain nothing; the figures and the column complete say which. Try"
+            " --baseline=blurred or --method=occlusion.",
+            f"{len(bad):,}",
+            f"{len(tried):,}",
+            f"{max(reasons.MOST_STEPS, max(int(row.steps) for row in tried)):,}",
+            100 * TOLERANCE,
+            worst.path,
+            100 * worst.incompleteness,
+        )
 
 
 def _make_folder(output: Path, paths: Sequence[str]) -> None:
@@ -177,6 +198,9 @@ def _row(run: Run, found: _Found, method: str, place: int) -> Row:
         baseline_score=blank if complete else np.nan,
         map_sum=total if complete else np.nan,
         completeness_error=total - (score - blank) if complete else np.nan,
+        steps=float(given.steps[place]) if complete else np.nan,
+        incompleteness=float(given.incompleteness[place]),
+        complete=("no" if given.incomplete[place] else "yes") if complete else "",
     )
 
 
@@ -193,6 +217,8 @@ def _picture(path: str, runs: Sequence[Run], found: Sequence[_Found], place: int
         columns.append(Column(heading, own.images[place], own.cells[place], panels))
     synthetic = any(run.model.preprocessing["synthetic"] for run in runs)
     marks = ["trained on SYNTHETIC data"] if synthetic else []
+    if any(given.incomplete[place] for own in found for given in own.reasons.values()):
+        marks.append("INCOMPLETE integrated gradients: no explanation")
     return overlay(Path(path).name, marks, [METHODS[method].title for method in rows], columns)
 
 
@@ -203,7 +229,15 @@ def _panel(run: Run, found: _Found, method: str, place: int) -> Panel:
     inside = "no attribution" if np.isnan(share) else f"{share:.0%} in the cell"
     if METHODS[method].fits == "convolutional":
         inside += f"; {run.settings.layer}, {map.shape[1]}×{map.shape[2]}"
-    return Panel(large[0], METHODS[method].signed, inside)
+    given, warning = found.reasons[method], ""
+    if given.incomplete[place]:
+        error = float(map.sum(dtype=np.float64)) - float(
+            given.scores[place] - given.baseline_scores[place]
+        )
+        warning = (
+            f"INCOMPLETE: off by {error:.3g},\n{given.incompleteness[place]:.0%} of the change"
+        )
+    return Panel(large[0], METHODS[method].signed, inside, warning)
 
 
 def _save(path: Path, map: Float32[np.ndarray, "p q"]) -> None:
