@@ -213,14 +213,14 @@ def test_above_two_classes_no_class_is_positive(tmp_path, capsys):
     assert "leave the flag out" in err
 
 
-def test_it_says_who_wins(tmp_path, capsys):
+def test_it_prints_the_headline(tmp_path, capsys):
     columns = subjects({"test": 30})
     for name, skill in (("good", 4.0), ("poor", 0.3)):
         predict(columns, skill, 3).write(tmp_path / f"{name}.csv")
     arguments = [tmp_path / "good.csv", tmp_path / "poor.csv", f"--output={tmp_path}/out"]
     status, out, _ = run(capsys, *arguments, "--positive=all")
     assert status == 0
-    assert out.startswith("good wins: good has the highest balanced accuracy")
+    assert out.startswith("Significant difference. good scored highest (balanced accuracy 0.")
     found = json.loads((tmp_path / "out/results.json").read_text())["comparisons"]
     (deciding,) = [
         c for c in found if (c["score"], c["test"]) == ("balanced_accuracy", "cluster_permutation")

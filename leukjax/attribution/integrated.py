@@ -39,8 +39,8 @@ def integrated_gradients(
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     start, length = part[0], part[1] - part[0]
     places = start + length * jnp.asarray((nodes + 1) / 2, jnp.float32)
-    weights = length * jnp.asarray(weights / 2, jnp.float32) * power * places ** (power - 1)
-    way = places**power, weights
+    shares = length * jnp.asarray(weights / 2, jnp.float32) * power * places ** (power - 1)
+    way = places**power, shares
     baseline = jnp.broadcast_to(baseline, images.shape)
 
     @jax.grad

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.metrics import roc_curve
 
 from leukjax.metrics import confusion, grouped
-from leukjax.metrics.intervals import interval
+from leukjax.metrics.intervals import Interval, interval
 from leukjax.metrics.scores import predicted_class
 from leukjax.report.about import About
 from leukjax.report.glyphs import legend_label
@@ -170,12 +170,17 @@ def roc_figure(
         axes = figure.subplots()
         entitle(figure, f"ROC – {about.data}, {about.part}", about.marks())
         axes.plot([0, 1], [0, 1], color="#AAAAAA", lw=1, ls=":")
+        # The same computation as that of the table of scores.
+        whole = grouped.group(labels, probabilities, groups)
+        if not two:
+            mean = interval("auroc", whole, 0)
+            axes.plot([], [], " ", label=_auroc("mean over classes, as in the table", mean))
         for i in drawn:
             own = np.stack([1 - probabilities[:, i], probabilities[:, i]], axis=1)
             is_class = (labels == i).astype(int)
-            auroc = interval("auroc", grouped.group(is_class, own, groups), 1)
-            between = span(auroc)
-            text = f"{classes[i]}: AUROC {number(auroc.value)}" + (f" ({between})" * bool(between))
+            one = whole if two else grouped.group(is_class, own, groups)
+            auroc = interval("auroc", one, i if two else 1)
+            text = _auroc(classes[i] if two else f"{classes[i]} against the rest", auroc)
             if auroc.value is None:
                 missing = "every image is" if is_class.all() else "no image is"
                 axes.plot([], [], color=CLASSES[i % 6], label=f"{missing} {classes[i]}: undefined")
@@ -195,6 +200,11 @@ def roc_figure(
         # Below the axes: inside, it would cover a curve sooner or later.
         figure.legend(loc="outside lower center", title="95 % interval by group", title_fontsize=8)
     return figure
+
+
+def _auroc(whose: str, found: Interval) -> str:
+    between = span(found)
+    return f"{whose}: AUROC {number(found.value)}" + (f" ({between})" if between else "")
 
 
 def subjects_figure(

@@ -13,7 +13,23 @@ class P(float):
     """A p-value: shown with two significant digits, and never as 0."""
 
 
-Cell = str | float | int | Interval | None
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over runs; a column of its own each in a CSV.
+
+    Attributes:
+        mean: of the runs whose value is defined; None where there is none.
+        deviation: None of a single one.
+        defined, runs: how many of how many.
+    """
+
+    mean: float | None
+    deviation: float | None
+    defined: int
+    runs: int
+
+
+Cell = str | float | int | Interval | Spread | None
 
 _LATEX = str.maketrans(
     {
@@ -60,23 +76,18 @@ class Table:
     left: Sequence[int] = (0,)
 
     def csv(self) -> str:
-        """Full precision; an interval takes the columns score, score low, score high."""
-        wide = [
-            any(isinstance(row[i], Interval) for row in self.rows) for i in range(len(self.header))
-        ]
+        """Full precision, one value in each cell.
+
+        An interval takes the columns score, score low, score high; a spread takes score, score sd,
+        score runs.
+        """
         text = io.StringIO()
         out = csv_writer(text)
-        titles: list[str] = []
-        for title, expand in zip(self.header, wide, strict=True):
-            titles += [title, f"{title} low", f"{title} high"] if expand else [title]
-        out.writerow(titles)
-        for row in self.rows:
-            values: list[object] = []
-            for cell, expand in zip(row, wide, strict=True):
-                if isinstance(cell, Interval):
-                    values += [cell.value, cell.low, cell.high]
-                else:
-                    values += [cell, None, None] if expand else [cell]
+        columns = [_columns(title, [row[i] for row in self.rows])
+                   for i, title in enumerate(self.header)]  # fmt: skip
+        out.writerow([title for titles, _ in columns for title in titles])
+        for place in range(len(self.rows)):
+            values = [value for _, rows in columns for value in rows[place]]
             out.writerow(["" if value is None else value for value in values])
         return text.getvalue()
 
@@ -113,11 +124,32 @@ class Table:
         return [[shown(cell) for cell in row] for row in self.rows]
 
 
+def _columns(title: str, cells: Sequence[Cell]) -> tuple[list[str], list[list[object]]]:
+    """The titles and the values of a column in a CSV, which may be several there."""
+    if any(isinstance(cell, Interval) for cell in cells):
+        endings = ("", " low", " high")
+    elif any(isinstance(cell, Spread) for cell in cells):
+        endings = ("", " sd", " runs")
+    else:
+        return [title], [[cell] for cell in cells]
+    values: list[list[object]] = []
+    for cell in cells:
+        if isinstance(cell, Interval):
+            values.append([cell.value, cell.low, cell.high])
+        elif isinstance(cell, Spread):
+            values.append([cell.mean, cell.deviation, cell.defined])
+        else:
+            values.append([cell, None, None])
+    return [f"{title}{ending}" for ending in endings], values
+
+
 def shown(cell: Cell) -> str:
     """A cell as text: three digits, an interval in brackets, a dash for None."""
-    if isinstance(cell, Interval):
-        value, between = halves(cell)
-        return f"{value} ({between})" if between else value
+    if isinstance(cell, Interval | Spread):
+        value, below = halves(cell)
+        if isinstance(cell, Spread):
+            return f"{value} {below}".rstrip()
+        return f"{value} ({below})" if below else value
     if cell is None:
         return UNDEFINED
     if isinstance(cell, str):
@@ -129,8 +161,13 @@ def shown(cell: Cell) -> str:
     return f"{cell:,}"
 
 
-def halves(interval: Interval) -> tuple[str, str]:
-    """A score and its interval as text; "to" for a dash where there is a minus sign."""
+def halves(interval: Interval | Spread) -> tuple[str, str]:
+    """A score, and its interval or spread, as text; "to" for a dash where there is a minus sign."""
+    if isinstance(interval, Spread):
+        below = "" if interval.deviation is None else f"± {interval.deviation:.3f}"
+        if interval.defined < interval.runs and interval.mean is not None:
+            below = f"{below} ({interval.defined} of {interval.runs})".strip()
+        return number(interval.mean), below
     between = span(interval)
     if interval.low is not None and interval.low < 0 and interval.high is not None:
         between = f"{interval.low:.3f} to {interval.high:.3f}"

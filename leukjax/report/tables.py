@@ -142,9 +142,16 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def span(interval: Interval, digits: int = 3) -> str:
-    """An interval as text, empty where there is none."""
+    """An interval as text, empty where there is none.
+
+    Ends that differ are shown with so many digits that they do: 0.996 to 1.000 is not 1.00 to 1.00.
+    """
     if interval.low is None or interval.high is None:
         return ""
+    while digits < 6 and interval.low < interval.high:
+        if f"{interval.low:.{digits}f}" != f"{interval.high:.{digits}f}":
+            break
+        digits += 1
     return f"{interval.low:.{digits}f}–{interval.high:.{digits}f}"
 
 

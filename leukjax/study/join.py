@@ -1,7 +1,9 @@
 """The tables of a finished study, made of its runs' own tables."""
 
 import csv
+import dataclasses
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +59,26 @@ def out_of_fold(study: Study) -> str:
 def of_seed(study: Study, model: str, seed: int) -> Predictions:
     """The out-of-fold predictions of one seed: every folded image once."""
     runs = [run for run in study.runs(model) if run.seed == seed]
-    parts = [tables_of.read(_table(study, run)) for run in runs]
+    return _together([tables_of.read(_table(study, run)) for run in runs])
+
+
+def larger_class(study: Study) -> Predictions:
+    """The baseline out of fold: each image gets the class frequencies of its fold's training."""
+    model, seed = study.models[0], study.seeds[0]
+    parts = []
+    for run in study.runs(model):
+        if run.seed != seed:
+            continue
+        found = tables_of.read(_table(study, run))
+        with (study.path(run) / "split.csv").open(newline="", encoding="utf-8") as file:
+            labels = [row["label"] for row in csv.DictReader(file) if row["part"] == "train"]
+        shares = np.array([labels.count(name) for name in found.classes]) / len(labels)
+        p = np.tile(shares, (len(found), 1))
+        parts.append(dataclasses.replace(found, probabilities=p))
+    return _together(parts)
+
+
+def _together(parts: Sequence[Predictions]) -> Predictions:
     names = ("id", "subject", "group", "labels", "probabilities")
     joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     return Predictions(classes=parts[0].classes, **joined)

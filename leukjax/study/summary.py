@@ -1,5 +1,6 @@
 """The end of a study for its reader: ``summary.md``, and the same on the screen."""
 
+import dataclasses
 import statistics
 
 from leukjax.metrics import predictions as tables_of
@@ -9,6 +10,7 @@ from leukjax.report.tables import COLUMNS, number, render
 from leukjax.rundir import RunDir
 from leukjax.storage import write_atomic
 from leukjax.study import held_out, join, scored
+from leukjax.study.again import mean
 from leukjax.study.plan import Study
 
 
@@ -36,34 +38,37 @@ def _text(study: Study, *, markdown: bool) -> str:
 
 
 def _out_of_fold(study: Study, about: About, *, markdown: bool) -> str:
-    """Mean over seeds of the scores of all folds together, and their range."""
-    body = []
-    for model in study.models:
-        found = []
-        for seed in study.seeds:
-            p = join.of_seed(study, model, seed)
-            found.append(scores(p.labels, p.probabilities, p.classes, about.positive).values)
-        body.append([model, *(_over_seeds([of[name] for of in found]) for name in COLUMNS)])
-    title = f"Out-of-fold scores on {about.data}"
-    seeds = len(study.seeds)
-    note = (
-        f"{study.folds} folds, every folded image scored once a seed; mean of {seeds} seeds, and "
-        "below it the lowest and the highest of them."
-        if seeds > 1
-        else f"{study.folds} folds, every folded image scored once; one seed."
-    )
-    heading = f"## {title}\n" if markdown else f"{title}\n{'=' * len(title)}\n"
-    warnings = [*about.warnings(), note]
-    table = render(["", *COLUMNS.values()], body, markdown=markdown)
-    return "\n".join([heading, *warnings, "", table, ""])
+    """Scores of the mean over seeds with intervals, a baseline, and the range over seeds."""
+    about = dataclasses.replace(about, part="out-of-fold")
+    each = {
+        model: [join.of_seed(study, model, seed) for seed in study.seeds] for model in study.models
+    }
+    found = {model: mean(seeds) for model, seeds in each.items()}
+    found["larger class"] = join.larger_class(study)
+    parts = [scored.table(found, about, markdown=markdown)]
+    notes = [f"{study.folds} folds; every folded image is scored by models that never saw it."]
+    notes += ["Larger class: every image gets the class frequencies of its fold's training part."]
+    if len(study.seeds) > 1:
+        notes += [f"The scores are of the mean probability over {len(study.seeds)} seeds."]
+    parts.append("\n".join(f"- {line}" if markdown else line for line in notes) + "\n")
+    if len(study.seeds) > 1:
+        body = []
+        for model, seeds in each.items():
+            alone = [scores(p.labels, p.probabilities, p.classes, about.positive) for p in seeds]
+            body.append([model, *(_over_seeds([of.values[name] for of in alone])
+                                  for name in COLUMNS)])  # fmt: skip
+        title = "Single seeds, out of fold: mean, lowest to highest (no confidence interval)"
+        table = render(["", *COLUMNS.values()], body, markdown=markdown)
+        parts.append((f"**{title}**\n\n" if markdown else f"{title}\n") + table + "\n")
+    return "\n".join(parts)
 
 
 def _over_seeds(values: list[float | None]) -> str:
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return number(None)
-    mean = number(statistics.fmean(known))
-    return mean if len(known) == 1 else f"{mean}\n{min(known):.2f}–{max(known):.2f}"
+    centre = number(statistics.fmean(known))
+    return centre if len(known) == 1 else f"{centre}\n{min(known):.3f}–{max(known):.3f}"
 
 
 def _held_out(study: Study, about: About, *, markdown: bool) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from leukjax.report.comparison import (
+    analyses,
     case_figures,
     checklist,
     curve_figures,
@@ -124,14 +125,17 @@ def _scores(study: Study) -> Section | None:
         by_subject = f"There are no scores by subject: {why.pop()}."
     else:
         by_subject = tables.score_table(
-            study, shown, "scores_by_subject", "Scores by subject (mean probability of its images)",
-            by_subject=True,
+            study, shown, "scores_by_subject",
+            "Scores by subject (mean probability of its images)", by_subject=True,
+            baseline=study.baseline,
         )  # fmt: skip
     return _section(
         "scores",
         "Scores",
-        tables.score_table(study, shown, "scores", "Scores by image"),
-        _picture("scores", "Scores with their 95 % intervals by group.", bars),
+        tables.score_table(study, shown, "scores", "Scores by image", baseline=study.baseline),
+        _picture(
+            "scores", f"Scores with their 95 % intervals by group; {words.sample(study)}.", bars
+        ),
         by_subject,
         tables.seeds(study),
         tables.more_scores(study),
@@ -144,14 +148,16 @@ def _comparison(study: Study) -> Section | None:
     pairs = [pair for pair in study.pairs if {pair.a, pair.b} <= names]
     return _section(
         "comparison",
-        "Who is better than whom",
-        f"The score that decides is {PRIMARY.replace('_', ' ')}, the test the paired cluster"
-        " permutation; both were fixed before the numbers were seen. The other scores and tests"
-        " stand beside them.",
+        "Pairwise comparisons",
+        f"The primary analysis compares {PRIMARY.replace('_', ' ')} by the paired cluster"
+        " permutation; it was fixed before any result. All others are secondary, and the table says"
+        " why each may differ.",
+        analyses.table(study) if pairs else None,
         _picture(
             "differences",
-            "Paired differences of all pairs. An interval that holds 0 shows no difference; p is of"
-            " the paired cluster permutation, in brackets adjusted over all pairs of models.",
+            "Paired differences of all pairs with their intervals; p of Obuchowski's test for the"
+            " AUROC of two classes, else of the paired cluster permutation, in brackets adjusted"
+            " over all pairs of models (Holm).",
             score_figures.differences_figure(pairs, study.about),
         ),
         tables.comparisons(study, pairs, "comparisons", contrast=False),
@@ -160,7 +166,7 @@ def _comparison(study: Study) -> Section | None:
 
 
 def _power(study: Study) -> Section | None:
-    return _section("power", "What this test set could show", tables.power_table(study))
+    return _section("power", "Statistical power", tables.power_table(study))
 
 
 def _out_of_fold(study: Study) -> Section | None:
@@ -168,19 +174,27 @@ def _out_of_fold(study: Study) -> Section | None:
         return None
     return _section(
         "out_of_fold",
-        "Cross-validation: the parts left out",
-        "Every training group was left out of one fold; here are the predictions of the models that"
-        " never saw it, pooled over folds and averaged over seeds. Models of different folds enter"
-        " one ranking, which AUROC does not like: it may be lower than that of any fold.",
+        "Secondary: cross-validation, out of fold",
+        f"Every training group was left out of one fold and scored by the models that never saw it:"
+        f" {analyses.sample_of(study.out_of_fold_entries[0].predictions)}, pooled over folds and"
+        f" averaged over seeds. The primary analysis is of the {study.about.part} part instead:"
+        f" {words.sample(study)}, scored by the ensemble of all folds. Results differ because the"
+        " images do, because each model here was trained on fewer images, and because models of"
+        " different folds enter one ranking, which tends to lower the pooled AUROC.",
         tables.score_table(
-            study, study.out_of_fold, "out_of_fold", "Scores by image", part="out of fold"
+            study,
+            study.out_of_fold,
+            "out_of_fold",
+            "Scores by image",
+            part=analyses.OUT_OF_FOLD,
+            baseline=study.out_of_fold_baseline,
         ),
         tables.comparisons(
             study,
             study.out_of_fold_pairs,
             "out_of_fold_comparisons",
             contrast=False,
-            part="out of fold",
+            part=analyses.OUT_OF_FOLD,
         ),
     )
 
@@ -204,7 +218,7 @@ def _inflation(study: Study) -> Section | None:
         )
     return _section(
         "inflation",
-        "Split by image: LEAKY",
+        "Image split: LEAKY",
         "These models were split by image, so cells of one subject trained and tested them. The"
         " scores answer no question about new subjects; what they exceed the honest ones by is the"
         " inflation.",
@@ -260,9 +274,15 @@ def _confusion(study: Study) -> Section | None:
 
 
 def _calibration(study: Study) -> Section | None:
+    elsewhere = study.calibrated_part != study.about.part
     return _section(
         "calibration",
-        "Do the probabilities mean what they say?",
+        "Calibration",
+        f"Secondary, and of other images than the scores above: {study.calibrated_part}"
+        f" ({analyses.sample_of(next(iter(study.calibration.values())).before)}). Temperatures"
+        f" belong to single runs, and the {study.about.part} part has scores of the ensemble alone."
+        if elsewhere
+        else None,
         _picture(
             "reliability",
             "Reliability: on the dotted line, probabilities come true as often as they say.",
@@ -275,7 +295,7 @@ def _calibration(study: Study) -> Section | None:
 def _subjects(study: Study) -> Section | None:
     return _section(
         "subjects",
-        "Where do they fail? Scores by subject",
+        "Scores by subject",
         _picture(
             "subjects",
             "Share of each subject's images called right.",
@@ -297,7 +317,7 @@ def _mistakes(study: Study) -> Section | None:
     figure = case_figures.gallery_figure(study, rows, images) if images is not None else None
     return _section(
         "mistakes",
-        "The mistakes they were most sure of",
+        "Errors with the highest confidence",
         _picture(
             "mistakes",
             "True class → class called, its probability, and the subject.",
@@ -316,7 +336,7 @@ def _robustness(study: Study) -> Section | None:
     order = [entry.name for entry in study.shown]
     return _section(
         "robustness",
-        "Distortion",
+        "Robustness to distortion",
         _picture(
             "robustness",
             "Score over severity, of each model's first run; severity 0 is the image as it is.",
@@ -329,7 +349,7 @@ def _robustness(study: Study) -> Section | None:
 def _models(study: Study) -> Section | None:
     return _section(
         "models",
-        "The models and what they take",
+        "Models, cost and settings",
         fact_tables.cost(study),
         fact_tables.settings(study),
     )
@@ -337,10 +357,13 @@ def _models(study: Study) -> Section | None:
 
 def _flow(study: Study) -> Section | None:
     entry = next((entry for entry in study.shown if entry.runs), None)
-    figure = None if entry is None else flow_figure.figure(flow(entry.runs[0]), study.about)
+    figure = None
+    if entry is not None:
+        run, folds = entry.runs[0], bool(entry.folds)
+        figure = flow_figure.figure(flow(run), study.about, first_fold=folds)
     return _section(
         "flow",
-        "From source to test",
+        "Data flow",
         _picture(
             "flow", "From the source to each part; by class: images of how many subjects.", figure
         ),

@@ -13,6 +13,10 @@ from leukjax.rundir import RunDir
 _PARTS = {"all": "all images", "train": "training", "val": "validation",
           "test": "test", "held_out": "held out of all folds", "unused": "in no part",
           "skipped": "skipped as unreadable"}  # fmt: skip
+# What a run of a cross-validation calls test is what its fold leaves out; the test is another part.
+_PARTS_OF_A_FOLD = {"train": "training, first fold", "val": "validation, first fold",
+                    "test": "left out of the first fold (scored out of fold)",
+                    "held_out": "held-out test"}  # fmt: skip
 
 
 def cost(study: Study) -> Table | None:
@@ -65,15 +69,18 @@ def flow(study: Study) -> Table | None:
     entry = next((entry for entry in study.shown if entry.runs), None)
     if entry is None:
         return None
+    names = {**_PARTS, **(_PARTS_OF_A_FOLD if entry.folds else {})}
     rows: list[list[Cell]] = [
-        [_PARTS[s.part], s.of or "all", s.images, s.subjects or None, s.groups or None]
+        [names[s.part], s.of or "all", s.images, s.subjects or None, s.groups or None]
         for s in provenance.flow(entry.runs[0])
     ]
-    kind = " (first fold, whose own test part is left out of training)" if entry.folds else ""
+    kind = " (first fold of the cross-validation)" if entry.folds else ""
     return Table("flow", f"Images and subjects from source to test{kind}: {study.about.data}",
                  ["part", "class", "images", "subjects", "groups"], rows,
                  ["Groups: subjects joined by identical images; a group is never on two sides of an"
-                  " honest split."], left=(0, 1))  # fmt: skip
+                  " honest split.",
+                  f"The scores of this report are of: {study.about.part}."],
+                 left=(0, 1))  # fmt: skip
 
 
 def leakage(study: Study) -> Table | None:
@@ -97,7 +104,7 @@ def leakage(study: Study) -> Table | None:
 
 
 def choices(study: Study) -> Table | None:
-    """What chose the epoch and the threshold, and how often test was opened."""
+    """What chose the epoch and the threshold, and how often test was accessed."""
     rows: list[list[Cell]] = []
     for entry in study.entries:
         if entry.runs:

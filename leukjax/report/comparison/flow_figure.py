@@ -1,4 +1,4 @@
-"""The way of the images from the source to each part, as boxes and arrows."""
+"""Data flow from the source to each part, as boxes and arrows."""
 
 from collections.abc import Sequence
 
@@ -12,18 +12,18 @@ _TITLES = {"train": "Training", "val": "Validation", "test": "Test"}
 # Of a study: the first fold's, and the part that its ensembles are tested on.
 _STUDY_TITLES = {
     "train": "Training, first fold",
-    "val": "Validation",
-    "test": "Out of fold",
-    HELD_OUT: "Held-out test",
+    "val": "Validation, first fold",
+    "test": "Out of fold, first fold",
 }
 
 
-def figure(steps: Sequence[Step], about: About) -> Figure:
+def figure(steps: Sequence[Step], about: About, *, first_fold: bool = False) -> Figure:
     """Source above, parts below, what was left out at the side.
 
     Args:
         steps: what `provenance.flow` gives.
         about: what was scored.
+        first_fold: the steps are those of the first of several folds.
     """
     whole = {step.part: step for step in steps if not step.of}
     left_out = [
@@ -37,7 +37,9 @@ def figure(steps: Sequence[Step], about: About) -> Figure:
         axes = drawn.subplots()
         entitle(drawn, f"Images and subjects – {about.data}", about.marks())
         axes.set_axis_off()
-        titles = _STUDY_TITLES if HELD_OUT in whole else _TITLES
+        titles = dict(_STUDY_TITLES if first_fold else _TITLES)
+        if HELD_OUT in whole:
+            titles[HELD_OUT] = "Held-out test"
         width = len(titles)
         axes.set(xlim=(0, width), ylim=(0, 2))
         _box(axes, width / 2, 1.65, f"Source\n{_counts(whole['all'])}", GREY)

@@ -8,9 +8,9 @@ import jinja2
 
 from leukjax.metrics.intervals import Interval
 from leukjax.report.comparison.document import Document, Picture
-from leukjax.report.table import Cell, Table, halves, shown
+from leukjax.report.table import Cell, Spread, Table, halves, shown
 
-ROWS = 25  # of a table on the page; the CSV has all
+ROWS = 60  # of a table on the page; of longer ones the CSV has all
 
 
 def html(document: Document, figures: Path) -> str:
@@ -41,11 +41,8 @@ def html(document: Document, figures: Path) -> str:
 
 
 def _halves(cell: Cell) -> tuple[str, str]:
-    """What stands in a cell, and small below it."""
-    if isinstance(cell, Interval):
-        return halves(cell)
-    above, _, below = shown(cell).partition("\n")
-    return above, below
+    """The value of a cell, and what is small below it."""
+    return halves(cell) if isinstance(cell, Interval | Spread) else (shown(cell), "")
 
 
 def markdown(document: Document) -> str:

@@ -1,13 +1,14 @@
 """The numbers for machines: results.json, and the printed table as a paper for `leukjax.audit`."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from leukjax.metrics.comparisons import INDEPENDENT
 from leukjax.metrics.intervals import Interval
-from leukjax.report.comparison import provenance, robustness
+from leukjax.report.comparison import baseline, provenance, robustness
 from leukjax.report.comparison.inputs import Entry
-from leukjax.report.comparison.study import PRIMARY, Pair, Scored, Study
+from leukjax.report.comparison.study import PRIMARY, PRIMARY_TEST, Pair, Scored, Study
 
 CURVE_EPOCHS = 10
 
@@ -23,10 +24,11 @@ def results_json(study: Study) -> str:
         "comparisons": _comparisons(study.pairs),
         "study": {
             "data": study.about.data,
-            "part": study.about.part,
+            "part": study.shown[0].part,
             "classes": list(study.about.classes),
             "positive": study.about.positive or None,
             "primary": PRIMARY,
+            "primary_test": PRIMARY_TEST,
             "images": len(study.test),
             "subjects": len(set(study.test.subject.tolist())),
             "groups": len(set(study.test.group.tolist())),
@@ -54,11 +56,19 @@ def results_json(study: Study) -> str:
             for name, found in study.calibration.items()
         },
     }
+    if study.baseline is not None:
+        content["baseline"] = _models({baseline.NAME: study.baseline}, subject=False)
     if study.out_of_fold:
+        outside = study.out_of_fold_entries[0].predictions
         content["out_of_fold"] = {
             "models": _models(study.out_of_fold, subject=False),
             "comparisons": _comparisons(study.out_of_fold_pairs),
+            "images": len(outside),
+            "groups": len(set(outside.group.tolist())),
         }
+        if study.out_of_fold_baseline is not None:
+            found = {baseline.NAME: study.out_of_fold_baseline}
+            content["out_of_fold"]["baseline"] = _models(found, subject=False)
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
@@ -76,6 +86,13 @@ def _interval(one: Interval) -> dict[str, Any]:
             "groups": one.groups}  # fmt: skip
 
 
+def role(pair: Pair) -> str:
+    """primary, secondary, or contrast (a test that assumes independent images)."""
+    if pair.found.test in INDEPENDENT:
+        return "contrast"
+    return "primary" if pair.primary else "secondary"
+
+
 def _comparisons(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     return [
         {
@@ -89,6 +106,7 @@ def _comparisons(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
             "statistic": pair.found.statistic,
             "p": pair.found.p,
             "p_holm": pair.p_holm,
+            "role": role(pair),
         }
         for pair in pairs
     ]
@@ -106,13 +124,17 @@ def paper_toml(study: Study) -> str:
         f"name = {_text(about.data)}",
     ]
     with_runs = [entry for entry in study.shown if entry.runs]
-    if with_runs and not with_runs[0].folds:
+    if with_runs:
         counts = {s.part: s.images for s in provenance.flow(with_runs[0].runs[0]) if not s.of}
-        parts = ", ".join(f"{part} = {counts[part]}" for part in provenance.PARTS)
-        lines += [
-            f"images = {sum(counts[part] for part in provenance.PARTS)}",
-            f"split_printed = {{{parts}}}",
-        ]
+        used = [part for part in (*provenance.PARTS, provenance.HELD_OUT) if part in counts]
+        if with_runs[0].folds:  # each image has another part in each fold
+            lines.append(f"images = {sum(counts[part] for part in used)}")
+        else:
+            parts = ", ".join(f"{part} = {counts[part]}" for part in provenance.PARTS)
+            lines += [
+                f"images = {sum(counts[part] for part in provenance.PARTS)}",
+                f"split_printed = {{{parts}}}",
+            ]
     else:
         lines.append(f"images = {len(study.test)}")
     unit = "image" if about.leaky else "subject"
@@ -121,7 +143,7 @@ def paper_toml(study: Study) -> str:
         f"positive_class = {_text(about.positive or 'mean over classes')}",
     ]
     if with_runs:
-        lines += ["", *_training(with_runs[0])]
+        lines += ["", *_training(with_runs)]
     lines += ["", *_evaluation(study)]
     # Above two classes every score is a mean over them, which satisfies no identity.
     kind = [] if about.positive else ['kind = "macro"']
@@ -140,18 +162,36 @@ def paper_toml(study: Study) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _training(entry: Entry) -> list[str]:
-    config = entry.runs[0].config
-    seeds = ", ".join(str(seed) for seed in sorted({run.config["seed"] for run in entry.runs}))
+def _training(entries: Sequence[Entry]) -> list[str]:
+    """Each setting once where all models share it, else with the model's name before each value."""
+
+    def values(field: Callable[[Entry], Any], *, number: bool = False) -> str:
+        found = {entry.name: field(entry) for entry in entries}
+        if len(set(found.values())) > 1:
+            return _text("; ".join(f"{name}: {value}" for name, value in found.items()))
+        shared = next(iter(found.values()))
+        return str(shared) if number else _text(str(shared))
+
+    def config(entry: Entry) -> dict[str, Any]:
+        return entry.runs[0].config
+
+    def epochs(entry: Entry) -> str:
+        return f"{config(entry)['train']['epochs']:g}"
+
+    whole = all(float(epochs(entry)).is_integer() for entry in entries)
     return [
         "[training]",
-        f"optimizer = {_text(config['optimizer']['name'])}",
-        f"loss = {_text(config['loss']['name'].replace('_', ' '))}",
-        f"batch_size = {config['train']['batch_size']}",
-        f"epochs = {config['train']['epochs']:g}",
-        f"learning_rate = {_text(format(config['optimizer']['learning_rate'], 'g'))}",
-        f"seeds = {_text(seeds)}",
+        f"optimizer = {values(lambda e: config(e)['optimizer']['name'])}",
+        f"loss = {values(lambda e: config(e)['loss']['name'].replace('_', ' '))}",
+        f"batch_size = {values(lambda e: config(e)['train']['batch_size'], number=True)}",
+        f"epochs = {values(epochs, number=whole)}",
+        f"learning_rate = {values(lambda e: format(config(e)['optimizer']['learning_rate'], 'g'))}",
+        f"seeds = {values(_seeds)}",
     ]
+
+
+def _seeds(entry: Entry) -> str:
+    return ", ".join(str(seed) for seed in sorted({run.config["seed"] for run in entry.runs}))
 
 
 def _evaluation(study: Study) -> list[str]:

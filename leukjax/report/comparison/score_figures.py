@@ -9,7 +9,7 @@ from matplotlib.ticker import PercentFormatter
 from leukjax.metrics.calibration import Bin
 from leukjax.metrics.intervals import Interval
 from leukjax.report.about import About
-from leukjax.report.comparison.study import Pair, Study
+from leukjax.report.comparison.study import Pair, Study, leading_tests
 from leukjax.report.glyphs import legend_label
 from leukjax.report.style import BLUE, CLASSES, GREY, MARKERS, VERMILION, entitle, style
 from leukjax.report.table import p_value
@@ -86,12 +86,11 @@ def bars_figure(
 
 
 def differences_figure(pairs: Sequence[Pair], about: About) -> Figure | None:
-    """Paired differences with their intervals and permutation p: does 0 lie inside?"""
-    shown = [
-        pair
-        for pair in pairs
-        if pair.found.test == "cluster_permutation" and pair.found.difference is not None
-    ]
+    """Paired differences with their intervals and p: does 0 lie inside?
+
+    With each the test of `study.leading_tests`, as in the table.
+    """
+    shown = [pair for pair in leading_tests(pairs) if pair.found.difference is not None]
     if not shown:
         return None
     names = list(dict.fromkeys((pair.a, pair.b) for pair in shown))
@@ -129,13 +128,13 @@ def differences_figure(pairs: Sequence[Pair], about: About) -> Figure | None:
                 axes.text(1.01, y, f"{p_value(found.p)}  ({p_value(pair.p_holm)})", fontsize=8,
                           va="center", transform=axes.get_yaxis_transform())  # fmt: skip
                 ticks.append(y)
-                labels.append(title_of(found.score))
+                labels.append(title_of(found.score) + (" (primary)" if pair.primary else ""))
                 y += 1
         axes.text(1.01, -1, "p  (Holm)", fontsize=8, va="center", fontweight="bold",
                   transform=axes.get_yaxis_transform())  # fmt: skip
         axes.axvline(0, color="black", lw=1)
         axes.set(xlim=(-1.1 * reach, 1.1 * reach), ylim=(y - 0.4, -0.8), xlabel="difference, with"
-                 " its 95 % interval by group; p of the paired cluster permutation")  # fmt: skip
+                 f" its 95 % interval by group ({shown[0].found.groups} groups)")  # fmt: skip
         axes.set_yticks(ticks, labels)
         axes.grid(axis="y", visible=False)
     return figure

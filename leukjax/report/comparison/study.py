@@ -6,18 +6,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from leukjax.metrics import calibration, comparisons, grouped, intervals
+from leukjax.metrics import calibration, comparisons, confusion, grouped, intervals
 from leukjax.metrics.calibration import Bin
 from leukjax.metrics.comparisons import Comparison
-from leukjax.metrics.intervals import Interval
+from leukjax.metrics.intervals import Interval, interval
 from leukjax.metrics.predictions import Predictions
-from leukjax.metrics.scores import NAMES, Scores, scores, subject_table
+from leukjax.metrics.scores import NAMES, Scores, predicted_class, scores, subject_table
 from leukjax.report.about import About
 from leukjax.report.comparison import checks
+from leukjax.report.comparison.baseline import larger_class
 from leukjax.report.comparison.inputs import Entry, join, mean
 
-# Named before the numbers are seen: it decides what is said in words.
+# Named before the numbers are seen: they decide what is said in words.
 PRIMARY = "balanced_accuracy"
+PRIMARY_TEST = "cluster_permutation"
+HELD_OUT = "held-out test"  # of a crossval folder; its runs call the part that they leave out test
 COMPARED = ("accuracy", "balanced_accuracy", "f1", "weighted_f1", "auroc")
 SIGNIFICANT = 0.05
 
@@ -29,6 +32,7 @@ class Scored:
     Attributes:
         by_image, by_subject: intervals by score; by_subject is None where subjects have no class.
         no_subjects: the reason for that, else empty.
+        by_class: intervals of each class against the rest, by class and score.
         plain: all scores without intervals, and those of each class.
         seeds: scores of each seed alone.
     """
@@ -36,18 +40,27 @@ class Scored:
     by_image: dict[str, Interval]
     by_subject: dict[str, Interval] | None
     no_subjects: str
+    by_class: dict[str, dict[str, Interval]]
     plain: Scores
     seeds: list[Scores]
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """One test of two models; `p_holm` is adjusted over all pairs of the same score and test."""
+    """One test of two models.
+
+    Attributes:
+        a, b: names of the models; the difference is a less b.
+        found: the test.
+        p_holm: adjusted over all pairs of the same score and test.
+        primary: whether this is the test that decides; all others are secondary.
+    """
 
     a: str
     b: str
     found: Comparison
     p_holm: float | None
+    primary: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +94,9 @@ class Study:
         scored: by name of the model.
         pairs: tests of all pairs of models with the same test images.
         calibration: by name.
-        out_of_fold, out_of_fold_pairs: of crossval folders with a held-out test; else empty.
+        out_of_fold, out_of_fold_pairs, out_of_fold_entries: of crossval folders with a held-out
+            test; else empty.
+        baseline, out_of_fold_baseline: of the larger class, where runs say what they trained on.
         notes: sentences of the checks.
     """
 
@@ -92,6 +107,9 @@ class Study:
     calibration: dict[str, Calibration]
     out_of_fold: dict[str, Scored]
     out_of_fold_pairs: list[Pair]
+    out_of_fold_entries: list[Entry]
+    baseline: Scored | None
+    out_of_fold_baseline: Scored | None
     notes: list[str]
 
     @property
@@ -134,7 +152,7 @@ def make_study(entries: Sequence[Entry], positive: str = "") -> Study:
     test = shown[0].predictions
     about = About(
         data=of["data"] if of else "the predictions given",
-        part=shown[0].part,
+        part=shown[0].part if shown[0].out_of_fold is None else HELD_OUT,
         classes=test.classes,
         positive=chosen,
         synthetic=bool(of and of["synthetic"]),
@@ -156,13 +174,39 @@ def make_study(entries: Sequence[Entry], positive: str = "") -> Study:
         [
             pair
             for leaky in (False, True)
-            for pair in _pairs([e for e in entries if e.leaky is leaky], chosen)
+            for pair in _pairs(
+                [e for e in entries if e.leaky is leaky], chosen, primary=leaky is shown[0].leaky
+            )
         ],
         {entry.name: _calibrate(entry, chosen) for entry in shown},
         {entry.name: _score(entry, chosen) for entry in outside},
-        _pairs(outside, chosen),
+        _pairs(outside, chosen, primary=False),
+        outside,
+        _baseline(shown, chosen),
+        _baseline(outside, chosen),
         notes,
     )
+
+
+def leading_tests(pairs: Sequence[Pair]) -> list[Pair]:
+    """One test for each pair of models and score, to stand beside its interval.
+
+    The cluster permutation; of the AUROC Obuchowski's test, where there is one: a permutation of
+    probabilities on two scales finds less than the interval shows.
+    """
+    tested = {(p.a, p.b, p.found.score): p for p in pairs if p.found.test == PRIMARY_TEST}
+    for pair in pairs:
+        if pair.found.test == "obuchowski" and pair.found.p is not None:
+            tested[pair.a, pair.b, pair.found.score] = pair
+    return list(tested.values())
+
+
+def _baseline(entries: Sequence[Entry], positive: str) -> Scored | None:
+    for entry in entries:
+        found = larger_class(entry)
+        if found is not None:
+            return _score(dataclasses.replace(entry, predictions=found, members=()), positive)
+    return None
 
 
 def _score(entry: Entry, positive: str) -> Scored:
@@ -184,10 +228,29 @@ def _score(entry: Entry, positive: str) -> Scored:
             table.labels, table.probabilities, table.groups, p.classes, named
         )
     each = [scores(m.labels, m.probabilities, m.classes, positive) for m in entry.members]
-    return Scored(by_image, by_subject, why, plain, each)
+    return Scored(by_image, by_subject, why, _by_class(p), plain, each)
 
 
-def _pairs(entries: Sequence[Entry], positive: str) -> list[Pair]:
+def _by_class(predictions: Predictions) -> dict[str, dict[str, Interval]]:
+    """Precision, recall, specificity, F1 and AUROC of each class against the rest."""
+    whole = data_of(predictions)
+    called = predicted_class(predictions.probabilities)
+    found = {}
+    for c, name in enumerate(predictions.classes):
+        is_class = (predictions.labels == c).astype(int)
+        p = predictions.probabilities[:, c].astype(np.float64)
+
+        def against_rest(p: np.ndarray, labels: np.ndarray = is_class) -> grouped.Grouped:
+            both = np.stack([1 - p, p], axis=1)
+            return dataclasses.replace(whole, labels=labels, probabilities=both)
+
+        called_so = against_rest((called == c).astype(float))
+        found[name] = {score: interval(score, called_so, 1) for score in confusion.ONE_CLASS}
+        found[name]["auroc"] = interval("auroc", against_rest(p), 1)
+    return found
+
+
+def _pairs(entries: Sequence[Entry], positive: str, *, primary: bool) -> list[Pair]:
     found: list[tuple[str, str, Comparison]] = []
     for a, b in itertools.combinations(entries, 2):
         p, q = a.predictions, b.predictions
@@ -203,7 +266,10 @@ def _pairs(entries: Sequence[Entry], positive: str) -> list[Pair]:
             places, comparisons.holm([found[i][2].p for i in places]), strict=True
         ):
             adjusted[i] = p_holm
-    return [Pair(a, b, one, adjusted[i]) for i, (a, b, one) in enumerate(found)]
+    return [
+        Pair(a, b, c, adjusted[i], primary and (c.score, c.test) == (PRIMARY, PRIMARY_TEST))
+        for i, (a, b, c) in enumerate(found)
+    ]
 
 
 def _over_folds(a: Entry, b: Entry, positive: str) -> list[Comparison]:

@@ -5,27 +5,28 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from leukjax.metrics import power
-from leukjax.metrics.comparisons import INDEPENDENT, TESTS
+from leukjax.metrics.comparisons import INDEPENDENT, TESTS, least_p
 from leukjax.metrics.intervals import METHODS, Interval
 from leukjax.metrics.scores import predicted_class
+from leukjax.report.comparison import baseline as baseline_names
+from leukjax.report.comparison.analyses import TESTS_NAMED, disagreements
 from leukjax.report.comparison.curve_figures import by_epoch
 from leukjax.report.comparison.inputs import Entry
 from leukjax.report.comparison.score_figures import title_of
-from leukjax.report.comparison.study import COMPARED, PRIMARY, Pair, Scored, Study
+from leukjax.report.comparison.study import (
+    COMPARED,
+    PRIMARY,
+    Pair,
+    Scored,
+    Study,
+    leading_tests,
+)
 from leukjax.report.comparison.words import primary_tests
-from leukjax.report.table import Cell, P, Table
+from leukjax.report.table import Cell, P, Spread, Table
 from leukjax.report.tables import COLUMNS
 
 MORE = ("loss", "macro_f1", "mcc", "average_precision", "sensitivity_at_95_specificity",
         "brier", "ece", "ece_equal_mass")  # fmt: skip
-NAMED = {
-    "cluster_permutation": "cluster permutation",
-    "obuchowski": "Obuchowski",
-    "clustered_mcnemar": "clustered McNemar",
-    "corrected_resampled_t": "corrected resampled t",
-    "mcnemar": "McNemar",
-    "delong": "DeLong",
-}
 EPOCH_SCORES = ("accuracy", "balanced_accuracy", "precision", "recall", "f1", "auroc")
 
 
@@ -48,8 +49,10 @@ def score_table(
     *,
     by_subject: bool = False,
     part: str = "",
+    baseline: Scored | None = None,
 ) -> Table:
-    """The scores with their intervals, a row a model."""
+    """The scores with their intervals, one row per model, and the baseline's last."""
+    scored = {**scored, **({baseline_names.NAME: baseline} if baseline else {})}
     found = {model: one.by_subject if by_subject else one.by_image for model, one in scored.items()}
     rows: list[list[Cell]] = [
         [model, *(each[score] for score in COLUMNS), each["accuracy"].groups]
@@ -67,6 +70,12 @@ def score_table(
         f"With each score its 95 % interval by group: {METHODS[method]}." for method in used[:1]
     ]
     notes += [f"Where no group differs: {METHODS[method]}." for method in used[1:]]
+    if by_subject:
+        notes.append("Secondary: every subject counts once, however many images it has.")
+    else:
+        notes.append(f"{title_of(PRIMARY).capitalize()} is the primary score, all others are"
+                     " secondary.")  # fmt: skip
+    notes += [baseline_names.NOTE] if baseline else []
     notes += _reasons(
         (f"{title_of(score)} of {model}", interval.reason) for model, score, interval in shown
     )
@@ -104,13 +113,21 @@ def by_class(study: Study) -> Table:
     """Each class against the rest."""
     names = ("precision", "recall", "specificity", "f1", "auroc")
     rows: list[list[Cell]] = [
-        [model, c, *(values[name] for name in names), int(values["images"] or 0)]
+        [model, c, *(found[name] for name in names), int(one.plain.by_class[c]["images"] or 0),
+         found["recall"].groups]
         for model, one in study.scored.items()
-        for c, values in one.plain.by_class.items()
-    ]
-    header = ["", "class", *(title_of(name) for name in names), "images"]
+        for c, found in one.by_class.items()
+    ]  # fmt: skip
+    header = ["", "class", *(title_of(name) for name in names), "images", "groups"]
     title = f"Scores by class, each against the rest, on {study.about.data}, {study.about.part}"
-    return Table("scores_by_class", title, header, rows, left=(0, 1))
+    notes = ["With each score its 95 % interval by group; images and groups: of the class."]
+    notes += _reasons(
+        (f"{title_of(name)} of {c}, {model}", found[name].reason)
+        for model, one in study.scored.items()
+        for c, found in one.by_class.items()
+        for name in names
+    )
+    return Table("scores_by_class", title, header, rows, notes, left=(0, 1))
 
 
 def epochs(study: Study) -> Table | None:
@@ -154,15 +171,15 @@ def _at(epochs: np.ndarray, values: np.ndarray, wanted: Sequence[float]) -> floa
     return float(np.mean(found)) if found else None
 
 
-def _mean_and_spread(values: np.ndarray) -> Cell:
+def _mean_and_spread(values: np.ndarray) -> Spread:
     """Of the runs whose score is defined; says of how many, where it is not of all."""
     defined = values[~np.isnan(values)]
-    if not len(defined):
-        return None
-    text = f"{defined.mean():.3f}"
-    if len(defined) > 1:
-        text += f"\n± {defined.std(ddof=1):.3f}"
-    return text if len(defined) == len(values) else f"{text}\n({len(defined)} of {len(values)})"
+    return Spread(
+        float(defined.mean()) if len(defined) else None,
+        float(defined.std(ddof=1)) if len(defined) > 1 else None,
+        len(defined),
+        len(values),
+    )
 
 
 def seeds(study: Study) -> Table | None:
@@ -193,36 +210,71 @@ def comparisons(
     shown = [pair for pair in pairs if (pair.found.test in INDEPENDENT) is contrast]
     if not shown:
         return None
+    shown = sorted(shown, key=lambda pair: not pair.primary)
+    leading = leading_tests(shown)
     rows: list[list[Cell]] = []
     for pair in shown:
         one = pair.found
+        # An interval stands beside the test that goes with it, and once.
+        own = one.test not in _SHARING or pair in leading
+        difference = Interval(
+            one.difference,
+            one.low if own else None,
+            one.high if own else None,
+            "jackknife",
+            one.groups,
+        )
+        role = "contrast" if contrast else "primary" if pair.primary else "secondary"
         rows.append(
             [
+                role,
                 pair.a,
                 pair.b,
                 title_of(one.score),
-                NAMED[one.test],
-                Interval(one.difference, one.low, one.high, "jackknife", one.groups),
+                TESTS_NAMED[one.test],
+                difference,
                 one.statistic,
                 None if one.p is None else P(one.p),
                 None if pair.p_holm is None else P(pair.p_holm),
+                one.groups if one.test in _SHARING else f"{one.groups} folds",
             ]
         )
     tests = dict.fromkeys(pair.found.test for pair in shown)
-    notes = ["With each difference its 95 % interval by group."]
-    notes += [f"{NAMED[test][0].upper()}{NAMED[test][1:]}: {TESTS[test]}." for test in tests]
+    notes = []
+    if not contrast:
+        notes = ["With each difference its 95 % interval, beside the test that goes with it."]
+        notes += [note] if (note := disagreements(leading)) else []
+    notes += [
+        f"{TESTS_NAMED[test][0].upper()}{TESTS_NAMED[test][1:]}: {TESTS[test]}." for test in tests
+    ]
     notes += dict.fromkeys(
         f"{title_of(p.found.score)}, {p.a} and {p.b}: {p.found.reason}."
         for p in shown
         if p.found.reason
     )
     what = "Tests that ASSUME INDEPENDENT IMAGES, for contrast only" if contrast else "Paired tests"
-    header = ["a", "b", "score", "test", "a − b", "statistic", "p", "p (Holm)"]
-    return Table(name, f"{what} on {of_whom(study, part)}", header, rows, notes, left=(0, 1, 2, 3))
+    header = [
+        "analysis",
+        "a",
+        "b",
+        "score",
+        "test",
+        "a − b",
+        "statistic",
+        "p",
+        "p (Holm)",
+        "groups",
+    ]
+    left = (0, 1, 2, 3, 4)
+    return Table(name, f"{what} on {of_whom(study, part)}", header, rows, notes, left=left)
+
+
+# Tests of one score that share its paired jackknife interval; those over folds have their own.
+_SHARING = ("cluster_permutation", "obuchowski", "clustered_mcnemar", "mcnemar", "delong")
 
 
 def power_table(study: Study) -> Table | None:
-    """What this number of groups, and others, could show in the primary score."""
+    """Detectable differences of the primary score with this number of groups, and with others."""
     groups = len(np.unique(study.test.group))
     rows: list[list[Cell]] = []
     numbers: list[int] = []
@@ -250,7 +302,7 @@ def power_table(study: Study) -> Table | None:
             " with a probability of 80 %, from the spread over groups seen here; a dash: none.",
             "Last column: how many groups like these would show a difference as large as the one"
             " seen; a dash for more than a million.",
-            f"A paired permutation of {groups} groups gives no p below {2.0 ** (1 - groups):.2g}.",
+            f"A paired permutation of {groups} groups gives no p below {least_p(groups):.2g}.",
         ],
     )
 

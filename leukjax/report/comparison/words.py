@@ -1,4 +1,4 @@
-"""Who wins, in plain words; or that with so many subjects nobody can be said to."""
+"""The result in words: headline, primary analysis, power, and secondary analyses that differ."""
 
 import itertools
 from collections.abc import Sequence
@@ -6,35 +6,35 @@ from collections.abc import Sequence
 import numpy as np
 
 from leukjax.metrics import power
+from leukjax.metrics.comparisons import least_p
+from leukjax.report.comparison import analyses
 from leukjax.report.comparison.study import PRIMARY, SIGNIFICANT, Pair, Study
 from leukjax.report.table import p_value
-from leukjax.report.tables import number, span
+from leukjax.report.tables import number
 
 _NAMED = PRIMARY.replace("_", " ")
 
 
 def verdict(study: Study) -> list[str]:
-    """A paragraph on who wins, one on what could have been shown, one for each caution.
+    """The headline, the primary analysis, its power, what differs, and one paragraph per caution.
 
-    The score was fixed beforehand (`PRIMARY`), and so was the test: the paired cluster permutation,
-    adjusted over all pairs.
+    Score, test and part of the primary analysis were fixed beforehand (`study.PRIMARY`).
     """
     if len(study.shown) == 1:
         return [_alone(study), *_cautions(study)]
     tests = primary_tests(study)
-    return [_winner(study, tests), _what_could_be_shown(study, tests), *_cautions(study)]
+    return [
+        _headline(study, tests),
+        _primary(study, tests),
+        _what_could_be_shown(study, tests),
+        _secondary(study),
+        *_cautions(study),
+    ]
 
 
 def primary_tests(study: Study) -> list[Pair]:
     """The tests that decide: of the primary score, between the shown models."""
-    names = {entry.name for entry in study.shown}
-    return [
-        pair
-        for pair in study.pairs
-        if pair.found.score == PRIMARY
-        and pair.found.test == "cluster_permutation"
-        and {pair.a, pair.b} <= names
-    ]
+    return [pair for pair in study.pairs if pair.primary]
 
 
 def _value(study: Study, name: str) -> float | None:
@@ -43,16 +43,14 @@ def _value(study: Study, name: str) -> float | None:
 
 def _with_interval(study: Study, name: str) -> str:
     found = study.scored[name].by_image[PRIMARY]
-    between = span(found)
-    return number(found.value) + (f", 95 % interval {between}" if between else "")
+    if found.low is None or found.high is None:
+        return number(found.value)
+    return f"{number(found.value)}, 95 % CI {found.low:.3f} to {found.high:.3f}"
 
 
 def sample(study: Study) -> str:
     """How many images, subjects and groups were tested."""
-    test = study.test
-    subjects, groups = len(np.unique(test.subject)), len(np.unique(test.group))
-    text = f"{len(test):,} images of {subjects:,} subjects"
-    return text if groups == subjects else f"{text} in {groups:,} groups"
+    return analyses.sample_of(study.test)
 
 
 def _alone(study: Study) -> str:
@@ -61,45 +59,83 @@ def _alone(study: Study) -> str:
         why = study.scored[entry.name].by_image[PRIMARY].reason
         return f"The {_NAMED} of {entry.name} is undefined: {why}."
     return (
-        f"{entry.name} reaches a {_NAMED} of {_with_interval(study, entry.name)} on"
-        f" {sample(study)}. There is no other model on these images to compare it with."
+        f"{entry.name} has a {_NAMED} of {_with_interval(study, entry.name)} on {sample(study)}."
+        " There is no other model on these images to compare it with."
     )
 
 
-def _winner(study: Study, tests: Sequence[Pair]) -> str:
+def _headline(study: Study, tests: Sequence[Pair]) -> str:
     ranked = sorted(
         (entry.name for entry in study.shown if _value(study, entry.name) is not None),
         key=lambda name: (-(_value(study, name) or 0.0), name),
     )
     if not ranked:
-        return f"The {_NAMED} is undefined for every model, so nothing can be ranked."
+        return f"The {_NAMED} is undefined for every model: there is no ranking."
     best, others = ranked[0], ranked[1:]
+    lead = f"{best} scored highest ({_NAMED} {_with_interval(study, best)})"
+    if not others:
+        return f"{lead}; the score of the others is undefined."
+    values = {_value(study, name) for name in ranked}
+    if len(values) == 1:
+        return f"No difference. {_and(ranked)} have the same {_NAMED} ({number(values.pop())})."
     beaten = [name for name in others if _beats(tests, best, name)]
     level = [name for name in others if name not in beaten]
-    lead = f"{best} has the highest {_NAMED} ({_with_interval(study, best)})"
-    on = f"on {sample(study)}"
-    if not others:
-        return f"{lead} {on}; that of the others is undefined."
-    ps = "; ".join(f"against {name} {_numbers(tests, best, name)}" for name in others)
+
+    def over(names: Sequence[str]) -> str:
+        return _and([f"over {name} ({_difference(tests, best, name)})" for name in names])
+
+    def evidence(names: Sequence[str]) -> str:
+        return f"(adjusted {_and([_p(tests, best, name) for name in names])}, {_groups(study)})"
+
+    some = [
+        f"{a} above {b} ({_difference(tests, a, b)}, adjusted {_p(tests, a, b)})"
+        for a, b in itertools.permutations(ranked, 2)
+        if a != best and _beats(tests, a, b)
+    ]
+    also = f" Significant among the others: {'; '.join(some)}." if some else ""
     if not level:
-        return f"{best} wins: {lead} {on}, and its lead is more than chance ({ps})."
+        return (
+            f"Significant difference. {lead}, and its lead {over(beaten)} is more than chance"
+            f" {evidence(beaten)}."
+        )
     if beaten:
         return (
-            f"{lead} {on} and is better than {_and(beaten)}; between {_and([best, *level])} nobody"
-            f" can be said to win ({ps})."
+            f"{lead}. Its lead {over(beaten)} is more than chance {evidence(beaten)}; its lead"
+            f" {over(level)} is within chance {evidence(level)}.{also}"
         )
-    some = [
-        f"{a} is better than {b}"
-        for a, b in itertools.permutations(ranked, 2)
-        if _beats(tests, a, b)
-    ]
-    also = f" What can be said: {'; '.join(some)}." if some else ""
-    best_value = _value(study, best)
-    if all(_value(study, name) == best_value for name in others):
-        return f"Nobody wins: {_and(ranked)} have the same {_NAMED} ({best_value:.3f}) {on}.{also}"
     return (
-        f"Nobody can be said to win. {lead} {on}, but a lead as large as this may be chance ({ps})."
-        f"{also}"
+        f"No significant difference{' to the highest score' if some else ''}. {lead}, but its lead"
+        f" {over(level)} is within chance {evidence(level)}.{also}"
+    )
+
+
+def _groups(study: Study) -> str:
+    test = study.test
+    groups = len(np.unique(test.group))
+    return f"{groups:,} {'subjects' if groups == len(np.unique(test.subject)) else 'groups'}"
+
+
+def _primary(study: Study, tests: Sequence[Pair]) -> str:
+    adjusted = f", p adjusted over {len(tests)} pairs of models (Holm)" if len(tests) > 1 else ""
+    part = study.about.part
+    where = part if part == analyses.OUT_OF_FOLD else f"on the {part} part"
+    return (
+        f"Primary analysis: {_NAMED} {where} ({sample(study)}), compared by the paired cluster"
+        f" permutation test at 5 %{adjusted}. It was fixed before any result; every other score,"
+        " test and part in this report is secondary."
+        f" {analyses.disagreements(tests)}"
+    ).rstrip()
+
+
+def _secondary(study: Study, most: int = 3) -> str:
+    found = analyses.differences(study)
+    if not found:
+        return "No secondary analysis comes to another conclusion at the 5 % level."
+    more = f" ({len(found) - most} more are in the tables)" if len(found) > most else ""
+    told = " ".join(analyses.sentences(found[:most]))
+    return (
+        f"Secondary analyses with another conclusion{more}. {told} They do not overrule the primary"
+        " analysis; they are a reason to test on new subjects."
     )
 
 
@@ -119,29 +155,34 @@ def _beats(tests: Sequence[Pair], a: str, b: str) -> bool:
     return p is not None and difference is not None and p <= SIGNIFICANT and sign * difference > 0
 
 
-def _numbers(tests: Sequence[Pair], a: str, b: str) -> str:
+def _difference(tests: Sequence[Pair], a: str, b: str) -> str:
+    """a less b with its interval."""
     found = _find(tests, a, b)
-    if found is None:
+    if found is None or found[0].found.difference is None:
         return "no difference can be computed"
-    pair, sign = found
-    one = pair.found
-    if one.difference is None:
-        return "no difference can be computed"
-    between = ""
+    one, sign = found[0].found, found[1]
+    text = f"{sign * (one.difference or 0.0):+.3f}"
     if one.low is not None and one.high is not None:
         low, high = sorted((sign * one.low, sign * one.high))
-        between = f", {low:+.3f} to {high:+.3f}"
-    adjusted = p_value(pair.p_holm)
-    equals = "" if adjusted.startswith("<") else "= "
-    return f"{sign * one.difference:+.3f}{between}, adjusted p {equals}{adjusted}".replace("-", "−")
+        text += f", 95 % CI {low:+.3f} to {high:+.3f}"
+    return text.replace("-", "−")
+
+
+def _p(tests: Sequence[Pair], a: str, b: str) -> str:
+    found = _find(tests, a, b)
+    adjusted = p_value(found[0].p_holm if found else None)
+    return f"p {adjusted}" if adjusted.startswith("<") else f"p = {adjusted}"
 
 
 def _what_could_be_shown(study: Study, tests: Sequence[Pair]) -> str:
     groups = len(np.unique(study.test.group))
-    if 2.0 ** (1 - groups) > SIGNIFICANT:
+    least = least_p(groups)
+    if least * len(tests) > SIGNIFICANT:
+        pairs = f" and {len(tests)} pairs of models" if len(tests) > 1 else ""
         return (
-            f"With {groups} groups no permutation can give a p below {2.0 ** (1 - groups):.3g}:"
-            " this test set could not have shown any difference, however large."
+            f"With {groups} groups{pairs} no permutation can give an adjusted p below"
+            f" {least * len(tests):.3g}: this test set could not have shown any difference, however"
+            " large."
         )
     smallest = [
         (power.detectable(pair.found.error, pair.found.df), pair)
@@ -150,12 +191,11 @@ def _what_could_be_shown(study: Study, tests: Sequence[Pair]) -> str:
     ]
     if not smallest:
         return "The models do not differ on any group, so no power can be computed."
-    least, pair = min(smallest, key=lambda one: one[0])
+    detected, pair = min(smallest, key=lambda one: one[0])
     return (
-        f"What this test set could show at all: with a probability of 80 % a true difference in"
-        f" {_NAMED} of {least:.3f} or more ({pair.a} and {pair.b}, before adjusting for the number"
-        " of pairs). Smaller ones would most often be missed; the table of power says how many"
-        " subjects they need."
+        f"Statistical power: a true difference in {_NAMED} of {detected:.3f} or more ({pair.a} and"
+        f" {pair.b}, before adjusting for the number of pairs) is found with a probability of 80 %;"
+        " smaller ones are mostly missed. The table of power says how many subjects they need."
     )
 
 
@@ -165,7 +205,7 @@ def _cautions(study: Study) -> list[str]:
         names = _and([entry.name for entry in study.entries if entry.leaky])
         sentences.append(
             f"LEAKY: {names} was split by image, with cells of one subject on both sides. Its"
-            " scores are too high; they stand in a section of their own, ranked with nothing."
+            " scores are too high; they are in a section of their own and not ranked."
         )
     return sentences
 

@@ -14,6 +14,8 @@ from sklearn import metrics as sk
 
 from leukjax.checks import paper as papers
 from leukjax.checks import paper_checks
+from leukjax.report.comparison.analyses import TESTS_NAMED
+from leukjax.report.comparison.score_figures import title_of
 from leukjax.report.comparison.write import write_report
 
 # Score of (labels as 0/1 with 1 positive, probability of the positive, weights of the images).
@@ -146,8 +148,10 @@ def test_comparisons(made):
     for name in ("accuracy", "balanced_accuracy", "f1", "weighted_f1", "auroc"):
         one = found["cnn", "other", name, "cluster_permutation"]
         assert set(one) == {
-            "a", "b", "score", "difference", "low", "high", "test", "statistic", "p", "p_holm"
+            "a", "b", "score", "difference", "low", "high", "test", "statistic", "p", "p_holm",
+            "role",
         }  # fmt: skip
+        assert one["role"] == ("primary" if name == "balanced_accuracy" else "secondary")
         score = BY_SKLEARN[name]
         value = score(y, p, None) - score(y, q, None)
         assert one["difference"] == pytest.approx(value, abs=1e-9)
@@ -182,25 +186,32 @@ def test_tables_say_what_results_json_says(made):
     _, output, _ = made
     results = json.loads((output / "results.json").read_text())
     titles = {"accuracy": "accuracy", "f1": "F1", "auroc": "AUROC", "weighted_f1": "weighted F1"}
+    scored = results["models"] | results["baseline"]
     for row in [*read(output / "tables/scores.csv"), *read(output / "tables/leaky_scores.csv")]:
         for score, title in titles.items():
-            one = results["models"][row[""]][score]
-            assert float(row[title]) == one["value"]
-            assert float(row[f"{title} low"]) == one["low"]
-            assert float(row[f"{title} high"]) == one["high"]
+            one = scored[row[""]][score]
+            for key, column in (
+                ("value", title),
+                ("low", f"{title} low"),
+                ("high", f"{title} high"),
+            ):
+                assert row[column] == ("" if one[key] is None else str(one[key]))
     page = (output / "report.html").read_text()
     text = (output / "report.md").read_text()
     for model in ("cnn", "other"):
         one = results["models"][model]["auroc"]
         assert f"{one['value']:.3f}" in page
         assert f"{one['value']:.3f} ({one['low']:.3f}–{one['high']:.3f})" in text
-    for row, one in zip(
-        read(output / "tables/comparisons.csv"),
-        [c for c in results["comparisons"] if c["test"] not in ("mcnemar", "delong")],
-        strict=True,
-    ):
-        assert float(row["a − b"]) == one["difference"]
-        assert float(row["p"]) == one["p"]
+    wanted = [c for c in results["comparisons"] if c["role"] != "contrast"]
+    rows = read(output / "tables/comparisons.csv")
+    assert len(rows) == len(wanted)
+    found = {(row["a"], row["b"], row["score"], row["test"]): row for row in rows}
+    for one in wanted:
+        key = one["a"], one["b"], title_of(one["score"]), TESTS_NAMED[one["test"]]
+        assert float(found[key]["a − b"]) == one["difference"]
+        assert float(found[key]["p"]) == one["p"]
+        assert found[key]["analysis"] == one["role"]
+    assert rows[0]["analysis"] == "primary"
 
 
 def test_by_class_and_confusion(made):

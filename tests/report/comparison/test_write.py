@@ -24,6 +24,7 @@ from leukjax.report.comparison.results import paper_toml, results_json
 from leukjax.report.comparison.study import make_study
 from leukjax.report.comparison.write import write_report
 from leukjax.report.style import style
+from leukjax.report.table import shown
 
 THREE = ("Platelets", "RBC", "WBC")
 VOID = {"meta", "img", "br", "hr", "link"}
@@ -291,10 +292,10 @@ def test_openings_are_counted_in_the_ledger_of_the_run(tmp_path):
 
 def test_the_spread_leaves_out_runs_without_the_score_and_says_so():
     nan = float("nan")
-    assert tables._mean_and_spread(np.array([0.5, 0.7])) == "0.600\n± 0.141"
-    assert tables._mean_and_spread(np.array([0.5, nan, 0.7])) == "0.600\n± 0.141\n(2 of 3)"
-    assert tables._mean_and_spread(np.array([0.5, nan])) == "0.500\n(1 of 2)"
-    assert tables._mean_and_spread(np.array([nan, nan])) is None
+    cells = {"0.600 ± 0.141": [0.5, 0.7], "0.600 ± 0.141 (2 of 3)": [0.5, nan, 0.7],
+             "0.500 (1 of 2)": [0.5, nan], "–": [nan, nan]}  # fmt: skip
+    for text, values in cells.items():
+        assert shown(tables._mean_and_spread(np.array(values))) == text
 
 
 def test_every_legend_names_models_whose_names_begin_with_an_underscore(tmp_path):
