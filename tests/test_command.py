@@ -82,6 +82,7 @@ def _run(*arguments, cwd):
     )
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("arguments", "expected", "says"),
     [
