@@ -2,6 +2,7 @@
 #   make train    install, then train a ResNet-50 on the embedded cells (minutes, two CPU cores)
 #   make test     install, then lint, type check and the tests
 #   make quick    the tests alone
+#   make smoke    a few of them: each command once, models, step and predictions
 #   make proofs   the slow proofs
 #   make lint     ruff and mypy alone
 #   make wheel    build the wheel
@@ -14,7 +15,7 @@ CONSTRAINTS = $(shell $(PYTHON) -c 'import sys; print("constraints/py311.txt" if
 COVERAGE = --cov --cov-report=term:skip-covered
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 
-.PHONY: train test quick proofs lint wheel clean
+.PHONY: train test quick smoke proofs lint wheel clean
 .DELETE_ON_ERROR:
 
 train: $(VENV)/.installed
@@ -24,6 +25,9 @@ test: lint quick
 
 quick: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow' $(COVERAGE)
+
+smoke: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'smoke and not slow'
 
 proofs: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow --durations=0

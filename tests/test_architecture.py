@@ -66,6 +66,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [str(file.relative_to(PACKAGE)) for file in FILES]
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("file", FILES, ids=NAMES)
 def test_imports_run_one_way(file: Path):
     room = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
@@ -81,6 +82,7 @@ def test_imports_run_one_way(file: Path):
         assert room in COMMANDS | {"__init__"}, f"{file} belongs to no room; say here where"
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("file", FILES, ids=NAMES)
 def test_libraries_stay_in_their_rooms(file: Path):
     room = file.relative_to(PACKAGE).parts[0]
@@ -183,6 +185,7 @@ def _needs(name: str, seen: set[str]) -> set[str]:
     return seen
 
 
+@pytest.mark.smoke
 def test_no_dependency_brings_in_tensorflow_or_pytorch():
     needed = _needs("leukjax", set())
     assert {"jax", "tensorflow-datasets", "grain"} <= needed
@@ -198,3 +201,12 @@ def test_no_two_test_files_share_a_name():
     names = [path.name for path in Path(__file__).parent.rglob("*.py")]
     twice = {name for name in names if names.count(name) > 1}
     assert twice <= {"conftest.py"}
+
+
+def test_every_command_has_a_smoke_test():
+    """`make smoke` runs each command once on another Python."""
+    marked = set()
+    for file in Path(__file__).parent.rglob("test_*.py"):
+        for given in re.findall(r"mark\.smoke\(([^)]*)\)", file.read_text()):
+            marked |= set(re.findall(r'"(\w+)"', given))
+    assert marked == COMMANDS - {"__main__", "command"}

@@ -83,6 +83,7 @@ def _run(*arguments, cwd):
     )
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("arguments", "expected", "says"),
     [

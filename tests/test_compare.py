@@ -213,6 +213,7 @@ def test_above_two_classes_no_class_is_positive(tmp_path, capsys):
     assert "leave the flag out" in err
 
 
+@pytest.mark.smoke("compare")
 def test_it_prints_the_headline(tmp_path, capsys):
     columns = subjects({"test": 30})
     for name, skill in (("good", 4.0), ("poor", 0.3)):

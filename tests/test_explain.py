@@ -53,6 +53,7 @@ def table(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.smoke("explain")
 def test_every_image_gets_maps_an_overlay_and_rows(trained_run, folder, tmp_path):
     (folder / "broken.png").write_bytes(b"broken")
     output = tmp_path / "out"

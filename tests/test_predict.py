@@ -66,6 +66,7 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.smoke("predict")
 def test_every_kind_of_file_gets_its_row(trained_run, folder, tmp_path):
     (folder / "broken.png").write_bytes(png(0)[:60])
     (folder / "empty.png").write_bytes(b"")

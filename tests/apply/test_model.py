@@ -47,6 +47,7 @@ def test_importing_leukjax_imports_no_jax():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+@pytest.mark.smoke
 def test_probabilities_are_those_of_the_run(model, test_part):
     images, expected = test_part
     assert len(images) > 16

@@ -58,6 +58,7 @@ def folder(model, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.smoke("export")
 def test_the_loader_elsewhere_gives_the_same_probabilities(model, folder, tmp_path):
     size = model.image_size
     images = cells(9, (size, size // 2 + 3, 2 * size, 3 * size + 5))

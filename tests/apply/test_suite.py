@@ -44,6 +44,7 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.smoke("robustness")
 def test_scores_come_from_predictions_and_a_second_start_goes_on(run, capsys):
     status, screen, err = start(capsys, *flags(run))
     assert status == 0, err

@@ -37,6 +37,7 @@ def cells(root, *, bright=0, subjects=8, each=6):
 PATTERN = [("data.subject_pattern", r"/(\w\d+)_")]
 
 
+@pytest.mark.smoke("audit")
 def test_a_planted_shortcut_is_found_and_no_other(tmp_path):
     found = folder.audit(str(cells(tmp_path / "d", bright=60)), "auto", PATTERN)
     tells = {one.name: one.tells for one in found.shortcuts}

@@ -29,6 +29,7 @@ def prepared(tmp_path_factory):
     return source, tiny_records(tmp_path_factory.mktemp("cache"), source)
 
 
+@pytest.mark.smoke
 def test_records_are_the_processed_images(prepared):
     source, found = prepared
     entries = {entry.id: entry for entry in source.entries}

@@ -41,6 +41,7 @@ def filled(family, shapes):
     return flax.traverse_util.unflatten_dict({p: value(p, leaf) for p, leaf in flat.items()})
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", CASES)
 def test_logits_agree_with_the_reference(repository, name):
     golden, family, options = _golden(repository, name)

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 
+import pytest
 from form import Visitor, cell, encoded
 
 from leukjax import command, demo
@@ -100,6 +101,7 @@ def tree(*folders) -> dict[str, tuple[int, int]]:
     }
 
 
+@pytest.mark.smoke("demo")
 def test_it_writes_in_its_own_folder_alone_and_connects_to_nobody(
     trained_run, repository, tmp_path
 ):

@@ -20,6 +20,7 @@ FIELDS = (
 )
 
 
+@pytest.mark.smoke("preview")
 def test_a_sheet_is_written(tmp_path, monkeypatch):
     monkeypatch.setenv("LEUKJAX_CACHE", str(tmp_path / "cache"))
     output = tmp_path / "sheets" / "cells.png"

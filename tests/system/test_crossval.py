@@ -51,6 +51,7 @@ def whole(tmp_path_factory, cache):
     return folder
 
 
+@pytest.mark.smoke("crossval")
 def test_every_folded_image_is_predicted_once_and_no_other(whole):
     joined = table(whole / "predictions" / "out_of_fold.csv")
     parts = [table(whole / f"runs/cnn/fold{fold}-seed0" / "split.csv") for fold in range(3)]
@@ -91,6 +92,7 @@ def test_the_held_out_part_is_opened_once_for_the_ensemble(whole, cache):
     assert [json.loads(line) for line in ledger.read_text().splitlines()] == one
 
 
+@pytest.mark.smoke("evaluate")
 def test_scored_again(whole, cache, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LEUKJAX_CACHE", str(cache))
     run = whole / "runs/cnn/fold0-seed0"

@@ -120,6 +120,7 @@ def test_sigterm_saves_and_exits_75(tmp_path, cache, whole):
     assert_same_bits(whole, workdir)
 
 
+@pytest.mark.smoke("main")
 def test_a_finished_run_is_not_run_again(cache, whole):
     before = metrics(whole)
     said = finish(command("cnn", whole, CHANGES), cache)

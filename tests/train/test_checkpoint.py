@@ -44,6 +44,7 @@ def _equal(a, b):
         np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
 
 
+@pytest.mark.smoke
 def test_round_trip_is_bitwise_though_the_state_is_donated_at_once(checkpoints):
     state = _state()
     expected = jax.tree.map(np.array, state)
