@@ -17,7 +17,7 @@ import numpy as np
 from broken_case import FIELDS, Case, damage, write_folder
 
 from leukjax import storage
-from leukjax.train import seal
+from leukjax.checkpoints import checksums
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -49,8 +49,9 @@ _DISTORTION = "brightness_up"
 _MAKE = """
 import importlib, sys, json
 from leukjax import command
+from leukjax.__main__ import module_of
 for name, argv in json.loads(sys.argv[1]):
-    module = importlib.import_module(f"leukjax.{name}")
+    module = importlib.import_module(module_of(name))
     status = command.status(module.main, module.FLAGS, argv, doc=None)
     assert status == 0, f"{name} ended with {status}"
     for flag in module.FLAGS:
@@ -173,7 +174,7 @@ def _change(name: str, run: Path, outside: Path, random: np.random.Generator) ->
         what = _change_arrays(checkpoint / "state", random)
     else:
         what = _change_file(_some_file(checkpoint, random), outside, random)
-    if random.random() < 0.8 and (checkpoint / seal.NAME).is_file():
+    if random.random() < 0.8 and (checkpoint / checksums.NAME).is_file():
         _seal(checkpoint)
         what += ", sealed again"
     return what
@@ -244,10 +245,10 @@ def _seal(checkpoint: Path) -> None:
     sums = {
         str(path.relative_to(checkpoint)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(checkpoint.rglob("*"))
-        if path.name != seal.NAME and path.is_file() and path.stat().st_size < 2**30
+        if path.name != checksums.NAME and path.is_file() and path.stat().st_size < 2**30
         and path.resolve().is_relative_to(checkpoint.resolve())
     }  # fmt: skip
-    (checkpoint / seal.NAME).write_text(seal.text_of(sums))
+    (checkpoint / checksums.NAME).write_text(checksums.text_of(sums))
 
 
 def _point_elsewhere(run: Path, outside: Path, random: np.random.Generator) -> str:

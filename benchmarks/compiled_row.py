@@ -34,7 +34,7 @@ from leukjax import config as configs
 from leukjax.compiler import compiled
 from leukjax.compiler.targets import TARGETS, Target
 from leukjax.errors import UserError
-from leukjax.train import preflight
+from leukjax.training import preflight
 
 OURS, PLAIN = "leukjax", "plain Flax"
 

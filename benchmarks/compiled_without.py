@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from leukjax.models import bit, cnn, hybrid_vit, lean_norms, lean_transformer, norms
+from leukjax.models import bit, cnn, hybrid_vit, norms
+from leukjax.models.fused import norms as lean_norms
+from leukjax.models.fused import transformer
 from leukjax.models.layers import resolve_padding
-from leukjax.train import preflight
+from leukjax.training import preflight
 
 
 def _without(field: str, value: bool = False) -> None:
@@ -69,7 +71,7 @@ def without_attention_by_xla() -> None:
     """The candidate in Pallas in its place."""
     import pallas_attention
 
-    lean_transformer.attend = pallas_attention.attend
+    transformer.attend = pallas_attention.attend
 
 
 def _pooled_by(max_pool: Callable[..., jax.Array]) -> None:

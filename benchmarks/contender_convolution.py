@@ -10,8 +10,8 @@ from jax import lax
 from measured import processor, versions
 
 from leukjax import runtime
-from leukjax.models import conv_cpu, winograd
-from leukjax.train.step import compiler_options
+from leukjax.models.cpu import convolution, winograd
+from leukjax.training.step import compiler_options
 
 PADS = ((1, 1), (1, 1))
 
@@ -27,13 +27,13 @@ def native_gradients(x, kernel, gradient):
 
 
 def by_patches(function):
-    conv_cpu._by_tiles = lambda *_: False
+    convolution._by_tiles = lambda *_: False
     return functools.partial(function, strides=(1, 1), pads=PADS)
 
 
 WAYS = {
     "native": lambda: (native, native_gradients),
-    "patches": lambda: (by_patches(conv_cpu.forward), by_patches(conv_cpu.gradients)),
+    "patches": lambda: (by_patches(convolution.forward), by_patches(convolution.gradients)),
     "winograd": lambda: (
         functools.partial(winograd.forward, pads=PADS),
         functools.partial(winograd.gradients, pads=PADS),

@@ -11,13 +11,13 @@ from harness import serve
 from measured import processor, versions
 
 from leukjax import config
-from leukjax.train import loop, run, session
-from leukjax.train.checkpoint import Checkpoints
-from leukjax.train.evaluate import predict
-from leukjax.train.feed import Feed
-from leukjax.train.log import Log
-from leukjax.train.programs import programs
-from leukjax.train.settings import make_settings, step_options
+from leukjax.checkpoints.checkpoints import Checkpoints
+from leukjax.training import assemble, loop, session
+from leukjax.training.compiled_functions import programs
+from leukjax.training.evaluation import predict
+from leukjax.training.hyperparameters import make_settings, step_options
+from leukjax.training.metric_writer import Log
+from leukjax.training.prefetch import Feed
 
 
 class Clock:
@@ -44,7 +44,7 @@ def prepare(spec):
     settings = config.load(spec["config"], spec["changes"])
     folder = Path(tempfile.mkdtemp(dir=spec["folder"]))
     session.runtime.start(settings)
-    whole, _ = run.assemble(settings, folder / "first")
+    whole, _ = assemble.assemble(settings, folder / "first")
     values = make_settings(
         settings,
         whole.records,
@@ -54,7 +54,7 @@ def prepare(spec):
     )
     options = step_options(settings, whole.records.background)
     plain = programs(whole.module, settings, options, values, whole.mesh)
-    images = run.make_batches(
+    images = assemble.make_batches(
         settings, whole.records, whole.rows["train"], settings.train.batch_size, training=True
     )
     batch = next(Feed(images, whole.mesh, 0, 1))

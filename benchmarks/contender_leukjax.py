@@ -10,9 +10,9 @@ from harness import Round, device_memory, repeated, serve, with_memory
 from leukjax import config as configs
 from leukjax import runtime, sharding
 from leukjax.models import summary
-from leukjax.train import optimizer, state, step
-from leukjax.train.programs import make_module
-from leukjax.train.settings import step_options
+from leukjax.training import optimizers, state, step
+from leukjax.training.compiled_functions import make_module
+from leukjax.training.hyperparameters import step_options
 
 # No augmentation, no dropout: the peers beside it have none.
 MODELS: dict[str, dict[str, Any]] = {
@@ -48,7 +48,7 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Round]:
         warmup_steps=jnp.float32(1),
         step_every=jnp.float32(1000),
     )
-    transform = optimizer.make_transform(config.optimizer)
+    transform = optimizers.make_transform(config.optimizer)
     init, shardings = state.make_init(
         module,
         transform,

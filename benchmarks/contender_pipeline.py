@@ -9,14 +9,14 @@ from measured import cpu_seconds, processor, versions
 from synthetic import Synthetic
 
 from leukjax import config, sharding
-from leukjax.data import decoded
-from leukjax.data.batches import Batches
+from leukjax.data import image_store
+from leukjax.data.loader import Batches
 from leukjax.images.augment import augment
 from leukjax.images.normalize import standardize, to_float
-from leukjax.train import residence
-from leukjax.train.feed import Feed
-from leukjax.train.gather import images_of
-from leukjax.train.settings import step_options
+from leukjax.training import data_placement
+from leukjax.training.hyperparameters import step_options
+from leukjax.training.lookup import images_of
+from leukjax.training.prefetch import Feed
 
 
 def prepare(spec):
@@ -26,9 +26,9 @@ def prepare(spec):
     mesh = sharding.make_mesh(settings.mesh, spec["batch"])
     records = Synthetic(spec["folder"], spec["images"], spec["image_size"])
     mode, pixels = spec["mode"], None
-    source = decoded.decode(records) if mode == "host" else records
+    source = image_store.decode(records) if mode == "host" else records
     if mode == "device":
-        pixels = residence.put(records, mesh, sharded=False)
+        pixels = data_placement.put(records, mesh, sharded=False)
     place = None if pixels is None else pixels.sharding
 
     @jax.jit

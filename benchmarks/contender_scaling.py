@@ -8,13 +8,13 @@ from measured import cpu_seconds, memory, processor, versions
 from synthetic import Synthetic
 
 from leukjax import config, models, sharding
-from leukjax.data import decoded, duplicates, split
-from leukjax.data.batches import Batches
-from leukjax.train import optimizer, residence
-from leukjax.train import state as states
-from leukjax.train.feed import Feed
-from leukjax.train.settings import make_settings, step_options
-from leukjax.train.step import make_train_step
+from leukjax.data import duplicates, image_store, split
+from leukjax.data.loader import Batches
+from leukjax.training import data_placement, optimizers
+from leukjax.training import state as states
+from leukjax.training.hyperparameters import make_settings, step_options
+from leukjax.training.prefetch import Feed
+from leukjax.training.step import make_train_step
 
 
 def prepare(spec):
@@ -39,15 +39,15 @@ def prepare(spec):
     duplicates_at = time.perf_counter()
 
     mesh = sharding.make_mesh(settings.mesh, spec["batch"])
-    source = decoded.decode(records) if spec["mode"] == "host" else records
-    pixels = residence.put(records, mesh, sharded=False) if spec["mode"] == "device" else None
+    source = image_store.decode(records) if spec["mode"] == "host" else records
+    pixels = data_placement.put(records, mesh, sharded=False) if spec["mode"] == "device" else None
     batches = Batches(source, rows, spec["batch"], training=True)
     values = make_settings(settings, records, rows, batches.steps_per_epoch, 10**6)
     # The cnn needs 32 px; below, the feed alone is measured.
     step = state = None
     if spec["image_size"] >= 32:
         module = models.create("cnn", 2, width=8, norm_batch=spec.get("norm_batch", 0))
-        transform = optimizer.make_transform(settings.optimizer)
+        transform = optimizers.make_transform(settings.optimizer)
         init, places = states.make_init(
             module,
             transform,

@@ -35,13 +35,14 @@ class Pairs:
 
 def draw(count: int, seed: int) -> Pairs:
     """Blasts with nucleoli of subjects 0, 2, …, three a subject."""
-    from leukjax.data import drawing
+    from leukjax.data.synthetic import specimens
 
     found: list[list[np.ndarray]] = [[], [], []]
     index = 0
     while len(found[0]) < count:
         both = [
-            drawing.draw_block(seed, index, 0, 12, changed=c) for c in ({}, {"nucleolus_radius": 0})
+            specimens.draw_block(seed, index, 0, 12, changed=c)
+            for c in ({}, {"nucleolus_radius": 0})
         ]
         rows = np.flatnonzero(both[0].nucleoli.sum((1, 2)) > 60)[:3]
         for kept, array in zip(
@@ -49,7 +50,9 @@ def draw(count: int, seed: int) -> Pairs:
         ):
             kept.extend(array[rows])
         index += 2
-    healthy = [drawing.draw_block(seed, 1 + 2 * i, 0, 12).images[:3] for i in range(count // 3 + 1)]
+    healthy = [
+        specimens.draw_block(seed, 1 + 2 * i, 0, 12).images[:3] for i in range(count // 3 + 1)
+    ]
     return Pairs(*(np.stack(part[:count]) for part in found), np.concatenate(healthy)[:count])
 
 
@@ -60,9 +63,9 @@ class Subject:
         import cv2
 
         import leukjax
-        from leukjax.apply import reasons
-        from leukjax.attribution import methods, network
-        from leukjax.attribution.occlusion import window_for
+        from leukjax.explain import explainer
+        from leukjax.explain.attribution import methods, network
+        from leukjax.explain.attribution.occlusion import window_for
 
         self.model = leukjax.load(folder, batch_size=8)
         self.family = self.model.preprocessing["model"]["name"]
@@ -77,7 +80,7 @@ class Subject:
             for m in pairs.nucleoli
         ]
         self.nucleoli = np.stack(area) > 0.5
-        self.layer = network.choose_layer(reasons.network_of(self.model), size)
+        self.layer = network.choose_layer(explainer.network_of(self.model), size)
         power = 4 if self.model.preprocessing["model"].get("norm") == "group" else 1
         self.settings = methods.Settings(self.layer, "log_odds", 64, power, *window_for(size))
         self.methods = [name for name in methods.METHODS if methods.fits(name, self.family)]
@@ -87,14 +90,14 @@ class Subject:
         self, method: str, images=None, model=None, settings=None, target=None, baseline="blurred"
     ) -> np.ndarray:
         """At the size of the images; of the blasts unless said otherwise."""
-        from leukjax.apply import reasons
+        from leukjax.explain import explainer
 
         images = self.images if images is None else images
         targets = np.full(len(images), self.blast if target is None else target)
-        found = reasons.explain(
+        found = explainer.explain(
             model or self.model, images, targets, method, settings or self.settings, baseline
         )
-        return reasons.to_pixels(found.maps, images.shape[1])
+        return explainer.to_pixels(found.maps, images.shape[1])
 
     def log_odds(self, images) -> np.ndarray:
         """Of class all."""
@@ -103,7 +106,7 @@ class Subject:
 
     def controls(self) -> dict[str, np.ndarray]:
         """Maps that know nothing of cell or network."""
-        from leukjax.attribution import curves
+        from leukjax.explain.attribution import curves
 
         size, count = self.images.shape[1], len(self.images)
         noise = [curves.random_map(size, seed) for seed in range(count)]
@@ -148,12 +151,12 @@ def truth(subject: Subject, maps: dict[str, np.ndarray]) -> dict[str, tuple[list
 
 def by_layer(subject: Subject) -> None:
     """The same for Grad-CAM at the last block of each stage."""
-    from leukjax.apply import reasons
-    from leukjax.attribution import network
+    from leukjax.explain import explainer
+    from leukjax.explain.attribution import network
 
     if "gradcam" not in subject.methods:
         return
-    known = network.layers(reasons.network_of(subject.model), subject.model.image_size)
+    known = network.layers(explainer.network_of(subject.model), subject.model.image_size)
     blocks = [n for n in known if "/" not in n and n.startswith(("layer", "stage"))]
     last = {n[:6]: n for n in blocks}
     for layer in [*last.values(), "feature_map"]:
@@ -174,7 +177,7 @@ def deletion(subject: Subject) -> dict:
 
     Of blasts nothing could be learned: without chromatin and nucleoli a cell still looks like one.
     """
-    from leukjax.attribution import curves
+    from leukjax.explain.attribution import curves
 
     images, found = subject.mature, {}
     maps = {m: subject.maps(m, images, target=subject.healthy) for m in subject.methods}
@@ -201,10 +204,10 @@ def deletion(subject: Subject) -> dict:
 
 def randomisation(subject: Subject, count: int = 8) -> dict:
     """(cascading or independent, method) -> mean rank correlation after each stage, head first."""
-    from leukjax.apply import reasons
-    from leukjax.attribution import randomised
+    from leukjax.explain import explainer
+    from leukjax.explain.attribution import randomised
 
-    net = reasons.network_of(subject.model)
+    net = explainer.network_of(subject.model)
     names = randomised.parts(net, subject.model.image_size)
     stages = list(dict.fromkeys(name.split("/")[0] for name in names))[::-1]
     # Of a deep network every third block.
@@ -229,7 +232,7 @@ def randomisation(subject: Subject, count: int = 8) -> dict:
 
 def turning(subject: Subject) -> dict[str, float]:
     """Rank correlation of maps with those of the turned image, turned back."""
-    from leukjax.attribution import randomised
+    from leukjax.explain.attribution import randomised
 
     found = {}
     for method in subject.methods:
@@ -246,11 +249,11 @@ def turning(subject: Subject) -> dict[str, float]:
 
 def completeness(subject: Subject) -> None:
     """Error of integrated gradients against the number of steps."""
-    from leukjax.apply import reasons
+    from leukjax.explain import explainer
 
     for baseline, steps in ((b, n) for b in ("mean", "blurred") for n in (16, 32, 64, 128)):
         settings = dataclasses.replace(subject.settings, steps=steps)
-        found = reasons.explain(subject.model, subject.images[:8], np.full(8, subject.blast),
+        found = explainer.explain(subject.model, subject.images[:8], np.full(8, subject.blast),
                                 "integrated_gradients", settings, baseline)  # fmt: skip
         gap = found.scores - found.baseline_scores
         error = np.abs(found.maps.sum((1, 2)) - gap)

@@ -176,11 +176,12 @@ def run_here(
 ) -> dict[str, Any]:
     """Runs a command line in this process; status None: it raised."""
     from leukjax import command
+    from leukjax.__main__ import module_of
 
     def ring(*_: object) -> None:
         raise Hang(f"after {timeout} s")
 
-    module = importlib.import_module(f"leukjax.{case.program}")
+    module = importlib.import_module(module_of(case.program))
     _as_if_new(module)
     doing = module.main if trains or case.program != "main" else _prepare
     signal.signal(signal.SIGALRM, ring)
@@ -276,7 +277,7 @@ def _prepare(names: list[str], overrides: list[tuple[str, str]], arguments: list
     """What `leukjax.main` does before the model is built."""
     from leukjax import command
     from leukjax.data import records, split
-    from leukjax.train import run
+    from leukjax.training import assemble
 
     config = command.one_config(names, overrides, arguments)
     if config.init.weights:
@@ -285,7 +286,7 @@ def _prepare(names: list[str], overrides: list[tuple[str, str]], arguments: list
     found = records.prepare(config.data)
     chosen = split.make_split(found.manifest, config.split.protocol, config.split.seed,
                               config.split.folds, config.split.fold)  # fmt: skip
-    run.make_batches(config, found, chosen.rows("train"), config.train.batch_size,
+    assemble.make_batches(config, found, chosen.rows("train"), config.train.batch_size,
                      training=True)  # fmt: skip
     pixels = found.images(np.arange(len(found)))
     assert hashlib.sha256(pixels.data).hexdigest() == found.checksum, "read other pixels"
@@ -294,10 +295,10 @@ def _prepare(names: list[str], overrides: list[tuple[str, str]], arguments: list
 def _find_weights(config: ConfigDict) -> None:
     """What `leukjax.main` does with weights, for a run that is not there yet."""
     from leukjax import models
-    from leukjax.train import initial
+    from leukjax.training import pretrained
 
     name = config.model.name
     module = models.create(name, 2, **models.select(name, config.model))
-    start = initial.find(config, module, ("blast", "healthy"), Path("none"))
+    start = pretrained.find(config, module, ("blast", "healthy"), Path("none"))
     assert start.mapped is not None
     broken_weights.check(Path(config.init.weights), config.init.sha256, start.mapped)

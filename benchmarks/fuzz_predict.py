@@ -48,7 +48,7 @@ TOLERANCE = 1e-5
 def main(_: list[str]) -> int:
     """Make lots, predict, compare, print a summary."""
     import leukjax
-    from leukjax.apply import answer
+    from leukjax.predict import predict_files
 
     logging.set_verbosity(logging.FATAL)
     began = time.perf_counter()
@@ -61,7 +61,9 @@ def main(_: list[str]) -> int:
         given, known = make(folder / "in", random, min(FLAGS.lot, FLAGS.count - start))
         print(f"lot {lot}: {folder}", end="\r", flush=True)
         faulthandler.dump_traceback_later(FLAGS.timeout, exit=True)
-        answer.write([FLAGS.workdir], [str(given)], folder / "out.csv", answer.Options())
+        predict_files.write(
+            [FLAGS.workdir], [str(given)], folder / "out.csv", predict_files.Options()
+        )
         faulthandler.cancel_dump_traceback_later()
         with (folder / "out.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))

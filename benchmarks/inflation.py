@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from leukjax import config
 from leukjax.metrics.predictions import read
 from leukjax.report.style import BLUE, VERMILION, entitle, save, style
-from leukjax.train import session
+from leukjax.training import session
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("splits", 8, "partitions of each kind", lower_bound=2)

@@ -19,7 +19,7 @@ import contender_leukjax
 import jax
 from absl import app, flags
 
-from leukjax.train import step
+from leukjax.training import step
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("model", "resnet50", list(contender_leukjax.MODELS), "which")

@@ -1,6 +1,6 @@
 """Attention between its two projections as one kernel: a candidate that waits for a card.
 
-`leukjax.models.lean_transformer.attend` in Pallas on Triton: one program for each image and head
+`leukjax.models.fused.transformer.attend` in Pallas on Triton: one program for each image and head
 reads queries, keys and values once and writes the mixture; backward likewise, with the weights
 computed again. Nothing is cut into heads, padded or kept. By the compiler's count it moves less
 (docs/performance_devices.md); how fast it is cannot be known without a card, so the models do not

@@ -23,8 +23,8 @@ FIRST = 10_000
 def main(_: list[str]) -> int:
     """Stream, measure, compare."""
     import leukjax
-    from leukjax.apply.rows import rows
-    from leukjax.data.stream import Item
+    from leukjax.data.image_stream import Item
+    from leukjax.predict.batching import rows
 
     logging.set_verbosity(logging.ERROR)
     model = leukjax.load(FLAGS.workdir)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 # JAX takes seconds to import, and most of what users ask of the package needs none of it.
 if TYPE_CHECKING:
-    from leukjax.apply.model import Ensemble, Model
+    from leukjax.predict.predictor import Ensemble, Model
 
 __version__ = "0.1.0"
 
@@ -18,12 +18,12 @@ def load(
 ) -> "Model | Ensemble":
     """A trained run, ready to predict; a list of them is an ensemble.
 
-    `leukjax.apply.model.load` says what the options are. Three lines are all it takes::
+    `leukjax.predict.predictor.load` says what the options are. Three lines are all it takes::
 
         import leukjax
         model = leukjax.load("runs/resnet50-cnmc")
         probabilities = model.predict(["cell.bmp"])
     """
-    from leukjax.apply import model
+    from leukjax.predict import predictor
 
-    return model.load(runs, step, **options)
+    return predictor.load(runs, step, **options)

@@ -6,19 +6,19 @@ import importlib.abc
 import importlib.util
 import sys
 
-COMMANDS = {
-    "train": "main",
-    "compare": "compare",
-    "preview": "preview",
-    "predict": "predict",
-    "explain": "explain",
-    "crossval": "crossval",
-    "evaluate": "evaluate",
-    "robustness": "robustness",
-    "audit": "audit",
-    "export": "export",
-    "demo": "demo",
-}
+COMMANDS = (
+    "train",
+    "compare",
+    "preview",
+    "predict",
+    "explain",
+    "crossval",
+    "evaluate",
+    "robustness",
+    "audit",
+    "export",
+    "demo",
+)
 
 
 def main() -> None:
@@ -29,22 +29,27 @@ def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("--help", "-h", "help"):
         print("leukjax COMMAND [--config=CONFIG] [--help]\n")
-        for each in COMMANDS:
-            print(f"  {each:12}{_purpose(COMMANDS[each])}")
+        for command_name in COMMANDS:
+            print(f"  {command_name:12}{_purpose(module_of(command_name))}")
         return
     if name not in COMMANDS:
         print(f"error: {name}: no such command; one of {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)
     from leukjax import command
 
-    module = importlib.import_module(f"leukjax.{COMMANDS[name]}")
+    module = importlib.import_module(module_of(name))
     sys.argv = [f"leukjax {name}", *sys.argv[2:]]
     command.run(module.main, module.FLAGS, doc=module.__doc__)
 
 
+def module_of(name: str) -> str:
+    """The module with the flags and the main function of a command."""
+    return "leukjax.main" if name in ("train", "main") else f"leukjax.{name}.cli"
+
+
 def _purpose(module: str) -> str:
-    """The first line of a command, read without importing it: that takes seconds."""
-    spec = importlib.util.find_spec(f"leukjax.{module}")
+    """The first line of a command's docstring, read without importing it: that takes seconds."""
+    spec = importlib.util.find_spec(module)
     assert spec is not None
     assert isinstance(spec.loader, importlib.abc.InspectLoader)
     source = spec.loader.get_source(spec.name) or ""

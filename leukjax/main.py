@@ -33,14 +33,14 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
     workdir = Path(FLAGS.workdir or default)
 
     if FLAGS.preflight:
-        from leukjax.train import preflight
+        from leukjax.training import preflight
 
         preflight.run(chosen, workdir, FLAGS.preflight)
         return
 
     # Imported late: the flags above answer at once, JAX and TFDS take seconds.
     from leukjax.report import run_report
-    from leukjax.train import session
+    from leukjax.training import session
 
     outcome = session.run(chosen, workdir)
     run_report.write_and_print(outcome)

@@ -43,7 +43,7 @@ def own_cache(tmp_path_factory):
 def trained_run(tmp_path_factory) -> Path:
     """The work directory of a small finished run on drawn cells; to be read, not written."""
     from leukjax import config
-    from leukjax.train import session
+    from leukjax.training import session
 
     folder = tmp_path_factory.mktemp("trained")
     small = {

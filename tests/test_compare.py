@@ -12,11 +12,12 @@ sys.path.insert(0, str(Path(__file__).parent / "report" / "comparison"))
 
 from fake_runs import predict, subjects, write_run
 
-from leukjax import command, compare
+from leukjax import command
+from leukjax.compare import cli
 
 
 def run(capsys, *arguments):
-    status = command.status(compare.main, compare.FLAGS, [str(a) for a in arguments], doc=None)
+    status = command.status(cli.main, cli.FLAGS, [str(a) for a in arguments], doc=None)
     streams = capsys.readouterr()
     return status, streams.out, streams.err
 

@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 
 import leukjax
-from leukjax import command, explain
-from leukjax.apply import reasons
-from leukjax.report.explanation import overlay, write
+from leukjax import command
+from leukjax.explain import cli, explain_files, explainer, overlay
 
 SIDE = 30
 COMPILED_ONCE = "--batch_size=8"
@@ -41,11 +40,11 @@ def folder(tmp_path) -> Path:
 
 
 def run(*arguments: object, status: int = 0) -> None:
-    explain.FLAGS.unparse_flags()
-    for name in explain.FLAGS:
-        explain.FLAGS[name].unparse()
+    cli.FLAGS.unparse_flags()
+    for name in cli.FLAGS:
+        cli.FLAGS[name].unparse()
     argv = [*(str(argument) for argument in arguments), COMPILED_ONCE]
-    assert command.status(explain.main, explain.FLAGS, argv, doc=explain.__doc__) == status
+    assert command.status(cli.main, cli.FLAGS, argv, doc=cli.__doc__) == status
 
 
 def table(folder: Path) -> list[dict[str, str]]:
@@ -114,10 +113,10 @@ def test_a_map_that_does_not_sum_up_is_marked_everywhere(
         drawn.append((marks, [panel for column in columns for panel in column.panels]))
         return overlay.overlay(title, marks, methods, columns)
 
-    monkeypatch.setattr(reasons, "MOST_STEPS", 2)
-    monkeypatch.setattr(write, "overlay", kept)
-    monkeypatch.setattr(reasons, "TOLERANCE", 1e-4)
-    monkeypatch.setattr(write, "TOLERANCE", 1e-4)
+    monkeypatch.setattr(explainer, "MOST_STEPS", 2)
+    monkeypatch.setattr(explain_files, "overlay", kept)
+    monkeypatch.setattr(explainer, "TOLERANCE", 1e-4)
+    monkeypatch.setattr(explain_files, "TOLERANCE", 1e-4)
     run(f"--workdir={trained_run}", folder, f"--output={tmp_path / 'out'}", "--steps=2",
         "--method=gradcam,integrated_gradients")  # fmt: skip
     rows = [row for row in table(tmp_path / "out") if row["method"] == "integrated_gradients"]
@@ -197,4 +196,4 @@ def test_the_cell_is_found_by_the_background_of_the_image_itself(background):
     disc = np.hypot(y, x) < 9
     for field, cell in ((230, 90), (0, 90)):
         image = np.repeat(np.where(disc, cell, field)[..., None], 3, axis=2).astype(np.uint8)
-        np.testing.assert_array_equal(write._cell(image, image, background), disc)
+        np.testing.assert_array_equal(explain_files._cell(image, image, background), disc)

@@ -16,10 +16,11 @@ import pytest
 from PIL import Image
 
 import leukjax
-from leukjax import command, predict
-from leukjax.apply import rows as module
-from leukjax.apply.rows import rows
-from leukjax.data.stream import Item
+from leukjax import command
+from leukjax.data.image_stream import Item
+from leukjax.predict import batching as module
+from leukjax.predict import cli
+from leukjax.predict.batching import rows
 
 SIDE = 30
 
@@ -53,11 +54,11 @@ def folder(tmp_path) -> Path:
 
 
 def run(*arguments: object, status: int = 0) -> None:
-    predict.FLAGS.unparse_flags()
-    for name in predict.FLAGS:
-        predict.FLAGS[name].unparse()
+    cli.FLAGS.unparse_flags()
+    for name in cli.FLAGS:
+        cli.FLAGS[name].unparse()
     argv = [str(argument) for argument in arguments]
-    found = command.status(predict.main, predict.FLAGS, argv, doc=predict.__doc__)
+    found = command.status(cli.main, cli.FLAGS, argv, doc=cli.__doc__)
     assert found == status
 
 
@@ -141,14 +142,14 @@ def test_subjects_and_the_flags_of_doubt(trained_run, folder, tmp_path):
 
 
 def test_unlikeness_is_kept_and_its_limit_is_that_of_validation(trained_run):
-    from leukjax.apply import unlikeness
     from leukjax.data import records
     from leukjax.metrics import predictions
+    from leukjax.predict import out_of_distribution
 
     model = leukjax.load(trained_run)
-    made = unlikeness.of_run(model)
+    made = out_of_distribution.of_run(model)
     stamp = (trained_run / "unlikeness.npz").stat().st_mtime_ns
-    again = unlikeness.of_run(model)
+    again = out_of_distribution.of_run(model)
     assert (trained_run / "unlikeness.npz").stat().st_mtime_ns == stamp
     prepared = records.prepare(model.config.data)
     ids = predictions.read(trained_run / "predictions" / "val.csv").id.tolist()
@@ -310,7 +311,7 @@ def test_other_formats_are_read_or_named(trained_run, folder, tmp_path, caplog):
 
 
 def test_the_pattern_of_the_docs_finds_every_subject_of_cnmc(repository):
-    from leukjax.data.cnmc_names import parse
+    from leukjax.data.datasets.cnmc_names import parse
 
     text = (repository / "docs" / "predict.md").read_text()
     (pattern,) = re.findall(r"--subject_pattern='([^']*)'", text)

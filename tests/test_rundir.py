@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leukjax.apply import restored, unlikeness
-from leukjax.apply.model import load
+from leukjax.checkpoints import checkpoints
+from leukjax.compare.load_results import read_entries, read_run
 from leukjax.errors import UserError
-from leukjax.report.comparison.inputs import read_entries, read_run
+from leukjax.evaluate import rescore, scores
+from leukjax.predict import out_of_distribution, restore
+from leukjax.predict.predictor import load
 from leukjax.rundir import RunDir
-from leukjax.study import again, scored
-from leukjax.train import checkpoint
 
 JSON = ("config.json", "data.json", "preprocessing.json", "summary.json")
 TABLES = ("split.csv", "predictions/val.csv", "predictions/test.csv", "duplicates.csv")
@@ -36,20 +36,20 @@ def run(finished_run, tmp_path) -> Path:
 @pytest.fixture
 def values(finished_run, monkeypatch) -> None:
     """The values of the checkpoint without Orbax, for tests that read hundreds of folders."""
-    found = checkpoint.for_evaluation(finished_run / "checkpoints", lower_is_better=False)
-    monkeypatch.setattr(checkpoint, "for_evaluation", lambda *_, **__: found)
-    monkeypatch.setattr(restored, "_expected", lambda *_: None)
+    found = checkpoints.for_evaluation(finished_run / "checkpoints", lower_is_better=False)
+    monkeypatch.setattr(checkpoints, "for_evaluation", lambda *_, **__: found)
+    monkeypatch.setattr(restore, "_expected", lambda *_: None)
 
 
 def readers(folder: Path):
     """Everything that reads a run folder back."""
     run = RunDir(folder)
     return [
-        lambda: restored.restore(folder, "best"),
-        lambda: restored.temperature(folder, "best"),
+        lambda: restore.restore(folder, "best"),
+        lambda: restore.temperature(folder, "best"),
         lambda: read_run(folder),
-        lambda: scored.about_of(folder, "test"),
-        lambda: again.finished(folder),
+        lambda: scores.about_of(folder, "test"),
+        lambda: rescore.finished(folder),
         lambda: run.check_same_data(
             records_sha256=run.data()["records_sha256"], classes=("all", "hem"), image_size=24
         ),
@@ -274,7 +274,7 @@ def test_paths_and_settings_of_the_machine_are_never_taken_from_a_run(run, value
         whole[section][name] = value
     (run / "config.json").write_text(json.dumps(whole))
     default = configs.flatten(configs.load("default"))
-    for found in (RunDir(run).config(), restored.restore(run, "best").config, again.finished(run)):
+    for found in (RunDir(run).config(), restore.restore(run, "best").config, rescore.finished(run)):
         flat = configs.flatten(found)
         assert {field: flat[field] for field in PLACES} == {f: default[f] for f in PLACES}
         assert flat["model.width"] == whole["model"]["width"]
@@ -291,20 +291,20 @@ def test_images_in_a_folder_are_read_from_where_the_user_says(run):
     whole["data"] |= {"name": "image_folder", "root": "/old/place", "subject_csv": "/old/who.csv"}
     (run / "config.json").write_text(json.dumps(whole))
     with pytest.raises(UserError, match=r"--config\.data\.root is missing: .*'/old/place'"):
-        again.finished(run)
+        rescore.finished(run)
     with pytest.raises(UserError, match=r"--config\.data\.subject_csv is missing: .*/old/who"):
-        again.finished(run, [("data.root", "/new")])
+        rescore.finished(run, [("data.root", "/new")])
     places = [("data.root", "/new"), ("data.subject_csv", "/new/who.csv")]
-    assert again.finished(run, places).data.root == "/new"
+    assert rescore.finished(run, places).data.root == "/new"
 
 
 # Checkpoints and arrays: sizes before allocation.
 
 
 def sealed(folder: Path) -> None:
-    from leukjax.train import seal
+    from leukjax.checkpoints import checksums
 
-    (folder / seal.NAME).write_text(seal.text_of(seal.checksums(folder)))
+    (folder / checksums.NAME).write_text(checksums.text_of(checksums.checksums(folder)))
 
 
 def steps(run: Path) -> list[Path]:
@@ -326,7 +326,7 @@ def test_a_checkpoint_that_claims_gigabytes_is_not_unpacked(run, what):
         store.delete_range(ts.KvStore.KeyRange("params.fc.bias/0", "params.fc.bias/1")).result()
         sealed(step)
     with pytest.raises(UserError, match=r"claims 2,048 MiB|params/fc/bias is \(536870912,\)"):
-        restored.restore(run, "best")
+        restore.restore(run, "best")
 
 
 def test_what_is_no_regular_file_in_a_checkpoint_is_refused(run):
@@ -337,14 +337,14 @@ def test_what_is_no_regular_file_in_a_checkpoint_is_refused(run):
             kind(step / "extra" / "file")
             sealed(step)
         with limit(20), pytest.raises(UserError, match="no regular file"):
-            restored.restore(run, "best")
+            restore.restore(run, "best")
     for step in steps(run):
         shutil.rmtree(step / "extra")
         (step / "state" / "_METADATA").unlink()
         fifo(step / "state" / "_METADATA")
         sealed(step)
     with limit(20), pytest.raises(UserError, match="_METADATA is no regular file"):
-        restored.restore(run, "best")
+        restore.restore(run, "best")
 
 
 @pytest.mark.parametrize("name", ["meta/metadata", "checksums.json"])
@@ -356,7 +356,7 @@ def test_descriptions_of_a_checkpoint_of_another_kind(run, name, kind):
         if name != "checksums.json":
             sealed(step)
     with limit(20), pytest.raises(UserError) as said:
-        restored.restore(run, "best")
+        restore.restore(run, "best")
     assert "\n" not in str(said.value)
 
 
@@ -398,7 +398,7 @@ def test_arrays_are_checked_before_they_are_read(run, arrays, says):
     model = load(run)
     assert model.feature_width == 128
     with pytest.raises(UserError, match=says):
-        unlikeness.kept(model)
+        out_of_distribution.kept(model)
 
 
 def test_an_npz_that_is_no_file(run):
@@ -408,7 +408,7 @@ def test_an_npz_that_is_no_file(run):
             (run / "unlikeness.npz").unlink()
         kind(run / "unlikeness.npz")
         with limit(20), pytest.raises(UserError, match=r"unlikeness\.npz: cannot be read"):
-            unlikeness.kept(model)
+            out_of_distribution.kept(model)
 
 
 # Predictions, crossval folders.

@@ -56,7 +56,7 @@ os.environ |= {
     "JAX_NUMPY_DTYPE_PROMOTION": "strict",
     "JAX_DEFAULT_MATMUL_PRECISION": "highest",
 }
-import jax, leukjax, leukjax.train.step
+import jax, leukjax, leukjax.training.step
 from leukjax import runtime
 assert jax.config.jax_enable_x64, "importing leukjax changed a setting"
 runtime.set_numerics()

@@ -9,8 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
+from leukjax.data.image_stats import shortcut_numbers
 from leukjax.data.manifest import Manifest
-from leukjax.data.measure import shortcut_numbers
 from leukjax.data.parallel import map_in_order
 from leukjax.data.records import READ_AT_ONCE, Records
 from leukjax.data.split import Split

@@ -15,11 +15,11 @@ from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from leukjax.data import cache, image_limits, preprocess
+from leukjax.data.dataset import Entry, Source
 from leukjax.data.manifest import Manifest
+from leukjax.data.manifest_builder import forget, scan
 from leukjax.data.parallel import map_in_order
 from leukjax.data.progress import progress
-from leukjax.data.scan import forget, scan
-from leukjax.data.source import Entry, Source
 from leukjax.errors import UserError
 
 # TFDS keeps a split in memory while it sorts, and above 1 GB it goes on in files, which needs

@@ -36,7 +36,7 @@ class Manifest:
       phase: str[n], part of the data set in its official release ("fold_0", "final", …) or "".
       sha256: str[n], hex digest of the file's bytes.
       pixels: str[n], hex digest of shape and decoded RGB pixels.
-      phash: uint64[n], perceptual hash (leukjax.data.measure).
+      phash: uint64[n], perceptual hash (leukjax.data.image_stats).
       area: float32[n], share of the image at source resolution that is foreground, in [0, 1].
     """
 

@@ -13,7 +13,7 @@ cv2.setNumThreads(0)
 DENOISERS = ("none", "median", "gaussian", "bilateral", "nlm")
 
 # An image whose square has more pixels is shrunk first: a strip of 10,000 x 8 pixels would be
-# padded to 300 MB. leukjax.apply.loader repeats both numbers.
+# padded to 300 MB. leukjax.export.predict_template repeats both numbers.
 MAX_PADDED_PIXELS = 50_000_000
 _SHRUNK_SIDE = 4096
 

@@ -19,10 +19,10 @@ from tensorflow_datasets.proto import tf_example_pb2
 from leukjax import storage
 from leukjax.data import cache, preprocess
 from leukjax.data.builder import Builder
+from leukjax.data.dataset import Skipped, Source
 from leukjax.data.manifest import Manifest
+from leukjax.data.manifest_builder import scan
 from leukjax.data.record_files import RecordFiles
-from leukjax.data.scan import scan
-from leukjax.data.source import Skipped, Source
 from leukjax.errors import UserError
 from leukjax.storage import csv_writer, write_atomic
 
@@ -31,10 +31,10 @@ FORMAT = 3
 
 # data.name -> its module in leukjax.data and the TFDS builder there
 _DATA_SETS = {
-    "smears": ("smears", "Smears"),
-    "cnmc": ("cnmc", "Cnmc"),
-    "all_idb2": ("all_idb2", "AllIdb2"),
-    "image_folder": ("image_folder", "ImageFolder"),
+    "smears": ("synthetic.dataset", "Smears"),
+    "cnmc": ("datasets.cnmc", "Cnmc"),
+    "all_idb2": ("datasets.all_idb2", "AllIdb2"),
+    "image_folder": ("datasets.image_folder", "ImageFolder"),
 }
 
 _INDEX = "index.json"

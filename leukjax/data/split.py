@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from leukjax.data import cnmc_names
-from leukjax.data.draws import best_draw
+from leukjax.data.datasets import cnmc_names
+from leukjax.data.group_split import best_draw
 from leukjax.data.manifest import Manifest
 from leukjax.errors import UserError
 from leukjax.storage import csv_writer, write_atomic

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from leukjax.images.draws import Seeds, each, normal, uniform
+from leukjax.images.image_rng import Seeds, each, normal, uniform
 
 _PLACE, _SIZE, _SHAPE, _COUNT, _COLOUR = range(5)
 

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8, UInt32
 
 from leukjax.images import artefacts, blur, jpeg, light, noise, placement
-from leukjax.images.draws import Seeds, seeds_for, uniform
+from leukjax.images.image_rng import Seeds, seeds_for, uniform
 from leukjax.images.perturb import PUBLISHED_SIDE
 
 SEVERITIES = (1, 2, 3, 4, 5)

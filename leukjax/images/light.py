@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from leukjax.images.draws import each
+from leukjax.images.image_rng import each
 
 # Weights of red, green and blue in Pillow's grey (ITU-R 601-2).
 GREY = np.array([0.299, 0.587, 0.114], np.float32)

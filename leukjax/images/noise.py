@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from leukjax.images.draws import Seeds, each, normal
+from leukjax.images.image_rng import Seeds, each, normal
 
 
 def gaussian(

@@ -34,7 +34,7 @@ def foreground_statistics(
     Args:
         images: one after the other; an array uint8[n, h, w, 3] is such a thing too.
         foreground: which pixels of an image belong to the cell, the rule of the data set (as
-            `leukjax.data.measure.foreground`).
+            `leukjax.data.image_stats.foreground`).
 
     Returns:
         mean[3] and std[3] (population form), float64, in units of [0, 1]. Sums are integers, so

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from leukjax.images import artefacts, blur, light, noise
-from leukjax.images.draws import Seeds, seeds_for, uniform
+from leukjax.images.image_rng import Seeds, seeds_for, uniform
 
 PUBLISHED_SIDE = 224
 

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from scipy import optimize
 
-from leukjax.metrics import confusion, grouped
+from leukjax.metrics import clustered, confusion
 from leukjax.metrics.jackknife import TAIL, ZERO, NoIntervalError, bounds, jackknife
 from leukjax.metrics.scores import predicted_class, softmax
 
@@ -51,7 +51,7 @@ def reliability(
     class, on the logit scale with t; where all of a bin came out alike it is the binomial one with
     a trial a group (Clopper & Pearson).
     """
-    data = grouped.group(labels, probabilities, groups)
+    data = clustered.group(labels, probabilities, groups)
     if probabilities.shape[1] == 2:
         predicted, came_true = data.probabilities[:, positive], labels == positive
     else:
@@ -63,7 +63,7 @@ def reliability(
 
 
 def _bin(
-    inside: np.ndarray, predicted: np.ndarray, came_true: np.ndarray, data: grouped.Grouped
+    inside: np.ndarray, predicted: np.ndarray, came_true: np.ndarray, data: clustered.Grouped
 ) -> Bin:
     observed = float(came_true[inside].mean())
     count = data.count_groups(inside)

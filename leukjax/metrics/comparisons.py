@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from scipy import stats
 
-from leukjax.metrics import confusion, grouped, mcnemar
+from leukjax.metrics import clustered, confusion, mcnemar
 from leukjax.metrics.jackknife import ZERO, Estimate, NoIntervalError, bounds, jackknife
 from leukjax.metrics.obuchowski import paired_auroc
 from leukjax.metrics.scores import predicted_class
@@ -85,7 +85,7 @@ def compare(
         scores: names of `intervals.NAMES`.
         draws, seed: of the permutation above `EXACT_GROUPS` groups.
     """
-    one, two = (grouped.group(labels, p, groups) for p in (first, second))
+    one, two = (clustered.group(labels, p, groups) for p in (first, second))
     found = []
     for name in scores:
         base = difference(name, one, two, positive)
@@ -112,14 +112,14 @@ def compare(
 
 
 def difference(
-    name: str, first: grouped.Grouped, second: grouped.Grouped, positive: int
+    name: str, first: clustered.Grouped, second: clustered.Grouped, positive: int
 ) -> Comparison:
     """The paired difference of a score with its interval over groups, and no test yet.
 
     The jackknife leaves a group out of both models at once, so what the two have in common (hard
     subjects) cancels.
     """
-    one, two = (grouped.statistic(name, data, positive) for data in (first, second))
+    one, two = (clustered.statistic(name, data, positive) for data in (first, second))
     whole = np.ones((1, first.groups))
     value = float(one(whole)[0] - two(whole)[0])
     empty = Comparison(name, "", None, None, None, None, None, None, None, first.groups)
@@ -141,8 +141,8 @@ def difference(
 
 def permutation_p(
     name: str,
-    first: grouped.Grouped,
-    second: grouped.Grouped,
+    first: clustered.Grouped,
+    second: clustered.Grouped,
     positive: int,
     draws: int = DRAWS,
     seed: int = 0,
@@ -157,14 +157,14 @@ def permutation_p(
     """
     groups = first.groups
     # Both models in one table, each group twice; swapping a group is swapping two weights.
-    both = grouped.Grouped(
+    both = clustered.Grouped(
         np.concatenate([first.labels, second.labels]),
         np.concatenate([first.probabilities, second.probabilities]),
         np.concatenate([first.member, second.member + groups]),
         np.concatenate([first.stratum, second.stratum]),
         first.single_class,
     )
-    score = grouped.statistic(name, both, positive)
+    score = clustered.statistic(name, both, positive)
 
     def differences(swap: np.ndarray) -> np.ndarray:
         kept = ~swap
@@ -179,7 +179,7 @@ def permutation_p(
     # Swapping all groups turns the sign alone: the first one can stay.
     total = 2 ** max(groups - 1, 0) if exact else draws
     rng = np.random.default_rng(seed)
-    rows = max(1, grouped.CHUNK // len(both.labels))
+    rows = max(1, clustered.CHUNK // len(both.labels))
     large = 0
     for start in range(0, total, rows):
         stop = min(start + rows, total)

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-from leukjax.metrics import confusion, grouped
+from leukjax.metrics import clustered, confusion
 from leukjax.metrics.jackknife import TAIL
 
 DRAWS = 1000
@@ -31,7 +31,7 @@ class Curve:
     high: Float[np.ndarray, " k"]
 
 
-def roc(data: grouped.Grouped, positive: int, draws: int = DRAWS, seed: int = 0) -> Curve:
+def roc(data: clustered.Grouped, positive: int, draws: int = DRAWS, seed: int = 0) -> Curve:
     """Sensitivity over 1 - specificity of one class against the rest, linear between thresholds.
 
     A percentile band is a little narrow with few groups (see `intervals`); it shows the spread of
@@ -51,7 +51,7 @@ def roc(data: grouped.Grouped, positive: int, draws: int = DRAWS, seed: int = 0)
 
 
 def precision_recall(
-    data: grouped.Grouped, positive: int, draws: int = DRAWS, seed: int = 0
+    data: clustered.Grouped, positive: int, draws: int = DRAWS, seed: int = 0
 ) -> Curve:
     """Precision over recall of one class against the rest.
 
@@ -74,15 +74,15 @@ def precision_recall(
     return Curve(x, y, GRID, *_band(data, is_class, at_grid, draws, seed))
 
 
-def _counts(data: grouped.Grouped, positive: int):
+def _counts(data: clustered.Grouped, positive: int):
     is_class = data.labels == positive
-    return grouped.cumulative(is_class, data.probabilities[:, positive], data.member), is_class
+    return clustered.cumulative(is_class, data.probabilities[:, positive], data.member), is_class
 
 
-def _band(data: grouped.Grouped, is_class, at_grid, draws: int, seed: int):
+def _band(data: clustered.Grouped, is_class, at_grid, draws: int, seed: int):
     if min(data.count_groups(is_class), data.count_groups(~is_class)) < 2:
         return np.full(len(GRID), np.nan), np.full(len(GRID), np.nan)
     with np.errstate(invalid="ignore"):
-        values = grouped.evaluate(at_grid, grouped.resamples(data, draws, seed))
+        values = clustered.evaluate(at_grid, clustered.resamples(data, draws, seed))
     low, high = np.nanquantile(values, [TAIL, 1 - TAIL], axis=0)
     return low, high

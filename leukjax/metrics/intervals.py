@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from scipy import stats
 
-from leukjax.metrics import confusion, grouped
+from leukjax.metrics import clustered, confusion
 from leukjax.metrics.jackknife import (
     TAIL,
     ZERO,
@@ -74,7 +74,7 @@ def intervals(
         classes: names, in the order of the columns.
         positive: one of `classes`.
     """
-    data = grouped.group(labels, probabilities, groups)
+    data = clustered.group(labels, probabilities, groups)
     found = {name: interval(name, data, classes.index(positive)) for name in NAMES}
     reasons = scores(labels, probabilities, classes, positive).reasons
     return {
@@ -85,7 +85,7 @@ def intervals(
 
 def interval(
     name: str,
-    data: grouped.Grouped,
+    data: clustered.Grouped,
     positive: int,
     method: str = "jackknife",
     draws: int = 10_000,
@@ -109,7 +109,7 @@ def interval(
             accuracy, balanced_accuracy, recall and specificity, `cr1` is for accuracy.
         draws, seed: of the bootstraps.
     """
-    score = grouped.statistic(name, data, positive)
+    score = clustered.statistic(name, data, positive)
     bears = _bears(name, data, positive)
     groups = data.groups if bears is None else data.count_groups(bears)
     value = float(score(np.ones((1, data.groups)))[0])
@@ -138,7 +138,7 @@ def interval(
     return Interval(estimate.value, low, high, method, groups)
 
 
-def _bears(name: str, data: grouped.Grouped, positive: int) -> np.ndarray | None:
+def _bears(name: str, data: clustered.Grouped, positive: int) -> np.ndarray | None:
     """Images that bear on a score; None: all, through their classes."""
     called = predicted_class(data.probabilities)
     if name == "accuracy":
@@ -153,7 +153,7 @@ def _bears(name: str, data: grouped.Grouped, positive: int) -> np.ndarray | None
     }.get(name)
 
 
-def _exact(name, data: grouped.Grouped, value, groups, bears) -> Interval:
+def _exact(name, data: clustered.Grouped, value, groups, bears) -> Interval:
     """The interval of a perfect score: Clopper & Pearson (1934) with n successes in n trials.
 
     A random image of each of n groups makes n independent trials, all of them successes; that
@@ -184,7 +184,7 @@ def _bootstrap(name, score, data, value, method, draws, seed, groups, bears) -> 
     Davison & Hinkley (1997, Bootstrap methods, equation 5.23 and section 5.3.2)."""
     if np.bincount(data.stratum).max() < 2:
         raise NoIntervalError("no class has two groups")
-    values = grouped.evaluate(score, grouped.resamples(data, draws, seed))
+    values = clustered.evaluate(score, clustered.resamples(data, draws, seed))
     values = values[~np.isnan(values)]
     if len(values) < 0.95 * draws:
         raise NoIntervalError("more than 5 % of the resamples leave the score undefined")
@@ -192,7 +192,7 @@ def _bootstrap(name, score, data, value, method, draws, seed, groups, bears) -> 
         return _exact(name, data, value, groups, bears)
     tails = np.array([TAIL, 1 - TAIL])
     if method == "bca":
-        without = grouped.evaluate(score, grouped.without_each(data))
+        without = clustered.evaluate(score, clustered.without_each(data))
         if np.isnan(without).any():
             raise NoIntervalError("the score rests on a single group of a class")
         second, third = 0.0, 0.0
@@ -211,7 +211,7 @@ def _bootstrap(name, score, data, value, method, draws, seed, groups, bears) -> 
     return Interval(value, float(low), float(high), method, groups)
 
 
-def _parts(name: str, data: grouped.Grouped, positive: int) -> list[tuple[np.ndarray, float]]:
+def _parts(name: str, data: clustered.Grouped, positive: int) -> list[tuple[np.ndarray, float]]:
     """A score as a weighted sum of shares of right images: (which images, weight)."""
     by_class = [data.labels == c for c in range(data.probabilities.shape[1])]
     two = len(by_class) == 2
@@ -227,7 +227,7 @@ def _parts(name: str, data: grouped.Grouped, positive: int) -> list[tuple[np.nda
     raise ValueError(f"{name} is no mean of shares of right images")
 
 
-def _group_means(name: str, data: grouped.Grouped, positive: int) -> Estimate:
+def _group_means(name: str, data: clustered.Grouped, positive: int) -> Estimate:
     """Each group's share of right images, averaged over groups.
 
     By class with Welch's degrees of freedom where groups have one class each; else the groups'
@@ -252,7 +252,7 @@ def _group_means(name: str, data: grouped.Grouped, positive: int) -> Estimate:
     return Estimate(value, np.sqrt((df + 1) / df * float(together @ together)), df)
 
 
-def _cr1(name: str, data: grouped.Grouped, positive: int) -> Estimate:
+def _cr1(name: str, data: clustered.Grouped, positive: int) -> Estimate:
     """Accuracy as the ratio of two sums over groups (Rao & Scott 1992, Biometrics 48:577)."""
     if name != "accuracy":
         raise ValueError("cr1 is for accuracy")
@@ -266,7 +266,7 @@ def _cr1(name: str, data: grouped.Grouped, positive: int) -> Estimate:
     return Estimate(value, np.sqrt(variance), data.groups - 1)
 
 
-def _independent_images(name: str, data: grouped.Grouped, positive: int) -> Estimate:
+def _independent_images(name: str, data: clustered.Grouped, positive: int) -> Estimate:
     """Wald's interval with every image an independent trial: for contrast only."""
     right = predicted_class(data.probabilities) == data.labels
     parts = _parts(name, data, positive) if name != "accuracy" else [(right | True, 1.0)]

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from scipy import stats
 
-from leukjax.metrics import grouped
+from leukjax.metrics import clustered
 
 TAIL = 0.025  # of a 95 % interval, on either side
 ZERO = 1e-9  # differences under this are rounding
@@ -24,7 +24,7 @@ class Estimate:
     df: float
 
 
-def jackknife(score: grouped.Statistic, data: grouped.Grouped, value: float) -> Estimate:
+def jackknife(score: clustered.Statistic, data: clustered.Grouped, value: float) -> Estimate:
     """Delete-one-group jackknife by stratum, about the whole sample's value: CR3.
 
     Bell & McCaffrey (2002, Survey Methodology 28:169), without the factor (n - 1) / n that some
@@ -40,7 +40,7 @@ def jackknife(score: grouped.Statistic, data: grouped.Grouped, value: float) -> 
     Raises:
         NoIntervalError: one group decides whether there is a score at all.
     """
-    without = grouped.evaluate(score, grouped.without_each(data))
+    without = clustered.evaluate(score, clustered.without_each(data))
     variance, weight = 0.0, 0.0
     for stratum in np.unique(data.stratum):
         change = without[data.stratum == stratum] - value

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from leukjax.metrics import comparisons, grouped
+from leukjax.metrics import clustered, comparisons
 from leukjax.metrics.intervals import Interval, interval
 from leukjax.metrics.jackknife import ZERO, Estimate, NoIntervalError, bounds, jackknife
 from leukjax.metrics.predictions import Predictions
@@ -116,11 +116,11 @@ def relative(mine: Curve, reference: Curve) -> Relative:
     return Relative(error, drop, "; ".join(reasons))
 
 
-def _grouped(found: Predictions) -> grouped.Grouped:
-    return grouped.group(found.labels, found.probabilities, found.group)
+def _grouped(found: Predictions) -> clustered.Grouped:
+    return clustered.group(found.labels, found.probabilities, found.group)
 
 
-def _drop(score: str, clean: grouped.Grouped, data: grouped.Grouped, positive: int) -> Interval:
+def _drop(score: str, clean: clustered.Grouped, data: clustered.Grouped, positive: int) -> Interval:
     found = comparisons.difference(score, clean, data, positive)
     return Interval(
         found.difference, found.low, found.high, "jackknife", found.groups, found.reason
@@ -128,10 +128,10 @@ def _drop(score: str, clean: grouped.Grouped, data: grouped.Grouped, positive: i
 
 
 def _mean_drop(
-    clean: grouped.Grouped, levels: Sequence[grouped.Grouped], positive: int
+    clean: clustered.Grouped, levels: Sequence[clustered.Grouped], positive: int
 ) -> Interval:
-    start = grouped.statistic(MAIN, clean, positive)
-    others = [grouped.statistic(MAIN, data, positive) for data in levels]
+    start = clustered.statistic(MAIN, clean, positive)
+    others = [clustered.statistic(MAIN, data, positive) for data in levels]
 
     def score(weights: np.ndarray) -> np.ndarray:
         return start(weights) - np.mean([other(weights) for other in others], axis=0)

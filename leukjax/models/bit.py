@@ -15,6 +15,7 @@ from jaxtyping import Array, DTypeLike, Float
 
 from leukjax.errors import UserError
 from leukjax.models import norms
+from leukjax.models.cpu.pooling import max_pool
 from leukjax.models.layers import (
     StandardizedConv,
     StochasticDepth,
@@ -22,7 +23,6 @@ from leukjax.models.layers import (
     linear_rates,
     run_block,
 )
-from leukjax.models.pooling import max_pool
 from leukjax.models.resnet import EXPANSION, STAGES
 
 

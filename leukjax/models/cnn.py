@@ -13,9 +13,9 @@ from jaxtyping import Array, DTypeLike, Float
 
 from leukjax.errors import UserError
 from leukjax.models import norms
+from leukjax.models.cpu.pooling import max_pool
 from leukjax.models.initializers import fan_in
 from leukjax.models.layers import Conv, dot_general, exposed
-from leukjax.models.pooling import max_pool
 
 STAGES = 4
 HIDDEN = 128

@@ -15,9 +15,10 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float
 
-from leukjax.models import conv_cpu, initializers
-from leukjax.models.conv_cpu import Pads, Pair
-from leukjax.models.folded import Pointwise
+from leukjax.models import initializers
+from leukjax.models.cpu import convolution
+from leukjax.models.cpu.convolution import Pads, Pair
+from leukjax.models.fused.conv_norm import Pointwise
 
 Padding = str | Pads
 
@@ -53,7 +54,7 @@ def _conv(x: Array, kernel: Array, strides: Pair, pads: Pads) -> Array:
     return lax.platform_dependent(
         x,
         kernel,
-        cpu=functools.partial(conv_cpu.forward, strides=strides, pads=pads),
+        cpu=functools.partial(convolution.forward, strides=strides, pads=pads),
         default=functools.partial(_conv_native, strides=strides, pads=pads),
     )
 
@@ -72,7 +73,7 @@ def _conv_backward(
     return lax.platform_dependent(
         *saved,
         gradient,
-        cpu=functools.partial(conv_cpu.gradients, strides=strides, pads=pads),
+        cpu=functools.partial(convolution.gradients, strides=strides, pads=pads),
         default=functools.partial(_gradients_native, strides=strides, pads=pads),
     )
 
@@ -143,14 +144,14 @@ def _dense_gradients_native(x: Array, kernel: Array, gradient: Array) -> tuple[A
 
 
 def _dense_cpu(x: Array, kernel: Array) -> Array:
-    y = conv_cpu.forward(_as_pixels(x), _as_window(kernel), **_ONE_PIXEL)
+    y = convolution.forward(_as_pixels(x), _as_window(kernel), **_ONE_PIXEL)
     return y.reshape(*x.shape[:-1], *kernel.shape[1:])
 
 
 def _dense_gradients_cpu(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
     window = _as_window(kernel)
     by_result = gradient.reshape(-1, 1, 1, window.shape[-1])
-    by_x, by_kernel = conv_cpu.gradients(_as_pixels(x), window, by_result, **_ONE_PIXEL)
+    by_x, by_kernel = convolution.gradients(_as_pixels(x), window, by_result, **_ONE_PIXEL)
     return by_x.reshape(x.shape), by_kernel.reshape(kernel.shape)
 
 

@@ -17,10 +17,10 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from leukjax.errors import UserError
-from leukjax.models.folded import conv_norm
+from leukjax.models.cpu.pooling import Window, max_pool
+from leukjax.models.fused.conv_norm import conv_norm
+from leukjax.models.fused.norms import norm_add_relu, norm_relu, norm_relu_pool
 from leukjax.models.layers import Padding, Pair, resolve_padding
-from leukjax.models.lean_norms import norm_add_relu, norm_relu, norm_relu_pool
-from leukjax.models.pooling import Window, max_pool
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, DTypeLike, Float
 
-from leukjax.models import folded, norms
+from leukjax.models import norms
+from leukjax.models.fused import conv_norm
 from leukjax.models.initializers import fan_in
 from leukjax.models.layers import Conv, StochasticDepth, exposed, linear_rates, run_block
 
@@ -63,7 +64,7 @@ class Block(nn.Module):
         for number, (features, window, stride) in enumerate(plan[:-1], 1):
             y = self.conv(features, (window, window), stride, name=f"conv{number}")(y)
             y = followed(self.norm(name=f"norm{number}"), y, norms.After())
-        pays = not self.by_image or folded.pays_by_image(y)
+        pays = not self.by_image or conv_norm.pays_by_image(y)
         if train and self.fold and pays:
             return self._folded(x, y, strides)
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, DTypeLike, Float
 
-from leukjax.models import initializers, lean_transformer
+from leukjax.models import initializers
+from leukjax.models.fused import transformer
 from leukjax.models.layers import StochasticDepth, dot_general, exposed
 
 _dense = functools.partial(nn.Dense, kernel_init=initializers.glorot, dot_general=dot_general)
@@ -79,9 +80,9 @@ class TransformerBlock(nn.Module):
     def _lean(self, x: Float[Array, "n t d"]) -> Float[Array, "n t d"]:
         """In training; matrices of all tokens of all images between the layers."""
         shape, features = x.shape, x.shape[-1]
-        norm = functools.partial(lean_transformer.LayerNorm, epsilon=1e-6)
+        norm = functools.partial(transformer.LayerNorm, epsilon=1e-6)
         dense = functools.partial(
-            lean_transformer.Dense, dtype=self.dtype, kernel_init=initializers.glorot
+            transformer.Dense, dtype=self.dtype, kernel_init=initializers.glorot
         )
         dropout = nn.Dropout(self.dropout, deterministic=False)
         skip = StochasticDepth(self.drop)
@@ -108,10 +109,10 @@ class LeanAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "m d"]) -> Float[Array, "m d"]:
         features = x.shape[-1]
-        dense = functools.partial(lean_transformer.Dense, dtype=self.dtype)
+        dense = functools.partial(transformer.Dense, dtype=self.dtype)
         of_heads = (3, self.heads, features // self.heads)
         qkv = dense(of_heads, kernel_init=_glorot_qkv, name="qkv")(x)
-        mixed = lean_transformer.attend(qkv.reshape(-1, self.tokens, 3 * features), self.heads)
+        mixed = transformer.attend(qkv.reshape(-1, self.tokens, 3 * features), self.heads)
         project = dense((features,), kernel_init=initializers.glorot, name="proj")
         return project(mixed.reshape(x.shape))
 

@@ -13,11 +13,11 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.metrics import roc_curve
 
-from leukjax.metrics import confusion, grouped
+from leukjax.metrics import clustered, confusion
 from leukjax.metrics.intervals import Interval, interval
 from leukjax.metrics.scores import predicted_class
-from leukjax.report.about import About
 from leukjax.report.glyphs import legend_label
+from leukjax.report.provenance import About
 from leukjax.report.style import (
     BLUE,
     CLASSES,
@@ -29,7 +29,7 @@ from leukjax.report.style import (
     save,
     style,
 )
-from leukjax.report.tables import number, span
+from leukjax.report.text_tables import number, span
 
 SUBJECTS_NAMED = 45  # more subjects than this are numbered by rank only
 CLASSES_WRITTEN = 12  # more classes than this leave no room for numbers in the matrix
@@ -171,14 +171,14 @@ def roc_figure(
         entitle(figure, f"ROC – {about.data}, {about.part}", about.marks())
         axes.plot([0, 1], [0, 1], color="#AAAAAA", lw=1, ls=":")
         # The same computation as that of the table of scores.
-        whole = grouped.group(labels, probabilities, groups)
+        whole = clustered.group(labels, probabilities, groups)
         if not two:
             mean = interval("auroc", whole, 0)
             axes.plot([], [], " ", label=_auroc("mean over classes, as in the table", mean))
         for i in drawn:
             own = np.stack([1 - probabilities[:, i], probabilities[:, i]], axis=1)
             is_class = (labels == i).astype(int)
-            one = whole if two else grouped.group(is_class, own, groups)
+            one = whole if two else clustered.group(is_class, own, groups)
             auroc = interval("auroc", one, i if two else 1)
             text = _auroc(classes[i] if two else f"{classes[i]} against the rest", auroc)
             if auroc.value is None:

@@ -6,7 +6,7 @@ The headings are those of Mitchell et al. 2019 (FAT* '19, doi 10.1145/3287560.32
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from leukjax.report.about import About
+from leukjax.report.provenance import About
 
 
 def model_card(

@@ -14,20 +14,20 @@ from jaxtyping import Float
 
 from leukjax import runtime
 from leukjax.data.baselines import SHORTCUTS, Baseline, baselines, numbers_of
-from leukjax.metrics import comparisons, grouped
+from leukjax.metrics import clustered, comparisons
 from leukjax.metrics import predictions as tables_of
 from leukjax.metrics.intervals import Interval, intervals
 from leukjax.metrics.predictions import Predictions
 from leukjax.metrics.scores import scores, subject_table
-from leukjax.report.about import About, model_name
 from leukjax.report.figures import write_figures
 from leukjax.report.model_card import model_card, over_shortcuts_line
-from leukjax.report.tables import Row, score_table
+from leukjax.report.provenance import About, model_name
+from leukjax.report.text_tables import Row, score_table
 from leukjax.storage import write_atomic
-from leukjax.train import finish, session
-from leukjax.train.log import read_metrics, seconds_trained
-from leukjax.train.pace import duration
-from leukjax.train.run import Run
+from leukjax.training import final_evaluation, session
+from leukjax.training.assemble import Run
+from leukjax.training.metric_writer import read_metrics, seconds_trained
+from leukjax.training.throughput import duration
 
 
 def write_and_print(outcome: session.Outcome) -> None:
@@ -133,7 +133,7 @@ def _over_shortcuts(
 ) -> dict[str, Any]:
     """What the model's balanced accuracy adds to that of the shortcuts, with its interval."""
     model, shortcuts = (
-        grouped.group(test.labels, candidates[name], test.group)
+        clustered.group(test.labels, candidates[name], test.group)
         for name in (model_name(run.config.model), SHORTCUTS)
     )
     which = run.records.classes.index(run.positive) if run.positive else 0
@@ -164,7 +164,7 @@ def _shape(test: Predictions) -> dict[str, Any]:
 
 def _ending(outcome: session.Outcome, best_epoch: float) -> list[str]:
     run = outcome.run
-    opened, starts = finish.openings(run.workdir), session.count_starts(run.workdir)
+    opened, starts = final_evaluation.openings(run.workdir), session.count_starts(run.workdir)
     trained = duration(seconds_trained(run.workdir))
     again = "" if starts == 1 else f" (start {starts}; trained for {trained} in all)"
     return [
@@ -207,17 +207,17 @@ def _summary(
         "epoch_chosen": best_epoch,
         "step_chosen": outcome.best_step,
         "chosen_by": f"{run.config.checkpoint.metric} on val",
-        "test_openings": finish.openings(run.workdir),
+        "test_openings": final_evaluation.openings(run.workdir),
         "starts": session.count_starts(run.workdir),
         "resumed": session.count_starts(run.workdir) - 1,
         "steps_repeated": session.steps_repeated(run.workdir),
-        "lost": finish.lost(run, outcome.newest_step),
+        "lost": final_evaluation.lost(run, outcome.newest_step),
         "steps": run.total_steps,
         "seconds_trained": round(seconds_trained(run.workdir), 1),
         "seconds_of_this_start": round(outcome.seconds, 1),
         "device": runtime.describe(),
         "processor": runtime.processor(),
-        "versions": finish.versions(),
+        "versions": final_evaluation.versions(),
         "test": {**shape, **scored["test"].values},
         "test_by_class": scored["test"].by_class,
         "val": scored["val"].values,

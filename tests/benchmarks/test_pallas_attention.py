@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import pallas_attention
 
-from leukjax.models import lean_transformer
+from leukjax.models.fused import transformer
 
 
 @pytest.mark.parametrize("tokens", [8, 10])
@@ -25,6 +25,6 @@ def test_the_kernel_is_the_attention_of_the_models(tokens, monkeypatch):
         mixed, pull = jax.vjp(functools.partial(attend, heads=2), jnp.asarray(qkv))
         return mixed, *pull(jnp.cos(mixed))
 
-    ours, theirs = (with_gradient(m.attend) for m in (pallas_attention, lean_transformer))
+    ours, theirs = (with_gradient(m.attend) for m in (pallas_attention, transformer))
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)

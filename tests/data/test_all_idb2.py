@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from trees import cell, data_config, encode, write, zip_folder
 
-from leukjax.data import all_idb2
-from leukjax.data.scan import scan
+from leukjax.data.datasets import all_idb2
+from leukjax.data.manifest_builder import scan
 from leukjax.errors import UserError
 
 

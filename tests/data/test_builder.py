@@ -8,7 +8,7 @@ from tiny_source import Tiny, settings, tiny_source
 
 from leukjax.data import builder, preprocess
 from leukjax.data.decode import BadImage
-from leukjax.data.scan import scan
+from leukjax.data.manifest_builder import scan
 from leukjax.errors import UserError
 
 

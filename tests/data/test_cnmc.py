@@ -17,8 +17,8 @@ from trees import (
     zip_folder,
 )
 
-from leukjax.data import cnmc
-from leukjax.data.scan import scan
+from leukjax.data.datasets import cnmc
+from leukjax.data.manifest_builder import scan
 from leukjax.data.split import make_split
 from leukjax.errors import UserError
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trees import cnmc_rows
 
-from leukjax.data.cnmc_names import PUBLISHED, Name, parse
+from leukjax.data.datasets.cnmc_names import PUBLISHED, Name, parse
 
 numbers = st.integers(1, 99_999)
 

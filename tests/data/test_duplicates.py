@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from trees import cnmc_training, data_config
 
-from leukjax.data import cnmc, duplicates, image_folder
+from leukjax.data import duplicates
+from leukjax.data.datasets import cnmc, image_folder
 from leukjax.data.decode import decode
+from leukjax.data.image_stats import measure
 from leukjax.data.manifest import Manifest
-from leukjax.data.measure import measure
-from leukjax.data.scan import scan
+from leukjax.data.manifest_builder import scan
 
 
 def hashed(phash, area, group):

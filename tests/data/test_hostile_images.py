@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import hostile_images as hostile
 
-from leukjax.data import archive, image_limits, image_parts, preprocess, stream, zips
+from leukjax.data import archive, image_limits, image_parts, image_stream, preprocess, zips
 from leukjax.data.decode import BadImage, decode
 from leukjax.errors import UserError
 
@@ -104,7 +104,7 @@ def test_members_of_a_zip_unpack_to_no_more_than_they_state(tmp_path):
     assert path.stat().st_size < 20_000
     tracemalloc.start()
     try:
-        items = list(stream.items([str(path)]))
+        items = list(image_stream.items([str(path)]))
         assert len(items) == 12
         for item in items:
             with pytest.raises(BadImage, match="damaged in its zip"):

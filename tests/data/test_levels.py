@@ -3,8 +3,9 @@
 import pytest
 from trees import cell, data_config, encode, write, zip_folder
 
-from leukjax.checks import folder
-from leukjax.data import image_folder, levels
+from leukjax.audit import folder
+from leukjax.data import levels
+from leukjax.data.datasets import image_folder
 from leukjax.errors import UserError
 
 

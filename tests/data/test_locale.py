@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from trees import cell, data_config, encode, write, zip_folder
 
-from leukjax.data import image_folder
+from leukjax.data.datasets import image_folder
 from leukjax.data.manifest import Manifest
-from leukjax.data.scan import scan
+from leukjax.data.manifest_builder import scan
 
 PROGRAM = """
     import dataclasses, json, sys
@@ -22,7 +22,7 @@ PROGRAM = """
     from trees import data_config
     from leukjax import storage
     from leukjax.data import image_folder, records, split, stream
-    from leukjax.data.scan import scan
+    from leukjax.data.manifest_builder import scan
     from leukjax.metrics import predictions
 
     root, out = Path(sys.argv[2]), Path(sys.argv[3])
@@ -102,7 +102,7 @@ ZIPPED = """
     sys.path.insert(0, sys.argv[1])
     from trees import data_config
     from leukjax.data import image_folder, stream
-    from leukjax.data.scan import scan
+    from leukjax.data.manifest_builder import scan
     manifest, _ = scan(image_folder.source(data_config(sys.argv[2])), sys.argv[3], 1, "error")
     items = [(item.path, len(item.read())) for item in stream.items([sys.argv[2]])]
     print(json.dumps({"ids": manifest.id.tolist(), "items": items}))
@@ -123,7 +123,7 @@ UNUSABLE = """
     from pathlib import Path
     from leukjax.data import cache
     from leukjax.errors import UserError
-    from leukjax.train import workdir
+    from leukjax.training import workdir
     hold = lambda name: workdir.locked(Path(name)).__enter__()
     for use in (cache.root, hold):
         try:

@@ -94,7 +94,7 @@ def test_a_second_start_reads_a_sample_of_the_images_only(tmp_path, monkeypatch)
 
 def test_an_image_that_changed_after_the_scan_is_not_prepared(tmp_path, monkeypatch):
     """Whatever the cached scan and its sample say: what is prepared has the scanned checksums."""
-    monkeypatch.setattr("leukjax.data.scan._SAMPLE", 0)
+    monkeypatch.setattr("leukjax.data.manifest_builder._SAMPLE", 0)
     tiny_records(tmp_path / "first", tiny_source(12))
     source = tiny_source(12)
     image = type(source).image

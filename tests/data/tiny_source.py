@@ -9,8 +9,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from leukjax.data.builder import Builder
+from leukjax.data.dataset import Entry, Source
 from leukjax.data.records import Records, prepare_source
-from leukjax.data.source import Entry, Source
 
 
 @dataclass(kw_only=True)

@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from leukjax.data.cnmc_names import parse
+from leukjax.data.datasets.cnmc_names import parse
 from leukjax.data.manifest import Manifest, join_groups
 
 

@@ -13,7 +13,7 @@ from scipy import stats
 
 from leukjax.images import blur, jpeg, light, noise, placement
 from leukjax.images.distort import CHUNK, DISTORTIONS, distort, seeds_of
-from leukjax.images.draws import seeds_for, uniform
+from leukjax.images.image_rng import seeds_for, uniform
 from leukjax.images.perturb import perturb
 
 NAMES = tuple(DISTORTIONS)

@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from leukjax.data import measure
+from leukjax.data import image_stats
 from leukjax.errors import UserError
 from leukjax.images import normalize
 
-on_black = functools.partial(measure.foreground, background="black")
+on_black = functools.partial(image_stats.foreground, background="black")
 
 
 def test_the_ends_of_uint8_become_exactly_0_and_1():
@@ -43,7 +43,7 @@ def test_statistics_are_those_of_the_foreground_alone():
 def test_bright_fields_take_the_dark_cell():
     image = np.full((16, 16, 3), 230, np.uint8)
     image[4:8, 4:8] = [90, 40, 110]
-    rule = functools.partial(measure.foreground, background="bright")
+    rule = functools.partial(image_stats.foreground, background="bright")
     mean, std = normalize.foreground_statistics([image], rule)
     np.testing.assert_allclose(mean, np.array([90, 40, 110]) / 255)
     np.testing.assert_array_equal(std, normalize.SMALLEST_STD)

@@ -6,7 +6,7 @@ import toy
 from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 
-from leukjax.metrics import grouped
+from leukjax.metrics import clustered
 from leukjax.metrics.comparisons import (
     INDEPENDENT,
     compare,
@@ -17,7 +17,7 @@ from leukjax.metrics.comparisons import (
 )
 
 PROBABILITIES = toy.columns(toy.P1), toy.columns(toy.P2_CALLED)
-PAIR = [grouped.group(toy.LABELS, p, toy.SUBJECTS) for p in PROBABILITIES]
+PAIR = [clustered.group(toy.LABELS, p, toy.SUBJECTS) for p in PROBABILITIES]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_the_permutation_is_that_of_whole_groups(labels, name):
         "f1": lambda y, p: f1_score(y, p > 0.5),
         "auroc": roc_auc_score,
     }[name]
-    pair = [grouped.group(labels, p, toy.SUBJECTS) for p in PROBABILITIES]
+    pair = [clustered.group(labels, p, toy.SUBJECTS) for p in PROBABILITIES]
     expected = swapped_by_hand(by_sklearn, labels, toy.P1, toy.P2_CALLED, toy.SUBJECTS)
     assert permutation_p(name, *pair, 1) == expected
 
@@ -69,7 +69,7 @@ def many_subjects(rng, gap, subjects=20, cells=12):
 
 def test_above_16_groups_swaps_are_drawn_and_p_is_never_0():
     labels, ps, member = many_subjects(np.random.default_rng(0), gap=9.0)
-    pair = [grouped.group(labels, p, member) for p in ps]
+    pair = [clustered.group(labels, p, member) for p in ps]
     p = permutation_p("accuracy", *pair, 1, draws=999)
     assert p >= 1 / 1000
     assert p < 0.01
@@ -80,7 +80,7 @@ def test_above_16_groups_swaps_are_drawn_and_p_is_never_0():
 @pytest.mark.parametrize("groups", [13, 16])
 def test_drawn_swaps_agree_with_all_of_them(groups, monkeypatch):
     labels, ps, member = many_subjects(np.random.default_rng(1), 0.2, subjects=groups)
-    pair = [grouped.group(labels, p, member) for p in ps]
+    pair = [clustered.group(labels, p, member) for p in ps]
     exact = permutation_p("accuracy", *pair, 1)
     monkeypatch.setattr("leukjax.metrics.comparisons.EXACT_GROUPS", 0)
     drawn = permutation_p("accuracy", *pair, 1, draws=10_000)
@@ -131,7 +131,7 @@ def test_three_classes_have_no_obuchowski():
 
 def test_what_two_models_share_cancels_from_the_interval():
     labels, ps, member = many_subjects(np.random.default_rng(2), gap=0.5, subjects=30)
-    pair = [grouped.group(labels, p, member) for p in ps]
+    pair = [clustered.group(labels, p, member) for p in ps]
     found = difference("accuracy", *pair, 1)
     means = [np.bincount(member, (p[:, 1] > 0.5) == labels) / np.bincount(member) for p in ps]
     change = means[0] - means[1]

@@ -5,7 +5,7 @@ import pytest
 import toy
 from scipy import stats
 
-from leukjax.metrics import grouped
+from leukjax.metrics import clustered
 from leukjax.metrics.intervals import interval
 
 DRAWS = 4000
@@ -25,7 +25,7 @@ def study(rng):
         called = np.where(right, label, 1 - label)
         parts.append((np.full(len(member), label), 0.1 + 0.8 * called, member + 100 * label))
     labels, p, member = (np.concatenate(c) for c in zip(*parts, strict=True))
-    return grouped.group(labels, toy.columns(p), member)
+    return clustered.group(labels, toy.columns(p), member)
 
 
 def test_the_default_covers_and_independent_images_do_not():
@@ -62,7 +62,7 @@ def test_the_defaults_of_recall_accuracy_and_auroc_cover():
         labels = (member >= 13).astype(int)
         x = shift * (labels - 0.5) + spread * rng.normal(size=28)[member]
         p = stats.norm.cdf(x + rng.normal(size=len(member)))
-        data = grouped.group(labels, toy.columns(p), member)
+        data = clustered.group(labels, toy.columns(p), member)
         for name, value in truth.items():
             found = interval(name, data, 1)
             holds[name] += found.low <= value <= found.high

@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sk
 
-from leukjax.metrics import grouped
+from leukjax.metrics import clustered
 from leukjax.metrics.intervals import METHODS, NAMES, interval, intervals
 from leukjax.metrics.obuchowski import clustered_auroc
 
-TOY = grouped.group(toy.LABELS, toy.columns(toy.P1), toy.SUBJECTS)
+TOY = clustered.group(toy.LABELS, toy.columns(toy.P1), toy.SUBJECTS)
 T975 = stats.t.ppf(0.975, 5)
 
 
@@ -26,7 +26,9 @@ def half(found):
     ],
 )
 def test_cr1_of_the_toys_accuracy(p, value, error):
-    found = interval("accuracy", grouped.group(toy.LABELS, toy.columns(p), toy.SUBJECTS), 1, "cr1")
+    found = interval(
+        "accuracy", clustered.group(toy.LABELS, toy.columns(p), toy.SUBJECTS), 1, "cr1"
+    )
     assert found.value == value
     assert found.groups == 6
     np.testing.assert_allclose(
@@ -55,7 +57,7 @@ def test_jackknife_of_the_toys_balanced_accuracy_by_hand():
 def test_jackknife_of_a_mean_is_nearly_the_t_interval():
     labels = np.zeros(12, int)
     p = np.linspace(0.05, 0.95, 12)
-    found = interval("loss", grouped.group(labels, toy.columns(p), np.arange(12)), 1)
+    found = interval("loss", clustered.group(labels, toy.columns(p), np.arange(12)), 1)
     loss = -np.log(1 - p)
     # CR3 divides the squares by (n - 1)^2 where the standard error has n (n - 1).
     error = stats.sem(loss) * np.sqrt(12 / 11)
@@ -110,7 +112,7 @@ def many(seed=0, groups=80, images=2000, classes=2, mixed=False):
 
 @pytest.mark.parametrize("mixed", [False, True])
 def test_with_many_groups_all_methods_agree(mixed):
-    data = grouped.group(*many(mixed=mixed))
+    data = clustered.group(*many(mixed=mixed))
     for name, methods in {
         "accuracy": ("cr1", "group_means", "percentile", "bca"),
         "balanced_accuracy": ("group_means", "percentile", "bca"),
@@ -140,7 +142,7 @@ def test_bca_of_a_skewed_score_leans_as_it_should():
     labels = member % 2
     wrong = rng.random(800) < np.where(rng.random(40) < 0.15, 0.4, 0.01)[member]
     p = np.where(wrong, 1 - labels, labels) * 0.8 + 0.1
-    data = grouped.group(labels, toy.columns(p), member)
+    data = clustered.group(labels, toy.columns(p), member)
     plain, bca = (interval("accuracy", data, 1, m, draws=4000) for m in ("percentile", "bca"))
     assert bca.low < plain.low
     assert bca.high < plain.high
@@ -148,8 +150,8 @@ def test_bca_of_a_skewed_score_leans_as_it_should():
 
 def test_repeating_images_within_groups_changes_no_interval_but_the_naive_one():
     labels, p, member = many(groups=20, images=200)
-    once = grouped.group(labels, p, member)
-    thrice = grouped.group(*(np.repeat(a, 3, axis=0) for a in (labels, p, member)))
+    once = clustered.group(labels, p, member)
+    thrice = clustered.group(*(np.repeat(a, 3, axis=0) for a in (labels, p, member)))
     for name in NAMES:
         a, b = interval(name, once, 1), interval(name, thrice, 1)
         np.testing.assert_allclose([a.low, a.high], [b.low, b.high], atol=1e-9, err_msg=name)
@@ -161,7 +163,7 @@ def perfect(groups_by_class, cells=4, error=None):
     member = np.repeat(np.arange(sum(groups_by_class)), cells)
     labels = np.repeat(np.repeat([0, 1], groups_by_class), cells)
     p = np.random.default_rng(0).uniform(0.01, 0.3, len(labels)) + 0.6 * labels
-    return grouped.group(labels, toy.columns(p), member)
+    return clustered.group(labels, toy.columns(p), member)
 
 
 def test_a_perfect_score_has_an_interval_too():
@@ -185,7 +187,7 @@ def test_a_perfect_score_has_an_interval_too():
             assert found.value == found.high == 1
             assert found.low == pytest.approx(exact), name
     assert interval("auroc", data, 1, "obuchowski").method == "exact"
-    wrong = grouped.group(1 - data.labels, data.probabilities, data.member)
+    wrong = clustered.group(1 - data.labels, data.probabilities, data.member)
     found = interval("auroc", wrong, 1)
     assert (found.value, found.low) == (0, 0)
     assert found.high == pytest.approx(1 - 0.025 ** (1 / 13))
@@ -193,7 +195,7 @@ def test_a_perfect_score_has_an_interval_too():
 
 
 def test_where_there_is_no_interval_the_reason_is_given():
-    one_group = grouped.group(
+    one_group = clustered.group(
         np.array([0, 0, 1]), toy.columns(np.array([0.1, 0.7, 0.8])), np.array(["a", "a", "b"])
     )
     found = interval("balanced_accuracy", one_group, 1)
@@ -201,11 +203,11 @@ def test_where_there_is_no_interval_the_reason_is_given():
     assert found.low is found.high is None
     assert found.reason == "the score rests on a single group of a class"
     undefined = interval(
-        "auroc", grouped.group(np.zeros(3, int), toy.columns(np.full(3, 0.2)), np.arange(3)), 1
+        "auroc", clustered.group(np.zeros(3, int), toy.columns(np.full(3, 0.2)), np.arange(3)), 1
     )
     assert undefined.value is None
     assert undefined.reason == "the score is undefined"
-    constant = grouped.group(toy.LABELS, toy.columns(np.full(16, 0.7)), toy.SUBJECTS)
+    constant = clustered.group(toy.LABELS, toy.columns(np.full(16, 0.7)), toy.SUBJECTS)
     for method in ("jackknife", "percentile", "bca", "obuchowski"):
         found = interval("auroc", constant, 1, method, draws=100)
         assert found.value == 0.5
@@ -239,7 +241,7 @@ def test_three_classes_and_fields_of_several():
 def test_intervals_hold_the_value_and_stay_in_range(rows, pure):
     labels, groups, p = (np.array(c) for c in zip(*rows, strict=True))
     labels = np.minimum(groups % 2 if pure else labels, 1)
-    data = grouped.group(labels, toy.columns(p / 10), groups)
+    data = clustered.group(labels, toy.columns(p / 10), groups)
     for name in NAMES:
         for method in ("jackknife", "percentile"):
             found = interval(name, data, 1, method, draws=50)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from leukjax.models.pooling import max_pool
+from leukjax.models.cpu.pooling import max_pool
 
 
 def _native(x, size, strides, pads):

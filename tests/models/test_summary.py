@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from leukjax import models
-from leukjax.models import conv_cpu, summary
+from leukjax.models import summary
+from leukjax.models.cpu import convolution
 
 
 def test_resnet50_has_its_published_size():
@@ -22,7 +23,7 @@ def test_resnet50_has_its_published_size():
 )
 def test_every_parameter_is_in_the_table_and_flops_are_the_compilers(name, options, monkeypatch):
     # Winograd's convolutions multiply less; the table counts as everybody does.
-    monkeypatch.setattr(conv_cpu, "_by_tiles", lambda *_: False)
+    monkeypatch.setattr(convolution, "_by_tiles", lambda *_: False)
     module = models.create(name, 3, **options)
     table = summary.table(module, 64)
     images = jnp.zeros((1, 64, 64, 3))

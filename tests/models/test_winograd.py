@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from leukjax.models import conv_cpu, winograd
+from leukjax.models.cpu import convolution, winograd
 from leukjax.models.layers import conv
 
 HALF = ((1, 1), (1, 1))
@@ -24,7 +24,7 @@ def _native(x, kernel, pads):
 
 
 def _by_patches(x, kernel, pads):
-    patches = conv_cpu._patches(x, (3, 3), (1, 1), pads)
+    patches = convolution._patches(x, (3, 3), (1, 1), pads)
     return patches @ kernel.reshape(-1, kernel.shape[-1])
 
 

@@ -10,7 +10,6 @@ from matplotlib.text import Text
 from PIL import Image
 
 from leukjax.report import glyphs, style
-from leukjax.report.about import About
 from leukjax.report.figures import (
     confusion_figure,
     curves,
@@ -18,6 +17,7 @@ from leukjax.report.figures import (
     subjects_figure,
     write_figures,
 )
+from leukjax.report.provenance import About
 
 NAMES = ("curves", "confusion", "roc", "subjects")
 
@@ -108,7 +108,7 @@ def test_files_appear_and_are_the_same_again(case, tmp_path):
 def test_another_process_writes_the_same_bytes(tmp_path):
     program = (
         "import sys; from pathlib import Path; from leukjax.report.figures import curves;"
-        "from leukjax.report.about import About; from leukjax.report.style import save;"
+        "from leukjax.report.provenance import About; from leukjax.report.style import save;"
         "h=[{'epoch': 1.0, 'part': 'val', 'loss': .5, 'accuracy': .5}];"
         "save(curves(h, About('x', 'test', ('a', 'b'), 'b')), Path(sys.argv[1]), 'curves')"
     )

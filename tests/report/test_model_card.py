@@ -1,6 +1,6 @@
 from leukjax import config
-from leukjax.report.about import About
 from leukjax.report.model_card import model_card, over_shortcuts_line
+from leukjax.report.provenance import About
 
 SUMMARY = {
     "model": "CNN",

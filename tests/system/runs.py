@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from leukjax.train.log import TIMES
+from leukjax.training.metric_writer import TIMES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -12,8 +12,8 @@ from runs import TINY, assert_same_bits
 
 from leukjax import config as configs
 from leukjax.errors import Stopped
-from leukjax.train import session
-from leukjax.train.log import Log
+from leukjax.training import session
+from leukjax.training.metric_writer import Log
 
 # Every kind of state that a step may carry; 5 steps an epoch, saved every 4 and stopped at others.
 CHANGES = {
@@ -93,11 +93,13 @@ def test_stopped_between_two_checkpoints_and_gone_on_in_other_modes(train, strea
 
 
 def test_a_trace_covers_its_steps_and_no_others(train, monkeypatch):
-    from leukjax.train import trace
+    from leukjax.training import profiler
 
     spans = []
-    monkeypatch.setattr(trace.jax.profiler, "start_trace", lambda *_, **__: spans.append("start"))
-    monkeypatch.setattr(trace.jax.profiler, "stop_trace", lambda: spans.append("stop"))
+    monkeypatch.setattr(
+        profiler.jax.profiler, "start_trace", lambda *_, **__: spans.append("start")
+    )
+    monkeypatch.setattr(profiler.jax.profiler, "stop_trace", lambda: spans.append("stop"))
     original = Log.step
     monkeypatch.setattr(
         Log, "step", lambda log, step, loss: (spans.append(step), original(log, step, loss))

@@ -7,7 +7,7 @@ import pytest
 from runs import TINY
 
 from leukjax import config
-from leukjax.train import session
+from leukjax.training import session
 
 FOLDS = {"split.protocol": "kfold", "split.folds": 3, "split.held_out": "subject"}
 # Everything that may differ between the runs of a cross-validation of one config.

@@ -13,9 +13,9 @@ import pytest
 from runs import TINY, finish, start
 
 from leukjax.errors import UserError
+from leukjax.evaluate import evaluate_run
 from leukjax.metrics.predictions import read
-from leukjax.study import evaluation
-from leukjax.train.finish import openings
+from leukjax.training.final_evaluation import openings
 
 FIELDS = TINY | {"data.smears_subjects": 24, "train.epochs": 1, "mesh.data": 1}
 
@@ -96,21 +96,21 @@ def test_the_held_out_part_is_opened_once_for_the_ensemble(whole, cache):
 def test_scored_again(whole, cache, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LEUKJAX_CACHE", str(cache))
     run = whole / "runs/cnn/fold0-seed0"
-    evaluation.run([run], "val", "youden", tmp_path / "val")
+    evaluate_run.run([run], "val", "youden", tmp_path / "val")
     again, before = read(tmp_path / "val" / "predictions.csv"), read(run / "predictions/val.csv")
     assert again.id.tolist() == before.id.tolist()
     np.testing.assert_allclose(again.probabilities, before.probabilities, rtol=1e-4)
     assert "and scored there: too good" in capsys.readouterr().out
     assert openings(run) == 1
 
-    evaluation.run([run], "test", "sensitivity=0.9", tmp_path / "test", tta=True)
+    evaluate_run.run([run], "test", "sensitivity=0.9", tmp_path / "test", tta=True)
     assert openings(run) == 2
     assert json.loads((run / "test_openings.jsonl").read_text().splitlines()[1])["by"] == "evaluate"
     scores = json.loads((tmp_path / "test" / "scores.json").read_text())
     found = read(tmp_path / "test" / "predictions.csv")
     point = scores["operating_points"]["image"]
     # Recomputed by hand: the threshold from validation with eight views, applied to test.
-    evaluation.run([run], "val", "sensitivity=0.9", tmp_path / "val8", tta=True)
+    evaluate_run.run([run], "val", "sensitivity=0.9", tmp_path / "val8", tta=True)
     validation = read(tmp_path / "val8" / "predictions.csv")
     column = found.classes.index(scores["positive"])
     threshold = point["threshold"]
@@ -127,12 +127,12 @@ def test_scored_again(whole, cache, tmp_path, monkeypatch, capsys):
 
     others = [whole / f"runs/cnn/fold{fold}-seed0" for fold in (0, 1)]
     with pytest.raises(UserError, match="must be scored on the same images"):
-        evaluation.run(others, "val", "youden", tmp_path / "both")
+        evaluate_run.run(others, "val", "youden", tmp_path / "both")
     assert not (tmp_path / "both").exists()
     with pytest.raises(UserError, match=r"--config\.model\.width: a finished run keeps its config"):
-        evaluation.run([run], "val", "youden", tmp_path, overrides=[("model.width", "9")])
+        evaluate_run.run([run], "val", "youden", tmp_path, overrides=[("model.width", "9")])
     with pytest.raises(UserError, match=r"study: holds no run \(no config\.json\)"):
-        evaluation.run([whole], "val", "youden", tmp_path)
+        evaluate_run.run([whole], "val", "youden", tmp_path)
 
 
 def until(process, condition) -> None:

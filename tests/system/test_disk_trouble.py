@@ -13,7 +13,7 @@ from runs import command, finish
 # After the second epoch of four the folder of the run is removed, replaced or closed.
 TROUBLE = """
 import shutil
-from leukjax.train import log
+from leukjax.training import metric_writer as log
 original = log.Log.step
 def trouble(self, step, loss):
     original(self, step, loss)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from leukjax import config
-from leukjax.apply import suite
 from leukjax.metrics import predictions, robustness
-from leukjax.train import session
+from leukjax.robustness import predictions as suite
+from leukjax.training import session
 
 FIELDS = {
     "data.image_size": 24,

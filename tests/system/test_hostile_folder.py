@@ -36,9 +36,10 @@ sys.addaudithook(hook)
 os.environ["MPLBACKEND"] = "Agg"
 import importlib
 from leukjax import command
+from leukjax.__main__ import module_of
 statuses = []
 for name, *arguments in json.loads(sys.argv[1]):
-    module = importlib.import_module(f"leukjax.{name}")
+    module = importlib.import_module(module_of(name))
     module.FLAGS.unparse_flags()
     for flag in module.FLAGS:
         module.FLAGS[flag].unparse()

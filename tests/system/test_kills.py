@@ -21,7 +21,7 @@ def dying(*arguments):
 preprocess.process = dying
 """
 DURING_EVALUATION = f"""
-from leukjax.train import loop
+from leukjax.training import loop
 original = loop.predict
 def dying(run, state, part):
     if int(state.step) == 10: {KILL}
@@ -30,7 +30,7 @@ import jax
 loop.predict = lambda *rest: [jax.config.update("jax_transfer_guard", "allow"), dying(*rest)][1]
 """
 BETWEEN_TWO_LINES_OF_THE_LOG = f"""
-from leukjax.train import log
+from leukjax.training import metric_writer as log
 original = log.Log.write
 def dying(self, record):
     original(self, record)

@@ -19,7 +19,7 @@ CHANGES = {
     "checkpoint.every": "2 steps",
 }
 AT_STEP = """
-from leukjax.train import log
+from leukjax.training import metric_writer as log
 original = log.Log.step
 def at_step(self, step, loss):
     original(self, step, loss)

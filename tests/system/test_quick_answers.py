@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from leukjax.__main__ import COMMANDS
+from leukjax.__main__ import COMMANDS, module_of
 
 HEAVY = {"jax", "flax", "orbax", "grain", "tensorflow_datasets", "sklearn", "matplotlib", "cv2"}
 SHOW = "; import sys; print(*sorted({name.split('.')[0] for name in sys.modules}))"
@@ -18,12 +18,12 @@ def seconds(code: str) -> tuple[float, str]:
     return time.perf_counter() - began, done.stdout
 
 
-@pytest.mark.parametrize("module", ["", *COMMANDS.values()])
+@pytest.mark.parametrize("module", ["", *map(module_of, COMMANDS)])
 def test_no_heavy_library_is_loaded_for_help(module):
     code = "import leukjax"
     if module:
         code = (
-            f"import leukjax.{module} as own; from leukjax import command; "
+            f"import {module} as own; from leukjax import command; "
             "command.status(own.main, own.FLAGS, ['--help'], doc=own.__doc__)"
         )
     _, said = seconds(code + SHOW)

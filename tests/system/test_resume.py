@@ -21,7 +21,7 @@ CHANGES = {
 }
 
 MID_EPOCH = """
-from leukjax.train import log
+from leukjax.training import metric_writer as log
 original = log.Log.step
 def dying(self, step, loss):
     original(self, step, loss)
@@ -29,7 +29,7 @@ def dying(self, step, loss):
 log.Log.step = dying
 """
 DURING_SAVE = """
-from leukjax.train import checkpoint
+from leukjax.checkpoints import checkpoints as checkpoint
 original = checkpoint.Checkpoints.save
 def dying(self, step, *rest):
     original(self, step, *rest)
@@ -37,7 +37,7 @@ def dying(self, step, *rest):
 checkpoint.Checkpoints.save = dying
 """
 BEFORE_SEAL = """
-from leukjax.train import checkpoint
+from leukjax.checkpoints import checkpoints as checkpoint
 original = checkpoint.Checkpoints._seal
 def dying(self, step, *rest):
     if step == {step}:
@@ -138,9 +138,9 @@ def test_another_config_in_the_same_folder_is_refused(cache, whole):
 
 def test_a_second_process_on_the_same_folder_is_refused(tmp_path, cache):
     arguments = command("cnn", tmp_path / "run", CHANGES)
-    hold = "from leukjax.train import loop\nimport time\n"
+    hold = "from leukjax.training import loop\nimport time\n"
     hold += "def train(*_): print('in', flush=True); time.sleep(600)\n"
-    hold += "from leukjax.train import session\nsession.train = train"
+    hold += "from leukjax.training import session\nsession.train = train"
     first = start(with_patch(hold, arguments), cache)
     try:
         assert first.stdout.readline() == "in\n"

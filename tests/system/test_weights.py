@@ -14,7 +14,7 @@ from runs import REPOSITORY, command, finish, parameters
 from safetensors.numpy import load_file, save_file
 from test_processes import together
 
-from leukjax.train import checkpoint, seal
+from leukjax.checkpoints import checkpoints, checksums
 from leukjax.weights.read import checksum
 
 RESNET = {"model.depth": 18, "train.epochs": 1}
@@ -28,7 +28,7 @@ def arguments(workdir: Path, changes: dict) -> list[str]:
 
 def best_of(run: Path) -> tuple[int, dict[tuple[str, ...], np.ndarray]]:
     """Step and variables of a run's best checkpoint."""
-    step, tree = checkpoint.for_evaluation(run / "checkpoints", lower_is_better=False)
+    step, tree = checkpoints.for_evaluation(run / "checkpoints", lower_is_better=False)
     return step, traverse_util.flatten_dict(tree)
 
 
@@ -91,7 +91,7 @@ def test_a_run_starts_from_another_run_and_goes_on_without_it(place, tmp_path):
     first, second = (json.loads((f / "preprocessing.json").read_text()) for f in (weights, run))
     assert (second["mean"], second["std"]) == (first["mean"], first["std"])
     facts = json.loads((run / "data.json").read_text())["init"]
-    assert facts["sha256"] == checksum(weights / "checkpoints" / str(step) / seal.NAME)
+    assert facts["sha256"] == checksum(weights / "checkpoints" / str(step) / checksums.NAME)
     assert second["init"] == facts
 
     # The source is needed at the start only; another one under its name is noticed.

@@ -9,7 +9,7 @@ import published_npz
 from safetensors.numpy import save_file
 
 from leukjax import models
-from leukjax.train import initial
+from leukjax.training import pretrained
 from leukjax.weights import layouts
 from leukjax.weights.map import Mapped, match
 from leukjax.weights.read import Tensors, open_file
@@ -68,7 +68,7 @@ def map_to(
     """The tensors mapped to a model."""
     import flax
 
-    flat = flax.traverse_util.flatten_dict(initial.shapes(module, image_size))
+    flat = flax.traverse_util.flatten_dict(pretrained.shapes(module, image_size))
     ours = {key: leaf.shape for key, leaf in flat.items()}
     return match(
         ours, tensors, layout.names, layout.axes, **{"new_head": False, "allow": "", **options}

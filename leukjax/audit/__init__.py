@@ -1,0 +1,1 @@
+"""Checks the printed numbers of a paper, or a folder of images."""

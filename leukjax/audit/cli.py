@@ -1,0 +1,106 @@
+"""What cannot be in the printed tables of a paper; what would deceive a model in a folder.
+
+python -m leukjax.audit FOLDER --config.data.subject_pattern='(BloodImage_\\d+)'
+python -m leukjax.audit --new > paper.toml    a blank form for the printed numbers
+python -m leukjax.audit paper.toml --output=paper.json
+
+A folder: counts images, subjects and groups; finds identical and nearly identical images across
+subjects, classes and folds; measures how far area, brightness, file size or border alone tell the
+classes apart. Writes a page with pictures (one file that opens offline) and audit.json.
+A paper: asks of every printed table whether its numbers can all be what they are said to be.
+Each check answers pass, fail or cannot tell, with the arithmetic; the exit status is 0 either way.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from leukjax.errors import UserError
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_enum(
+    "layout",
+    "auto",
+    ["auto", "cnmc", "all_idb2", "image_folder"],
+    "how the folder is laid out",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string(
+    "output",
+    "",
+    "of a folder: the folder to write, default audit-<name of FOLDER>; of a paper: a .json file",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string(
+    "figure", "", "of a paper: a .png or .svg file of its findings", flag_values=FLAGS
+)
+flags.DEFINE_bool("new", False, "print a blank form for a paper", flag_values=FLAGS)
+
+
+def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
+    """Check the arguments, and hand them to the audit of their kind."""
+    if names:
+        raise UserError(f"--config={names[0]}: not understood; give --config.data.FIELD=VALUE only")
+    if FLAGS.new:
+        _blank(arguments)
+        return
+    if len(arguments) != 1:
+        given = f"{len(arguments)} folders or papers are" if arguments else "nothing is"
+        raise UserError(f"{given} given; give one: python -m leukjax.audit FOLDER, or PAPER.toml")
+    if arguments[0].endswith(".toml"):
+        _paper(Path(arguments[0]), overrides)
+    else:
+        _folder(arguments[0], overrides)
+
+
+def _blank(arguments: list[str]) -> None:
+    from leukjax.audit import paper
+
+    if arguments or FLAGS.output or FLAGS.figure:
+        raise UserError("--new prints the form and takes no file; write --new > paper.toml")
+    print(paper.BLANK, end="")
+
+
+def _paper(path: Path, overrides: list[tuple[str, str]]) -> None:
+    if overrides:
+        raise UserError(f"--config.{overrides[0][0]}: a paper has no config; leave it out")
+    if FLAGS["layout"].present:
+        raise UserError("--layout is of a folder of images; a paper has none")
+    if FLAGS.output and not FLAGS.output.endswith(".json"):
+        raise UserError(f"--output={FLAGS.output}: the findings of a paper go into a .json file")
+    if FLAGS.figure and not FLAGS.figure.endswith((".png", ".svg")):
+        raise UserError(f"--figure={FLAGS.figure}: must end in .png or .svg")
+
+    from leukjax.audit import paper as papers
+    from leukjax.audit import paper_checks, paper_figure
+    from leukjax.report import style
+
+    paper = papers.read(path)
+    findings = paper_checks.audit(paper)
+    try:
+        if FLAGS.output:
+            paper_checks.write(findings, Path(FLAGS.output))
+        if FLAGS.figure:
+            figure, file = paper_figure.verdicts(paper.title, findings), Path(FLAGS.figure)
+            style.save_as(figure, file)
+    except OSError as error:
+        name = error.filename or FLAGS.figure or FLAGS.output
+        raise UserError(f"{name}: cannot be written ({error.strerror})") from error
+    print(paper_checks.report(paper, findings))
+
+
+def _folder(folder: str, overrides: list[tuple[str, str]]) -> None:
+    for field, _ in overrides:
+        if not field.startswith("data."):
+            raise UserError(f"--config.{field}: an audit takes fields of data only")
+    if FLAGS.figure:
+        raise UserError("--figure is of a paper; a folder gets a page with pictures, --output")
+    if not Path(folder).exists():
+        raise UserError(f"{folder}: no such folder; give a folder of images, or PAPER.toml")
+
+    # Imported late: the flags above answer at once, TFDS takes seconds.
+    from leukjax.audit import folder as folders
+    from leukjax.audit import folder_page
+
+    output = Path(FLAGS.output) if FLAGS.output else folders.default_output(folder)
+    folder_page.write_and_print(folders.audit(folder, FLAGS.layout, overrides), output)

@@ -1,1 +1,0 @@
-"""What cannot be: arithmetic on the tables that papers print, and a look at folders of data."""

@@ -1,0 +1,1 @@
+"""Compares trained runs and writes a report."""

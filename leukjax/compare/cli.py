@@ -1,0 +1,38 @@
+"""Compare models: intervals, tests, curves, failures, and a report that opens offline.
+
+python -m leukjax.compare runs/cnn runs/resnet50 --output=report
+python -m leukjax.compare CNN=runs/cnn-0,runs/cnn-1 theirs.csv --positive=all
+
+An argument is a work directory, a crossval folder (all its models), or a CSV of predictions of any
+tool (id, subject, group, label, predicted, p_<class>…). NAME=PATH names it; NAME=RUN,RUN takes
+several seeds as one model. Writes report.html, report.md, results.json, tables and figures;
+docs/report.md says what each number is.
+"""
+
+from pathlib import Path
+
+from absl import flags, logging
+
+from leukjax.errors import UserError
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("output", "report", "folder to write", flag_values=FLAGS)
+flags.DEFINE_string(
+    "positive", "", "class that precision, recall, F1 and AUROC speak of", flag_values=FLAGS
+)
+
+
+def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
+    """Check the flags, compare, say who wins."""
+    if names or overrides:
+        raise UserError("--config: compare takes finished runs and no config")
+    if not arguments:
+        raise UserError("nothing to compare; give work directories, crossval folders or CSVs")
+
+    # Imported late: the flags above answer at once, the libraries of the report take seconds.
+    from leukjax.compare.write_report import write_report
+
+    output = Path(FLAGS.output)
+    for sentence in write_report(arguments, output, FLAGS.positive):
+        print(sentence + "\n")
+    logging.info("report: %s", output / "report.html")

@@ -1,0 +1,1 @@
+"""Trains several models over folds and seeds."""

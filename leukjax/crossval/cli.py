@@ -1,0 +1,65 @@
+"""Train several models over the same folds and seeds, and join what they say.
+
+python -m leukjax.crossval configs/cnn.py:cnmc configs/resnet50.py:cnmc configs/hybrid_vit.py:cnmc
+    --config.data.root=FOLDER --folds=5 --seeds=3 --workdir=runs/study
+
+Changes of fields (--config.…) apply to all configs. Each device of the machine takes one run at a
+time. The same command again goes on where a stopped or killed one was; docs/crossval.md says what
+each file of the work directory is.
+"""
+
+import re
+from pathlib import Path
+
+from absl import flags
+
+from leukjax.errors import UserError
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("workdir", "", "folder of the study", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "folds", 5, "folds of groups; one tests, the next validates", lower_bound=3, flag_values=FLAGS
+)
+flags.DEFINE_integer(
+    "seeds", 3, "runs of each model and fold, from seed on", lower_bound=1, flag_values=FLAGS
+)
+flags.DEFINE_bool(
+    "pool", False, "fold the held-out test part as well; nothing is held out", flag_values=FLAGS
+)
+flags.DEFINE_multi_string(
+    "sweep",
+    [],
+    "FIELD=VALUE,VALUE,…: values to choose from on each fold's validation part; several: a grid",
+    flag_values=FLAGS,
+)
+flags.DEFINE_bool("retry", False, "try failed runs again", flag_values=FLAGS)
+flags.DEFINE_string("shard", "1/1", "NUMBER/OF: this machine's share of the runs, counted from 1",
+                    flag_values=FLAGS)  # fmt: skip
+
+
+def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
+    """Check the flags, train, join."""
+    if not FLAGS.workdir:
+        raise UserError("--workdir is missing; name the folder of the study")
+
+    # Imported late: the flags above answer at once, JAX and TFDS take seconds.
+    from leukjax.crossval import plan, run_study
+
+    study = plan.make(
+        Path(FLAGS.workdir),
+        [*names, *arguments],
+        overrides,
+        folds=FLAGS.folds,
+        seeds=FLAGS.seeds,
+        pool=FLAGS.pool,
+        sweep=FLAGS.sweep,
+    )
+    run_study.run(study, _shard(FLAGS.shard), retry=FLAGS.retry)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    number, of = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= number <= of:
+        raise UserError(f"--shard={text}: must read NUMBER/OF, as in 2/8, counted from 1")
+    return number, of

@@ -1,0 +1,1 @@
+"""Serves a web page that classifies uploaded images."""

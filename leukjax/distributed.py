@@ -1,0 +1,309 @@
+"""Several processes of one run: they meet, take decisions together, and end together.
+
+Each is started with ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID`` in
+its environment (`launch/` does it). Decisions travel through the coordinator of
+`jax.distributed`, a small server inside process 0, and touch no device. With one process every
+function here does the plain thing.
+"""
+
+import atexit
+import contextlib
+import ipaddress
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import jax
+from absl import logging
+
+# The server is public, the way to ask it is not (Orbax goes the same way).
+from jax._src import distributed
+
+from leukjax import config as configs
+from leukjax import runtime, storage, terminal
+from leukjax.coordinator_proxy import Relay
+from leukjax.errors import Stopped, UserError
+
+T = TypeVar("T")
+
+ENVIRONMENT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+BEAT = 2.0  # seconds between two signs of life
+SILENCE = 40.0  # seconds without one after which a process counts as lost
+_FOREVER = 2**31 - 1  # milliseconds; a wait ends earlier when a process fails or is lost
+
+_said = 0  # number of decisions taken so far, the same on every process
+
+
+def join(timeout: int) -> None:
+    """Meet the other processes, if the environment names any.
+
+    Args:
+      timeout: seconds to wait for them.
+
+    Raises:
+      UserError: an incomplete or wrong environment, or peers that do not come.
+    """
+    given = [name for name in ENVIRONMENT if os.environ.get(name)]
+    if not given:
+        return
+    if len(given) < len(ENVIRONMENT):
+        missing = ", ".join(name for name in ENVIRONMENT if name not in given)
+        raise UserError(
+            f"environment: {missing} missing; several processes need {', '.join(ENVIRONMENT)}"
+        )
+    address, count, index = os.environ[ENVIRONMENT[0]], _whole(1), _whole(2)
+    if not (0 <= index < count and ":" in address):
+        raise UserError(
+            f"environment: JAX_COORDINATOR_ADDRESS={address}, JAX_PROCESS_ID={index}, "
+            f"JAX_NUM_PROCESSES={count}: must be HOST:PORT and an index below the number"
+        )
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    logging.info("waiting for %d processes at %s", count, address)
+    relay = Relay(address, on_loss=lambda: _leave(_lost(0))) if index else None
+    alone = threading.Timer(timeout, _nobody_came, (address, count, index, timeout))
+    alone.daemon = True
+    alone.start()
+    try:
+        jax.distributed.initialize(
+            relay.address if relay else address,
+            count,
+            index,
+            initialization_timeout=timeout + 600,  # where it is reached, JAX dumps the stack
+            # Our own watch is quicker; JAX's ends the process with a dump of the stack.
+            heartbeat_timeout_seconds=100,
+            coordinator_bind_address=None if index else _bind_address(address),
+            shutdown_timeout_seconds=60,
+            cluster_detection_method="deactivate",
+        )
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"JAX_COORDINATOR_ADDRESS={address}: process {index} of {count} cannot join "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    alone.cancel()
+    if relay:
+        relay.watch()
+    if index:
+        logging.set_verbosity(logging.ERROR)  # process 0 speaks for all
+    _Watch(relay).start()
+
+
+def _bind_address(address: str) -> str | None:
+    """Where process 0 listens, or None for JAX's choice: all addresses of this machine.
+
+    An IP address of this machine, as `launch/local.sh` gives it, is all that the others need. A
+    name may stand for a loopback address on this machine and for another one elsewhere.
+    """
+    if os.environ.get("JAX_COORDINATOR_BIND_ADDRESS"):
+        return None  # JAX reads it
+    host = address.rsplit(":", 1)[0].strip("[]")
+    host = "127.0.0.1" if host == "localhost" else host
+    try:
+        version = ipaddress.ip_address(host).version
+        with socket.socket(socket.AF_INET6 if version == 6 else socket.AF_INET) as probe:
+            probe.bind((host, 0))
+    except (OSError, ValueError):  # no IP address, or one that is translated on the way here
+        return None
+    port = address.rsplit(":", 1)[1]
+    return f"[{host}]:{port}" if version == 6 else f"{host}:{port}"
+
+
+def _whole(place: int) -> int:
+    name = ENVIRONMENT[place]
+    try:
+        return int(os.environ[name])
+    except ValueError as error:
+        raise UserError(f"environment: {name}={os.environ[name]}: must be a number") from error
+
+
+def _nobody_came(address: str, count: int, index: int, timeout: int) -> None:
+    print(
+        f"error: JAX_COORDINATOR_ADDRESS={address}: process {index} of {count} did not meet its "
+        f"peers within runtime.timeout={timeout} s; start all of them, or mend the address",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
+
+
+def several() -> bool:
+    """Whether this run has more than one process."""
+    return jax.process_count() > 1
+
+
+def first(work: Callable[[], T]) -> T:
+    """Work that process 0 does first and the others after it (they find in a cache what it did)."""
+    if not several():
+        return work()
+    if jax.process_index() == 0:
+        result = work()
+        from_first(lambda: None)
+        return result
+    from_first(lambda: None)
+    return work()
+
+
+def from_first(work: Callable[[], Any]) -> Any:
+    """The result of work that only process 0 does; anything that JSON can hold."""
+    global _said
+    if not several():
+        return work()
+    _said += 1
+    key = f"leukjax/said/{_said}"
+    if jax.process_index() == 0:
+        _client().key_value_set(key, json.dumps(work()))
+    return json.loads(_client().blocking_key_value_get(key, _FOREVER))
+
+
+def check_same(content: dict[str, Any], what: str, ignore: tuple[str, ...] = ()) -> None:
+    """Make sure that every process has what process 0 has.
+
+    Raises:
+      UserError: naming every field that differs, on the process where it does.
+    """
+    different = configs.differences(from_first(lambda: content), content, ignore=ignore)
+    if different:
+        raise UserError(
+            f"{what}: not the same on process 0 -> process {jax.process_index()}: "
+            f"{'; '.join(different)}; start all processes with the same command and data"
+        )
+    if several():  # nobody goes on before all have looked
+        _client().wait_at_barrier(f"leukjax/same/{_said}", _FOREVER)
+
+
+@contextlib.contextmanager
+def ending_together() -> Iterator[None]:
+    """Inside, an error of one process ends all of them, with its message; none is left waiting."""
+    try:
+        yield
+    except Stopped:
+        raise  # all stop at the same step
+    except BaseException as error:
+        if _client() is None or not several():
+            raise
+        if not isinstance(error, UserError | OSError | KeyboardInterrupt):
+            # A lost peer shows itself as any error of the device: give the watch, here or in
+            # process 0, the time to find out.
+            _wait_for_signs_of_life(error)
+        _leave(_own(error))
+
+
+def _client() -> Any:
+    return distributed.global_state.client
+
+
+def _place() -> tuple[int, int]:
+    """Index and number, without `jax.process_index`, which may first wait for all devices."""
+    return distributed.global_state.process_id, distributed.global_state.num_processes
+
+
+def _own(error: BaseException) -> dict[str, Any]:
+    text = str(error) if isinstance(error, UserError) else storage.describe_failure(error)
+    text = text or runtime.describe_no_device(error)
+    if text is None:
+        traceback.print_exception(error)
+        text = f"{type(error).__name__}: {error}"
+    text = terminal.escape(" ".join(text.split()))
+    return {"process": _place()[0], "status": 1, "message": text}
+
+
+def _lost(process: int) -> dict[str, Any]:
+    return {"process": process, "status": 75, "message": ""}
+
+
+def _wait_for_signs_of_life(error: BaseException) -> None:
+    before = dict(_client().key_value_dir_get("leukjax/alive/"))
+    deadline = time.monotonic() + 5 * BEAT
+    silent: list[str] = []
+    while time.monotonic() < deadline:
+        time.sleep(BEAT / 4)
+        now = dict(_client().key_value_dir_get("leukjax/alive/"))
+        silent = [name for name in before if now.get(name) == before[name]]
+        if not silent:
+            return
+    logging.debug("after %s", error)
+    _leave(_lost(int(silent[0].rsplit("/", 1)[1])))
+
+
+_leaving = threading.Lock()
+
+
+def _leave(end: dict[str, Any]) -> None:
+    """Tell the others, say why, and end this process at once, whatever it waits for."""
+    _leaving.acquire()  # never released: the first reason is the one
+    index, count = _place()
+    own = end["process"] == index
+    if end["message"]:
+        who = "" if own else f"process {end['process']} of {count}: "
+        line = f"error: {who}{end['message']}"
+    else:
+        line = (
+            f"stopped: process {end['process']} of {count} was lost; everything up to the last "
+            "checkpoint is saved: start all processes again and the same command goes on"
+        )
+    print(f"\n{line}" if sys.stderr.isatty() else line, file=sys.stderr, flush=True)
+    if end != _lost(0):  # the server is in process 0
+        _pass_on(end)
+    sys.stdout.flush()
+    os._exit(end["status"])
+
+
+def _pass_on(end: dict[str, Any]) -> None:
+    index, count = _place()
+    with contextlib.suppress(Exception):  # another process may have been the first to say why
+        _client().key_value_set("leukjax/end/why", json.dumps(end))
+    with contextlib.suppress(Exception):
+        _client().key_value_set(f"leukjax/left/{index}", "")
+        # The server goes with process 0, which therefore leaves last.
+        deadline = time.monotonic() + 4 * BEAT
+        while index == 0 and time.monotonic() < deadline:
+            if len(_client().key_value_dir_get("leukjax/left/")) == count:
+                break
+            time.sleep(BEAT / 20)
+
+
+class _Watch(threading.Thread):
+    """Gives signs of life, and ends this process when another one failed or was lost."""
+
+    def __init__(self, relay: Relay | None) -> None:
+        super().__init__(name="watch", daemon=True)
+        self._relay, self._over = relay, threading.Event()
+        # Runs before JAX's own clean-up, which was registered earlier.
+        atexit.register(self._end)
+
+    def _end(self) -> None:
+        # Process 0 writes the report while the others wait here, still on watch; only then do all
+        # of them close their connections.
+        if self._relay is None:
+            _client().key_value_set("leukjax/over", "")
+        else:
+            _client().blocking_key_value_get("leukjax/over", _FOREVER)
+            self._relay.rest()
+        self._over.set()
+
+    def run(self) -> None:
+        beats, index = 0, _place()[0]
+        seen: dict[str, tuple[str, float]] = {}  # process -> (its beat, when it was first seen)
+        while not self._over.wait(BEAT):
+            beats += 1
+            try:
+                _client().key_value_set(f"leukjax/alive/{index}", str(beats), allow_overwrite=True)
+                ends = _client().key_value_dir_get("leukjax/end/")
+                alive = [] if index else _client().key_value_dir_get("leukjax/alive/")
+            except Exception as error:  # the coordinator is gone, or this process ends
+                logging.debug("watch: %s", error)
+                continue
+            if ends:
+                _leave(json.loads(ends[0][1]))
+            now = time.monotonic()
+            for name, beat in alive:
+                if name not in seen or seen[name][0] != beat:
+                    seen[name] = (beat, now)
+                elif now - seen[name][1] > SILENCE:
+                    _leave(_lost(int(name.rsplit("/", 1)[1])))

@@ -1,0 +1,1 @@
+"""Scores a trained run again."""

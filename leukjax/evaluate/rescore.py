@@ -1,0 +1,119 @@
+"""A finished run's best epoch, once more on some part of its split."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from leukjax import runtime
+from leukjax.data import records as data_records
+from leukjax.data import split as data_split
+from leukjax.errors import UserError
+from leukjax.metrics import predictions as tables
+from leukjax.metrics.predictions import Predictions
+from leukjax.predict import predictor as applied
+from leukjax.rundir import RunDir
+from leukjax.training.assemble import split_of
+
+_MOST_PIXELS = 2**26  # bytes of a batch of a finished run, whatever its config says
+
+
+def predict_again(
+    folder: Path,
+    part: str,
+    *,
+    tta: bool = False,
+    by: str = "",
+    overrides: Sequence[tuple[str, Any]] = (),
+) -> Predictions:
+    """The best epoch of a finished run on a part of its split.
+
+    Args:
+      folder: the work directory.
+      part: "val", "test" or "held_out"; an opening of test is noted before it is read.
+      tta: mean probability over the eight dihedral views of each image.
+      by: who opens test, for the run's ledger.
+      overrides: changes of where the data lie.
+
+    Raises:
+      UserError: no finished run, other images than it was trained with, or an empty part.
+    """
+    run = RunDir(folder)
+    config = finished(folder, overrides)
+    runtime.start(config)
+    records = _records(config.data.to_json())
+    split = split_of(config, records)
+    run.check_same_data(
+        records_sha256=records.checksum,
+        split_sha256=data_split.checksum(records.manifest, split),
+        classes=records.classes,
+        image_size=records.image_size,
+    )
+    rows = split.rows(part)
+    if not len(rows):
+        raise UserError(f"--workdir={folder}: its split has no part {part}")
+    model = applied.load(folder, tta=tta, batch_size=batch_size_of(config))
+    assert isinstance(model, applied.Model)  # one folder, one model
+    if part == "test":
+        run.note_opening(model.step, by=by)
+    manifest = records.manifest
+    return Predictions(
+        classes=records.classes,
+        id=manifest.id[rows],
+        subject=manifest.subject[rows],
+        group=manifest.group[rows],
+        labels=manifest.label[rows],
+        probabilities=model.predict(records.images(rows)),
+    )
+
+
+def finished(folder: Path, overrides: Sequence[tuple[str, Any]] = ()) -> ConfigDict:
+    """The config of a finished run whose images are to be read.
+
+    Raises:
+      UserError: no run, an unfinished one, a change on which numbers depend, or images in a folder
+        that the user does not name.
+    """
+    run = RunDir(folder)
+    run.require("summary.json")
+    return run.config_with_data(overrides)
+
+
+def batch_size_of(config: ConfigDict) -> int:
+    """Images on the devices at once: those of the run's own evaluation, as far as they fit."""
+    wanted = config.train.eval_batch_size or config.train.batch_size
+    return max(1, min(wanted, _MOST_PIXELS // (config.data.image_size**2 * 3)))
+
+
+@functools.lru_cache(maxsize=1)
+def _records(data: str) -> data_records.Records:
+    """The records of a config's data section; members of an ensemble share them."""
+    return data_records.prepare(ConfigDict(json.loads(data)))
+
+
+def mean(members: Sequence[Predictions]) -> Predictions:
+    """The mean probability of several models of the same images.
+
+    Raises:
+      UserError: they have other classes, or are not of the same images in the same order.
+    """
+    first = members[0]
+    for other in members[1:]:
+        if other.classes != first.classes:
+            raise UserError(
+                f"members of an ensemble must have the same classes in the same order; one has "
+                f"{', '.join(first.classes)}, another {', '.join(other.classes)}"
+            )
+        same = len(other) == len(first) and bool((other.id == first.id).all())
+        if not same or not (other.labels == first.labels).all():
+            raise UserError(
+                "members of an ensemble must be scored on the same images; these have other "
+                "splits or other data (folds of a cross-validation: its held-out part is scored "
+                "by leukjax.crossval)"
+            )
+    average = tables.mean([member.probabilities for member in members])
+    return dataclasses.replace(first, probabilities=average)

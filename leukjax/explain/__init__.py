@@ -1,0 +1,1 @@
+"""Shows where in an image a model finds its answer."""

@@ -1,0 +1,1 @@
+"""Writes a trained run in formats that need no leukjax."""

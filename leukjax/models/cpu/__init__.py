@@ -1,0 +1,1 @@
+"""Convolution and pooling in the forms that are fastest on XLA:CPU."""

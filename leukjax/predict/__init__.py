@@ -1,0 +1,1 @@
+"""Predicts the class of new images with trained runs."""

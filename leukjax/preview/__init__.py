@@ -1,0 +1,1 @@
+"""Draws a contact sheet of training images."""

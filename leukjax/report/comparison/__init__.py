@@ -1,1 +1,0 @@
-"""The report that `leukjax.compare` writes: inputs, numbers, tables, figures, page."""

@@ -1,1 +1,0 @@
-"""Explanations as files: overlays to look at, raw maps, and a table of where attribution lies."""

@@ -1,1 +1,0 @@
-"""Reports of robustness: tables, curves, and pictures of what does most harm."""

@@ -1,0 +1,1 @@
+"""Measures how scores degrade under image corruptions."""

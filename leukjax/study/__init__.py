@@ -1,1 +1,0 @@
-"""Many runs as one study: models, folds and seeds; what is chosen, joined and opened once."""

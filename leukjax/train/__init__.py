@@ -1,1 +1,0 @@
-"""From batches to a trained state: one jitted step, one loop, exact resume."""

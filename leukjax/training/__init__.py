@@ -1,0 +1,1 @@
+"""Trains: one jitted step, one loop, exact resume."""

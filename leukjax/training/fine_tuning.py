@@ -1,0 +1,144 @@
+"""Which parameters learn, and how fast beside the others: freezing, rates by depth and of the head.
+
+A factor belongs to each parameter, 0 for a frozen one. Factors are compiled into the step, so that
+a run without any pays nothing; another factor compiles another step.
+"""
+
+import dataclasses
+import re
+from typing import Any
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from leukjax import expressions
+from leukjax.errors import UserError
+from leukjax.models.layer_groups import depths
+from leukjax.sharding import path_name
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuning:
+    """See the fields of the same names in the section ``optimizer`` of configs/default.py."""
+
+    freeze: str = ""
+    freeze_stages: int = 0
+    layer_decay: float = 1.0
+    head_rate: float = 1.0
+
+    @classmethod
+    def of(cls, options: ConfigDict) -> "FineTuning":
+        """From ``config.optimizer``."""
+        return cls(**{field.name: options[field.name] for field in dataclasses.fields(cls)})
+
+    def factors(self, params: Any) -> Any:
+        """A tree like `params` of floats: the factor of each parameter's learning rate.
+
+        A stage that lies k before the head has ``layer_decay ** k`` (Clark et al. 2020, section
+        3.2), the head itself `head_rate`.
+        """
+        stages = depths(_paths(params))
+        frozen = self._frozen(stages)
+        head = max(stages.values())
+
+        def factor(path: Any, _: Any) -> float:
+            name = path_name(path)
+            if name in frozen:
+                return 0.0
+            if stages[name] == head:
+                return self.head_rate
+            return self.layer_decay ** (head - stages[name])
+
+        return jax.tree_util.tree_map_with_path(factor, params)
+
+    def _frozen(self, stages: dict[str, int]) -> set[str]:
+        """Paths of the parameters that stay, of all by their stage."""
+        count = max(stages.values()) if self.freeze_stages < 0 else self.freeze_stages
+        found = {path for path, stage in stages.items() if stage < count}
+        return found | (set(_matching(self.freeze, list(stages))) if self.freeze else set())
+
+    @property
+    def freezes(self) -> bool:
+        """Whether anything may be frozen."""
+        return bool(self.freeze or self.freeze_stages)
+
+    def stop_frozen(self, params: Any) -> Any:
+        """The same values; no gradient is computed for a frozen parameter."""
+        if not self.freezes:
+            return params
+        return jax.tree.map(
+            lambda x, factor: x if factor else jax.lax.stop_gradient(x),
+            params,
+            self.factors(params),
+        )
+
+    def keep_frozen(self, new: Any, params: Any) -> Any:
+        """A tree like `params` (or an empty one) with the frozen leaves of `params` in it.
+
+        Moving averages of frozen parameters are then free of rounding, and an optimizer that knows
+        nothing of freezing (weight decay) leaves them as they are.
+        """
+        if not self.freezes or not new:
+            return new
+        return jax.tree.map(
+            lambda changed, x, factor: changed if factor else x,
+            new,
+            params,
+            self.factors(params),
+        )
+
+    def wrap(self, transform: optax.GradientTransformation) -> optax.GradientTransformation:
+        """An optimiser that keeps nothing for frozen parameters and scales the others' directions.
+
+        The gradient of a frozen parameter is 0 (`stop_frozen`) and passes as it is.
+        """
+        if self.freezes:
+            transform = optax.masked(
+                transform, lambda params: jax.tree.map(bool, self.factors(params))
+            )
+        if self.layer_decay == self.head_rate == 1:
+            return transform
+
+        def scale(updates: Any, params: Any = None) -> Any:
+            del params
+            return jax.tree.map(lambda u, factor: factor * u, updates, self.factors(updates))
+
+        return optax.chain(transform, optax.stateless(scale))
+
+    def check(self, params: Any) -> str:
+        """What is frozen, in a line for the log; "" if nothing.
+
+        Args:
+          params: of the model, or their shapes.
+
+        Raises:
+          UserError: an expression that matches nothing, or nothing left that could learn.
+        """
+        paths = _paths(params)
+        if self.freeze and not _matching(self.freeze, paths):
+            raise UserError(
+                f"--config.optimizer.freeze={self.freeze}: matches no parameter; their paths are "
+                f"like {paths[0]} and {paths[-1]}"
+            )
+        sizes = [leaf.size for leaf in jax.tree.leaves(params)]
+        factors = jax.tree.leaves(self.factors(params))
+        learning = sum(size for size, factor in zip(sizes, factors, strict=True) if factor)
+        if not learning:
+            field = "freeze" if self.freeze else "freeze_stages"
+            raise UserError(
+                f"--config.optimizer.{field}={getattr(self, field)}: freezes every parameter; "
+                "leave at least the head free"
+            )
+        if learning == sum(sizes):
+            return ""
+        return f"{learning:,} of {sum(sizes):,} parameters learn, the others are frozen"
+
+
+def _matching(expression: str, paths: list[str]) -> list[str]:
+    pattern = re.compile(expression)
+    return [p for p in paths if expressions.search(pattern, p, "config.optimizer.freeze")]
+
+
+def _paths(params: Any) -> list[str]:
+    return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]

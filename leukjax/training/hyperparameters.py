@@ -1,0 +1,182 @@
+"""What of a config enters the step: choices that are compiled in, and values that are not."""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from leukjax import config as configs
+from leukjax import distributed
+from leukjax.data import records as data_records
+from leukjax.data.image_stats import foreground
+from leukjax.errors import UserError
+from leukjax.images.augment import AugmentOptions
+from leukjax.images.normalize import foreground_statistics
+from leukjax.models.hybrid_vit import stride
+from leukjax.training import state as states
+from leukjax.training.fine_tuning import FineTuning
+from leukjax.training.losses import LossOptions
+from leukjax.training.step import StepOptions
+
+_FEWEST_TOKENS = 4  # along one side of an image: with fewer, attention has little to relate
+
+
+def step_options(config: ConfigDict, background: str) -> StepOptions:
+    """What of the config is compiled into the step."""
+    return StepOptions(
+        augment=AugmentOptions(
+            **config.augment.to_dict(),
+            background="black" if background == "black" else "edge",
+        ),
+        loss=LossOptions(config.loss.name, config.loss.label_smoothing, config.loss.focal_gamma),
+        schedule=config.optimizer.schedule,
+        final=config.optimizer.final,
+        step_factor=config.optimizer.step_factor,
+        accumulate=config.train.accumulate,
+        ema_decay=config.train.ema_decay,
+        fine_tuning=FineTuning.of(config.optimizer),
+    )
+
+
+def make_settings(
+    config: ConfigDict,
+    records: data_records.Records,
+    rows: np.ndarray,
+    steps_per_epoch: int,
+    total_steps: int,
+    trained_with: tuple[list[float], list[float]] | None = None,
+) -> states.Settings:
+    """What of the config and the training part enters the step as values.
+
+    `trained_with` are mean and standard deviation of the weights that the run starts from.
+    """
+
+    def steps(field: str) -> float:
+        section, name = field.split(".")
+        return float(
+            configs.steps(
+                config[section][name],
+                steps_per_epoch=steps_per_epoch,
+                batch_size=config.train.batch_size,
+                field=field,
+            )
+        )
+
+    mean, std = distributed.from_first(lambda: _statistics(config, records, rows, trained_with))
+    labels = records.manifest.label[rows]
+    return states.Settings(
+        seed=jnp.uint32(config.seed),
+        mean=jnp.asarray(mean, jnp.float32),
+        std=jnp.asarray(std, jnp.float32),
+        class_weights=jnp.asarray(
+            _class_weights(config.loss.class_weights, labels, records.classes), jnp.float32
+        ),
+        learning_rate=jnp.float32(config.optimizer.learning_rate),
+        total_steps=jnp.float32(total_steps),
+        warmup_steps=jnp.float32(steps("optimizer.warmup")),
+        step_every=jnp.float32(max(1.0, steps("optimizer.step_every"))),
+    )
+
+
+def warn(config: ConfigDict, settings: states.Settings) -> None:
+    """Log a warning for each field whose value is allowed but does not fit the others."""
+    total, warmup = int(settings.total_steps), int(settings.warmup_steps)
+    options = config.optimizer
+    if warmup >= total:
+        logging.warning(
+            "optimizer.warmup=%s is not shorter than the training (%d of %d steps), whose learning "
+            "rate only rises; set --config.optimizer.warmup='%g epochs' or a larger train.epochs",
+            options.warmup,
+            warmup,
+            total,
+            config.train.epochs / 10,
+        )
+    if options.schedule == "step" and settings.step_every >= total:
+        logging.warning(
+            "optimizer.step_every=%s is not shorter than the training (%d of %d steps), whose "
+            "learning rate never drops; set --config.optimizer.step_every='%g epochs' or a larger "
+            "train.epochs",
+            options.step_every,
+            int(settings.step_every),
+            total,
+            config.train.epochs / 3,
+        )
+    if config.model.name == "hybrid_vit":
+        _warn_of_few_tokens(config.model.variant, config.data.image_size)
+
+
+def _warn_of_few_tokens(variant: str, size: int) -> None:
+    side = -(-size // stride(variant))
+    if side >= _FEWEST_TOKENS:
+        return
+    fixes = [f"set --config.data.image_size={_FEWEST_TOKENS * stride(variant)} or more"]
+    if stride("small") < stride(variant):
+        fixes.insert(0, "use --config.model.variant=small")
+    logging.warning(
+        "model.variant=%s leaves %d x %d tokens of an image of %d px; %s",
+        variant,
+        side,
+        side,
+        size,
+        " or ".join(fixes),
+    )
+
+
+def _statistics(
+    config: ConfigDict,
+    records: data_records.Records,
+    rows: np.ndarray,
+    trained_with: tuple[list[float], list[float]] | None,
+) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each colour: given, the weights', or fitted on training."""
+    values: dict[str, np.ndarray] = {}
+    for place, name in enumerate(("mean", "std")):
+        text = config.data[name]
+        if text == "auto" and trained_with is not None:
+            values[name] = np.array(trained_with[place])
+        elif text not in ("auto", "fit"):
+            values[name] = _three(text, f"data.{name}")
+    if "std" in values and not all(value > 0 for value in values["std"]):
+        raise UserError(f"--config.data.std={config.data.std}: must be above 0")
+    if len(values) < 2:
+        chunks = np.array_split(rows, -(-len(rows) // 256))
+        images = (image for chunk in chunks for image in records.images(chunk))
+        rule = functools.partial(foreground, background=records.background)
+        mean, std = foreground_statistics(images, rule)
+        values = {"mean": mean, "std": std} | values
+    mean, std = values["mean"], values["std"]
+    logging.info("mean %s, standard deviation %s", np.round(mean, 4), np.round(std, 4))
+    return [float(value) for value in mean], [float(value) for value in std]
+
+
+def _three(text: str, field: str) -> np.ndarray:
+    try:
+        values = np.array([float(part) for part in text.split(",")])
+    except ValueError:
+        values = np.zeros(0)
+    if len(values) != 3 or not np.all((values >= 0) & (values <= 1)):
+        raise UserError(
+            f"--config.{field}={text}: must be auto, fit, or three numbers in [0, 1]: r,g,b"
+        )
+    return values
+
+
+def _class_weights(text: str, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
+    """Weights with mean 1 over the classes; "balanced" is the inverse of the class counts."""
+    if text == "none":
+        return np.ones(len(classes))
+    if text == "balanced":
+        weights = 1.0 / np.bincount(labels, minlength=len(classes))
+    else:
+        try:
+            weights = np.array([float(part) for part in text.split(",")])
+        except ValueError:
+            weights = np.zeros(0)
+        if len(weights) != len(classes) or not np.all(weights > 0):
+            raise UserError(
+                f"--config.loss.class_weights={text}: must be none, balanced, or "
+                f"{len(classes)} numbers above 0, for {', '.join(classes)}"
+            )
+    return weights / weights.mean()

@@ -1,0 +1,156 @@
+"""The loop: evaluate, save, take the batch, step, log.
+
+The order is what makes a resume exact. At step k the state holds k updates and nothing of batch k.
+A checkpoint of step k is all that is needed to go on: evaluation and log lines of step k are on the
+disk before it is saved, batch k is a function of (seed, k), and so are the random numbers of its
+step. A run restored at k goes on with batch k as if it had never stopped.
+
+One call of the compiled step does `train.steps_per_call` steps, or one where fewer are left to the
+next evaluation, checkpoint or end of a trace (`calls`): so these fall on the steps that the config
+names, and what is above holds for every call as it does for a step. Only a request to stop may
+come inside a call; it is answered after it.
+"""
+
+import contextlib
+import functools
+import itertools
+from typing import Any
+
+import jax
+import numpy as np
+
+from leukjax.checkpoints.checkpoints import Checkpoints
+from leukjax.errors import Stopped
+from leukjax.metrics.scores import scores
+from leukjax.training import divergence
+from leukjax.training.assemble import Run
+from leukjax.training.dispatch import calls
+from leukjax.training.evaluation import predict
+from leukjax.training.metric_writer import Log, seconds_trained
+from leukjax.training.preemption import StopRequest
+from leukjax.training.prefetch import Feed
+from leukjax.training.profiler import Trace
+from leukjax.training.state import TrainState
+from leukjax.training.throughput import Pace
+
+
+def train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, log: Log) -> None:
+    """Train from the state of step `start` to the end of the run; the end is in `checkpoints`.
+
+    Raises:
+      Stopped: a signal asked for it; everything is saved.
+      Diverged: loss, gradient or parameters are not finite; the checkpoints before it stand.
+    """
+    total = run.total_steps
+    eval_every, save_every = run.steps("train.eval_every"), run.steps("checkpoint.every")
+    pace = Pace(
+        batch_size=run.config.train.batch_size,
+        total_steps=total,
+        flops_per_image=run.training_flops,
+        seconds_before=seconds_trained(run.workdir),
+    )
+    first, traced = run.config.profile.first, run.config.profile.steps
+    # Of several processes one: traces of one machine would take each other's names.
+    trace = Trace(
+        run.workdir / "profile", first=first, count=traced if jax.process_index() == 0 else 0
+    )
+    plan = functools.partial(
+        calls,
+        start,
+        total,
+        run.config.train.steps_per_call,
+        every=(eval_every, save_every),
+        at=(first, first + traced) if traced else (),
+    )
+    feed = Feed(
+        run.train_batches,
+        run.mesh,
+        start,
+        total,
+        pixels=run.residence.pixels,
+        counts=(count for _, count in plan()),
+    )
+    compiled: set[int] = set()  # numbers of steps a call that have run
+    pending: tuple[int, dict[str, jax.Array]] | None = None
+    last: dict[str, float] = {}
+
+    with StopRequest() as stop, contextlib.closing(trace), jax.transfer_guard("disallow"):
+        for step, count in itertools.chain(plan(), [(total, 0)]):
+            fresh = step > start
+            stopping = stop.requested()  # asked once: what is saved here is what is said
+            evaluate = fresh and (step % eval_every == 0 or step == total)
+            save = fresh and (evaluate or step % save_every == 0 or bool(stopping))
+            score = None
+            if save and pending is not None:
+                last, pending = _read(log, checkpoints, *pending), None
+            if save:  # never a step that went wrong: it would be resumed from, or chosen as best
+                with pace.paused():
+                    divergence.check_state(state, step, checkpoints)
+            if evaluate:
+                times = pace.read(step, feed.waited)
+                with pace.paused():
+                    score = _evaluate(run, state, step, last | times, log, pace)
+                state = state.with_zero_totals()
+            if save:
+                with pace.paused():
+                    checkpoints.save(step, state, {}, score)
+            trace.before(step, state)
+            if stopping:
+                checkpoints.wait()
+                raise Stopped(
+                    f"{stopping} at step {step} of {total}, saved in {run.workdir}; "
+                    "the same command goes on from here"
+                )
+            if step == total:
+                break
+            batch = next(feed)
+            state, metrics = run.train_steps[count](state, batch)
+            # The metrics of a call are read when the next one is under way, so that the device
+            # never waits for the host.
+            if pending is not None:
+                last = _read(log, checkpoints, *pending)
+            pending = (step + count, metrics)
+            if count not in compiled:
+                jax.block_until_ready(metrics)
+                pace.first_call_done(step + count, feed.waited)
+                compiled.add(count)
+    checkpoints.wait()
+
+
+def _read(
+    log: Log, checkpoints: Checkpoints, step: int, metrics: dict[str, jax.Array]
+) -> dict[str, float]:
+    """The metrics of the last step of a call that ended at `step`."""
+    of_steps = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
+    values = divergence.check_metrics(of_steps, step, checkpoints)
+    log.step(step, values["loss"])
+    return values
+
+
+def _evaluate(
+    run: Run, state: TrainState, step: int, last: dict[str, float], log: Log, pace: Pace
+) -> float | None:
+    """Log the training since the last evaluation and the scores on the validation part.
+
+    Returns:
+      The score that chooses the best checkpoint; None where it is undefined.
+    """
+    totals = jax.device_get(state.totals)
+    where: dict[str, Any] = {"step": step, "epoch": round(step / run.steps_per_epoch, 4)}
+    train_line = {
+        **where,
+        "part": "train",
+        **last,  # learning rate, and the speed since the last line
+        "loss": float(totals.loss / totals.examples),
+        "accuracy": float(totals.correct / totals.examples),
+        "grad_norm": float(totals.grad_norm / totals.steps),
+    }
+    predictions = predict(run, state, "val")
+    found = scores(predictions.labels, predictions.probabilities, run.records.classes, run.positive)
+    val_line = {**where, "part": "val", **found.values}
+    log.write(train_line)
+    log.write(val_line)
+    log.epoch(train_line, val_line, left=pace.time_left(step))
+    for name, reason in found.reasons.items():
+        log.say(f"  {name} is undefined: {reason}")
+    return found.values[run.config.checkpoint.metric]

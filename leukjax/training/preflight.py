@@ -1,0 +1,236 @@
+"""Compile a config's training step for devices that are not here, and say what it would need.
+
+The compilers for GPU and TPU come with the extra ``preflight``. They are used in a process of their
+own (``python -m leukjax.training.preflight``), which sees no device but the CPU: loaded beside JAX,
+they would search this machine for hardware at every start.
+"""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from leukjax import sharding
+from leukjax.compiler import compiled, targets
+from leukjax.errors import UserError
+from leukjax.storage import write_atomic
+from leukjax.training import state as states
+from leukjax.training.compiled_functions import make_module, programs
+from leukjax.training.hyperparameters import step_options
+from leukjax.training.lookup import PIXELS
+
+RESULT, PROGRAM = "preflight.json", "preflight.hlo.txt"
+# Nothing of the data is read, so its classes are not known; two or three change nothing that
+# can be seen in the numbers.
+CLASSES = 2
+
+
+def run(config: ConfigDict, folder: Path, device: str) -> dict[str, Any]:
+    """Compile for ``DEVICE:COUNT`` in a process of its own; write both files, print a table.
+
+    Returns:
+      What ``preflight.json`` holds.
+
+    Raises:
+      UserError: no such device, no compiler for it here, or a step that does not fit.
+    """
+    target, count = targets.parse(device)
+    lacking = targets.missing(target)
+    if lacking:
+        raise UserError(f"--preflight={device}: {lacking}")
+    print(f"compiling for {count} x {target.title}: half a minute to many", flush=True)
+    request = {"config": config.to_dict(), "device": device}
+    done = subprocess.run(
+        [sys.executable, "-m", "leukjax.training.preflight"],
+        input=json.dumps(request),
+        env=targets.environment(),
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    answer = done.stdout.strip().splitlines()
+    if done.returncode or not answer:
+        words = done.stderr.strip().splitlines() or ["it said nothing"]
+        raise UserError(f"--preflight={device}: the compiler gave up: {words[-1]}")
+    found = json.loads(answer[-1])
+    if "error" in found:
+        raise UserError(f"--preflight={device}: {found['error']}")
+    text = found.pop("program")
+    write_atomic(folder / PROGRAM, text)
+    write_atomic(folder / RESULT, json.dumps(found, indent=2) + "\n")
+    print(table(found))
+    print(f"\n{folder / RESULT}, {folder / PROGRAM}")
+    return found
+
+
+def compile_config(config: ConfigDict, target: targets.Target, count: int) -> dict[str, Any]:
+    """Compile a config's step twice; what ``preflight.json`` holds, and the ``program``.
+
+    To be called where `targets.ENVIRONMENT` was set before JAX was used.
+    """
+    batch = config.train.batch_size
+    first = compiled.compile_lowered(lower(config, target, count))
+    summary = compiled.summarize(first.text, target, batch // count)
+    twice = config.copy_and_resolve_references()
+    twice.train.batch_size = 2 * batch
+    second = compiled.compile_lowered(lower(twice, target, count))
+    usable = target.usable
+    return {
+        "device": target.name,
+        "title": target.title,
+        "count": count,
+        "batch_size": batch,
+        "image_size": config.data.image_size,
+        "classes": CLASSES,
+        "compile_seconds": round(first.seconds, 1),
+        "compiler_options": first.options,
+        "bytes_per_image": round(summary.bytes_per_image),
+        "flops_per_image": round(summary.flops_per_image),
+        "peak_bytes_per_device": first.peak_bytes,
+        "usable_bytes_per_device": round(usable),
+        "fits": first.peak_bytes <= usable,
+        "images_per_second_bound": round(summary.images_per_second, 1),
+        "bound_by_memory": round(summary.bound_by_memory, 3),
+        "largest_batch": largest_batch(config, count, first.peak_bytes, second.peak_bytes, usable),
+        "estimated_cycles_invalid_model": summary.estimated_cycles,
+        "collectives": summary.collectives,
+        "costliest": [dataclasses.asdict(operation) for operation in summary.costliest],
+        "program": first.text,
+    }
+
+
+def largest_batch(config: ConfigDict, count: int, once: int, twice: int, usable: float) -> int:
+    """The largest batch that fits, by a line through the memory of one batch and of two.
+
+    Args:
+      config: with a batch that `once` was compiled for; `twice` was for two of it.
+      count: devices.
+      once: bytes of a device.
+      twice: likewise.
+      usable: bytes that a device offers.
+
+    Returns:
+      Images over all devices, divisible as the config wants them; 0 where none fit.
+    """
+    batch = config.train.batch_size
+    slope = max(twice - once, 1) / batch
+    images = (usable - (once - slope * batch)) / slope
+    unit = count * config.train.accumulate * max(config.model.norm_batch, 1)
+    if batch % unit:  # parts of a batch may lie on several devices
+        unit = batch
+    return max(0, int(images // unit) * unit)
+
+
+def lower(
+    config: ConfigDict, target: targets.Target, count: int, resident: int = 0
+) -> jax.stages.Lowered:
+    """The step of `train.step` for so many devices of a target, with a batch of any pixels.
+
+    With `resident` records on every device, from which the batch is taken by index.
+    """
+    mesh = sharding.make_mesh(config.mesh, config.train.batch_size, target.devices(count))
+    return lower_on(config, mesh, target.platform, resident)
+
+
+def lower_on(
+    config: ConfigDict, mesh: jax.sharding.Mesh, platform: str, resident: int = 0
+) -> jax.stages.Lowered:
+    """The same for a platform (cpu, cuda, tpu), on the devices of a mesh, which may be others."""
+    pixels = sharding.replicated(mesh) if resident else None
+    module = make_module(config, CLASSES, platform)
+    settings = _settings()
+    options = step_options(config, background="black")
+    made = programs(module, config, options, settings, mesh, pixels)
+    step: Any = made.train_steps[1]  # jitted
+    batch = _batch(config, mesh, resident)
+    return step.trace(made.form, batch).lower(lowering_platforms=(platform,))
+
+
+def _settings() -> states.Settings:
+    def array(dtype: Any, *size: int) -> Any:
+        return jax.ShapeDtypeStruct(size, dtype)
+
+    number = array(jnp.float32)
+    return states.Settings(
+        seed=array(jnp.uint32),
+        mean=array(jnp.float32, 3),
+        std=array(jnp.float32, 3),
+        class_weights=array(jnp.float32, CLASSES),
+        learning_rate=number,
+        total_steps=number,
+        warmup_steps=number,
+        step_every=number,
+    )
+
+
+def _batch(config: ConfigDict, mesh: jax.sharding.Mesh, resident: int) -> dict[str, Any]:
+    examples, side = config.train.batch_size, config.data.image_size
+    spread = sharding.batch_sharding(mesh)
+
+    def array(dtype: Any, *size: int, place: Any = spread) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(size, dtype, sharding=place)
+
+    batch = {
+        "label": array(jnp.int32, examples),
+        "mask": array(jnp.bool_, examples),
+        "index": array(jnp.int32, examples),
+    }
+    if resident:
+        everywhere = sharding.replicated(mesh)
+        return batch | {PIXELS: array(jnp.uint8, resident, side, side, 3, place=everywhere)}
+    return batch | {"image": array(jnp.uint8, examples, side, side, 3)}
+
+
+def table(found: dict[str, Any]) -> str:
+    """The result in lines for a terminal."""
+    each = found["batch_size"] // found["count"]
+    bound = found["images_per_second_bound"]
+    exchanges = [
+        f"{kind} {row['number']} ({row['megabytes']:.1f} MB, {row['overlapped']} overlapped)"
+        for kind, row in found["collectives"].items()
+    ]
+    most = found["largest_batch"]
+    lines = [
+        f"{found['count']} x {found['title']}, {each} images of {found['image_size']} px on each "
+        f"({found['classes']} classes), compiled in {found['compile_seconds']:.0f} s",
+        f"  memory       {found['peak_bytes_per_device'] / 1e9:.2f} GB a device of "
+        f"{found['usable_bytes_per_device'] / 1e9:.1f} GB: "
+        f"{'fits' if found['fits'] else 'DOES NOT FIT'}",
+        f"  largest      train.batch_size={most} ({most // found['count']} a device)",
+        f"  bytes        {found['bytes_per_image'] / 1e6:.1f} MB an image through device memory",
+        f"  FLOPs        {found['flops_per_image'] / 1e9:.2f} GFLOP an image",
+        f"  bound        {bound:,.0f} images/s a device, {bound * found['count']:,.0f} in all "
+        f"(memory bounds {found['bound_by_memory']:.0%} of the time)",
+        f"  collectives  {'; '.join(exchanges) or 'none'}",
+    ]
+    if found["estimated_cycles_invalid_model"]:
+        cycles = found["estimated_cycles_invalid_model"]
+        lines.append(f"  cycles       {cycles:,.0f} a step by a cost model marked invalid")
+    lines.append("  costliest operations: share of the time, MB and MFLOP an image")
+    for row in found["costliest"]:
+        lines.append(
+            f"  {row['share']:6.1%} {row['bytes'] / 1e6:8.2f} {row['flops'] / 1e6:9.1f}  "
+            f"{row['kind'].removeprefix('__cudnn$')}  {row['source'][-60:]}"
+        )
+    return "\n".join(lines)
+
+
+def _serve() -> None:
+    """Read a request from the input, answer it in one line."""
+    request = json.load(sys.stdin)
+    target, count = targets.parse(request["device"])
+    try:
+        answer = compile_config(ConfigDict(request["config"]), target, count)
+    except UserError as error:
+        answer = {"error": str(error)}
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,261 @@
+"""Where a run starts: at random, or at the weights of a file, of the hub, or of another run."""
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+from flax import linen as nn
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from leukjax import distributed
+from leukjax.checkpoints import checkpoints as checkpoint
+from leukjax.checkpoints import checksums
+from leukjax.errors import UserError
+from leukjax.rundir import PREPROCESSING, RunDir
+from leukjax.training.state import TrainState
+from leukjax.weights import hub, layouts, names, read
+from leukjax.weights.axes import FLAX, Axes
+from leukjax.weights.map import COUNTER, Mapped, match
+
+METADATA = "leukjax"  # key of our own JSON in a safetensors file
+
+
+@dataclasses.dataclass(frozen=True)
+class Initial:
+    """What a run starts from.
+
+    Attributes:
+      facts: what of it must not change until the run ends; empty for a random start.
+      mapped: the values; None for a random start, and where a run goes on without the file.
+    """
+
+    facts: Mapping[str, Any]
+    mapped: Mapped | None
+
+    def statistics(self) -> tuple[list[float], list[float]] | None:
+        """Mean and standard deviation that the weights were trained with."""
+        return (self.facts["mean"], self.facts["std"]) if self.facts else None
+
+    def place(self, state: TrainState) -> TrainState:
+        """A fresh state with the values in it, each device getting its part.
+
+        The arrays of `state` that are replaced are deleted.
+
+        Raises:
+          UserError: there should be values, and their file is gone.
+        """
+        if not self.facts:
+            return state
+        if self.mapped is None:
+            raise UserError(
+                f"init.weights: {self.facts['weights']} is gone, and no checkpoint of this run is "
+                "left to go on from; bring it back"
+            )
+        return state.replace(
+            params=self._put("params", state.params),
+            batch_stats=self._put("batch_stats", state.batch_stats),
+            ema_params=self._put("params", state.ema_params),
+            ema_batch_stats=self._put("batch_stats", state.ema_batch_stats),
+        )
+
+    def _put(self, collection: str, tree: Any) -> Any:
+        assert self.mapped is not None
+        values = self.mapped.values
+
+        def put(path: tuple[str, ...], leaf: jax.Array) -> jax.Array:
+            value = values.get((collection, *path))
+            if value is None:
+                return leaf
+            shape, where = leaf.shape, leaf.sharding
+            leaf.delete()  # the devices never hold the random values and these
+            # A copy for each device: the state is donated, and may share memory with nothing.
+            return jax.make_array_from_callback(shape, where, lambda index: value[index].copy())
+
+        flat = traverse_util.flatten_dict(tree)
+        return traverse_util.unflatten_dict({path: put(path, leaf) for path, leaf in flat.items()})
+
+
+RANDOM = Initial({}, None)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """Weights that were found, and what is known of them."""
+
+    title: str
+    tensors: read.Tensors
+    names: Callable[[names.Path], tuple[str, ...]]
+    axes: Axes
+    model: Mapping[str, Any]  # fields of config.model that they call for
+    mean: list[float]
+    std: list[float]
+    classes: list[str] | None  # where they are known
+    sha256: str
+
+
+def find(config: ConfigDict, module: nn.Module, classes: tuple[str, ...], folder: Path) -> Initial:
+    """Find and check the weights of ``config.init``; read them where they fit.
+
+    Args:
+      config: of the run.
+      module: its model.
+      classes: of its data, in the order of the logits.
+      folder: its work directory. A run that goes on needs the file no more.
+
+    Raises:
+      UserError: whatever stands against them.
+    """
+    text = config.init.weights
+    if not text:
+        return RANDOM
+    before = distributed.from_first(lambda: _goes_on_without(_place(text, config), folder))
+    if before:
+        logging.warning("init.weights: %s is gone; the run goes on from its checkpoint", text)
+        return Initial(before, None)
+    if text.startswith(hub.PREFIX):
+        distributed.first(lambda: hub.fetch(text, config.data.cache_dir))
+    path = _place(text, config)
+    source = _of_run(path) if path.is_dir() else _of_file(path)
+    wanted = config.init.sha256
+    if wanted and wanted != source.sha256:
+        raise UserError(
+            f"--config.init.sha256={wanted}: {path} has {source.sha256}; get the right file"
+        )
+    layouts.check_model(source.tensors.where, source.title, source.model, config.model)
+    other_classes = source.classes is not None and source.classes != list(classes)
+    ours = traverse_util.flatten_dict(shapes(module, config.data.image_size))
+    mapped = match(
+        {path: leaf.shape for path, leaf in ours.items()},
+        source.tensors,
+        source.names,
+        source.axes,
+        new_head=config.init.head == "new" or other_classes,
+        allow=config.init.allow,
+    )
+    _say(source, mapped, config.model)
+    facts = {
+        "weights": text,
+        "sha256": source.sha256,
+        "layout": source.title,
+        "mean": source.mean,
+        "std": source.std,
+    }
+    return Initial(facts, mapped)
+
+
+@functools.lru_cache(maxsize=8)
+def shapes(module: nn.Module, image_size: int) -> dict[str, Any]:
+    """The collections ``params`` and ``batch_stats`` (where there is one) of a model, as shapes."""
+    images = jnp.zeros((1, image_size, image_size, 3))
+    tree = jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=False))
+    return {name: tree[name] for name in ("params", "batch_stats") if name in tree}
+
+
+def _place(text: str, config: ConfigDict) -> Path:
+    if text.startswith(hub.PREFIX):
+        return hub.place(text, config.data.cache_dir)
+    return Path(text).expanduser()
+
+
+def _goes_on_without(path: Path, folder: Path) -> dict[str, Any] | None:
+    """The facts of the run that stands in a folder, if its file of weights is no longer there."""
+    if path.exists():
+        return None
+    try:
+        return RunDir(folder).data().get("init")
+    except UserError:
+        return None  # no run, or one that `workdir.claim` will speak about
+
+
+def _of_file(path: Path) -> _Source:
+    tensors = read.open_file(path)
+    layout = layouts.recognize(str(path), tensors.shapes)
+    mean, std = (list(values) for values in layout.statistics)
+    classes = None
+    if METADATA in tensors.metadata:  # one that we wrote
+        mean, std, classes = _described(path, tensors.metadata[METADATA])
+    return _Source(
+        title=layout.title,
+        tensors=tensors,
+        names=layout.names,
+        axes=layout.axes,
+        model=layouts.model_of(layout, tensors.shapes),
+        mean=mean,
+        std=std,
+        classes=classes,
+        sha256=read.checksum(path),
+    )
+
+
+def _of_run(path: Path) -> _Source:
+    """A work directory, of whose checkpoints the best is taken, or one of its checkpoints."""
+    workdir = path if (path / PREPROCESSING).is_file() else path.absolute().parent.parent
+    step = "best" if workdir == path or not path.name.isdigit() else int(path.name)
+    try:
+        run = RunDir(workdir)
+        said, metric = run.preprocessing(), run.config().checkpoint.metric
+    except UserError as error:
+        raise UserError(
+            f"init.weights: {path} is no run of leukjax, or its JSON files are damaged ({error}); "
+            "give a work directory, one of its checkpoints, or a file of weights"
+        ) from error
+    checkpoints = workdir / "checkpoints"
+    step, tree = checkpoint.for_evaluation(checkpoints, step, lower_is_better=metric == "loss")
+    flat = traverse_util.flatten_dict(tree, sep="/")
+    return _Source(
+        title="a run of leukjax",
+        tensors=read.Tensors(
+            where=str(path),
+            shapes={name: value.shape for name, value in flat.items()},
+            floats=frozenset(flat),
+            metadata={},
+            get=flat.__getitem__,
+        ),
+        names=names.own,
+        axes=FLAX,
+        model={"name": said["model"]["name"]},
+        mean=said["mean"],
+        std=said["std"],
+        classes=said["classes"],
+        sha256=read.checksum(checkpoints / str(step) / checksums.NAME),  # of all its files
+    )
+
+
+def _described(path: Path, text: str) -> tuple[list[float], list[float], list[str]]:
+    """Mean, standard deviation and classes from the JSON that we put into a file of weights."""
+    try:
+        content = json.loads(text)
+        mean, std, classes = (content[name] for name in ("mean", "std", "classes"))
+        mean, std = ([float(value) for value in values] for values in (mean, std))
+        good = len(mean) == len(std) == 3 and all(map(math.isfinite, mean + std)) and min(std) > 0
+        if not good or not all(isinstance(name, str) for name in classes):
+            raise ValueError
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
+        raise UserError(
+            f"init.weights: {path}: its description of mean, std and classes is damaged"
+        ) from error
+    return mean, std, list(classes)
+
+
+def _say(source: _Source, mapped: Mapped, model: ConfigDict) -> None:
+    counts = ", ".join(f"{count} {status}" for status, count in mapped.counts().items())
+    logging.info("init.weights: %s, %s: %s", source.tensors.where, source.title, counts)
+    for row in mapped.rows:
+        if row.status != "loaded" and row.note != COUNTER:
+            logging.info("  %s: %s (%s)", row.status, row.variable or row.tensor, row.note)
+    tanh = source.axes is FLAX  # google-research's way, and a run of ours says its own
+    if model.name == "hybrid_vit" and source.classes is None and model.gelu_tanh != tanh:
+        logging.warning(
+            "%s computes GELU %s: --config.model.gelu_tanh=%s gives its very logits",
+            source.title,
+            "by tanh" if tanh else "exactly",
+            tanh,
+        )

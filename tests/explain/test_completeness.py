@@ -1,0 +1,77 @@
+"""Integrated gradients that do not sum up: more steps where they help, and a warning elsewhere."""
+
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from leukjax.explain import explainer
+from leukjax.explain.attribution.integrated_gradients import TOLERANCE, incompleteness
+from leukjax.explain.attribution.methods import Settings
+
+SIDE = 6
+
+
+class Step(nn.Module):
+    """Log-odds that rise by 4 when the mean of the image passes a place on the way."""
+
+    steepness: float
+    dtype: type = jnp.float32
+
+    @nn.compact
+    def __call__(self, images, train):
+        where = images.mean(axis=(1, 2, 3)) - 0.31
+        return jnp.stack([jnp.zeros(len(images)), 2 * jnp.tanh(self.steepness * where)], axis=1)
+
+
+def explain(steepness: float, steps: int = 64, count: int = 3) -> explainer.Reasons:
+    model = types.SimpleNamespace(
+        batch_size=2,
+        module=Step(steepness),
+        variables={},
+        preprocessing={"mean": [0.0] * 3, "std": [1.0] * 3},
+        on_devices=lambda *arrays: ({}, *arrays),
+    )
+    images = np.full((count, SIDE, SIDE, 3), 255, np.uint8)
+    images[1:] = 51  # never reach the step: the network hardly changes
+    targets = np.ones(count, np.int32)
+    return explainer.explain(model, images, targets, "integrated_gradients", Settings(steps=steps))
+
+
+def test_few_steps_are_enough_where_the_score_is_smooth():
+    found = explain(2.0)
+    assert found.steps.tolist() == [64] * 3
+    assert not found.incomplete.any()
+
+
+def test_steps_are_doubled_until_the_map_sums_up():
+    found = explain(300.0)
+    assert 64 < found.steps[0] <= explainer.MOST_STEPS
+    assert found.steps[1] == 64  # the others keep what they have
+    change = found.scores - found.baseline_scores
+    assert change[0] == pytest.approx(4, abs=1e-3)
+    assert abs(found.maps[0].sum() - change[0]) < TOLERANCE * change[0]
+    assert not found.incomplete.any()
+    # As many steps at once give nearly the same; a few give something else.
+    many = explain(300.0, steps=1024)
+    np.testing.assert_allclose(found.maps[0], many.maps[0], rtol=2 * TOLERANCE)
+
+
+def test_what_no_number_of_steps_resolves_is_said():
+    found = explain(1e7)
+    assert found.incomplete.tolist() == [True, False, False]
+    assert found.incompleteness[0] > TOLERANCE
+
+
+def test_other_methods_are_never_incomplete():
+    found = explain(2.0)
+    other = found._replace(steps=np.zeros(3, int), incompleteness=np.full(3, np.nan))
+    assert not other.incomplete.any()
+    assert found._replace(incompleteness=np.full(3, np.nan)).incomplete.all()
+
+
+def test_incompleteness_by_hand():
+    found = incompleteness(np.array([1.0, 35.0, 0.0]), np.array([1.5, 1, 2]), np.array([0.5, 0, 2]))
+    np.testing.assert_allclose(found, [0, 34, 0])

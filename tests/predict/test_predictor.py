@@ -1,0 +1,200 @@
+"""A trained run, loaded: the probabilities of the run itself, for any images in any batch."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import leukjax
+from leukjax.data import records
+from leukjax.errors import UserError
+from leukjax.metrics import calibration, predictions
+from leukjax.predict.predictor import Ensemble, Model
+from leukjax.predict.test_time_augmentation import dihedral
+
+
+@pytest.fixture(scope="module")
+def model(trained_run) -> Model:
+    return leukjax.load(trained_run, batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def test_part(trained_run, model) -> tuple[np.ndarray, np.ndarray]:
+    """The run's own test images, prepared anew, and what its table says of them."""
+    expected = predictions.read(trained_run / "predictions" / "test.csv")
+    prepared = records.prepare(model.config.data)
+    row_of = {name: row for row, name in enumerate(prepared.manifest.id.tolist())}
+    rows = np.array([row_of[name] for name in expected.id.tolist()])
+    return prepared.images(rows), expected.probabilities
+
+
+def changed(run: Path, folder: Path, name: str, old: str, new: str) -> Path:
+    """A copy of a run with one of its files changed."""
+    shutil.copytree(run, folder)
+    text = (folder / name).read_text()
+    assert old in text
+    (folder / name).write_text(text.replace(old, new))
+    return folder
+
+
+def test_importing_leukjax_imports_no_jax():
+    code = "import sys, leukjax; leukjax.load; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.smoke
+def test_probabilities_are_those_of_the_run(model, test_part):
+    images, expected = test_part
+    assert len(images) > 16
+    found = model.predict(images)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    assert found.dtype == np.float32
+    # Not all alike: a model that ignores its input would pass every test of this file.
+    assert np.ptp(found[:, 0]) > 0.01
+
+
+def test_batch_and_order_change_nothing(model, test_part, trained_run):
+    images, _ = test_part
+    expected = model.predict(images)
+    order = np.random.default_rng(0).permutation(len(images))
+    np.testing.assert_allclose(model.predict(images[order]), expected[order], rtol=0, atol=1e-5)
+    alone = np.concatenate([model.predict(image[None]) for image in images[:5]])
+    np.testing.assert_allclose(alone, expected[:5], rtol=0, atol=1e-5)
+    large = leukjax.load(trained_run, batch_size=64).predict(images)
+    np.testing.assert_allclose(large, expected, rtol=0, atol=1e-5)
+    assert model.predict(images[:0]).shape == (0, 2)
+
+
+def test_one_compilation_serves_every_number_of_images(model, test_part):
+    from leukjax.predict import predictor as module
+
+    images, _ = test_part
+    model.predict(images)
+    before = module._answer._cache_size()
+    for count in (1, 2, 7, 16, 17):
+        model.predict(images[:count])
+    assert module._answer._cache_size() == before
+
+
+def test_files_arrays_and_prepared_images_agree(model, test_part, tmp_path):
+    images, _ = test_part
+    for number, image in enumerate(images[:3]):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    files = [tmp_path / f"{number}.png" for number in range(3)]
+    expected = model.predict(images[:3])
+    np.testing.assert_array_equal(model.predict(files), expected)
+    np.testing.assert_array_equal(model.predict([str(files[0]), images[1], files[2]]), expected)
+
+
+def test_logits_and_features_belong_to_the_probabilities(model, test_part):
+    images = test_part[0][:5]
+    logits = model.logits(model.normalize(images))
+    np.testing.assert_allclose(jax.nn.softmax(logits), model.predict(images), atol=1e-6)
+    features = model.features(images)
+    head = model.variables["params"]["fc"]
+    np.testing.assert_allclose(features @ head["kernel"] + head["bias"], logits, atol=1e-5)
+
+
+def test_views_are_the_eight_of_the_square():
+    image = np.arange(2 * 9 * 3).reshape(2, 3, 3, 3)
+    views = np.asarray(dihedral(image))
+    assert len({view[0].tobytes() for view in views}) == 8
+    np.testing.assert_array_equal(views[0], image)
+    again = np.asarray(dihedral(views[5]))
+    assert {v.tobytes() for v in again} == {v.tobytes() for v in views}
+
+
+def test_with_views_an_image_may_lie_as_it_likes(trained_run, model, test_part):
+    images = test_part[0][:4]
+    turning = leukjax.load(trained_run, tta=True, batch_size=16)
+    found = turning.predict(images)
+    each = [model.predict(np.asarray(view)) for view in dihedral(images)]
+    np.testing.assert_allclose(found, np.mean(each, axis=0), atol=1e-6)
+    assert np.ptp(each, axis=0).max() > 1e-3  # the views do differ for the plain model
+    np.testing.assert_allclose(turning.predict(images[:, ::-1]), found, atol=1e-5)
+
+
+def test_calibrated_probabilities_are_rescaled_by_what_fits_validation(trained_run, test_part):
+    images, plain = test_part
+    val = predictions.read(trained_run / "predictions" / "val.csv")
+    heat = calibration.temperature(val.labels, val.probabilities)
+    assert abs(heat - 1) > 0.01
+    found = leukjax.load(trained_run, calibrated=True).predict(images)
+    np.testing.assert_allclose(found, calibration.rescale(plain, heat), atol=1e-5)
+
+
+def test_an_ensemble_is_the_mean(trained_run, test_part):
+    images = list(test_part[0][:5])
+    steps = [10, 5]
+    first, second = (leukjax.load(trained_run, step) for step in steps)
+    both = Ensemble((first, second))
+    expected = (first.predict(images) + second.predict(images)) / 2
+    np.testing.assert_allclose(both.predict(images), expected, atol=1e-7)
+    assert np.abs(first.predict(images) - second.predict(images)).max() > 1e-3
+    assert isinstance(leukjax.load([trained_run, trained_run]), Ensemble)
+
+
+def test_images_of_the_final_phase_are_cut_not_shrunk(trained_run, tmp_path):
+    config = changed(trained_run, tmp_path / "a", "config.json", '"smears"', '"cnmc"')
+    run = changed(config, tmp_path / "run", "preprocessing.json", '"smears"', '"cnmc"')
+    cnmc = leukjax.load(run)
+    image = np.random.default_rng(0).integers(0, 256, (600, 600, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(cnmc.preprocess(image), cnmc.preprocess(image[75:525, 75:525]))
+    other = leukjax.load(trained_run)
+    assert (other.preprocess(image) != other.preprocess(image[75:525, 75:525])).any()
+
+
+def test_what_is_no_finished_run_is_said_in_a_line(trained_run, tmp_path):
+    with pytest.raises(UserError, match=r"no run \(no preprocessing.json\)"):
+        leukjax.load(tmp_path)
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(trained_run, unfinished)
+    for step in (5, 10):
+        (unfinished / "checkpoints" / str(step) / "checksums.json").unlink()
+    with pytest.raises(UserError, match="holds no finished checkpoint"):
+        leukjax.load(unfinished)
+    with pytest.raises(UserError, match="no checkpoint of step 7; there are latest, 5, 10"):
+        leukjax.load(trained_run, 7)
+    other = changed(trained_run, tmp_path / "o", "preprocessing.json", '"width": 8', '"width": 4')
+    with pytest.raises(UserError, match=r"model: differs from config\.json"):
+        leukjax.load(other)
+    other = changed(other, tmp_path / "both", "config.json", '"width": 8', '"width": 4')
+    with pytest.raises(UserError, match="of another model"):
+        leukjax.load(other)
+    renamed = changed(trained_run, tmp_path / "c", "preprocessing.json", '"hem"', '"healthy"')
+    with pytest.raises(UserError, match="an ensemble needs the same classes"):
+        leukjax.load([trained_run, renamed])
+
+
+def test_a_damaged_best_checkpoint_is_never_used(trained_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    file = next((run / "checkpoints" / "10").glob("state/d/*"))
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(UserError, match="damaged"):
+        leukjax.load(run)
+    before = sorted(run.rglob("*"))
+    leukjax.load(run, 5)  # another one may be asked for by name
+    assert sorted(run.rglob("*")) == before  # and nothing is changed
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ("cell.png", "give a list of images"),
+        (np.zeros((2, 30, 30, 3), np.uint8), "give images of other sizes as a list"),
+        (np.zeros((2, 24, 24, 3), np.float32), "an array of prepared images is uint8"),
+        ([np.zeros((30, 30), np.uint8)], r"an image is uint8\[h, w, 3\]"),
+        (["nowhere.png"], "nowhere.png: cannot be read"),
+    ],
+)
+def test_other_things_than_images_are_refused(model, images, message):
+    with pytest.raises(UserError, match=message):
+        model.predict(images)
