@@ -4,6 +4,7 @@ import numpy as np
 from broken_case import TEXTS, Case, damage, write_folder
 
 from leukjax import config
+from leukjax.fields import Bounded, Choice
 
 _NUMBERS = (-1, 0, 1, 2, 3, 5, 7, 8, 16, 33, 99, 10**6, 2**31, 2**32, 2**63, 10**30, 0.1, 1e-300)
 
@@ -48,13 +49,18 @@ def extreme(case: Case, random: np.random.Generator) -> None:
     """Values that are allowed, at the ends of what is allowed."""
     write_folder(case, random)
     defaults = config.flatten(config.load("default"))
-    names = sorted((config.CHOICES.keys() | config.BOUNDS.keys()) - {*_HEAVY, *_LARGE})
-    for name in random.choice(names, random.integers(2, 8), replace=False).tolist():
-        if name in config.CHOICES:
-            options = [choice for choice in config.CHOICES[name] if choice != "smears"]
+    rules = {
+        name: field
+        for name, field in config.fields().items()
+        if isinstance(field, Choice | Bounded) and name not in {*_HEAVY, *_LARGE}
+    }
+    for name in random.choice(sorted(rules), random.integers(2, 8), replace=False).tolist():
+        field = rules[name]
+        if isinstance(field, Choice):
+            options = [choice for choice in field.choices if choice != "smears"]
             case.fields[name] = options[int(random.integers(len(options)))]
         else:
-            low, high = config.BOUNDS[name]
+            low, high = field.bounds
             value = (low, high, low + (high - low) / 2, low + 1)[int(random.integers(4))]
             case.fields[name] = int(value) if isinstance(defaults[name], int) else value
 

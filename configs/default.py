@@ -1,34 +1,193 @@
-"""Every field of a leukjax experiment, with its default and what it may hold.
+"""Every field of a leukjax experiment: default, allowed values, meaning.
 
-The other files of this folder change a few of these. A field that is not here does not exist: a
-misspelt override is an error. A *duration* is a text such as "5 epochs", "1000 steps" or
-"50000 examples".
+The other files of this folder change a few of these. A field that is not listed here does not
+exist: a misspelt override is an error. A *duration* is a text such as "5 epochs", "1000 steps" or
+"50000 examples". Fields marked `free` change how fast a run is or where its files are, never its
+numbers, so a run may be resumed with other values of them.
 """
 
 from ml_collections import ConfigDict
 
+from leukjax.config import build
 from leukjax.errors import UserError
+from leukjax.fields import (
+    Choice,
+    Duration,
+    Flag,
+    Location,
+    Number,
+    Pattern,
+    Text,
+    Whole,
+)
+
+FIELDS = {
+    "seed": Whole(0, (0, 2**32 - 1), "initialisation, order of the examples, augmentation"),
+    "compute_dtype": Choice(
+        "auto", ("auto", "float32", "bfloat16"), "auto: bfloat16 on GPU and TPU, else float32"
+    ),
+    # Data
+    "data.name": Choice("smears", ("smears", "cnmc", "all_idb2", "image_folder"), "data set"),
+    "data.root": Location(
+        "", "folder, or folder of zips, with the images; smears needs none"
+    ).free(),
+    "data.cache_dir": Location(
+        "", "prepared records; empty: $LEUKJAX_CACHE or the user's cache"
+    ).free(),
+    "data.image_size": Whole(48, (8, 2048), "pixels per side, after crop and resize"),
+    "data.crop": Whole(0, (0, 7000), "side of a centre crop before the resize, in pixels; 0: none"),
+    "data.denoise": Choice(
+        "none", ("none", "median", "gaussian", "bilateral", "nlm"), "filter before the resize"
+    ),
+    "data.positive": Text("", "class of precision, recall and F1; empty: the data set's own"),
+    "data.subject_pattern": Pattern("", "image_folder: group 1 in the relative path", group=True),
+    # The content of the table is compared at resume, by way of split.csv.
+    "data.subject_csv": Location("", "image_folder: CSV with the columns path,subject").free(),
+    "data.bad_images": Choice("error", ("error", "skip"), "skip: listed in WORKDIR/skipped.csv"),
+    "data.sampling": Choice(
+        "as_is", ("as_is", "class_balanced", "subject_balanced"), "order of training only"
+    ),
+    "data.mean": Text(
+        "auto", '"r,g,b" in [0, 1] | fit (training foreground) | auto (weights\' or fit)'
+    ),
+    "data.std": Text("auto", "as data.mean"),
+    "data.threads": Whole(8, (1, 256), "threads that prepare images and read records").free(),
+    "data.workers": Whole(0, (0, 256), "processes that read records; 0: threads only").free(),
+    "data.prefetch": Whole(4, (1, 1024), "batches read ahead").free(),
+    "data.cache": Choice(
+        "auto", ("auto", "none", "host", "device"), "where decoded images are kept; none: records"
+    ).free(),
+    "data.host_gb": Number(0.0, (0, 1e6), "host memory for them; 0: half of what is free").free(),
+    "data.device_gb": Number(0.0, (0, 1e6), "memory of each device for them; 0: a quarter").free(),
+    "data.smears_subjects": Whole(60, (6, 10**7), "smears: synthetic subjects, half per class"),
+    "data.smears_cells": Whole(20, (1, 10**6), "smears: mean number of cells per subject"),
+    "data.smears_seed": Whole(0, (0, 2**32 - 1), "smears: seed of the images, not of the training"),
+    # Split
+    "split.protocol": Choice(
+        "subject", ("auto", "subject", "official", "kfold", "image"), "auto: official where given"
+    ),
+    "split.seed": Whole(0, (0, 2**32 - 1), "seed of the assignment"),
+    "split.folds": Whole(5, (3, 1000), "kfold: number of folds"),
+    "split.fold": Whole(0, (0, 999), "kfold: this fold is the test split, the next validates"),
+    "split.held_out": Choice(
+        "none", ("none", "auto", "subject", "official"), "kfold: a test split outside all folds"
+    ),
+    # Model
+    "model.name": Choice("resnet", ("cnn", "resnet", "hybrid_vit", "bit"), "family of models"),
+    "model.depth": Choice(50, (18, 34, 50, 101, 152), "resnet; bit has 50, 101 and 152"),
+    "model.width": Whole(64, (1, 4096), "channels of the first stage (cnn, resnet, bit)"),
+    "model.variant": Choice("small", ("small", "r26_s32", "r50_b16"), "hybrid_vit"),
+    "model.gelu_tanh": Flag(True, "hybrid_vit: GELU by tanh (google-research) or exact (timm)"),
+    "model.norm": Choice(
+        "batch", ("batch", "group", "frozen"), "group: bit and the published hybrids"
+    ),
+    "model.norm_batch": Whole(0, (0, 2**20), "images per BatchNorm sub-batch; 0: the whole batch"),
+    "model.zero_init": Flag(True, "start the last norm scale of each residual block at 0"),
+    "model.dropout": Number(0.0, (0, 0.99), "before the head, and in transformer blocks"),
+    "model.stochastic_depth": Number(0.0, (0, 0.99), "rate of the last block; the first has 0"),
+    # Initial weights
+    "init.weights": Location(
+        "", "empty: random | a file | a run | hf://OWNER/NAME[@REVISION][/FILE]"
+    ),
+    "init.sha256": Text("", "checksum that the file must have; empty: any"),
+    "init.head": Choice("auto", ("auto", "new"), "auto: kept for the same classes"),
+    "init.allow": Pattern("", "variables and tensors that may be missing or unused"),
+    # Augmentation
+    "augment.flip": Flag(True, "left-right and up-down, each with probability 1/2"),
+    "augment.quarter_turns": Flag(True, "0, 90, 180 or 270 degrees"),
+    "augment.rotate": Number(0.0, (0, 180), "degrees, uniform in +-rotate; 180: any angle"),
+    "augment.zoom": Number(0.0, (0, 4), "scale log-uniform in [1 / (1 + zoom), 1 + zoom]"),
+    "augment.brightness": Number(0.0, (0, 1), "factor uniform in 1 +- brightness"),
+    "augment.contrast": Number(0.0, (0, 1), "factor uniform in 1 +- contrast"),
+    # Corruptions of leukjax.robustness, each to a degree uniform in [0, this]; 0: off.
+    "augment.stain": Number(0.0, (0, 2), "shift of azure and eosin in optical density"),
+    "augment.illumination": Number(
+        0.0, (0, 1), "brighter at one end of the image, darker at the other"
+    ),
+    "augment.blur": Number(0.0, (0, 30), "radius of defocus, in pixels of an image of 224"),
+    "augment.noise": Number(0.0, (0, 1), "standard deviation of camera noise; white is 1"),
+    "augment.debris": Number(0.0, (0, 100), "number of purple specks"),
+    # Loss
+    "loss.name": Choice("cross_entropy", ("cross_entropy", "focal"), "loss function"),
+    "loss.label_smoothing": Number(0.0, (0, 0.99), "share of the label spread over all classes"),
+    "loss.class_weights": Text("none", 'none | balanced | "w0,w1,...", one weight per class'),
+    "loss.focal_gamma": Number(2.0, (0, 100), "focal: exponent; 0 is cross-entropy"),
+    # Optimizer
+    "optimizer.name": Choice("adam", ("adam", "adamw", "sgd"), "optimizer"),
+    "optimizer.learning_rate": Number(1e-3, (0, 1e3), "peak learning rate"),
+    "optimizer.b1": Number(0.9, (0, 0.9999999), "adam, adamw"),
+    "optimizer.b2": Number(0.999, (0, 0.9999999), "adam, adamw"),
+    "optimizer.eps": Number(1e-8, (0, 1), "adam, adamw"),
+    "optimizer.momentum": Number(0.9, (0, 0.9999999), "sgd"),
+    "optimizer.weight_decay": Number(
+        0.0, (0, 1e3), "adam, sgd: L2 in the gradient; adamw: decoupled"
+    ),
+    "optimizer.decay_mask": Pattern("kernel$", "paths of the parameters that decay"),
+    "optimizer.clip_norm": Number(0.0, (0, 1e9), "global norm of the gradient; 0: no clipping"),
+    "optimizer.schedule": Choice("constant", ("constant", "cosine", "step"), "after the warm-up"),
+    "optimizer.warmup": Duration("0 steps", "linear warm-up from 0"),
+    "optimizer.final": Number(0.0, (0, 1), "cosine: share of the learning rate at the end"),
+    "optimizer.step_every": Duration("10 epochs", "step: duration between two drops"),
+    "optimizer.step_factor": Number(0.1, (0, 1), "step: factor of each drop"),
+    "optimizer.freeze": Pattern("", "paths of parameters that are not trained"),
+    "optimizer.freeze_stages": Whole(
+        0, (-1, 1000), "first N stages are not trained; -1: all but the head"
+    ),
+    "optimizer.layer_decay": Number(
+        1.0, (0.01, 1), "factor of the rate per stage away from the head"
+    ),
+    "optimizer.head_rate": Number(1.0, (0.001, 1000), "factor of the head's learning rate"),
+    # Training
+    "train.epochs": Number(8.0, (0, 1e9), "length of the run; a batch never crosses an epoch"),
+    "train.batch_size": Whole(32, (1, 2**24), "global, over all devices and processes"),
+    "train.accumulate": Whole(1, (1, 2**16), "micro-batches per step"),
+    "train.steps_per_call": Whole(
+        1, (1, 10_000), "steps per dispatch; above 1: device images"
+    ).free(),
+    "train.remat": Flag(False, "recompute inside each block: less memory, more time"),
+    "train.ema_decay": Number(0.0, (0, 0.9999999), "moving average of parameters and statistics"),
+    "train.eval_every": Duration("1 epochs", "duration between two validations"),
+    "train.eval_batch_size": Whole(0, (0, 2**24), "global; 0: train.batch_size"),
+    # Checkpoints
+    "checkpoint.every": Duration("1 epochs", "between two checkpoints, besides each validation"),
+    "checkpoint.keep_latest": Whole(
+        2, (2, 10_000), "the newest counts once its checksums are there"
+    ).free(),
+    "checkpoint.metric": Choice(
+        "balanced_accuracy",
+        ("loss", "accuracy", "balanced_accuracy", "f1", "weighted_f1", "macro_f1", "auroc"),
+        "validation score that chooses the best checkpoint; loss: the lowest",
+    ),
+    # Devices
+    "mesh.data": Whole(-1, (-1, 2**20), "devices along the batch; -1: all that are left").free(),
+    "mesh.model": Whole(1, (1, 2**20), "devices along the widest axis of the parameters").free(),
+    "mesh.fsdp": Flag(False, "shard parameters and optimizer state over the data axis").free(),
+    "profile.first": Whole(
+        0, (0, 2**40), "first step of a trace for TensorBoard or Perfetto"
+    ).free(),
+    "profile.steps": Whole(0, (0, 10_000), "number of steps to trace; 0: none").free(),
+    "runtime.compilation_cache": Location(
+        "auto", "auto (the user's cache folder) | none | a folder"
+    ).free(),
+    "runtime.timeout": Whole(300, (1, 10**6), "seconds that a process waits for its peers").free(),
+}
 
 
 def get_config(dataset: str = "") -> ConfigDict:
     """All fields, for one data set: "" or smears (embedded) | cnmc | all_idb2 | image_folder."""
-    config = _smears()
-    if dataset == "cnmc":
-        _published_protocol(config)
-        config.split.protocol = "auto"  # official where the preliminary phase is there
-        config.data.positive = "all"
-    elif dataset == "all_idb2":
-        _published_protocol(config)
-        config.data.positive = "all"
-    elif dataset == "image_folder":
+    config = build(FIELDS)
+    if dataset in ("cnmc", "all_idb2", "image_folder"):
         _published_protocol(config)
     elif dataset not in ("", "smears"):
         raise UserError(
             f"config argument {dataset!r}: no such data set; "
             "one of smears, cnmc, all_idb2, image_folder"
         )
-    if dataset:
-        config.data.name = dataset
+    if dataset == "cnmc":
+        config.split.protocol = "auto"  # official where the preliminary phase is there
+    if dataset in ("cnmc", "all_idb2"):
+        config.data.positive = "all"
+    config.data.name = dataset or "smears"
     return config
 
 
@@ -48,131 +207,3 @@ def _published_protocol(config: ConfigDict) -> None:
     config.augment.zoom = 0.1
     config.augment.brightness = 0.1
     config.augment.contrast = 0.1
-
-
-def _smears() -> ConfigDict:
-    config = ConfigDict()
-    config.seed = 0  # initialisation, order of the examples, augmentation, dropout
-    config.compute_dtype = "auto"  # auto | float32 | bfloat16; auto: bfloat16 on GPU and TPU
-
-    config.data = data = ConfigDict()
-    data.name = "smears"  # smears | cnmc | all_idb2 | image_folder
-    data.root = ""  # folder (or folder of zips) with the images; smears needs none
-    data.cache_dir = ""  # prepared records; "" = $LEUKJAX_CACHE, else the user's cache folder
-    data.image_size = 48  # pixels a side, after crop and resize
-    data.crop = 0  # centre crop before the resize, pixels of the source; 0 = none
-    data.denoise = "none"  # none | median | gaussian | bilateral | nlm, before the resize
-    data.positive = ""  # class that precision, recall, specificity and F1 speak of; "" = data set's
-    data.subject_pattern = ""  # image_folder: regular expression over the relative path, group 1
-    data.subject_csv = ""  # image_folder: CSV with the columns path,subject
-    data.bad_images = "error"  # error | skip (listed in WORKDIR/skipped.csv)
-    data.sampling = "as_is"  # as_is | class_balanced | subject_balanced; training order only
-    # auto (those of init.weights where given, else fit) | fit (foreground of the training groups)
-    data.mean = "auto"  # | "r,g,b" in [0, 1]
-    data.std = "auto"  # likewise
-    data.threads = 8  # threads that prepare images and read records
-    data.workers = 0  # processes that read records; 0 = threads only
-    data.prefetch = 4  # batches read ahead
-    data.cache = "auto"  # auto | none (records) | host | device: where decoded pixels lie
-    data.host_gb = 0.0  # auto: host memory that they may take; 0 = half of what is available
-    data.device_gb = 0.0  # memory of each device that they may take; 0 = a quarter of it
-    data.smears_subjects = 60  # smears: subjects drawn, half of each class
-    data.smears_cells = 20  # smears: mean number of cells a subject
-    data.smears_seed = 0  # smears: seed of the drawing, not of the training
-
-    config.split = split = ConfigDict()
-    split.protocol = "subject"  # auto | subject | official | kfold | image
-    split.seed = 0
-    split.folds = 5  # kfold
-    split.fold = 0  # kfold: this fold tests, the next validates
-    # kfold: none | auto | subject | official: the protocol whose test part stays out of all folds
-    split.held_out = "none"
-
-    config.model = model = ConfigDict()
-    model.name = "resnet"  # cnn | resnet | hybrid_vit | bit
-    model.depth = 50  # resnet: 18 | 34 | 50 | 101 | 152; bit: 50 | 101 | 152
-    model.width = 64  # channels of the first stage (cnn, resnet, bit)
-    model.variant = "small"  # hybrid_vit: small | r26_s32 | r50_b16
-    model.gelu_tanh = True  # hybrid_vit: GELU by tanh, as google-research; False: exact, as timm
-    model.norm = "batch"  # batch | group | frozen (bit and the hybrids of the literature: group)
-    model.norm_batch = 0  # images a BatchNorm sub-batch; 0 = the whole batch
-    model.zero_init = True  # last norm scale of each residual block starts at 0
-    model.dropout = 0.0  # before the head (and in the transformer's blocks)
-    model.stochastic_depth = 0.0  # rate of the last block, growing linearly from the first
-
-    config.init = init = ConfigDict()
-    init.weights = ""  # "" = random | a file | a run | hf://OWNER/NAME[@REVISION][/FILE]
-    init.sha256 = ""  # checksum that the file must have; "" = any
-    init.head = "auto"  # auto (kept where it is for the same classes) | new
-    init.allow = ""  # regular expression: variables and tensors that may be left out
-
-    config.augment = augment = ConfigDict()
-    augment.flip = True  # left-right and up-down, each with probability 1/2
-    augment.quarter_turns = True  # 0, 90, 180 or 270 degrees
-    augment.rotate = 0.0  # degrees: uniform in +-rotate; 180 = any angle
-    augment.zoom = 0.0  # scale log-uniform in [1 / (1 + zoom), 1 + zoom]
-    augment.brightness = 0.0  # factor uniform in 1 +- brightness
-    augment.contrast = 0.0  # factor uniform in 1 +- contrast, about the foreground's mean
-    # Distortions of leukjax.robustness, each to a degree uniform in [0, this]; 0 = off.
-    augment.stain = 0.0  # shift of azure and eosin in optical density (logarithm of their amounts)
-    augment.illumination = 0.0  # brighter by this at one end of the image, darker at the other
-    augment.blur = 0.0  # radius of a lens out of focus, in pixels of an image of 224
-    augment.noise = 0.0  # standard deviation of the camera's noise; white = 1
-    augment.debris = 0.0  # number of purple specks
-
-    config.loss = loss = ConfigDict()
-    loss.name = "cross_entropy"  # cross_entropy | focal
-    loss.label_smoothing = 0.0
-    loss.class_weights = "none"  # none | balanced | "w0,w1,…", one weight a class
-    loss.focal_gamma = 2.0
-
-    config.optimizer = optimizer = ConfigDict()
-    optimizer.name = "adam"  # adam | adamw | sgd
-    optimizer.learning_rate = 1e-3
-    optimizer.b1 = 0.9
-    optimizer.b2 = 0.999
-    optimizer.eps = 1e-8
-    optimizer.momentum = 0.9  # sgd
-    optimizer.weight_decay = 0.0  # adam, sgd: added to the gradient (L2); adamw: decoupled
-    optimizer.decay_mask = "kernel$"  # parameters whose path matches this expression decay
-    optimizer.clip_norm = 0.0  # global norm of the gradient; 0 = no clipping
-    optimizer.schedule = "constant"  # constant | cosine | step
-    optimizer.warmup = "0 steps"  # duration of a linear warm-up from 0
-    optimizer.final = 0.0  # cosine: share of the learning rate at the end
-    optimizer.step_every = "10 epochs"  # step: duration between two drops
-    optimizer.step_factor = 0.1  # step: factor of each drop
-    optimizer.freeze = ""  # regular expression over paths of parameters that stay as they are
-    optimizer.freeze_stages = 0  # so many stages from the images stay; -1 = all but the head
-    optimizer.layer_decay = 1.0  # factor of the learning rate for each stage away from the head
-    optimizer.head_rate = 1.0  # factor of the head's learning rate
-
-    config.train = train = ConfigDict()
-    train.epochs = 8.0  # length of the run; the rest of an epoch is never crossed by a batch
-    train.batch_size = 32  # global, over all devices and processes
-    train.accumulate = 1  # micro-batches a step
-    train.steps_per_call = 1  # steps that one call of the compiled step does; needs device pixels
-    train.remat = False  # recompute inside each block in the backward pass: less memory, more time
-    # Moving average of parameters and statistics; 0 = none. At step t, counted from 0, the decay is
-    # min(ema_decay, (1 + t) / (10 + t)), so that the random start is soon forgotten.
-    train.ema_decay = 0.0
-    train.eval_every = "1 epochs"  # duration between two validations
-    train.eval_batch_size = 0  # global; 0 = batch_size
-
-    config.checkpoint = checkpoint = ConfigDict()
-    checkpoint.every = "1 epochs"  # duration between two checkpoints, beside each validation
-    checkpoint.keep_latest = 2  # at least 2: the newest counts only once its checksums stand
-    checkpoint.metric = "balanced_accuracy"  # validation score that chooses the best (loss: lowest)
-
-    config.mesh = mesh = ConfigDict()
-    mesh.data = -1  # devices along the batch; -1 = all that are left
-    mesh.model = 1  # devices along the parameters' widest axis
-    mesh.fsdp = False  # shard parameters and optimizer slots over the data axis as well
-
-    config.profile = profile = ConfigDict()
-    profile.first = 0  # first step of a trace for TensorBoard or Perfetto
-    profile.steps = 0  # number of steps to trace; 0 = none
-
-    config.runtime = runtime = ConfigDict()
-    runtime.compilation_cache = "auto"  # auto (the user's cache folder) | none | a folder
-    runtime.timeout = 300  # seconds that a process waits for its peers
-    return config

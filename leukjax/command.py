@@ -114,7 +114,7 @@ def _check_paths(
         for path in [given] if isinstance(given, str) else given or []:
             config.require_local_path(path, f"--{name}")
     for field, text in overrides:
-        if field in config.PATHS:
+        if field in config.path_fields():
             config.require_local_path(text, f"--config.{field}")
     for argument in arguments:
         for path in argument.split("=", 1)[-1].split(","):  # compare takes NAME=PATH,PATH

@@ -1,151 +1,83 @@
-"""Every rule about a config: where it is found, what a field may hold, what differs.
+"""Configs: found by path or name, changed field by field, checked, compared.
 
 A config file is Python with ``get_config(argument) -> ConfigDict``; ``NAME.py:ARGUMENT`` passes the
-argument. Every field stands in ``configs/default.py``; nothing else in leukjax reads a field with a
-fallback.
+argument. ``configs/default.py`` defines every field: default, allowed values, meaning. Nothing else
+in leukjax reads a field with a fallback.
 """
 
 import difflib
+import functools
 import importlib.util
-import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from leukjax.errors import UserError
+from leukjax.fields import Field, Location, parse_duration
 
 _PACKAGE = Path(__file__).resolve().parent
-
-# Fields that change how fast a run is or where its files lie, never its numbers: a run may be
-# resumed with other values of these.
-FREE_TO_CHANGE = (
-    "data.cache",
-    "data.cache_dir",
-    "data.device_gb",
-    "data.host_gb",
-    "data.prefetch",
-    "data.root",
-    "data.subject_csv",  # its content is compared, through split.csv
-    "data.threads",
-    "data.workers",
-    "checkpoint.keep_latest",
-    "mesh.",
-    "profile.",
-    "runtime.",
-    "train.steps_per_call",
-)
-
-# Fields that say where files of this machine are or how this machine works. Of a finished run,
-# which may come from anyone, they are never taken: see `of_finished_run`.
-_OF_MACHINE = (*FREE_TO_CHANGE, "init.")
-
-# Those of them that the user may give for a finished run.
-_GIVEN_AGAIN = tuple(field for field in FREE_TO_CHANGE if field.startswith(("data.", "runtime.")))
 
 # Images of drawn cells that a finished run may ask for: their list alone takes a gigabyte.
 MAX_DRAWN = 2_000_000
 
-CHOICES = {
-    "compute_dtype": ("auto", "float32", "bfloat16"),
-    "data.name": ("smears", "cnmc", "all_idb2", "image_folder"),
-    "data.denoise": ("none", "median", "gaussian", "bilateral", "nlm"),
-    "data.bad_images": ("error", "skip"),
-    "data.cache": ("auto", "none", "host", "device"),
-    "data.sampling": ("as_is", "class_balanced", "subject_balanced"),
-    "split.protocol": ("auto", "subject", "official", "kfold", "image"),
-    "split.held_out": ("none", "auto", "subject", "official"),
-    "model.name": ("cnn", "resnet", "hybrid_vit", "bit"),
-    "model.depth": (18, 34, 50, 101, 152),
-    "model.variant": ("small", "r26_s32", "r50_b16"),
-    "model.norm": ("batch", "group", "frozen"),
-    "init.head": ("auto", "new"),
-    "loss.name": ("cross_entropy", "focal"),
-    "optimizer.name": ("adam", "adamw", "sgd"),
-    "optimizer.schedule": ("constant", "cosine", "step"),
-    "checkpoint.metric": (
-        "loss",
-        "accuracy",
-        "balanced_accuracy",
-        "f1",
-        "weighted_f1",
-        "macro_f1",
-        "auroc",
-    ),
-}
-
-# Fields that name a file or folder. Of addresses only init.weights takes one, hf://.
-PATHS = (
-    "data.root",
-    "data.cache_dir",
-    "data.subject_csv",
-    "init.weights",
-    "runtime.compilation_cache",
-)
-
-# Field -> (lowest, highest), both allowed.
-BOUNDS: dict[str, tuple[float, float]] = {
-    "seed": (0, 2**32 - 1),
-    "data.image_size": (8, 2048),
-    "data.crop": (0, 7_000),
-    "data.threads": (1, 256),
-    "data.workers": (0, 256),
-    "data.prefetch": (1, 1024),
-    "data.host_gb": (0, 1e6),
-    "data.device_gb": (0, 1e6),
-    "data.smears_subjects": (6, 10**7),
-    "data.smears_cells": (1, 10**6),
-    "data.smears_seed": (0, 2**32 - 1),
-    "split.seed": (0, 2**32 - 1),
-    "split.folds": (3, 1000),
-    "split.fold": (0, 999),
-    "model.width": (1, 4096),
-    "model.norm_batch": (0, 2**20),
-    "model.dropout": (0, 0.99),
-    "model.stochastic_depth": (0, 0.99),
-    "augment.rotate": (0, 180),
-    "augment.zoom": (0, 4),
-    "augment.brightness": (0, 1),
-    "augment.contrast": (0, 1),
-    "augment.stain": (0, 2),
-    "augment.illumination": (0, 1),
-    "augment.blur": (0, 30),
-    "augment.noise": (0, 1),
-    "augment.debris": (0, 100),
-    "loss.label_smoothing": (0, 0.99),
-    "loss.focal_gamma": (0, 100),
-    "optimizer.learning_rate": (0, 1e3),
-    "optimizer.b1": (0, 0.9999999),
-    "optimizer.b2": (0, 0.9999999),
-    "optimizer.eps": (0, 1),
-    "optimizer.momentum": (0, 0.9999999),
-    "optimizer.weight_decay": (0, 1e3),
-    "optimizer.clip_norm": (0, 1e9),
-    "optimizer.final": (0, 1),
-    "optimizer.step_factor": (0, 1),
-    "optimizer.freeze_stages": (-1, 1000),
-    "optimizer.layer_decay": (0.01, 1),
-    "optimizer.head_rate": (0.001, 1000),
-    "train.epochs": (0, 1e9),
-    "train.batch_size": (1, 2**24),
-    "train.accumulate": (1, 2**16),
-    "train.ema_decay": (0, 0.9999999),
-    "train.steps_per_call": (1, 10_000),
-    "train.eval_batch_size": (0, 2**24),
-    "checkpoint.keep_latest": (2, 10_000),
-    "mesh.data": (-1, 2**20),
-    "mesh.model": (1, 2**20),
-    "profile.first": (0, 2**40),
-    "profile.steps": (0, 10_000),
-    "runtime.timeout": (1, 10**6),
-}
-
 _MAX_TEXT = 10_000  # characters of one field of a run's config.json
 
-_DURATIONS = ("optimizer.warmup", "optimizer.step_every", "train.eval_every", "checkpoint.every")
-_EXPRESSIONS = ("data.subject_pattern", "init.allow", "optimizer.decay_mask", "optimizer.freeze")
+# Fields that code outside the package declared for its own models and data sets.
+_declared: dict[str, Field] = {}
+
+
+def fields() -> dict[str, Field]:
+    """All fields by name, as in ``"data.image_size"``."""
+    return {**_shipped_fields(), **_declared}
+
+
+@functools.cache
+def _shipped_fields() -> dict[str, Field]:
+    return _import_file(shipped_folder() / "default.py").FIELDS
+
+
+def free_fields() -> tuple[str, ...]:
+    """Fields that change speed or places only: a run may be resumed with other values of them."""
+    return tuple(name for name, field in fields().items() if field.is_free)
+
+
+def path_fields() -> tuple[str, ...]:
+    """Fields that name a file or folder."""
+    return tuple(name for name, field in fields().items() if isinstance(field, Location))
+
+
+def declare(name: str, field: Field) -> None:
+    """Adds a field to every config loaded from now on.
+
+    Raises:
+      ValueError: the name is taken, malformed, or that of a method of ConfigDict.
+    """
+    *_, last = name.split(".")
+    if name.count(".") != 1 or not all(part.isidentifier() for part in name.split(".")):
+        raise ValueError(f"config field {name!r}: must read SECTION.FIELD")
+    if hasattr(ConfigDict, last):
+        raise ValueError(f"config field {name!r}: {last!r} is a method of ConfigDict; rename it")
+    if name in _shipped_fields() or _declared.get(name, field) != field:
+        raise ValueError(f"config field {name!r}: exists already")
+    _declared[name] = field
+
+
+def build(table: Mapping[str, Field]) -> ConfigDict:
+    """A config that holds the default of every field."""
+    config = ConfigDict()
+    for name, field in table.items():
+        *sections, last = name.split(".")
+        section = config
+        for part in sections:
+            if part not in section:
+                section[part] = ConfigDict()
+            section = section[part]
+        section[last] = field.default
+    return config
 
 
 def shipped_folder() -> Path:
@@ -168,12 +100,22 @@ def load(name: str, overrides: Mapping[str, Any] | Iterable[tuple[str, Any]] = (
     """
     path, _, argument = name.partition(":")
     config = _get_config(_find(path), argument)
+    for field, rule in _declared.items():
+        _add_missing(config, field, rule)
     _check_names_and_types(flatten(config))  # before the changes: what is wrong is the file's
     pairs = overrides.items() if isinstance(overrides, Mapping) else overrides
     for field, value in pairs:
         set_field(config, field, value)
     check(config)
     return config
+
+
+def _add_missing(config: ConfigDict, name: str, field: Field) -> None:
+    section, last = name.split(".")
+    if section not in config:
+        config[section] = ConfigDict()
+    if last not in config[section]:
+        config[section][last] = field.default
 
 
 def require_local_path(text: str, what: str) -> None:
@@ -238,7 +180,7 @@ def _find(path: str) -> Path:
     )
 
 
-def _get_config(file: Path, argument: str) -> ConfigDict:
+def _import_file(file: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"leukjax_config_{file.stem}", file)
     assert spec is not None
     assert spec.loader is not None
@@ -248,7 +190,12 @@ def _get_config(file: Path, argument: str) -> ConfigDict:
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        raise UserError(f"{file}: {type(error).__name__}: {error}; mend the config file") from error
+        raise UserError(f"{file}: {type(error).__name__}: {error}; fix the config file") from error
+    return module
+
+
+def _get_config(file: Path, argument: str) -> ConfigDict:
+    module = _import_file(file)
     if not callable(getattr(module, "get_config", None)):
         raise UserError(f"{file}: defines no get_config(argument); see configs/default.py")
     try:
@@ -258,7 +205,7 @@ def _get_config(file: Path, argument: str) -> ConfigDict:
     except (Exception, SystemExit) as error:
         raise UserError(
             f"{file}: get_config({argument!r}) failed: {type(error).__name__}: {error}; "
-            "mend the config file"
+            "fix the config file"
         ) from error
     if not isinstance(config, ConfigDict):
         raise UserError(
@@ -267,7 +214,9 @@ def _get_config(file: Path, argument: str) -> ConfigDict:
     try:
         flatten(config)
     except RecursionError as error:
-        raise UserError(f"{file}: a section of the config holds itself; mend it") from error
+        raise UserError(
+            f"{file}: a section of the config contains itself; fix the config file"
+        ) from error
     return config
 
 
@@ -292,7 +241,8 @@ def set_field(config: ConfigDict, field: str, value: Any) -> None:
     flat = flatten(config)
     if field not in flat:
         raise UserError(f"--config.{field}: no such field{_nearest(field, flat)}")
-    _assign(config, field, _as_type_of(flat[field], value, field))
+    rule = fields().get(field)
+    _assign(config, field, value if rule is None else rule.parse(value, field))
 
 
 def _assign(config: ConfigDict, field: str, value: Any) -> None:
@@ -313,28 +263,6 @@ def _nearest(field: str, flat: Mapping[str, Any]) -> str:
     return f"; did you mean --config.{guess[0]}?" if guess else "; configs/default.py lists all"
 
 
-def _as_type_of(current: Any, value: Any, field: str) -> Any:
-    kind = type(current)
-    if isinstance(value, str) and kind is bool:
-        words = {"true": True, "1": True, "false": False, "0": False}
-        if value.lower() in words:
-            return words[value.lower()]
-    elif kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except (ValueError, OverflowError):
-            pass
-    elif kind is int and isinstance(value, str):
-        try:
-            return int(value)
-        except ValueError:
-            pass
-    elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
-        return value
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-    raise UserError(f"--config.{field}={value}: must be {names[kind]}, as {current!r} is")
-
-
 def check(config: ConfigDict) -> None:
     """Check names, types, bounds and combinations of fields.
 
@@ -343,28 +271,10 @@ def check(config: ConfigDict) -> None:
     """
     flat = flatten(config)
     _check_names_and_types(flat)
-    for field, choices in CHOICES.items():
-        if flat[field] not in choices:
-            listed = ", ".join(map(str, choices))
-            raise UserError(f"--config.{field}={flat[field]}: must be one of {listed}")
-    for field, (low, high) in BOUNDS.items():
-        if not low <= flat[field] <= high:  # false for NaN as well
-            raise UserError(f"--config.{field}={flat[field]}: must lie in {low:g} to {high:g}")
-    for field in PATHS:
-        require_local_path(flat[field], f"--config.{field}")
-    for field in _DURATIONS:
-        parse_duration(flat[field], field)
-    for field in _EXPRESSIONS:
-        try:
-            expression = re.compile(flat[field])
-        except (re.error, RecursionError, OverflowError) as error:
-            raise UserError(
-                f"--config.{field}={flat[field]}: not a regular expression: {error}"
-            ) from error
-        if field == "data.subject_pattern" and flat[field] and not expression.groups:
-            raise UserError(
-                f"--config.{field}={flat[field]}: must hold a group in brackets, the subject"
-            )
+    for name, field in fields().items():
+        field.check(flat[name], name)
+    for name in path_fields():
+        require_local_path(flat[name], f"--config.{name}")
     _check_combinations(flat)
 
 
@@ -383,24 +293,25 @@ def of_finished_run(content: Any) -> tuple[ConfigDict, dict[str, Any]]:
     Raises:
       UserError: an unknown field, or a value of another type or out of bounds.
     """
-    default = _get_config(shipped_folder() / "default.py", "")
-    recorded = flatten(default)
-    for field, value in _fields_of_json(content).items():
-        if field not in recorded:
-            raise UserError(f"{field}: no such field{_nearest(field, recorded)}")
-        recorded[field] = value
-    _check_types(recorded, flatten(default))
-    config, defaults = default.copy_and_resolve_references(), flatten(default)
-    for field, value in recorded.items():
-        _assign(config, field, _as_type_of(defaults[field], value, field))
+    known = fields()
+    recorded = {name: field.default for name, field in known.items()}
+    for name, value in _fields_of_json(content).items():
+        if name not in recorded:
+            raise UserError(f"{name}: no such field{_nearest(name, recorded)}")
+        recorded[name] = value
+    _check_types(recorded)
+    config = build(known)
+    for name, value in recorded.items():
+        _assign(config, name, known[name].parse(value, name))
     check(config)
     if config.data.smears_subjects * config.data.smears_cells > MAX_DRAWN:
         raise UserError(
-            f"data.smears_subjects, data.smears_cells: more than {MAX_DRAWN:,} drawn cells"
+            f"data.smears_subjects, data.smears_cells: more than {MAX_DRAWN:,} synthetic cells"
         )
-    for field, value in defaults.items():
-        if _is_one_of(field, _OF_MACHINE):
-            _assign(config, field, value)
+    # Fields that say where files of this machine are or how this machine works.
+    for name, field in known.items():
+        if field.is_free or name.startswith("init."):
+            _assign(config, name, field.default)
     return config, recorded
 
 
@@ -420,7 +331,7 @@ def of_this_machine(config: ConfigDict, overrides: Iterable[tuple[str, Any]], wh
         if not may_be_given_again(field):
             raise UserError(
                 f"--config.{field}: a finished run keeps its config ({where}); only these may be "
-                f"given: {', '.join(_GIVEN_AGAIN)}"
+                f"given: {', '.join(filter(may_be_given_again, fields()))}"
             )
         set_field(config, field, value)
     if given:
@@ -429,7 +340,7 @@ def of_this_machine(config: ConfigDict, overrides: Iterable[tuple[str, Any]], wh
 
 def may_be_given_again(field: str) -> bool:
     """Whether a field may be given for a finished run: it says where its data are, how it runs."""
-    return _is_one_of(field, _GIVEN_AGAIN)
+    return field in free_fields() and field.startswith(("data.", "runtime."))
 
 
 def _fields_of_json(content: Any) -> dict[str, Any]:
@@ -450,28 +361,23 @@ def _fields_of_json(content: Any) -> dict[str, Any]:
     return fields
 
 
-def _is_one_of(field: str, names: Iterable[str]) -> bool:
-    """Whether a field is named, or is in a section that is (``mesh.``)."""
-    return any(field == name or (name[-1] == "." and field.startswith(name)) for name in names)
-
-
 def _check_names_and_types(flat: dict[str, Any]) -> None:
-    default = flatten(_get_config(shipped_folder() / "default.py", ""))
-    for field in flat:
-        if field not in default:
-            raise UserError(f"config field {field}: no such field{_nearest(field, default)}")
-    for field in default:
-        if field not in flat:
-            raise UserError(f"config field {field}: missing; start from load('default')")
-    _check_types(flat, default)
+    known = fields()
+    for name in flat:
+        if name not in known:
+            raise UserError(f"config field {name}: no such field{_nearest(name, known)}")
+    for name in known:
+        if name not in flat:
+            raise UserError(f"config field {name}: missing; start from load('default')")
+    _check_types(flat)
 
 
-def _check_types(flat: Mapping[str, Any], default: Mapping[str, Any]) -> None:
-    """Check that each field has the type of its default."""
-    for field, value in default.items():
-        if isinstance(flat[field], str) and not isinstance(value, str):
-            raise UserError(f"--config.{field}={flat[field]}: a text, where {value!r} is none")
-        _as_type_of(value, flat[field], field)
+def _check_types(flat: Mapping[str, Any]) -> None:
+    """Checks that each field has its type; text is accepted for fields of text only."""
+    for name, field in fields().items():
+        if isinstance(flat[name], str) and not isinstance(field.default, str):
+            raise UserError(f"--config.{name}={flat[name]}: expected {field.expected}, got text")
+        field.parse(flat[name], name)
 
 
 def _check_combinations(flat: dict[str, Any]) -> None:
@@ -508,24 +414,6 @@ def _check_combinations(flat: dict[str, Any]) -> None:
         refuse("data.subject_csv", "give either this or data.subject_pattern, not both")
 
 
-def parse_duration(text: str, field: str) -> tuple[float, str]:
-    """``"5 epochs"`` -> ``(5.0, "epochs")``; the unit is epochs, steps or examples.
-
-    Raises:
-      UserError: anything else.
-    """
-    match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*(epoch|step|example)s?\s*", text)
-    try:
-        number = float(match[1]) if match else math.nan
-    except ValueError:
-        number = math.nan
-    if not match or math.isnan(number):
-        raise UserError(
-            f"--config.{field}={text}: must read like '5 epochs', '200 steps', '1e6 examples'"
-        )
-    return number, match[2] + "s"
-
-
 def steps(text: str, *, steps_per_epoch: int, batch_size: int, field: str) -> int:
     """Turn a duration into a number of optimiser steps, rounded to the nearest."""
     number, unit = parse_duration(text, field)
@@ -536,15 +424,21 @@ def steps(text: str, *, steps_per_epoch: int, batch_size: int, field: str) -> in
 def differences(before: Mapping, after: Mapping, *, ignore: Iterable[str] = ()) -> list[str]:
     """Lines ``field: before -> after`` for all fields that differ.
 
+    A field that `before` lacks has its default there: it is newer than that config.
+
     Args:
       before: a config or its JSON form.
-      after: likewise.
+      after: another.
       ignore: fields, or sections ending in a dot, that may differ.
     """
     old, new = flatten(before), flatten(after)
+    old = {name: field.default for name, field in fields().items() if name in new} | old
     ignored = tuple(ignore)
     lines = []
     for field in sorted(old.keys() | new.keys()):
-        if not _is_one_of(field, ignored) and old.get(field) != new.get(field):
+        skip = any(
+            field == name or (name[-1] == "." and field.startswith(name)) for name in ignored
+        )
+        if not skip and old.get(field) != new.get(field):
             lines.append(f"{field}: {old.get(field, 'absent')!r} -> {new.get(field, 'absent')!r}")
     return lines

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from leukjax import config as configs
 from leukjax import storage
 from leukjax.errors import UserError
+from leukjax.fields import Choice
 from leukjax.metrics import predictions as tables
 from leukjax.metrics.predictions import Predictions
 
@@ -305,7 +306,7 @@ class RunDir:
         for name, content in now.items():
             try:
                 before = storage.read_json(self.folder / name, MAX_JSON)
-                changed += configs.differences(before, content, ignore=configs.FREE_TO_CHANGE)
+                changed += configs.differences(before, content, ignore=configs.free_fields())
             except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
                 raise UserError(
                     f"{self.folder / name}: cannot be read ({_reason(error)}); choose another "
@@ -636,13 +637,21 @@ _INIT: dict[str, Check] = {
     "mean": _triple(-10, 10),
     "std": _triple(MIN_STD, 10),
 }
+
+
+def _protocol(value: Any) -> None:
+    field = configs.fields()["split.protocol"]
+    assert isinstance(field, Choice)
+    _one_of(*field.choices)(value)
+
+
 _DATA: dict[str, Check] = {"records_sha256": _text, "split_sha256": _text}
 _DATA_OPTIONAL: dict[str, Check] = {
     "images": _COUNT,
     "subjects": _COUNT,
     "groups": _COUNT,
     "classes": _classes,
-    "protocol": _one_of(*configs.CHOICES["split.protocol"]),
+    "protocol": _protocol,
     "init": _init,
 }
 _SUMMARY: dict[str, Check] = {

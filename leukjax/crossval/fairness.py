@@ -11,7 +11,7 @@ from leukjax.rundir import RunDir
 from leukjax.storage import csv_writer, write_atomic
 
 # Fields of a config that make no difference to any number, or that name what a row names better.
-_LEFT_OUT = (*configs.FREE_TO_CHANGE, "seed", "split.", "model.name")
+_LEFT_OUT = ("seed", "split.", "model.name")  # besides the free fields
 SHARED = "shared"
 
 
@@ -40,8 +40,9 @@ def rows(study: Study) -> list[tuple[str, bool, list[str]]]:
         "FLOPs an image": [f"{summary['flops_per_image']:,}" for summary in summaries],
     }
     flat = [configs.flatten(config) for config in each]
+    free = configs.free_fields()
     for field in flat[0]:
-        left_out = any(field == name or field.startswith(name) for name in _LEFT_OUT)
+        left_out = field in free or any(field.startswith(name) for name in _LEFT_OUT)
         if left_out or field == "checkpoint.metric":
             continue
         told[field] = [

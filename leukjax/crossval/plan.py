@@ -276,7 +276,7 @@ def claim(study: Study) -> None:
 
 def _free(study: Study) -> list[str]:
     """What may change between two starts: where files lie, how a config was spelt."""
-    free = [f"fields.{field}" for field in configs.FREE_TO_CHANGE] + ["config"]
+    free = [f"fields.{field}" for field in configs.free_fields()] + ["config"]
     return [f"models.{model}.{field}" for model in study.models for field in free]
 
 

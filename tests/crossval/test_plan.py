@@ -75,7 +75,7 @@ def test_a_sweep_is_a_grid():
         ({"sweep": ["seed=1,2"]}, "shared by all runs"),
         ({"sweep": ["checkpoint.metric=loss,auroc"]}, "shared by all runs"),
         ({"sweep": ["optimizer.learnin_rate=1,2"]}, "no such field; did you mean"),
-        ({"sweep": ["optimizer.learning_rate=1e-3,-1"]}, "must lie in 0 to"),
+        ({"sweep": ["optimizer.learning_rate=1e-3,-1"]}, "must be between 0 and"),
         ({"overrides": [("split.protocol", "image")]}, "folds are made of whole groups"),
         ({"overrides": [("split.protocol", "kfold")]}, "holds nothing out; give the protocol"),
         ({"overrides": [("split.folds", "4")]}, "--config.split.folds: set by --folds here"),

@@ -313,7 +313,7 @@ field("image_too_small_for_the_cnn", r"--config\.data\.image_size=8: too small f
 field("image_too_small_for_the_hybrid", r"--config\.data\.image_size=24: too small for the "
       r"hybrid_vit r26_s32.*; give more than 32", data__image_size=24,
       **{"": "hybrid_vit:image_folder"})  # fmt: skip
-field("image_too_small_for_the_resnet", r"--config\.data\.image_size=4: must lie in 8 to 2048",
+field("image_too_small_for_the_resnet", r"--config\.data\.image_size=4: must be between 8 and 2048",
       data__image_size=4, **{"": "resnet50:image_folder"})  # fmt: skip
 field("unknown_field", r"--config\.data\.rot: no such field; did you mean --config\.data\.root\?",
       data__rot="x")  # fmt: skip
