@@ -176,9 +176,10 @@ def _out_of_fold(study: Study) -> Section | None:
         "out_of_fold",
         "Secondary: cross-validation, out of fold",
         f"Every training group was left out of one fold and scored by the models that never saw it:"
-        f" {secondary_analyses.sample_of(study.out_of_fold_entries[0].predictions)}, pooled over folds and"
-        f" averaged over seeds. The primary analysis is of the {study.about.part} part instead:"
-        f" {words.sample(study)}, scored by the ensemble of all folds. Results differ because the"
+        f" {secondary_analyses.sample_of(study.out_of_fold_entries[0].predictions)}, pooled over"
+        f" folds and averaged over seeds. The primary analysis is of the {study.about.part}"
+        f" part instead: {words.sample(study)}, scored by the ensemble of all folds."
+        " Results differ because the"
         " images do, because each model here was trained on fewer images, and because models of"
         " different folds enter one ranking, which tends to lower the pooled AUROC.",
         tables.score_table(
@@ -279,8 +280,9 @@ def _calibration(study: Study) -> Section | None:
         "calibration",
         "Calibration",
         f"Secondary, and of other images than the scores above: {study.calibrated_part}"
-        f" ({secondary_analyses.sample_of(next(iter(study.calibration.values())).before)}). Temperatures"
-        f" belong to single runs, and the {study.about.part} part has scores of the ensemble alone."
+        f" ({secondary_analyses.sample_of(next(iter(study.calibration.values())).before)})."
+        f" Temperatures belong to single runs, and the {study.about.part} part has scores"
+        " of the ensemble alone."
         if elsewhere
         else None,
         _picture(
