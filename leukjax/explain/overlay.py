@@ -67,7 +67,9 @@ def overlay(
     shape = (count, len(columns)) if several else (1, count)
     width = 1.5 + 1.9 * shape[1] if several else 0.3 + 1.9 * shape[1]
     with style():
-        figure = Figure(figsize=(width, 0.9 + 1.65 * shape[0]), facecolor="white")
+        warned = any(panel.warning for column in columns for panel in column.panels if panel)
+        height = 0.9 + (2.0 if warned else 1.65) * shape[0]
+        figure = Figure(figsize=(width, height), facecolor="white")
         entitle(figure, title, marks)
         grid = figure.subplots(*shape, squeeze=False)
         cells = grid if several else grid.T  # [image and methods, models]
@@ -137,5 +139,7 @@ def as_png(figure: Figure) -> bytes:
     content = io.BytesIO()
     with style():
         make_drawable(figure)
+        # The first drawing finds how much room the texts take, the second gives it to them.
+        figure.draw_without_rendering()
         figure.savefig(content, format="png", metadata={"Software": None})
     return content.getvalue()

@@ -1,15 +1,18 @@
 """Integrated gradients that do not sum up: more steps where they help, and a warning elsewhere."""
 
+import io
 import types
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from PIL import Image
 
 from leukjax.explain import explainer
 from leukjax.explain.attribution.integrated_gradients import TOLERANCE, incompleteness
 from leukjax.explain.attribution.methods import Settings
+from leukjax.explain.overlay import Column, Panel, as_png, overlay
 
 SIDE = 6
 
@@ -75,3 +78,19 @@ def test_other_methods_are_never_incomplete():
 def test_incompleteness_by_hand():
     found = incompleteness(np.array([1.0, 35.0, 0.0]), np.array([1.5, 1, 2]), np.array([0.5, 0, 2]))
     np.testing.assert_allclose(found, [0, 34, 0])
+
+
+@pytest.mark.parametrize("models", [1, 2])
+def test_the_warning_is_not_cut(models):
+    image, cell = np.full((24, 24, 3), 99, np.uint8), np.zeros((24, 24), bool)
+    cell[6:18, 6:18] = True
+    map = np.eye(24, dtype=np.float32)
+    panel = Panel(map, True, "61% in the cell", "INCOMPLETE: off by 34.2,\n1250% of the change")
+    column = Column("cnn: all 98%\nexplained: all", image, cell, [panel, panel])
+    marks = ["trained on SYNTHETIC data", "INCOMPLETE integrated gradients: no explanation"]
+    figure = overlay("a.png", marks, ["Grad-CAM", "Integrated gradients"], [column] * models)
+    with Image.open(io.BytesIO(as_png(figure))) as picture:
+        pixels = np.asarray(picture.convert("L"))
+    frame = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    assert (frame == 255).all()
+    assert (pixels < 128).any()
