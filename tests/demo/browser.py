@@ -1,6 +1,6 @@
 """Chromium without a window, driven over the W3C WebDriver protocol; and the picture of the docs.
 
-python tests/page/browser.py URL FOLDER IMAGES…      writes FOLDER/{wide,narrow,dark}.png
+python tests/demo/browser.py URL FOLDER IMAGES…      writes FOLDER/{wide,narrow,dark}.png
 """
 
 import base64
