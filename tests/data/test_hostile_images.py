@@ -214,10 +214,10 @@ def test_special_files_neither_block_nor_fill_the_memory(tmp_path):
     (folder / "d.zip").symlink_to("/dev/zero")
     code = (
         "import resource, sys\n"
-        "from leukjax.data import stream, archive\n"
+        "from leukjax.data import image_stream, archive\n"
         "from leukjax.errors import UserError\n"
         "resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))\n"
-        "for item in stream.items([sys.argv[1]]):\n"
+        "for item in image_stream.items([sys.argv[1]]):\n"
         "    try: item.read()\n"
         "    except UserError as error: print(error)\n"
         "for root in (sys.argv[1], sys.argv[1] + '/b.zip', sys.argv[1] + '/c.png'):\n"

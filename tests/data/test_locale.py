@@ -21,7 +21,7 @@ PROGRAM = """
     import numpy as np
     from trees import data_config
     from leukjax import storage
-    from leukjax.data import image_folder, records, split, stream
+    from leukjax.data import image_stream, records
     from leukjax.data.manifest_builder import scan
     from leukjax.metrics import predictions
 
@@ -39,7 +39,7 @@ PROGRAM = """
     )
     table.write(out / "predictions.csv")
     again = predictions.read(out / "predictions.csv")
-    items = [(item.path, len(item.read())) for item in stream.items([str(root)])]
+    items = [(item.path, len(item.read())) for item in image_stream.items([str(root)])]
     found = {
         "encoding": sys.getfilesystemencoding(),
         "checksum": manifest.checksum(),
@@ -101,10 +101,11 @@ ZIPPED = """
     import json, sys
     sys.path.insert(0, sys.argv[1])
     from trees import data_config
-    from leukjax.data import image_folder, stream
+    from leukjax.data import image_stream
+    from leukjax.data.datasets import image_folder
     from leukjax.data.manifest_builder import scan
     manifest, _ = scan(image_folder.source(data_config(sys.argv[2])), sys.argv[3], 1, "error")
-    items = [(item.path, len(item.read())) for item in stream.items([sys.argv[2]])]
+    items = [(item.path, len(item.read())) for item in image_stream.items([sys.argv[2]])]
     print(json.dumps({"ids": manifest.id.tolist(), "items": items}))
 """
 

@@ -64,7 +64,7 @@ def of_threshold(monkeypatch) -> np.ndarray:
     seen = []
     monkeypatch.setattr(selective, "_validation", lambda model: next(validation))
     monkeypatch.setattr(selective, "_as_answered", lambda model, table: table.probabilities)
-    monkeypatch.setattr(selective.abstain, "threshold", lambda _, p, *__: seen.append(p))
+    monkeypatch.setattr(selective.selective, "threshold", lambda _, p, *__: seen.append(p))
     validation = iter(tables())
     selective.choose(models(), 0.1)
     return seen[0]

@@ -221,7 +221,8 @@ def test_names_are_drawn_as_they_are(tmp_path, caplog, monkeypatch):
         write_figures(tmp_path, history(2), labels, p, subjects, subjects, ODD)
         figure = roc_figure(labels, p, subjects, ODD)
         style.save(figure, tmp_path, "again", ("svg",))
-    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    mean, *legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert mean.startswith("mean over classes")
     assert legend[0].startswith("\u200b_a$b$_c: AUROC")
     assert legend[1].startswith("\\u767d\\u8840\\u7403 100 $: AUROC")
     assert legend[2].startswith("\\x1b[31mred: AUROC")

@@ -122,13 +122,14 @@ def test_two_processes_end_with_the_predictions_of_one(tmp_path, cache, pair):
     data = json.loads((workdir / "data.json").read_text())
     assert data == json.loads((tmp_path / "one" / "data.json").read_text())
 
-    # Every batch is shared in halves; process 0 alone read the training part for its mean.
+    # Every batch is shared in halves; process 0 alone read the training part for its mean, and all
+    # images for the baseline of the shortcuts.
     lines = (workdir / "split.csv").read_text().splitlines()[1:]
     count = {part: sum(line.endswith(part) for line in lines) for part in ("train", "val", "test")}
     steps, batches = metrics(workdir)[-1]["step"], {p: -(-count[p] // 16) for p in ("val", "test")}
     evaluations = sum(line["part"] == "val" for line in metrics(workdir)) + 1
     own = 8 * (steps + evaluations * batches["val"] + batches["test"])
-    assert read == [own + count["train"], own]
+    assert read == [own + count["train"] + sum(count.values()), own]
 
 
 def test_sigterm_on_one_stops_both_at_the_same_step(tmp_path, cache, pair, monkeypatch):
