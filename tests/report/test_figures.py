@@ -223,9 +223,9 @@ def test_names_are_drawn_as_they_are(tmp_path, caplog, monkeypatch):
         style.save(figure, tmp_path, "again", ("svg",))
     mean, *legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert mean.startswith("mean over classes")
-    assert legend[0].startswith("\u200b_a$b$_c: AUROC")
-    assert legend[1].startswith("\\u767d\\u8840\\u7403 100 $: AUROC")
-    assert legend[2].startswith("\\x1b[31mred: AUROC")
+    assert legend[0].startswith("\u200b_a$b$_c against the rest: AUROC")
+    assert legend[1].startswith("\\u767d\\u8840\\u7403 100 $ against the rest: AUROC")
+    assert legend[2].startswith("\\x1b[31mred against the rest: AUROC")
     assert not any(text.get_parse_math() for text in figure.findobj(Text))
     figure = subjects_figure(labels, p.argmax(1), subjects, ODD)
     style.save(figure, tmp_path, "again", ("svg",))
