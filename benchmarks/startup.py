@@ -36,7 +36,8 @@ import json, os, sys, time
 marks = {"start": float(sys.argv[1])}
 from leukjax.report import run_report
 from leukjax import config, runtime
-from leukjax.train import pace, run, session
+from leukjax.training import assemble as run, session
+from leukjax.training import throughput as pace
 from measured import processor, versions
 marks["import"] = time.time()
 programs = run.programs
