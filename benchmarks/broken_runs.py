@@ -92,7 +92,7 @@ def _make(folder: Path) -> None:
         ("robustness", [*again, f"--distortions={_DISTORTION}"]),
         ("predict", [f"--workdir={run}", str(asked), f"--output={folder / 'answers.csv'}"]),
     ]
-    unlike = [f"--workdir={run}", str(asked), f"--output={folder / 'unlike.csv'}", "--flag_unlike"]
+    unlike = [*again, str(asked), f"--output={folder / 'unlike.csv'}", "--flag_unlike"]
     commands.insert(2, ("predict", unlike))
     # The cache of the case commands; absent fields of the run name none.
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
@@ -128,7 +128,14 @@ def choose(case: Case, program: str, random: np.random.Generator) -> None:
     case.program = program
     data = f"--config.data.root={template() / 'data'}"
     extra: dict[str, tuple[str, ...]] = {
-        "predict": ("--flag_unlike", "--calibrated", "--tta", "--max_error=0.4", "--step=latest"),
+        "predict": (
+            "--flag_unlike",
+            data,
+            "--calibrated",
+            "--tta",
+            "--max_error=0.4",
+            "--step=latest",
+        ),
         "evaluate": ("--part=val", "--tta", data, data, "--threshold=sensitivity=0.9"),
         "explain": ("--method=occlusion", "--overlays=false", "--method=gradcam", "--steps=8"),
         "robustness": (data, data, data, "--part=val", "--background=masked"),

@@ -175,6 +175,9 @@ def _work(pipe: Connection, numbers: list[int], settings: dict, base: Path) -> N
     import fuzz_case
     import fuzz_watch
 
+    from leukjax import terminal
+
+    terminal.prepare()  # as `command.run` does
     recorder = fuzz_watch.Recorder()
     for number in numbers[:_RENEWED_AFTER]:
         pipe.send((

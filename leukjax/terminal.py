@@ -27,6 +27,7 @@ _PLAIN = {
 _ERRORS = "leukjax_plain"
 # What a write answers if the reader of a pipe or the terminal is gone.
 _GONE = {errno.EPIPE, errno.ESHUTDOWN, errno.ECONNRESET}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def escape(text: str) -> str:
@@ -64,6 +65,8 @@ class _Descriptor(io.FileIO):
             return super().write(data)
         except OSError as error:
             hung_up = error.errno == errno.EIO and stat.S_ISCHR(os.fstat(self.fileno()).st_mode)
+            if self.fileno() == 2 and error.errno in _FULL:
+                return len(data)  # a log that its disk has no room for does not end the work
             if error.errno not in _GONE and not hung_up:
                 error.filename = "standard error" if self.fileno() == 2 else "standard output"
                 raise

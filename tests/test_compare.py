@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "report" / "comparison"))
+sys.path.insert(0, str(Path(__file__).parent / "compare"))
 
 from fake_runs import predict, subjects, write_run
 
@@ -229,3 +229,13 @@ def test_it_prints_the_headline(tmp_path, capsys):
     ]
     assert deciding["p_holm"] <= 0.05
     assert np.isclose(deciding["p"] * 10_001, round(deciding["p"] * 10_001))
+
+
+def test_names_that_are_no_text_are_shown_as_escapes(place, tmp_path, capsys):
+    """`place` is a run; its name on the command line may be any bytes."""
+    odd = f"a\udc9b\rb={place / 'good'}"
+    status, out, err = run(capsys, odd, f"c={place / 'good'}", f"--output={tmp_path}/out")
+    assert status == 0, err
+    assert "a\\udc9b\\rb" in out
+    for path in (tmp_path / "out").rglob("*.csv"):
+        assert "\r" not in path.read_text(encoding="utf-8")

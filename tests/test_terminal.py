@@ -68,7 +68,9 @@ def test_names_on_a_terminal_that_lacks_their_letters(tmp_path):
         assert b"Error" not in ended.stderr
 
 
-@pytest.mark.parametrize("shell", ["| head -1", "2>&-", ">&-", ">&- 2>&-", "2>&1 | true"])
+@pytest.mark.parametrize(
+    "shell", ["| head -1", "2>&-", ">&-", ">&- 2>&-", "2>&1 | true", "2> /dev/full"]
+)
 def test_a_reader_that_leaves_does_not_end_the_work(tmp_path, shell):
     # More than a pipe holds.
     ended, done = _run(tmp_path, ["2000"], f"{shell}; exit ${{PIPESTATUS[0]}}")

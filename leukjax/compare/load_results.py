@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from leukjax import terminal
 from leukjax.errors import UserError
 from leukjax.metrics import predictions as tables
 from leukjax.metrics.predictions import Predictions, read_checked
@@ -96,7 +97,10 @@ def read_entries(arguments: Sequence[str]) -> list[Entry]:
     names = [entry.name for entry in entries]
     if len(set(names)) < len(names):
         entries = [_with_parent(e) if names.count(e.name) > 1 else e for e in entries]
-        names = [entry.name for entry in entries]
+    # A name may be bytes that are not UTF-8, or hold control characters; files and terminals get
+    # them as escapes.
+    entries = [dataclasses.replace(e, name=terminal.escape(e.name)) for e in entries]
+    names = [entry.name for entry in entries]
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"{name}: is the name of {names.count(name)} models; give NAME=PATH")
