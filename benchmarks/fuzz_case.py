@@ -5,6 +5,7 @@ import faulthandler
 import hashlib
 import importlib
 import json
+import logging
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import absl.logging
 import broken_configs
 import broken_environments
 import broken_files
@@ -141,9 +143,7 @@ def draw(folder: Path, random: np.random.Generator, kinds: list[str]) -> Case:
       random: all that decides.
       kinds: what may be damaged; empty = everything.
     """
-    from absl import logging
-
-    logging.set_verbosity(logging.ERROR)  # of what is prepared to be damaged
+    absl.logging.set_verbosity(absl.logging.ERROR)  # of what is prepared to be damaged
     names = kinds or list(KINDS)
     shares = np.array([KINDS[name][1] for name in names])
     kind = str(random.choice(names, p=shares / shares.sum()))
@@ -222,6 +222,7 @@ def _as_if_new(module: Any) -> None:
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
+    logging.getLogger().handlers.clear()  # a library that logs without a logger makes one
     module.FLAGS.unparse_flags()
     for name in module.FLAGS:
         module.FLAGS[name].unparse()
