@@ -66,12 +66,14 @@ def problem(folder: Path) -> str | None:
         return f"{NAME} cannot be read"
     if (strange := _strange(folder)) is not None:
         return f"{strange} is no regular file"
-    found = checksums(folder)
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
+    names = {str(path.relative_to(folder)) for path in _files(folder)}
+    for name in sorted(expected.keys() | names):  # before the files, which may be huge, are read
+        if name not in names:
             return f"{name} is missing"
         if name not in expected:
             return f"{name} does not belong to it"
+    found = checksums(folder)
+    for name in sorted(found):
         if expected[name] != found[name]:
             return f"{name} is damaged (checksum differs)"
     # A byte of the seal itself that changes nothing in its content: a blank, say.
@@ -100,6 +102,10 @@ def checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below a folder, the seal itself left out."""
     return {
         str(path.relative_to(folder)): hashlib.file_digest(path.open("rb"), "sha256").hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != NAME
+        for path in _files(folder)
     }
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files that a seal is about."""
+    return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != NAME]

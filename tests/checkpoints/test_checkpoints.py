@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from jax.experimental import multihost_utils
 
+from leukjax.checkpoints import checksums
 from leukjax.checkpoints.checkpoints import SEAL, Checkpoints, for_evaluation
 from leukjax.errors import UserError
 
@@ -315,3 +316,13 @@ def test_a_save_does_not_query_the_preemption_service(checkpoints, monkeypatch):
     checkpoints.wait()
     assert checkpoints.latest() == 5
     assert queried == []
+
+
+def test_a_file_that_does_not_belong_is_not_read(tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("1")
+    (tmp_path / checksums.NAME).write_text(checksums.text_of(checksums.checksums(tmp_path)))
+    assert checksums.problem(tmp_path) is None
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(2**40)  # hours of reading
+    monkeypatch.setattr(checksums.hashlib, "file_digest", None)
+    assert checksums.problem(tmp_path) == "large does not belong to it"
