@@ -305,11 +305,6 @@ def require_utf8(path: str | os.PathLike[str]) -> None:
         raise ValueError(f"the name is not UTF-8{fix}") from error
 
 
-def is_link(path: Path) -> bool:
-    """Whether `path` or its parent folder is a symbolic link."""
-    return path.is_symlink() or path.parent.is_symlink()
-
-
 def _require_regular(descriptor: int, path: str | os.PathLike[str]) -> None:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         raise OSError(errno.EINVAL, "is not a regular file", os.fspath(path))

@@ -1,4 +1,4 @@
-"""Printed numbers: what a value of so many digits can have been before it was rounded.
+"""Printed numbers: the values that a rounded number can have had before it was rounded.
 
 Exact arithmetic throughout (`fractions`), because half of a last digit decides.
 """

@@ -75,14 +75,14 @@ def one_image() -> Iterator[None]:
 
 
 def take_bytes(amount: int) -> None:
-    """Waits until this thread may hold a file of so many bytes, in `one_image`."""
+    """Waits until this thread may hold a file of `amount` bytes, in `one_image`."""
     if _held.inside:
         _release()  # never waits for one thing while it holds the other, but in this order
         _held.bytes = _bytes.take(amount)
 
 
 def take_pixels(amount: int) -> None:
-    """Waits until this thread may decode an image of so many pixels, in `one_image`."""
+    """Waits until this thread may decode an image of `amount` pixels, in `one_image`."""
     if _held.inside:
         _pixels.give(_held.pixels)
         _held.pixels = 0

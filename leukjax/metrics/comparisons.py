@@ -193,7 +193,7 @@ def permutation_p(
 
 
 def least_p(groups: int, draws: int = DRAWS) -> float:
-    """The smallest p that the paired cluster permutation of so many groups can give.
+    """The smallest p that the paired cluster permutation of `groups` groups can give.
 
     With all swaps it is 2 / 2^G: the observed difference and its mirror image. With random ones it
     is 1 / (draws + 1), however many groups there are.
