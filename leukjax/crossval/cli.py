@@ -13,6 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
+from leukjax import command
 from leukjax.errors import UserError
 
 FLAGS = flags.FlagValues()
@@ -54,7 +55,7 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
         pool=FLAGS.pool,
         sweep=FLAGS.sweep,
     )
-    run_study.run(study, _shard(FLAGS.shard), retry=FLAGS.retry)
+    run_study.run(study, _shard(FLAGS.shard), retry=FLAGS.retry, imports=command.imports(FLAGS))
 
 
 def _shard(text: str) -> tuple[int, int]:

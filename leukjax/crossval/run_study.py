@@ -20,7 +20,7 @@ from leukjax.training import compiled_functions, workdir
 from leukjax.training.assemble import split_of
 
 
-def run(study: Study, shard: tuple[int, int], *, retry: bool) -> None:
+def run(study: Study, shard: tuple[int, int], *, retry: bool, imports: Sequence[str] = ()) -> None:
     """Train this machine's share, and join the tables once every share is done.
 
     Raises:
@@ -44,7 +44,7 @@ def run(study: Study, shard: tuple[int, int], *, retry: bool) -> None:
         devices = find_devices()
         _say_what(study, jobs, shard, len(devices))
         board = Board(study, jobs, len(devices))
-        workers = Workers(devices, study.folder / "logs", lock.fileno())
+        workers = Workers(devices, study.folder / "logs", lock.fileno(), imports)
         conductor = scheduler.Conductor(study, workers, board)
         try:
             conductor.train(share)

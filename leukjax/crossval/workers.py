@@ -69,7 +69,13 @@ class _Worker:
 class Workers:
     """Starts a worker for each device when it is needed, and again when one dies."""
 
-    def __init__(self, devices: Sequence[Mapping[str, str]], log: Path, keep_open: int):
+    def __init__(
+        self,
+        devices: Sequence[Mapping[str, str]],
+        log: Path,
+        keep_open: int,
+        imports: Sequence[str] = (),
+    ):
         """No process is started yet.
 
         Args:
@@ -77,7 +83,9 @@ class Workers:
           log: folder for what a worker says outside of its jobs.
           keep_open: a file descriptor that workers inherit: the lock of the study, which is held
             until the last of them is gone.
+          imports: values of --import.
         """
+        self._flags = [f"--import={name}" for name in imports]
         self._environments, self._log, self._keep = devices, log, keep_open
         self._workers: dict[int, _Worker] = {}
         self._selector = selectors.DefaultSelector()
@@ -124,7 +132,7 @@ class Workers:
         path = self._log / f"worker{device}.txt"
         with path.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "leukjax.crossval.worker"],
+                [sys.executable, "-m", "leukjax.crossval.worker", *self._flags],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -18,25 +18,20 @@ from pathlib import Path
 
 from absl import flags
 
+from leukjax import command
 from leukjax.errors import UserError
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", "", "folder of the finished run", flag_values=FLAGS)
 flags.DEFINE_string("format", "safetensors", "of the file", flag_values=FLAGS)
 flags.DEFINE_string("output", "", "folder that gets the files", flag_values=FLAGS)
-flags.DEFINE_bool(
-    "calibrated",
-    False,
-    "stablehlo, onnx: probabilities at the temperature that fits validation",
-    flag_values=FLAGS,
-)
+command.define_run_flags(FLAGS, "calibrated")
 
 
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
     """Check the flags, write."""
-    if names or overrides or arguments:
-        given = arguments[0] if arguments else "--config"
-        raise UserError(f"{given}: not understood; the run has its own config")
+    command.refuse_config(names, overrides)
+    command.refuse_arguments(arguments)
     for flag in ("workdir", "output"):
         if not getattr(FLAGS, flag):
             raise UserError(f"--{flag} is missing; see --help")
