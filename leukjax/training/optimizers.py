@@ -14,7 +14,6 @@ import optax
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-from leukjax import expressions
 from leukjax.sharding import path_name
 from leukjax.training.fine_tuning import FineTuning
 
@@ -67,9 +66,7 @@ def decays(expression: str):
     pattern = re.compile(expression)
 
     def matches(path, _) -> bool:
-        return (
-            expressions.search(pattern, path_name(path), "config.optimizer.decay_mask") is not None
-        )
+        return pattern.search(path_name(path)) is not None
 
     def mask(params):
         return jax.tree_util.tree_map_with_path(matches, params)
