@@ -58,9 +58,16 @@ def prepare() -> None:
     sys.stdout, sys.stderr = _Stream(1, sys.stdout), _Stream(2, sys.stderr)
 
 
-def control(stream: Any, text: str) -> None:
-    """Writes text that may move the cursor."""
-    getattr(stream, "write_raw", stream.write)(text)
+class Raw:
+    """A view of a stream to which text may be written that moves the cursor."""
+
+    def __init__(self, stream: Any) -> None:
+        """`stream` may be one of those of `prepare`, which escape such text."""
+        self._stream = stream
+        self.write = getattr(stream, "write_raw", stream.write)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class _Descriptor(io.FileIO):
