@@ -122,9 +122,12 @@ class Audit:
         for shortcut in above_chance:
             score = shortcut.balanced_accuracy
             assert score is not None
+            name = f"{shortcut.name[0].upper()}{shortcut.name[1:]}"
+            subject = f"{name} alone ({shortcut.what}) predicts"
+            if shortcut.name == shortcuts.TOGETHER:
+                subject = "All these measures together predict"
             text = (
-                f"{shortcut.name[0].upper()}{shortcut.name[1:]} alone ({shortcut.what}) "
-                f"predicts the class: balanced accuracy {number(score.value)} ({span(score)}), "
+                f"{subject} the class: balanced accuracy {number(score.value)} ({span(score)}), "
                 f"chance {number(shortcut.chance)}."
             )
             notes.append(Note("warning", text))

@@ -86,7 +86,8 @@ def grim(paper: Paper) -> Iterator[Finding]:
         if not bad:
             which = "it" if len(values) == 1 else f"all {len(values)}"
             correct = rounding.counts(values[-1][1], images)
-            why = f"{which} can occur with {images:,} images; {values[-1][1]} is {correct[0]:,} correct"
+            example = f"{values[-1][1]} is {correct[0]:,} correct"
+            why = f"{which} can occur with {images:,} images; {example}"
             yield finding("grim", where, True, why)
             continue
         why = (
