@@ -26,6 +26,7 @@ from leukjax.storage import write_atomic
 SHOWN = 8  # images per class, and pairs, on the page
 DOTS = 400  # images per class in a chart
 THUMBNAIL = 96  # pixels
+_KINDS = {"bytes": "identical files", "pixels": "identical pixels", "near": "nearly identical"}
 
 _MULTIPLICITY = (
     f"A shortcut is above chance if its whole interval is. {len(MEASURES) + 1} are tested: in data "
@@ -135,7 +136,7 @@ def _page(audit: Audit) -> str:
             (name, [thumbnails[row] for row in _examples(audit, label)])
             for label, name in enumerate(audit.source.classes)
         ],
-        pairs=[(p.kind, thumbnails[p.a], thumbnails[p.b]) for p in _worst_pairs(audit)],
+        pairs=[(_KINDS[p.kind], thumbnails[p.a], thumbnails[p.b]) for p in _worst_pairs(audit)],
         method=METHODS["jackknife"],
         multiplicity=_MULTIPLICITY,
         shortcuts=_shortcut_table(audit.shortcuts),

@@ -7,6 +7,7 @@ safetensors: FOLDER/model.safetensors in timm's layout (of the best epoch; the m
     In PyTorch: timm.create_model(NAME, num_classes=2, checkpoint_path="FOLDER/model.safetensors")
 stablehlo: FOLDER/model.stablehlo, model.json and predict.py: images of uint8 in, probabilities out,
     for CPU, CUDA and TPU. `python FOLDER/predict.py IMAGE…` needs jax, flatbuffers and Pillow.
+    --calibrated scales its probabilities to fit validation.
 onnx: FOLDER/model.onnx, the same as ONNX (float32); predict.py needs onnxruntime and Pillow. Takes
     `pip install 'leukjax[onnx]'` in an environment of its own; docs/export.md says why.
 """
