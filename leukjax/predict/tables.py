@@ -12,6 +12,8 @@ from leukjax.metrics.selective import answers
 from leukjax.predict.batching import Row
 from leukjax.storage import csv_writer, write_atomic
 
+_MAX_PATH = 4_096  # characters in which the subject is searched
+
 
 class Table:
     """Turns rows into lines of CSV, as they come.
@@ -78,7 +80,8 @@ class Table:
         if self._unlikeness:
             cells += flag
         if self._pattern:
-            match = self._pattern.search(row.path)
+            # Names in a zip may be longer than any path; the time of a search is not linear.
+            match = self._pattern.search(row.path[:_MAX_PATH])
             subject = (match[1] or "") if match else ""
             cells.append(subject)
             self.subjects.add(subject, row, answer)

@@ -19,6 +19,7 @@ from leukjax.weights.names import Path
 from leukjax.weights.read import Tensors
 
 HEADS = ("fc", "head")  # of the model families
+_MAX_NAME = 1_000  # characters of a name that init.allow may match
 _INPUTS = (("params", "conv1", "kernel"), ("params", "stem_conv", "kernel"))
 # Counters of PyTorch's BatchNorm, which nothing reads, and the layer before the head that
 # google-research's pre-training has and its fine-tuning drops.
@@ -98,7 +99,8 @@ def match(
     expression = re.compile(allow)
 
     def allowed(name: str) -> bool:
-        return bool(allow and expression.search(name))
+        # Real names are short; the time of a search may grow with the square of the length.
+        return bool(allow and len(name) <= _MAX_NAME and expression.search(name))
 
     values: dict[Path, np.ndarray] = {}
     rows, wrong = [], []
