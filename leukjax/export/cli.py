@@ -1,15 +1,15 @@
-"""Write a trained run in a form that other programs read.
+"""Export a trained run as safetensors, StableHLO or ONNX.
 
 python -m leukjax.export --workdir=RUN --format=safetensors --output=FOLDER
 
-safetensors: FOLDER/model.safetensors in timm's layout (of the best epoch; the moving averages
-    where the run keeps them), and FOLDER/preprocessing.json: what turns an image into its input.
+safetensors: FOLDER/model.safetensors in timm's layout (best epoch; the moving averages if the run
+    has them), and FOLDER/preprocessing.json, which describes the input.
     In PyTorch: timm.create_model(NAME, num_classes=2, checkpoint_path="FOLDER/model.safetensors")
-stablehlo: FOLDER/model.stablehlo, model.json and predict.py: images of uint8 in, probabilities out,
+stablehlo: FOLDER/model.stablehlo, model.json and predict.py: from uint8 images to probabilities,
     for CPU, CUDA and TPU. `python FOLDER/predict.py IMAGE…` needs jax, flatbuffers and Pillow.
     --calibrated scales its probabilities to fit validation.
-onnx: FOLDER/model.onnx, the same as ONNX (float32); predict.py needs onnxruntime and Pillow. Takes
-    `pip install 'leukjax[onnx]'` in an environment of its own; docs/export.md says why.
+onnx: FOLDER/model.onnx, the same as ONNX (float32); predict.py needs onnxruntime and Pillow.
+    `pip install 'leukjax[onnx]'` needs an environment of its own; docs/export.md explains why.
 """
 
 import contextlib
@@ -24,28 +24,28 @@ from leukjax.errors import UserError
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", "", "folder of the finished run", flag_values=FLAGS)
-flags.DEFINE_string("format", "safetensors", "of the file", flag_values=FLAGS)
-flags.DEFINE_string("output", "", "folder that gets the files", flag_values=FLAGS)
+flags.DEFINE_string("format", "safetensors", "safetensors, stablehlo or onnx", flag_values=FLAGS)
+flags.DEFINE_string("output", "", "folder to write", flag_values=FLAGS)
 command.define_run_flags(FLAGS, "calibrated")
 
 
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
-    """Check the flags, write."""
+    """Checks the flags, writes the files."""
     command.refuse_config(names, overrides)
     command.refuse_arguments(arguments)
     for flag in ("workdir", "output"):
         if not getattr(FLAGS, flag):
             raise UserError(f"--{flag} is missing; see --help")
     if FLAGS.format not in FORMATS:
-        raise UserError(f"--format={FLAGS.format}: not known; one of {', '.join(FORMATS)}")
+        raise UserError(f"--format={FLAGS.format}: unknown; one of {', '.join(FORMATS)}")
     if FLAGS.calibrated and FLAGS.format == "safetensors":
-        raise UserError(f"--calibrated: {FLAGS.format} holds weights and no probabilities")
+        raise UserError(f"--calibrated: {FLAGS.format} contains weights and no probabilities")
     FORMATS[FLAGS.format](Path(FLAGS.workdir), Path(FLAGS.output))
 
 
 @contextlib.contextmanager
 def _writing(output: Path) -> Iterator[None]:
-    """What the disk refuses here is the output's fault; what it refuses to read is not."""
+    """Turns a failure to write into an error about --output."""
     try:
         yield
     except OSError as error:
@@ -53,12 +53,12 @@ def _writing(output: Path) -> Iterator[None]:
 
 
 def safetensors(workdir: Path, output: Path) -> None:
-    """Write ``model.safetensors`` and ``preprocessing.json``.
+    """Writes ``model.safetensors`` and ``preprocessing.json``.
 
     Raises:
       UserError: no finished run, a family that timm does not have, or the folder cannot be written.
     """
-    # Imported late: the flags answer at once.
+    # Imported late: JAX takes seconds, and the errors above do not need it.
     import numpy as np
     from flax import traverse_util
 
@@ -81,7 +81,7 @@ def safetensors(workdir: Path, output: Path) -> None:
 
 
 def stablehlo(workdir: Path, output: Path) -> None:
-    """Write ``model.stablehlo``, ``model.json`` and the loader ``predict.py``.
+    """Writes ``model.stablehlo``, ``model.json`` and the loader ``predict.py``.
 
     Raises:
       UserError: no finished run, or the folder cannot be written.
@@ -95,11 +95,11 @@ def stablehlo(workdir: Path, output: Path) -> None:
     assert isinstance(model, models.Model)  # an ensemble is a list of runs
     with _writing(output):
         program.write(model, output)
-    _say(output / program.PROGRAM, model.step, f"for {', '.join(program.PLATFORMS)}")
+    _print_summary(output / program.PROGRAM, model.step, f"for {', '.join(program.PLATFORMS)}")
 
 
 def onnx(workdir: Path, output: Path) -> None:
-    """Write ``model.onnx``, ``model.json`` and the loader ``predict.py``.
+    """Writes ``model.onnx``, ``model.json`` and the loader ``predict.py``.
 
     Raises:
       UserError: no finished run, the extra is not installed, a network that is not converted, or
@@ -116,16 +116,16 @@ def onnx(workdir: Path, output: Path) -> None:
     assert isinstance(model, models.Model)
     with _writing(output):
         program.write(model, output)
-    _say(output / program.PROGRAM, model.step, "checked with onnxruntime")
+    _print_summary(output / program.PROGRAM, model.step, "checked with onnxruntime")
 
 
-def _say(file: Path, step: int, what: str) -> None:
+def _print_summary(file: Path, step: int, what: str) -> None:
     size = file.stat().st_size / 2**20
     loader = file.with_name("predict.py")
     print(f"{file}: step {step}, {size:.1f} MiB, {what}; python {loader} IMAGE… applies it")
 
 
-# What a format is written by: (work directory, output folder) -> nothing.
+# Format -> function of work directory and output folder.
 FORMATS: dict[str, Callable[[Path, Path], None]] = {
     "safetensors": safetensors,
     "stablehlo": stablehlo,
