@@ -141,15 +141,15 @@ def metric_feasibility(paper: Paper) -> Iterator[Finding]:
             positives = {"any class": range(1, images)}
             sizes = f"{images:,} images and any class frequencies"
         try:
-            found = {
+            matrices = {
                 name: _confusion(v, images, list(positives.values()), budget) for name, v in having
             }
         except rounding.TooMany:
-            why = f"too many combinations to try with {sizes} and scores of so many digits"
+            why = f"too many combinations to try with {sizes} and this number of digits"
             yield finding("metric_feasibility", where, None, why)
             continue
-        bad = [name for name, matrix in found.items() if matrix is None]
-        last = found[having[-1][0]]
+        bad = [name for name, matrix in matrices.items() if matrix is None]
+        last = matrices[having[-1][0]]
         if not bad and last is not None:
             tp, fp, fn, tn = last
             why = f"with {sizes}, {having[-1][0]} can be TP {tp}, FP {fp}, FN {fn}, TN {tn}"
@@ -170,8 +170,8 @@ def _confusion(
 ) -> tuple[int, int, int, int] | None:
     """The first (tp, fp, fn, tn) that gives the printed values, or None."""
     three = (v["accuracy"], v["precision"], v["recall"])
-    each = (next(rounding.confusions(images, which, *three, budget), None) for which in positives)
-    return next((matrix for matrix in each if matrix is not None), None)
+    matrices = (next(rounding.confusions(images, p, *three, budget), None) for p in positives)
+    return next((matrix for matrix in matrices if matrix is not None), None)
 
 
 def _implied_accuracy(paper: Paper, where: str, kind: str, v: dict[str, Decimal]) -> Finding:
@@ -212,8 +212,8 @@ def _implied_accuracy(paper: Paper, where: str, kind: str, v: dict[str, Decimal]
 def _accuracy(precision: Decimal, recall: Decimal, shares: rounding.Range) -> rounding.Range:
     """Range of 1 - share ((1 - R) + R (1 - P) / P) within rounding and shares."""
     p, r = rounding.before_rounding(precision), rounding.before_rounding(recall)
-    found = [1 - s * ((1 - b) + b * (1 - a) / a) for a in p for b in r for s in shares if a > 0]
-    return (min(found), max(found)) if found else (Fraction(0), Fraction(1))
+    ends = [1 - s * ((1 - b) + b * (1 - a) / a) for a in p for b in r for s in shares if a > 0]
+    return (min(ends), max(ends)) if ends else (Fraction(0), Fraction(1))
 
 
 def below_majority(paper: Paper) -> Iterator[Finding]:

@@ -132,7 +132,7 @@ def test_the_page_is_one_file_and_reproducible(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("given", "message"),
     [
         ((), "nothing is given"),
         (("nowhere",), "nowhere"),
@@ -143,13 +143,13 @@ def test_the_page_is_one_file_and_reproducible(tmp_path, capsys):
         (("ROOT", "--layout=cnmc"), "not laid out as C-NMC"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, capsys, given, says):
+def test_mistakes_are_one_line(tmp_path, capsys, given, message):
     root = cells(tmp_path / "d", subjects=2, each=1)
     output = tmp_path / "out"
     flags = [flag.replace("ROOT", str(root)) for flag in given]
     status, _, err = run(capsys, *flags, f"--output={output}")
     assert status == 1
-    assert says in err.splitlines()[-1]
+    assert message in err.splitlines()[-1]
     assert not output.exists()
 
 

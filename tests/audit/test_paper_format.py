@@ -20,7 +20,7 @@ def read(tmp_path: Path, text: str | bytes) -> papers.Paper:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("[papper]\ntitle = 'x'", r"section 'papper' is not known; did you mean paper\?"),
         ("[data]\nimage = 3", r"\[data\]: key 'image' is not known; did you mean images\?"),
@@ -44,8 +44,8 @@ def read(tmp_path: Path, text: str | bytes) -> papers.Paper:
         (b"\xff\xfe", "cannot be read"),
     ],
 )
-def test_a_mistake_is_named(tmp_path: Path, text: str | bytes, says: str):
-    with pytest.raises(UserError, match=says):
+def test_a_mistake_is_named(tmp_path: Path, text: str | bytes, message: str):
+    with pytest.raises(UserError, match=message):
         read(tmp_path, text)
 
 
@@ -86,7 +86,7 @@ TEST = "[[test]]\nmodel = 'x'\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         (TEST + "percent = {accuracy = 1e999999999}", r"accuracy: 1E\+999999999 is out of range"),
         (TEST + "percent = {accuracy = 1e-999999999}", "accuracy: 1E-999999999 is out of range"),
@@ -110,9 +110,9 @@ TEST = "[[test]]\nmodel = 'x'\n"
         (" " * (papers.MAX_BYTES + 1), "has more than 1 MiB"),
     ],
 )
-def test_what_is_too_large_is_refused_in_one_short_line(tmp_path: Path, text: str, says: str):
+def test_what_is_too_large_is_refused_in_one_short_line(tmp_path: Path, text: str, message: str):
     started = time.monotonic()
-    with pytest.raises(UserError, match=says) as refused:
+    with pytest.raises(UserError, match=message) as refused:
         read(tmp_path, text)
     assert len(str(refused.value)) < 400 + len(str(tmp_path))
     assert "\n" not in str(refused.value)
