@@ -12,17 +12,17 @@ from leukjax.models import bit, cnn, hybrid_vit, norms
 from leukjax.models.fused import norms as lean_norms
 from leukjax.models.fused import transformer
 from leukjax.models.layers import resolve_padding
-from leukjax.training import preflight
+from leukjax.training import trainer
 
 
 def _without(field: str, value: bool = False) -> None:
-    make_module = preflight.make_module
+    make_module = trainer.make_module
 
     def changed(*given: Any) -> nn.Module:
         module = make_module(*given)
         return module.clone(**{field: value}) if hasattr(module, field) else module
 
-    preflight.make_module = changed
+    trainer.make_module = changed
 
 
 def without_folding() -> None:

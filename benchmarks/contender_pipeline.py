@@ -14,7 +14,7 @@ from leukjax.data.loader import Batches
 from leukjax.images.augment import augment
 from leukjax.images.normalize import standardize, to_float
 from leukjax.training import data_placement
-from leukjax.training.hyperparameters import step_options
+from leukjax.training.hyperparameters import augment_options
 from leukjax.training.lookup import images_of
 from leukjax.training.prefetch import Feed
 
@@ -22,7 +22,7 @@ from leukjax.training.prefetch import Feed
 def prepare(spec):
     settings = config.load("cnn", {"train.batch_size": spec["batch"], "mesh.data": 1})
     settings.augment.update(spec["augment"])
-    options = step_options(settings, "black").augment
+    options = augment_options(settings, "black")
     mesh = sharding.make_mesh(settings.mesh, spec["batch"])
     records = Synthetic(spec["folder"], spec["images"], spec["image_size"])
     mode, pixels = spec["mode"], None

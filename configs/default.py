@@ -108,12 +108,26 @@ FIELDS = {
     "augment.noise": Number(0.0, (0, 1), "standard deviation of camera noise; white is 1"),
     "augment.debris": Number(0.0, (0, 100), "number of purple specks"),
     # Loss
-    "loss.name": Choice("cross_entropy", ("cross_entropy", "focal"), "loss function"),
+    "loss.name": Choice(
+        "cross_entropy", ("cross_entropy", "focal", "custom"), "custom: given in Python"
+    ),
     "loss.label_smoothing": Number(0.0, (0, 0.99), "share of the label spread over all classes"),
     "loss.class_weights": Text("none", 'none | balanced | "w0,w1,...", one weight per class'),
     "loss.focal_gamma": Number(2.0, (0, 100), "focal: exponent; 0 is cross-entropy"),
     # Optimizer
-    "optimizer.name": Choice("adam", ("adam", "adamw", "sgd"), "optimizer"),
+    "optimizer.name": Choice(
+        "adam",
+        (
+            *("adam", "adamw", "sgd"),
+            # Of optax, with optimizer.options:
+            *("adabelief", "adafactor", "adagrad", "adamax", "adamaxw", "adan", "ademamix"),
+            *("adopt", "amsgrad", "lamb", "lars", "lion", "muon", "nadam", "nadamw", "novograd"),
+            *("radam", "rmsprop", "schedule_free_adamw", "schedule_free_sgd", "signum", "yogi"),
+            "custom",
+        ),
+        "custom: an optax transformation given in Python",
+    ),
+    "optimizer.options": Text("", 'of optax\'s others: "b1=0.95, nesterov=True", Python literals'),
     "optimizer.learning_rate": Number(1e-3, (0, 1e3), "peak learning rate"),
     "optimizer.b1": Number(0.9, (0, 0.9999999), "adam, adamw"),
     "optimizer.b2": Number(0.999, (0, 0.9999999), "adam, adamw"),

@@ -40,9 +40,9 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
 
     # Imported late: the flags above answer at once, JAX and TFDS take seconds.
     from leukjax.report import run_report
-    from leukjax.training import session
+    from leukjax.training.trainer import train
 
-    outcome = session.run(chosen, workdir)
+    outcome = train(chosen, workdir)
     run_report.write_and_print(outcome)
 
 

@@ -16,8 +16,9 @@ from leukjax.data import records as data_records
 from leukjax.data import split as data_split
 from leukjax.errors import UserError
 from leukjax.models import summary as summary_of
-from leukjax.training import compiled_functions, workdir
-from leukjax.training.assemble import split_of
+from leukjax.rundir import RunDir
+from leukjax.training.module import make_module
+from leukjax.training.training_data import split_of
 
 
 def run(study: Study, shard: tuple[int, int], *, retry: bool) -> None:
@@ -34,7 +35,7 @@ def run(study: Study, shard: tuple[int, int], *, retry: bool) -> None:
         )
     number, of = shard
     own = study.folder if of == 1 else study.folder / f".shard-{number}-of-{of}"
-    with workdir.locked(own) as lock:
+    with RunDir(own).lock() as lock:
         _check_data(study)
         plan.claim(study)
         share = study.share(shard)
@@ -79,7 +80,7 @@ def _check_data(study: Study) -> None:
         records = data_records.prepare(config.data)
         # By its shapes alone: a model says here what its images must be.
         summary_of.table(
-            compiled_functions.make_module(config, len(records.classes), "cpu"),
+            make_module(config, len(records.classes), "cpu"),
             config.data.image_size,
         )
         fewest = len(records.manifest)

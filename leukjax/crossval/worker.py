@@ -25,7 +25,7 @@ from leukjax.crossval import held_out, job_result, trials
 from leukjax.crossval.job_result import Answer
 from leukjax.errors import Diverged, Stopped, UserError
 from leukjax.report import run_report
-from leukjax.training import session
+from leukjax.training.trainer import train
 
 FLAGS = flags.FlagValues()
 
@@ -42,10 +42,10 @@ def do(job: dict[str, Any]) -> None:
         return
     config, folder = ConfigDict(job["config"]), Path(job["folder"])
     if job["kind"] == "run":
-        run_report.write_and_print(session.run(config, folder))
+        run_report.write_and_print(train(config, folder))
         return
     try:
-        outcome = session.run(config, folder, open_test=False)
+        outcome = train(config, folder, score=())
     except Diverged as error:
         trials.write_divergence(folder, str(error))
         raise

@@ -17,7 +17,7 @@ from leukjax.metrics import predictions as tables
 from leukjax.metrics.predictions import Predictions
 from leukjax.predict import predictor as applied
 from leukjax.rundir import RunDir
-from leukjax.training.assemble import split_of
+from leukjax.training.training_data import split_of
 
 _MOST_PIXELS = 2**26  # bytes of a batch of a finished run, whatever its config says
 

@@ -23,14 +23,16 @@ from leukjax.report.figures import write_figures
 from leukjax.report.model_card import model_card, over_shortcuts_line
 from leukjax.report.provenance import About, model_name
 from leukjax.report.text_tables import Row, score_table
+from leukjax.rundir import RunDir
 from leukjax.storage import write_atomic
-from leukjax.training import final_evaluation, session
-from leukjax.training.assemble import Run
+from leukjax.training import final_evaluation
 from leukjax.training.metric_writer import read_metrics, seconds_trained
+from leukjax.training.run import Run
 from leukjax.training.throughput import duration
+from leukjax.training.trainer import Outcome
 
 
-def write_and_print(outcome: session.Outcome) -> None:
+def write_and_print(outcome: Outcome) -> None:
     """Write summary.json, summary.md and the figures, and print the table of test scores."""
     if jax.process_index() != 0:
         return
@@ -40,19 +42,19 @@ def write_and_print(outcome: session.Outcome) -> None:
     }
     test = predicted["test"]
     about = About(
-        data=run.records.name,
+        data=run.data.records.name,
         part="test",
-        classes=run.records.classes,
-        positive=run.positive,
-        synthetic=run.records.synthetic,
-        leaky=run.split.leaky,
-        subjects_known=run.records.subjects_known,
+        classes=run.data.records.classes,
+        positive=run.data.positive,
+        synthetic=run.data.records.synthetic,
+        leaky=run.data.split.leaky,
+        subjects_known=run.data.records.subjects_known,
     )
     found = baselines(
-        run.records.manifest,
-        run.split,
-        run.records.background,
-        numbers_of(run.records, run.config.data.threads),
+        run.data.records.manifest,
+        run.data.split,
+        run.data.records.background,
+        numbers_of(run.data.records, run.config.data.threads),
     )
     candidates = _candidates(run, test, found)
     rows, no_subjects = _rows(run, test, candidates)
@@ -95,7 +97,8 @@ def _candidates(
 ) -> dict[str, Float[np.ndarray, "n c"]]:
     """Probabilities on test of the model and of the baselines, rows as in `test`."""
     in_order = {
-        str(name): row for row, name in enumerate(run.records.manifest.id[run.rows["test"]])
+        str(name): row
+        for row, name in enumerate(run.data.records.manifest.id[run.data.rows("test")])
     }
     order = np.array([in_order[str(name)] for name in test.id])
     of_baselines = {baseline.name: baseline.probabilities["test"][order] for baseline in found}
@@ -106,7 +109,7 @@ def _rows(
     run: Run, test: Predictions, candidates: Mapping[str, Float[np.ndarray, "n c"]]
 ) -> tuple[list[Row], str]:
     """The model and the baselines, scored alike; and why there are no scores by subject, if so."""
-    positive = run.positive or run.records.classes[0]  # not used above two classes
+    positive = run.data.positive or run.data.records.classes[0]  # not used above two classes
     rows, why = [], ""
     for name, probabilities in candidates.items():
         by_image = intervals(test.labels, probabilities, test.group, test.classes, positive)
@@ -124,8 +127,11 @@ def _rows(
 
 def _parts(run: Run) -> dict[str, tuple[int, int]]:
     """Images and subjects of each part."""
-    subjects = run.records.manifest.subject
-    return {part: (len(rows), len(np.unique(subjects[rows]))) for part, rows in run.rows.items()}
+    subjects = run.data.records.manifest.subject
+    return {
+        part: (len(rows), len(np.unique(subjects[rows])))
+        for part, rows in run.data.rows_by_split().items()
+    }
 
 
 def _over_shortcuts(
@@ -136,7 +142,7 @@ def _over_shortcuts(
         clustered.group(test.labels, candidates[name], test.group)
         for name in (model_name(run.config.model), SHORTCUTS)
     )
-    which = run.records.classes.index(run.positive) if run.positive else 0
+    which = run.data.records.classes.index(run.data.positive) if run.data.positive else 0
     found = comparisons.difference("balanced_accuracy", model, shortcuts, which)
     return {
         "score": found.score,
@@ -162,9 +168,9 @@ def _shape(test: Predictions) -> dict[str, Any]:
     }
 
 
-def _ending(outcome: session.Outcome, best_epoch: float) -> list[str]:
+def _ending(outcome: Outcome, best_epoch: float) -> list[str]:
     run = outcome.run
-    opened, starts = final_evaluation.openings(run.workdir), session.count_starts(run.workdir)
+    opened, starts = final_evaluation.openings(run.workdir), len(RunDir(run.workdir).starts())
     trained = duration(seconds_trained(run.workdir))
     again = "" if starts == 1 else f" (start {starts}; trained for {trained} in all)"
     return [
@@ -181,7 +187,7 @@ def _times(count: int) -> str:
 
 
 def _summary(
-    outcome: session.Outcome,
+    outcome: Outcome,
     predicted: Mapping[str, Predictions],
     rows: list[Row],
     shape: Mapping[str, Any],
@@ -189,28 +195,28 @@ def _summary(
 ) -> dict[str, Any]:
     run = outcome.run
     scored = {
-        part: scores(p.labels, p.probabilities, p.classes, run.positive)
+        part: scores(p.labels, p.probabilities, p.classes, run.data.positive)
         for part, p in predicted.items()
     }
     return {
         "model": model_name(run.config.model),
         "parameters": run.summary.parameters,
         "flops_per_image": run.summary.flops,
-        "data": run.records.name,
-        "synthetic": run.records.synthetic,
-        "subjects_known": run.records.subjects_known,
-        "protocol": run.split.protocol,
-        "leaky": run.split.leaky,
-        "classes": list(run.records.classes),
-        "positive": run.positive,
+        "data": run.data.records.name,
+        "synthetic": run.data.records.synthetic,
+        "subjects_known": run.data.records.subjects_known,
+        "protocol": run.data.split.protocol,
+        "leaky": run.data.split.leaky,
+        "classes": list(run.data.records.classes),
+        "positive": run.data.positive,
         "seed": run.config.seed,
         "epoch_chosen": best_epoch,
         "step_chosen": outcome.best_step,
         "chosen_by": f"{run.config.checkpoint.metric} on val",
         "test_openings": final_evaluation.openings(run.workdir),
-        "starts": session.count_starts(run.workdir),
-        "resumed": session.count_starts(run.workdir) - 1,
-        "steps_repeated": session.steps_repeated(run.workdir),
+        "starts": len(RunDir(run.workdir).starts()),
+        "resumed": len(RunDir(run.workdir).starts()) - 1,
+        "steps_repeated": sum(start["repeated"] for start in RunDir(run.workdir).starts()),
         "lost": final_evaluation.lost(run, outcome.newest_step),
         "steps": run.total_steps,
         "seconds_trained": round(seconds_trained(run.workdir), 1),

@@ -1,6 +1,7 @@
 """The end of a run: its best epoch is scored once on test; what prediction needs is written."""
 
 import json
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,31 +15,41 @@ from leukjax.metrics.predictions import read as read_predictions
 from leukjax.rundir import RunDir
 from leukjax.storage import write_atomic
 from leukjax.training import divergence
-from leukjax.training.assemble import Run
 from leukjax.training.evaluation import predict
 from leukjax.training.metric_writer import Log, read_metrics
+from leukjax.training.run import Run
 
 
-def score_best(run: Run, checkpoints: Checkpoints, log: Log) -> int:
-    """Restore the best checkpoint and write its predictions on validation and test.
+def score_best(run: Run, checkpoints: Checkpoints, log: Log, splits: Sequence[str]) -> int:
+    """Restores the best checkpoint and writes its predictions on some splits.
 
-    Every opening of the test part is a line in ``test_openings.jsonl``, written before the part is
-    read: a run killed while it scores opens it once more, and says so.
+    Every access to the test split is a line in ``test_openings.jsonl``, written before the split is
+    read: a run killed while it scores reads it once more, and says so.
+
+    Args:
+      run: at its end.
+      checkpoints: of the run.
+      log: of the run.
+      splits: "val", "test".
 
     Returns:
       The step of the best checkpoint.
     """
     step = checkpoints.best()
-    if distributed.from_first((run.workdir / "predictions" / "test.csv").exists):
-        return step  # a start after the end: test is not opened again
-    state = divergence.restore(checkpoints, step, run.form)
-    for part in ("val", "test"):
+    predictions = run.workdir / "predictions"
+    if not splits or distributed.from_first((predictions / f"{splits[-1]}.csv").exists):
+        return step  # a start after the end: test is not read again
+    state = divergence.restore(checkpoints, step, run.compiled.form)
+    for part in splits:
         if part == "test":
             note_opening(run.workdir, step)
-        log.say(f"scoring step {step} on {part}: {len(run.rows[part])} images")
-        predictions = predict(run, state, part)
+        log.say(
+            f"evaluating the best checkpoint (step {step}) on {part}: "
+            f"{len(run.data.rows(part))} images"
+        )
+        table = predict(run, state, part)
         if jax.process_index() == 0:
-            predictions.write(run.workdir / "predictions" / f"{part}.csv")
+            table.write(predictions / f"{part}.csv")
     return step
 
 
@@ -68,7 +79,7 @@ def lost(run: Run, newest: int) -> dict[str, int]:
     due = {*range(every, run.total_steps + 1, every), run.total_steps}
     done = {line["step"] for line in read_metrics(run.workdir) if line["part"] == "val"}
     tables = (run.workdir / "predictions" / f"{part}.csv" for part in ("val", "test"))
-    images = len(run.rows["val"]) + len(run.rows["test"])
+    images = len(run.data.rows("val")) + len(run.data.rows("test"))
     return {
         "steps": run.total_steps - newest,
         "evaluations": len(due - done),
@@ -80,11 +91,11 @@ def write_preprocessing(run: Run) -> None:
     """Write ``preprocessing.json``: all that turns a new image into this run's probabilities."""
     config, settings = run.config, jax.device_get(run.settings)
     content: dict[str, Any] = {
-        "classes": list(run.records.classes),
-        "positive": run.positive,
-        "data": run.records.name,
-        "synthetic": run.records.synthetic,
-        "background": run.records.background,
+        "classes": list(run.data.records.classes),
+        "positive": run.data.positive,
+        "data": run.data.records.name,
+        "synthetic": run.data.records.synthetic,
+        "background": run.data.records.background,
         "crop": config.data.crop,
         "denoise": config.data.denoise,
         "image_size": config.data.image_size,

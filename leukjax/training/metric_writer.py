@@ -127,7 +127,7 @@ def epoch_line(train: dict[str, Any], val: dict[str, Any], *, epochs: float, lef
     trained = (
         f"{train['loss']:6.3f}",
         f"{train['accuracy']:5.3f}",
-        f"{train['learning_rate']:7.1e}",
+        f"{train['learning_rate']:7.1e}" if "learning_rate" in train else "–".rjust(7),
         f"{train['grad_norm']:5.2g}",
     )
     scores = " ".join(_number(val.get(name)).rjust(7) for name in _VAL)

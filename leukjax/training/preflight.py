@@ -20,10 +20,8 @@ from leukjax import sharding
 from leukjax.compiler import compiled, targets
 from leukjax.errors import UserError
 from leukjax.storage import write_atomic
-from leukjax.training import state as states
-from leukjax.training.compiled_functions import make_module, programs
-from leukjax.training.hyperparameters import step_options
 from leukjax.training.lookup import PIXELS
+from leukjax.training.trainer import Trainer
 
 RESULT, PROGRAM = "preflight.json", "preflight.hlo.txt"
 # Nothing of the data is read, so its classes are not known; two or three change nothing that
@@ -143,30 +141,11 @@ def lower_on(
 ) -> jax.stages.Lowered:
     """The same for a platform (cpu, cuda, tpu), on the devices of a mesh, which may be others."""
     pixels = sharding.replicated(mesh) if resident else None
-    module = make_module(config, CLASSES, platform)
-    settings = _settings()
-    options = step_options(config, background="black")
-    made = programs(module, config, options, settings, mesh, pixels)
+    trainer = Trainer.from_config(config, num_classes=CLASSES, mesh=mesh, platform=platform)
+    made = trainer.compiled("black", pixels)
     step: Any = made.train_steps[1]  # jitted
     batch = _batch(config, mesh, resident)
     return step.trace(made.form, batch).lower(lowering_platforms=(platform,))
-
-
-def _settings() -> states.Settings:
-    def array(dtype: Any, *size: int) -> Any:
-        return jax.ShapeDtypeStruct(size, dtype)
-
-    number = array(jnp.float32)
-    return states.Settings(
-        seed=array(jnp.uint32),
-        mean=array(jnp.float32, 3),
-        std=array(jnp.float32, 3),
-        class_weights=array(jnp.float32, CLASSES),
-        learning_rate=number,
-        total_steps=number,
-        warmup_steps=number,
-        step_every=number,
-    )
 
 
 def _batch(config: ConfigDict, mesh: jax.sharding.Mesh, resident: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from runs import TINY, assert_same_bits
 
 from leukjax import config as configs
 from leukjax.errors import Stopped
-from leukjax.training import session
+from leukjax.training import trainer
 from leukjax.training.metric_writer import Log
 
 # Every kind of state that a step may carry; 5 steps an epoch, saved every 4 and stopped at others.
@@ -38,7 +38,7 @@ def train(tmp_path_factory):
 
     def run(name, changes):
         fields = TINY | CHANGES | places | changes
-        session.run(configs.load("cnn", fields), folder / name)
+        trainer.train(configs.load("cnn", fields), folder / name)
         return folder / name
 
     yield run
@@ -81,7 +81,7 @@ def test_stopped_between_two_checkpoints_and_gone_on_in_other_modes(train, strea
 
     monkeypatch.setattr(Log, "step", at_step)
     for changes in (SEVERAL, {"data.cache": "host"}, SEVERAL):
-        with pytest.raises(Stopped, match="the same command goes on"):
+        with pytest.raises(Stopped, match="the same command resumes"):
             train("stopped", changes)
     assert not stops
     assert_same_bits(streamed, train("stopped", SEVERAL))
