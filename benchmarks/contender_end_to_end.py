@@ -15,7 +15,7 @@ from leukjax.checkpoints.checkpoints import Checkpoints
 from leukjax.training import loop
 from leukjax.training.evaluation import predict
 from leukjax.training.metric_writer import Log
-from leukjax.training.prefetch import Feed
+from leukjax.training.prefetch import DevicePrefetcher
 from leukjax.training.trainer import Trainer
 from leukjax.training.training_data import make_batches
 
@@ -51,7 +51,7 @@ def prepare(spec):
         settings, whole.data.records, whole.data.rows("train"), settings.train.batch_size,
         training=True,
     )  # fmt: skip
-    batch = next(Feed(images, whole.mesh, 0, 1))
+    batch = next(DevicePrefetcher(images, whole.mesh, 0, 1))
     size, epoch = settings.train.batch_size, whole.steps_per_epoch
     if not spec["save"]:
         Checkpoints.save = lambda *arguments: None

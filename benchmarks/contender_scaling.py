@@ -11,7 +11,7 @@ from leukjax import config, sharding
 from leukjax.data import duplicates, image_store, split
 from leukjax.data.loader import Batches
 from leukjax.training import data_placement
-from leukjax.training.prefetch import Feed
+from leukjax.training.prefetch import DevicePrefetcher
 from leukjax.training.trainer import Trainer
 
 
@@ -38,15 +38,21 @@ def prepare(spec):
 
     mesh = sharding.make_mesh(settings.mesh, spec["batch"])
     source = image_store.decode(records) if spec["mode"] == "host" else records
-    pixels = data_placement.put(records, mesh, sharded=False) if spec["mode"] == "device" else None
+    pixels = (
+        data_placement.put_on_devices(records, mesh, sharded=False)
+        if spec["mode"] == "device"
+        else None
+    )
     batches = Batches(source, rows, spec["batch"], training=True)
     # The cnn needs 32 px; below, the prefetch alone is measured.
     step = state = None
     if spec["image_size"] >= 32:
         trainer = Trainer.from_config(settings, num_classes=2, mesh=mesh)
-        step = trainer.compiled(pixels=None if pixels is None else pixels.sharding).train_steps[1]
+        step = trainer.compiled(
+            image_sharding=None if pixels is None else pixels.sharding
+        ).train_steps[1]
         state = trainer.init_state(steps_per_epoch=batches.steps_per_epoch)
-    feed = iter(Feed(batches, mesh, 0, 10**9, pixels=pixels))
+    feed = iter(DevicePrefetcher(batches, mesh, 0, 10**9, device_images=pixels))
     carried = {"state": state}
 
     def some(seconds):

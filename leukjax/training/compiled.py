@@ -29,7 +29,7 @@ class StepSpec:
       options: of the training step.
       mesh: the devices.
       rules: how the state is sharded over them.
-      pixels: how all records lie on them, if they do.
+      image_sharding: of all records on the devices, if they are there.
       steps_per_call: steps of a long dispatch.
       donate: training steps reuse the buffers of their state.
     """
@@ -40,7 +40,7 @@ class StepSpec:
     options: StepOptions
     mesh: Mesh
     rules: sharding.Rules = ()
-    pixels: NamedSharding | None = None
+    image_sharding: NamedSharding | None = None
     steps_per_call: int = 1
     donate: bool = True
 
@@ -93,11 +93,13 @@ def _make(spec: StepSpec) -> CompiledSteps:
             spec.options,
             spec.mesh,
             shardings,
-            pixels=spec.pixels,
+            image_sharding=spec.image_sharding,
             steps=steps,
             donate=spec.donate,
         )
         for steps in {1, spec.steps_per_call}
     }
-    eval_step = make_eval_step(spec.module, spec.mesh, shardings, pixels=spec.pixels)
+    eval_step = make_eval_step(
+        spec.module, spec.mesh, shardings, image_sharding=spec.image_sharding
+    )
     return CompiledSteps(init, form, train_steps, eval_step)

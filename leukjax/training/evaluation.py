@@ -10,7 +10,7 @@ from leukjax.data.loader import Batches
 from leukjax.data.records import Records
 from leukjax.metrics.predictions import Predictions
 from leukjax.metrics.scores import softmax
-from leukjax.training.prefetch import Feed
+from leukjax.training.prefetch import DevicePrefetcher
 from leukjax.training.run import Run
 from leukjax.training.state import TrainState
 from leukjax.training.step import EvalStep
@@ -24,7 +24,7 @@ def predict(run: Run, state: TrainState, split: str) -> Predictions:
         run.compiled.eval_step,
         state,
         run.data.records,
-        run.placement.pixels,
+        run.placement.device_images,
     )
 
 
@@ -34,11 +34,11 @@ def predict_batches(
     eval_step: EvalStep,
     state: TrainState,
     records: Records,
-    pixels: Any = None,
+    device_images: Any = None,
 ) -> Predictions:
     """Runs the evaluation step over batches; each image counts once."""
     steps = range(batches.steps_per_epoch)
-    feed = Feed(batches, mesh, 0, len(steps), pixels=pixels)
+    feed = DevicePrefetcher(batches, mesh, 0, len(steps), device_images=device_images)
     pending = [eval_step(state, batch) for batch in feed]
     # Read when all are dispatched, so that the device never waits for the host.
     logits = np.concatenate([jax.device_get(batch) for batch in pending])

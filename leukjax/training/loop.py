@@ -1,14 +1,13 @@
-"""The loop: evaluate, save, take the batch, step, log.
+"""The training loop: evaluate, save, take the batch, step, log.
 
-The order is what makes a resume exact. At step k the state holds k updates and nothing of batch k.
-A checkpoint of step k is all that is needed to go on: evaluation and log lines of step k are on the
-disk before it is saved, batch k is a function of (seed, k), and so are the random numbers of its
-step. A run restored at k goes on with batch k as if it had never stopped.
+This order makes a resume exact. At step k the state holds k updates and nothing of batch k. A
+checkpoint of step k is all that is needed to resume: evaluation and log lines of step k are on disk
+before it is saved, and batch k and the random numbers of its step are functions of (seed, k). A run
+restored at step k takes batch k as if it had never stopped.
 
-One call of the compiled step does `train.steps_per_call` steps, or one where fewer are left to the
-next evaluation, checkpoint or end of a trace (`calls`): so these fall on the steps that the config
-names, and what is above holds for every call as it does for a step. Only a request to stop may
-come inside a call; it is answered after it.
+One dispatch does ``train.steps_per_call`` steps, or one step if fewer are left before the next
+evaluation, checkpoint or end of a trace (`chunk_steps`), so that these happen at the steps that the
+config names. Only a request to stop may arrive within a dispatch; it is answered after it.
 """
 
 import contextlib
@@ -23,11 +22,10 @@ from leukjax.checkpoints.checkpoints import Checkpoints
 from leukjax.errors import Stopped
 from leukjax.metrics.scores import scores
 from leukjax.training import divergence
-from leukjax.training.dispatch import calls
 from leukjax.training.evaluation import predict
 from leukjax.training.metric_writer import Log, seconds_trained
 from leukjax.training.preemption import StopRequest
-from leukjax.training.prefetch import Feed
+from leukjax.training.prefetch import DevicePrefetcher, chunk_steps
 from leukjax.training.profiler import Trace
 from leukjax.training.run import Run
 from leukjax.training.state import TrainState
@@ -63,19 +61,19 @@ def train(
         is_recorder=jax.process_index() == 0,
     )
     plan = functools.partial(
-        calls,
+        chunk_steps,
         start,
         total,
         run.config.train.steps_per_call,
         every=(eval_every, save_every),
         at=trace.ends,
     )
-    feed = Feed(
+    feed = DevicePrefetcher(
         run.train_batches,
         run.mesh,
         start,
         total,
-        pixels=run.placement.pixels,
+        device_images=run.placement.device_images,
         counts=(count for _, count in plan()),
     )
     compiled: set[int] = set()  # numbers of steps per dispatch that have run

@@ -20,7 +20,7 @@ from leukjax import sharding
 from leukjax.compiler import compiled, targets
 from leukjax.errors import UserError
 from leukjax.storage import write_atomic
-from leukjax.training.lookup import PIXELS
+from leukjax.training.data_placement import DEVICE_IMAGES
 from leukjax.training.trainer import Trainer
 
 RESULT, PROGRAM = "preflight.json", "preflight.hlo.txt"
@@ -128,7 +128,7 @@ def largest_batch(config: ConfigDict, count: int, once: int, twice: int, usable:
 def lower(
     config: ConfigDict, target: targets.Target, count: int, resident: int = 0
 ) -> jax.stages.Lowered:
-    """The step of `train.step` for so many devices of a target, with a batch of any pixels.
+    """The step of `train.step` for so many devices of a target, with a batch of any images.
 
     With `resident` records on every device, from which the batch is taken by index.
     """
@@ -140,9 +140,9 @@ def lower_on(
     config: ConfigDict, mesh: jax.sharding.Mesh, platform: str, resident: int = 0
 ) -> jax.stages.Lowered:
     """The same for a platform (cpu, cuda, tpu), on the devices of a mesh, which may be others."""
-    pixels = sharding.replicated(mesh) if resident else None
+    image_sharding = sharding.replicated(mesh) if resident else None
     trainer = Trainer.from_config(config, num_classes=CLASSES, mesh=mesh, platform=platform)
-    made = trainer.compiled("black", pixels)
+    made = trainer.compiled("black", image_sharding)
     step: Any = made.train_steps[1]  # jitted
     batch = _batch(config, mesh, resident)
     return step.trace(made.form, batch).lower(lowering_platforms=(platform,))
@@ -162,7 +162,7 @@ def _batch(config: ConfigDict, mesh: jax.sharding.Mesh, resident: int) -> dict[s
     }
     if resident:
         everywhere = sharding.replicated(mesh)
-        return batch | {PIXELS: array(jnp.uint8, resident, side, side, 3, place=everywhere)}
+        return batch | {DEVICE_IMAGES: array(jnp.uint8, resident, side, side, 3, place=everywhere)}
     return batch | {"image": array(jnp.uint8, examples, side, side, 3)}
 
 

@@ -14,7 +14,7 @@ from leukjax import config as configs
 from leukjax.data.loader import Batches
 from leukjax.models.summary import Summary
 from leukjax.training.compiled import CompiledSteps
-from leukjax.training.data_placement import Residence
+from leukjax.training.data_placement import DataPlacement
 from leukjax.training.pretrained import Initial
 from leukjax.training.state import Settings, TrainState
 from leukjax.training.training_data import TrainingData, make_batches
@@ -54,7 +54,7 @@ class Run:
     data: TrainingData
     module: nn.Module
     mesh: Mesh
-    placement: Residence
+    placement: DataPlacement
     train_batches: Batches
     initial: Initial
     settings: Settings  # host arrays: the first step donates the state's own copy

@@ -15,8 +15,8 @@ from leukjax import sharding
 from leukjax.images.augment import AugmentOptions, augment
 from leukjax.images.normalize import standardize, to_float
 from leukjax.training import losses, optimizers
+from leukjax.training.data_placement import DEVICE_IMAGES, batch_shardings, lookup_images
 from leukjax.training.fine_tuning import FineTuning
-from leukjax.training.lookup import PIXELS, batch_shardings, images_of
 from leukjax.training.optimizers import Optimizer, Schedule
 from leukjax.training.state import Settings, Totals, TrainState
 
@@ -59,7 +59,7 @@ def make_train_step(
     mesh: Mesh,
     state_shardings: TrainState,
     *,
-    pixels: NamedSharding | None = None,
+    image_sharding: NamedSharding | None = None,
     steps: int = 1,
     donate: bool = True,
 ) -> TrainStep:
@@ -74,17 +74,19 @@ def make_train_step(
       options: what is compiled in.
       mesh: the devices.
       state_shardings: of the state's arrays.
-      pixels: how all records lie on the devices, if they do: the batch then brings ``pixels`` and
-        an ``index`` in place of its images.
-      steps: above 1 (with `pixels` only), this many steps in one scan: fields of the batch but
-        ``pixels``, and metrics, have the steps as their first axis.
+      image_sharding: of all records on the devices, if they are there: the batch then brings
+        ``device_images`` and an ``index`` in place of its images.
+      steps: above 1 (only with `image_sharding`), this many steps in one scan: fields of the batch
+        except ``device_images``, and metrics, have the steps as their first axis.
       donate: the state's buffers are reused for the result.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         settings, count = state.settings, batch["label"].shape[0]
         key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
-        images = _prepare(key, images_of(batch, mesh, pixels), settings, options.augment)
+        images = _prepare(
+            key, lookup_images(batch, mesh, image_sharding), settings, options.augment
+        )
         # Positions are below the batch size, so that the last number is free for dropout.
         dropout_key = jax.random.fold_in(key, jnp.uint32(2**32 - 1))
         weights = settings.class_weights[batch["label"]]
@@ -116,15 +118,17 @@ def make_train_step(
         return state.replace(totals=totals), metrics
 
     def train_steps(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        indices = {name: value for name, value in batch.items() if name != PIXELS}
+        indices = {name: value for name, value in batch.items() if name != DEVICE_IMAGES}
         return jax.lax.scan(
-            lambda state, each: train_step(state, each | {PIXELS: batch[PIXELS]}), state, indices
+            lambda state, each: train_step(state, each | {DEVICE_IMAGES: batch[DEVICE_IMAGES]}),
+            state,
+            indices,
         )
 
     return jax.jit(
         train_step if steps == 1 else train_steps,
         donate_argnums=0 if donate else (),
-        in_shardings=(state_shardings, batch_shardings(mesh, pixels, steps)),
+        in_shardings=(state_shardings, batch_shardings(mesh, image_sharding, steps)),
         out_shardings=(state_shardings, sharding.replicated(mesh)),
         compiler_options=compiler_options(mesh),
     )
@@ -135,23 +139,23 @@ def make_eval_step(
     mesh: Mesh,
     state_shardings: TrainState,
     *,
-    pixels: NamedSharding | None = None,
+    image_sharding: NamedSharding | None = None,
 ) -> EvalStep:
     """``eval_step(state, batch) -> float32[b, classes]``: logits, on every process.
 
-    `pixels` as in `make_train_step`.
+    `image_sharding` as in `make_train_step`.
     """
 
     def eval_step(state: TrainState, batch: Batch) -> Float[Array, "b c"]:
         settings = state.settings
-        images = to_float(images_of(batch, mesh, pixels))
+        images = to_float(lookup_images(batch, mesh, image_sharding))
         images = standardize(images, settings.mean, settings.std)
         logits: Any = module.apply(state.for_evaluation(), images, train=False)
         return logits.astype(jnp.float32)
 
     return jax.jit(
         eval_step,
-        in_shardings=(state_shardings, batch_shardings(mesh, pixels)),
+        in_shardings=(state_shardings, batch_shardings(mesh, image_sharding)),
         out_shardings=sharding.replicated(mesh),
         compiler_options=compiler_options(mesh),
     )

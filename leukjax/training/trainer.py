@@ -28,7 +28,7 @@ from leukjax.rundir import RunDir
 from leukjax.storage import write_atomic
 from leukjax.training import divergence, final_evaluation, hyperparameters, optimizers, pretrained
 from leukjax.training.compiled import CompiledSteps, StepSpec, compiled_steps
-from leukjax.training.data_placement import settle
+from leukjax.training.data_placement import place_dataset
 from leukjax.training.evaluation import predict_batches
 from leukjax.training.fine_tuning import FineTuning
 from leukjax.training.loop import train as train_loop
@@ -281,13 +281,13 @@ class Trainer:
         return self.compiled().eval_step(state, batch)
 
     def compiled(
-        self, background: str = "black", pixels: NamedSharding | None = None
+        self, background: str = "black", image_sharding: NamedSharding | None = None
     ) -> CompiledSteps:
         """The jitted functions.
 
         Args:
           background: of the images: "black" or "bright"; rotation and zoom fill with it.
-          pixels: how all records lie on the devices, if they do.
+          image_sharding: of all records on the devices, if they are there.
         """
         spec = StepSpec(
             self.model,
@@ -296,7 +296,7 @@ class Trainer:
             self.options(background),
             self.mesh,
             sharding.rules(self.config.mesh),
-            pixels,
+            image_sharding,
             self.config.train.steps_per_call,
             self._donate,
         )
@@ -420,7 +420,7 @@ class Trainer:
                 f"the model has {self.num_classes} classes, the data have {len(data.classes)} "
                 f"({', '.join(data.classes)})"
             )
-        placement = settle(config, records, self.mesh)
+        placement = place_dataset(config, records, self.mesh)
         train_batches = make_batches(
             config, placement.images, data.rows("train"), config.train.batch_size, training=True
         )
