@@ -7,9 +7,10 @@ from harness import serve
 from measured import cpu_seconds, memory, processor, versions
 from synthetic import Synthetic
 
-from leukjax import config, models, sharding
+from leukjax import config, sharding
 from leukjax.data import duplicates, image_store, split
 from leukjax.data.loader import Batches
+from leukjax.models.registry import create_model
 from leukjax.training import data_placement, optimizers
 from leukjax.training import state as states
 from leukjax.training.hyperparameters import make_settings, step_options
@@ -46,7 +47,7 @@ def prepare(spec):
     # The cnn needs 32 px; below, the feed alone is measured.
     step = state = None
     if spec["image_size"] >= 32:
-        module = models.create("cnn", 2, width=8, norm_batch=spec.get("norm_batch", 0))
+        module = create_model("cnn", 2, width=8, norm_batch=spec.get("norm_batch", 0))
         transform = optimizers.make_transform(settings.optimizer)
         init, places = states.make_init(
             module,

@@ -10,12 +10,12 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
-from leukjax import models, runtime, sharding
+from leukjax import sharding
+from leukjax.models.registry import model_from_config as make_module  # noqa: F401
 from leukjax.training import optimizers as optimizer
 from leukjax.training import state as states
 from leukjax.training.step import EvalStep, StepOptions, TrainStep, make_eval_step, make_train_step
@@ -32,19 +32,6 @@ class Programs:
     form: states.TrainState  # shapes, dtypes and shardings of the state
     train_steps: dict[int, TrainStep]
     eval_step: EvalStep
-
-
-def make_module(config: ConfigDict, classes: int, platform: str) -> nn.Module:
-    """The model of a config in the form that is fast on a platform: cpu, gpu or tpu."""
-    dtype = runtime.compute_dtype(config.compute_dtype, platform)
-    options = {
-        **config.model,
-        "remat": config.train.remat,
-        "fold": platform != "cpu" and dtype == jnp.bfloat16,
-        "lean": platform in ("gpu", "cuda") and dtype == jnp.bfloat16,
-    }
-    name = config.model.name
-    return models.create(name, classes, dtype=dtype, **models.select(name, options))
 
 
 def programs(

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from leukjax import config as configs
-from leukjax import models, sharding
+from leukjax import sharding
+from leukjax.models.registry import create_model, select_options
 from leukjax.training import optimizers
 from leukjax.training import state as states
 
@@ -24,7 +25,7 @@ def _init(fsdp: bool):
         },
     )
     init, shardings = states.make_init(
-        models.create("cnn", 2, **models.select("cnn", config.model)),
+        create_model("cnn", 2, **select_options("cnn", config.model)),
         optimizers.make_transform(config.optimizer),
         like,
         image_size=32,

@@ -12,9 +12,10 @@ import optax
 import pytest
 
 from leukjax import config as configs
-from leukjax import models, sharding
+from leukjax import sharding
 from leukjax.metrics.scores import softmax
 from leukjax.models.hybrid_vit import VARIANTS, Variant
+from leukjax.models.registry import create_model, select_options
 from leukjax.training import optimizers
 from leukjax.training import state as states
 from leukjax.training.hyperparameters import step_options
@@ -68,7 +69,7 @@ class Trainer:
         config = self.config
         self.mesh = sharding.make_mesh(config.mesh, BATCH)
         fields = {**config.model, "remat": config.train.remat}
-        module = models.create(name, 2, **models.select(name, fields))
+        module = create_model(name, 2, **select_options(name, fields))
         transform = transform or optimizers.make_transform(config.optimizer)
         settings = _settings(config)
         self.init, shardings = states.make_init(
