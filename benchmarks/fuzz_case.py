@@ -295,11 +295,11 @@ def _prepare(names: list[str], overrides: list[tuple[str, str]], arguments: list
 
 def _find_weights(config: ConfigDict) -> None:
     """What `leukjax.main` does with weights, for a run that is not there yet."""
-    from leukjax import models
+    from leukjax.models.registry import create_model, select_options
     from leukjax.training import pretrained
 
     name = config.model.name
-    module = models.create(name, 2, **models.select(name, config.model))
+    module = create_model(name, 2, **select_options(name, config.model))
     start = pretrained.find(config, module, ("blast", "healthy"), Path("none"))
     assert start.mapped is not None
     broken_weights.check(Path(config.init.weights), config.init.sha256, start.mapped)

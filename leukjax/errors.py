@@ -1,7 +1,7 @@
 """The exceptions that are meant for the person at the keyboard."""
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """A mistake that the user can mend.
 
     The message is one line: which field or file, what is wrong with it, and the mend. Commands

@@ -4,8 +4,10 @@
 """
 
 import dataclasses
+import difflib
 import math
 import re
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Self
 
 from leukjax.errors import UserError
@@ -144,6 +146,24 @@ class Choice(Field):
         if isinstance(self.default, int):
             return _to_int(value)
         return value if isinstance(value, str) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Registered(Text):
+    """The name of something that is registered, such as a model.
+
+    Attributes:
+      names: returns the names that are registered now.
+    """
+
+    names: Callable[[], Iterable[str]] = tuple
+
+    def check(self, value: str, name: str) -> None:
+        known = tuple(self.names())
+        if value not in known:
+            close = difflib.get_close_matches(value, known, n=1)
+            guess = f"; did you mean {close[0]}?" if close else ""
+            raise UserError(f"--config.{name}={value}: must be one of {', '.join(known)}{guess}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 from leukjax import config as configs
 from leukjax.crossval.plan import Study
-from leukjax.models import FAMILIES
+from leukjax.models.registry import option_names
 from leukjax.report.text_tables import render
 from leukjax.rundir import RunDir
 from leukjax.storage import csv_writer, write_atomic
@@ -62,7 +62,7 @@ def _held_out(study: Study) -> str:
 
 def _value(field: str, flat: dict[str, Any], family: str) -> Any:
     section, name = field.split(".")[0], field.split(".")[-1]
-    if section == "model" and name not in FAMILIES[family].__dataclass_fields__:
+    if section == "model" and name not in (*option_names(family), "fused"):
         return "–"  # this architecture has no such field
     empty = {"init.weights": "random", "data.positive": "the data set's"}
     value = flat[field]

@@ -16,8 +16,8 @@ from leukjax.data import records as data_records
 from leukjax.data import split as data_split
 from leukjax.errors import UserError
 from leukjax.models import summary as summary_of
+from leukjax.models.registry import model_from_config
 from leukjax.rundir import RunDir
-from leukjax.training.module import make_module
 from leukjax.training.training_data import split_of
 
 
@@ -80,7 +80,7 @@ def _check_data(study: Study) -> None:
         records = data_records.prepare(config.data)
         # By its shapes alone: a model says here what its images must be.
         summary_of.table(
-            make_module(config, len(records.classes), "cpu"),
+            model_from_config(config, len(records.classes), "cpu"),
             config.data.image_size,
         )
         fewest = len(records.manifest)

@@ -11,10 +11,11 @@ from absl import logging
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from leukjax import models, runtime
+from leukjax import runtime
 from leukjax.checkpoints import checkpoints
 from leukjax.errors import UserError
 from leukjax.metrics import calibration
+from leukjax.models.registry import model_from_fields
 from leukjax.rundir import RunDir
 
 
@@ -47,13 +48,10 @@ def restore(folder: Path, step: int | str) -> Restored:
     """
     run = RunDir(folder)
     preprocessing, config = run.preprocessing(), run.config()
-    options = dict(preprocessing["model"])
-    name = options.pop("name")
-    module = models.create(
-        name,
+    module = model_from_fields(
+        preprocessing["model"],
         len(preprocessing["classes"]),
         dtype=runtime.compute_dtype(preprocessing["compute_dtype"]),
-        **models.select(name, options),
     )
     chosen, variables = checkpoints.for_evaluation(
         folder / "checkpoints",

@@ -21,23 +21,17 @@ import optax.contrib
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
+from leukjax.config import fields
 from leukjax.errors import UserError
 from leukjax.sharding import path_name
 from leukjax.training.fine_tuning import FineTuning
+from leukjax.training.optimizer_registry import BY_FIELDS, CUSTOM, registered
 
-# What a config records of an optimizer that was given in Python.
-CUSTOM = "custom"
-Factory = Callable[..., optax.GradientTransformation]
-
-# Optimizers whose hyperparameters are config fields; `optimizer.options` holds those of all others.
-BY_FIELDS = ("adam", "adamw", "sgd")
 # Fields of `optimizer` that enter the step as values or through its options, not through `update`.
 _NOT_COMPILED = ("learning_rate", "warmup", "step_every", "schedule", "final", "step_factor")
 _FIELDS_OF_BY_FIELDS = ("b1", "b2", "eps", "momentum", "weight_decay")
 _MASKS = ("mask", "weight_decay_mask")
 _MAX_OPTIONS = 2_000  # characters
-
-_registered: dict[str, Factory] = {}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,25 +50,6 @@ class Optimizer:
     update: Callable[[Any, Any, Any, Any], tuple[Any, Any]]
     has_own_rate: bool = False
     evaluation_params: Callable[[Any, Any], Any] | None = None
-
-
-def register_optimizer(name: str, factory: Factory | None = None) -> Any:
-    """Makes an optimizer available as ``optimizer.name``.
-
-    Args:
-      name: a new name.
-      factory: ``factory(learning_rate, **options)`` returns an optax transformation. The learning
-        rate is a traced scalar. Without it, the function is a decorator.
-
-    Raises:
-      ValueError: the name is taken.
-    """
-    if factory is None:
-        return functools.partial(register_optimizer, name)
-    if _registered.get(name, factory) is not factory or name in _names():
-        raise ValueError(f"optimizer {name!r} exists already")
-    _registered[name] = factory
-    return factory
 
 
 def from_optax(transform: optax.GradientTransformation) -> Optimizer:
@@ -193,22 +168,14 @@ def _clip(options: ConfigDict) -> list[optax.GradientTransformation]:
     return [optax.clip_by_global_norm(options.clip_norm)] if options.clip_norm else []
 
 
-def _names() -> tuple[str, ...]:
-    from leukjax.config import fields
-
-    return tuple(name for name in fields()["optimizer.name"].choices if name not in _registered)  # type: ignore[attr-defined]
-
-
-def _factory(name: str) -> Factory:
-    if name in _registered:
-        return _registered[name]
+def _factory(name: str) -> Callable[..., optax.GradientTransformation]:
+    if name in registered:
+        return registered[name]
     return getattr(optax, name, None) or getattr(optax.contrib, name)
 
 
-def _keywords(options: ConfigDict, factory: Factory) -> dict[str, Any]:
+def _keywords(options: ConfigDict, factory: Callable[..., Any]) -> dict[str, Any]:
     """The options of a factory, with the mask of weight decay where it takes one."""
-    from leukjax.config import fields
-
     for field in _FIELDS_OF_BY_FIELDS:
         if options[field] != fields()[f"optimizer.{field}"].default:
             raise UserError(

@@ -23,6 +23,7 @@ from leukjax.checkpoints.checkpoints import Checkpoints
 from leukjax.errors import UserError
 from leukjax.images.augment import AugmentOptions
 from leukjax.metrics.scores import scores
+from leukjax.models import registry
 from leukjax.models.summary import table
 from leukjax.rundir import RunDir
 from leukjax.storage import write_atomic
@@ -33,7 +34,7 @@ from leukjax.training.evaluation import predict_batches
 from leukjax.training.fine_tuning import FineTuning
 from leukjax.training.loop import train as train_loop
 from leukjax.training.metric_writer import Log, reached
-from leukjax.training.module import make_module
+from leukjax.training.optimizer_registry import CUSTOM
 from leukjax.training.preemption import StopRequest
 from leukjax.training.run import Callback, Metric, Run
 from leukjax.training.state import TrainState
@@ -49,8 +50,6 @@ _OF_PROCESS = (
     *("data.cache_dir", "data.prefetch", "data.root", "data.subject_csv", "data.threads"),
     *("data.workers", "runtime."),
 )
-# What config.json records of a loss, an optimizer or a model that has no registered name.
-CUSTOM = "custom"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +200,7 @@ class Trainer:
         data = TrainingData.from_config(config) if num_classes is None else None
         classes = len(data.classes) if data is not None else int(num_classes or 0)
         trainer = cls.__new__(cls)
-        module = make_module(config, classes, platform or jax.default_backend())
+        module = registry.model_from_config(config, classes, platform or jax.default_backend())
         trainer._build(config, module, mesh, data)
         return trainer
 
@@ -515,17 +514,13 @@ def _numbers(value: str | Sequence[float]) -> str:
 
 def _model_fields(model: nn.Module) -> dict[str, Any]:
     """Config fields that describe a model; ``custom`` if its class is not registered."""
-    from leukjax import models
-
-    for name, family in models.FAMILIES.items():
-        if type(model) is family:
-            options = models.select(
-                name, {f: getattr(model, f) for f in family.__dataclass_fields__}
-            )
-            known = configs.fields()
-            return {"model.name": name} | {
-                f"model.{field}": value
-                for field, value in options.items()
-                if f"model.{field}" in known
-            }
-    return {"model.name": CUSTOM}
+    name = registry.name_of(model)
+    if name is None:
+        return {"model.name": CUSTOM}
+    known = configs.fields()
+    options = {f"model.{option}": option for option in registry.option_names(name)}
+    return {"model.name": name} | {
+        field: getattr(model, option)
+        for field, option in options.items()
+        if field in known and hasattr(model, option)
+    }

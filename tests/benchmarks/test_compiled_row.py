@@ -14,9 +14,9 @@ from compiled_grid import OURS, PLAIN, Row
 from leukjax import config as configs
 from leukjax.compiler.targets import TARGETS, Target
 from leukjax.errors import UserError
-from leukjax.models import bit, cnn, hybrid_vit, norms
+from leukjax.models import bit, cnn, hybrid_vit, norms, registry
 from leukjax.models.fused import norms as lean_norms
-from leukjax.training import compiled, trainer
+from leukjax.training import compiled
 
 SMALL = (("data.image_size", 32), ("model.width", 4), ("model.variant", "small"))
 
@@ -41,7 +41,7 @@ PARTS = {
         (cnn, "max_pool"),
         (lean_norms, "two_sums"),
         (hybrid_vit, "TransformerBlock"),
-        (trainer, "make_module"),
+        (registry, "model_from_config"),
     )
 }
 

@@ -308,9 +308,9 @@ field("fewer_images_than_a_batch", r"train\.batch_size: a batch of 64 cannot be 
       r"training images: use 16 or less", train__batch_size=64)  # fmt: skip
 field("fewer_groups_than_folds", r"split\.protocol kfold: class blast has 6 groups, and 9 parts .*:"
       r" lower split\.folds or add data", split__protocol="kfold", split__folds=9)  # fmt: skip
-field("image_too_small_for_the_cnn", r"--config\.data\.image_size=8: too small for the cnn.*; give "
+field("image_too_small_for_the_cnn", r"image_size=8: too small for the cnn.*; give "
       r"at least 16", data__image_size=8)  # fmt: skip
-field("image_too_small_for_the_hybrid", r"--config\.data\.image_size=24: too small for the "
+field("image_too_small_for_the_hybrid", r"image_size=24: too small for the "
       r"hybrid_vit r26_s32.*; give more than 32", data__image_size=24,
       **{"": "hybrid_vit:image_folder"})  # fmt: skip
 field("image_too_small_for_the_resnet", r"--config\.data\.image_size=4: must be between 8 and 2048",

@@ -8,9 +8,9 @@ import pytest
 from test_step import Small
 
 from leukjax import config as configs
-from leukjax import models
 from leukjax.errors import UserError
-from leukjax.models.layer_groups import depths
+from leukjax.models.registry import create_model
+from leukjax.models.summary import layer_groups
 from leukjax.sharding import path_name
 from leukjax.training import optimizers, pretrained
 from leukjax.training.fine_tuning import FineTuning
@@ -97,8 +97,10 @@ def test_no_optimizer_moves_a_frozen_parameter():
     ],
 )
 def test_every_family_has_an_order(name, options, expected):
-    params = pretrained.shapes(models.create(name, 2, **options), 32)["params"]
-    stages = depths(path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params))
+    params = pretrained.shapes(create_model(name, 2, **options), 32)["params"]
+    stages = layer_groups(
+        path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)
+    )
     for module, stage in expected.items():
         found = {stages[path] for path in stages if path.split("/")[0] == module}
         assert found == {stage}, module
