@@ -16,9 +16,10 @@ from leukjax import runtime
 from leukjax.data.baselines import SHORTCUTS, Baseline, baselines, numbers_of
 from leukjax.metrics import clustered, comparisons
 from leukjax.metrics import predictions as tables_of
-from leukjax.metrics.intervals import Interval, intervals
+from leukjax.metrics.evaluation import score
+from leukjax.metrics.intervals import Interval
 from leukjax.metrics.predictions import Predictions
-from leukjax.metrics.scores import scores, subject_table
+from leukjax.metrics.scores import scores
 from leukjax.report.figures import write_figures
 from leukjax.report.model_card import model_card, over_shortcuts_line
 from leukjax.report.provenance import About, model_name
@@ -106,19 +107,12 @@ def _rows(
     run: Run, test: Predictions, candidates: Mapping[str, Float[np.ndarray, "n c"]]
 ) -> tuple[list[Row], str]:
     """The model and the baselines, scored alike; and why there are no scores by subject, if so."""
-    positive = run.positive or run.records.classes[0]  # not used above two classes
     rows, why = [], ""
     for name, probabilities in candidates.items():
-        by_image = intervals(test.labels, probabilities, test.group, test.classes, positive)
-        table = subject_table(test.labels, probabilities, test.subject, test.group)
-        if isinstance(table, str):
-            rows.append(Row(name, by_image))
-            why = table
-        else:
-            by_subject = intervals(
-                table.labels, table.probabilities, table.groups, test.classes, positive
-            )
-            rows.append(Row(name, by_image, by_subject))
+        predictions = dataclasses.replace(test, probabilities=probabilities)
+        found = score(predictions, run.positive)
+        rows.append(Row(name, found.by_image, found.by_subject))
+        why = found.no_subjects or why
     return rows, why
 
 

@@ -44,13 +44,13 @@ def score_best(run: Run, checkpoints: Checkpoints, log: Log) -> int:
 
 def openings(workdir: Path) -> int:
     """How often the test part of a run was opened."""
-    return RunDir(workdir).openings()
+    return RunDir(workdir).test_accesses()
 
 
 def note_opening(workdir: Path, step: int, **more: str) -> None:
     """Add a line to the ledger; call it before the part is read."""
     if jax.process_index() == 0:
-        RunDir(workdir).note_opening(step, **more)
+        RunDir(workdir).record_test_access(step, **more)
 
 
 def lost(run: Run, newest: int) -> dict[str, int]:

@@ -30,7 +30,7 @@ class Log:
         self, workdir: Path, *, start: int, total_steps: int, steps_per_epoch: int, positive: str
     ):
         """Go on at step `start`: lines of later steps, written by a killed run, are dropped."""
-        place = RunDir(workdir).place
+        place = RunDir(workdir).path
         self._path = place("metrics.jsonl")
         self._total, self._per_epoch = total_steps, steps_per_epoch
         self._positive, self._titled = positive, False

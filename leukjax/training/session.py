@@ -110,4 +110,4 @@ def steps_repeated(folder: Path) -> int:
 
 def _note_start(folder: Path, step: int, repeated: int) -> None:
     if jax.process_index() == 0:
-        RunDir(folder).note_start(step, repeated)
+        RunDir(folder).record_start(step, repeated)
