@@ -12,9 +12,10 @@ from measured import processor, versions
 
 from leukjax import config, runtime
 from leukjax.checkpoints.checkpoints import Checkpoints
+from leukjax.rundir import RunDir
 from leukjax.training import loop
 from leukjax.training.evaluation import predict
-from leukjax.training.metric_writer import Log
+from leukjax.training.metric_writer import MetricWriter
 from leukjax.training.prefetch import DevicePrefetcher
 from leukjax.training.trainer import Trainer
 from leukjax.training.training_data import make_batches
@@ -58,7 +59,7 @@ def prepare(spec):
     clock, number = Clock(), [0]
     clock.around(Checkpoints, "save", "checkpoints")
     clock.around(Checkpoints, "wait", "checkpoints")
-    clock.around(Log, "step", "logging")
+    clock.around(MetricWriter, "step", "logging")
     evaluate = loop._evaluate
     pairs: list[tuple[float, float]] = []  # images/s of an epoch and of the bare step beside it
     bare_state = [plain.init(whole.settings)]
@@ -98,7 +99,9 @@ def prepare(spec):
         own = folder / str(number[0])
         own.mkdir()
         checkpoints = Checkpoints(own / "checkpoints", keep_latest=2, lower_is_better=False)
-        log = Log(own, start=0, total_steps=whole.total_steps, steps_per_epoch=epoch, positive="")
+        log = MetricWriter(
+            RunDir(own), start=0, total_steps=whole.total_steps, steps_per_epoch=epoch, positive=""
+        )
         fresh = jax.block_until_ready(plain.init(whole.settings))
         pairs.clear()
         clock.seconds = {}

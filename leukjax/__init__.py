@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 # JAX takes seconds to import, and most of what users ask of the package needs none of it.
 if TYPE_CHECKING:
-    from leukjax.predict.predictor import Ensemble, Model
+    from leukjax.predict.predictor import Predictor
 
 __version__ = "0.1.0"
 
@@ -15,10 +15,10 @@ def load(
     runs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     step: int | str = "best",
     **options: Any,
-) -> "Model | Ensemble":
-    """A trained run, ready to predict; a list of them is an ensemble.
+) -> "Predictor":
+    """Loads a trained run; a list of them is an ensemble.
 
-    `leukjax.predict.predictor.load` says what the options are. Three lines are all it takes::
+    `leukjax.predict.predictor.load` documents the options. For example::
 
         import leukjax
         model = leukjax.load("runs/resnet50-cnmc")

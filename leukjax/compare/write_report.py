@@ -37,7 +37,7 @@ def write_report(arguments: Sequence[str], output: Path, positive: str = "") -> 
     except OSError as error:
         raise UserError(f"--output={output}: cannot be made ({error.strerror})") from error
     own = RunDir(output)
-    texts, figures, before = own.place("tables"), own.place("figures"), _index(output / INDEX)
+    texts, figures, before = own.path("tables"), own.path("figures"), _index(output / INDEX)
     index = {
         "tables": [f"{one.name}{end}" for one in document.tables() for end in (".csv", ".tex")],
         "figures": [f"{one.name}{end}" for one in document.pictures() for end in (".png", ".svg")],
@@ -53,7 +53,7 @@ def write_report(arguments: Sequence[str], output: Path, positive: str = "") -> 
     write_atomic(output / "report.html", page.html(document, figures))
     for folder, names in before.items():
         for name in set(names) - set(index[folder]):
-            (own.place(folder) / name).unlink(missing_ok=True)
+            (own.path(folder) / name).unlink(missing_ok=True)
     write_atomic(output / INDEX, json.dumps(index, indent=1) + "\n")
     return verdict.verdict(study)
 

@@ -6,8 +6,7 @@ from typing import Any
 
 from leukjax.data.split import HELD_OUT
 from leukjax.evaluate.rescore import mean, predict_again
-from leukjax.rundir import LEDGER_OF_STUDY
-from leukjax.storage import append_line
+from leukjax.rundir import RunDir
 
 
 def table(study: Path, model: str) -> Path:
@@ -32,7 +31,7 @@ def score(
     """
     if table(study, model).exists():
         return
-    append_line(study / LEDGER_OF_STUDY, {"model": model, "part": HELD_OUT, "runs": len(folders)})
+    RunDir(study).record_study_access(model, HELD_OUT, len(folders))
     members = [predict_again(folder, HELD_OUT, overrides=overrides) for folder in folders]
     for folder, member in zip(folders, members, strict=True):
         member.write(study / "predictions" / "test_members" / model / f"{folder.name}.csv")

@@ -14,7 +14,7 @@ from leukjax import terminal
 from leukjax.crossval import job_result
 from leukjax.crossval.job_result import Answer
 from leukjax.crossval.plan import Job, Study
-from leukjax.training.metric_writer import read_metrics, seconds_trained
+from leukjax.rundir import RunDir
 from leukjax.training.throughput import duration
 
 _REDRAW = 1.0  # seconds between two drawings
@@ -45,7 +45,7 @@ class Board:
                 self._state[job] = FAILED
             elif job in waiting:
                 self._state[job] = TODO
-            elif seconds := seconds_trained(self._study.path(job)):
+            elif seconds := RunDir(self._study.path(job)).seconds_trained():
                 self._seconds[job.model].append(seconds)
 
     def started(self, job: Job, device: int) -> None:
@@ -126,7 +126,7 @@ class Board:
         return " ".join(folds.values())
 
     def _progress(self, job: Job) -> str:
-        lines = read_metrics(self._study.path(job))
+        lines = RunDir(self._study.path(job)).history()
         if not lines:
             return ", starting"
         epochs = self._study.configs[job.model].train.epochs
@@ -137,7 +137,7 @@ class Board:
     def _score(self, job: Job) -> str:
         """The best validation score so far."""
         metric = self._study.configs[job.model].checkpoint.metric
-        lines = read_metrics(self._study.path(job))
+        lines = RunDir(self._study.path(job)).history()
         scores = [x[metric] for x in lines if x["part"] == "val" and x.get(metric) is not None]
         if not scores:
             return ""

@@ -31,7 +31,7 @@ def _text(study: Study, *, markdown: bool) -> str:
         f"What the models share and where they differ: {study.folder / 'fairness.md'}",
     ]
     if not study.pool:
-        of = [line["model"] for line in RunDir(study.folder).accesses_of_study()]
+        of = [line["model"] for line in RunDir(study.folder).study_accesses()]
         counts = ", ".join(f"{of.count(model)} for {model}" for model in study.models)
         ending.append(f"Openings of the held-out part: {counts} (ledger.jsonl).")
     parts.append("\n".join(f"- {line}" if markdown else line for line in ending))
@@ -47,7 +47,8 @@ def _out_of_fold(study: Study, about: About, *, markdown: bool) -> str:
     }
     found = {model: mean(seeds) for model, seeds in each.items()}
     found["larger class"] = collect.larger_class(study)
-    parts = [scored.table(found, about, markdown=markdown)]
+    evaluations = {name: scored.score(p, about.positive) for name, p in found.items()}
+    parts = [scored.table(evaluations, about, markdown=markdown)]
     notes = [f"{study.folds} folds; every folded image is scored by models that never saw it."]
     notes += ["Larger class: every image gets the class frequencies of its fold's training part."]
     if len(study.seeds) > 1:
@@ -75,7 +76,9 @@ def _over_seeds(values: list[float | None]) -> str:
 
 def _held_out(study: Study, about: About, *, markdown: bool) -> str:
     found = {
-        f"{model}, ensemble": tables_of.read(held_out.table(study.folder, model))
+        f"{model}, ensemble": scored.score(
+            tables_of.read(held_out.table(study.folder, model)), about.positive
+        )
         for model in study.models
     }
     return scored.table(found, about, markdown=markdown)

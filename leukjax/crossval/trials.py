@@ -12,8 +12,8 @@ from typing import Any
 
 from leukjax.crossval.plan import Job, Study, Values
 from leukjax.errors import UserError
+from leukjax.rundir import RunDir
 from leukjax.storage import csv_writer, read_text, write_atomic
-from leukjax.training.metric_writer import read_metrics
 
 RESULT = "trial.json"
 
@@ -21,7 +21,9 @@ RESULT = "trial.json"
 def write_result(folder: Path, metric: str, best_step: int) -> None:
     """Leave a trial's best validation score in its folder: the mark that it is done."""
     (line,) = [
-        line for line in read_metrics(folder) if line["part"] == "val" and line["step"] == best_step
+        line
+        for line in RunDir(folder).history()
+        if line["part"] == "val" and line["step"] == best_step
     ]
     result = {"score": line[metric], "epoch": line["epoch"], "failure": ""}
     write_atomic(folder / RESULT, json.dumps(result) + "\n")

@@ -16,9 +16,10 @@ from leukjax import runtime
 from leukjax.data.baselines import SHORTCUTS, Baseline, baselines, numbers_of
 from leukjax.metrics import clustered, comparisons
 from leukjax.metrics import predictions as tables_of
-from leukjax.metrics.intervals import Interval, intervals
+from leukjax.metrics.evaluation import score
+from leukjax.metrics.intervals import Interval
 from leukjax.metrics.predictions import Predictions
-from leukjax.metrics.scores import scores, subject_table
+from leukjax.metrics.scores import scores
 from leukjax.report.figures import write_figures
 from leukjax.report.model_card import model_card, over_shortcuts_line
 from leukjax.report.provenance import About, model_name
@@ -26,7 +27,6 @@ from leukjax.report.text_tables import Row, score_table
 from leukjax.rundir import RunDir
 from leukjax.storage import write_atomic
 from leukjax.training import final_evaluation
-from leukjax.training.metric_writer import read_metrics, seconds_trained
 from leukjax.training.run import Run
 from leukjax.training.throughput import duration
 from leukjax.training.trainer import Outcome
@@ -63,7 +63,7 @@ def write_and_print(outcome: Outcome) -> None:
     best_epoch = round(outcome.best_step / run.steps_per_epoch, 4)
     write_figures(
         folder / "figures",
-        read_metrics(folder),
+        RunDir(folder).history(),
         test.labels,
         test.probabilities,
         test.subject,
@@ -109,19 +109,12 @@ def _rows(
     run: Run, test: Predictions, candidates: Mapping[str, Float[np.ndarray, "n c"]]
 ) -> tuple[list[Row], str]:
     """The model and the baselines, scored alike; and why there are no scores by subject, if so."""
-    positive = run.data.positive or run.data.records.classes[0]  # not used above two classes
     rows, why = [], ""
     for name, probabilities in candidates.items():
-        by_image = intervals(test.labels, probabilities, test.group, test.classes, positive)
-        table = subject_table(test.labels, probabilities, test.subject, test.group)
-        if isinstance(table, str):
-            rows.append(Row(name, by_image))
-            why = table
-        else:
-            by_subject = intervals(
-                table.labels, table.probabilities, table.groups, test.classes, positive
-            )
-            rows.append(Row(name, by_image, by_subject))
+        predictions = dataclasses.replace(test, probabilities=probabilities)
+        found = score(predictions, run.data.positive)
+        rows.append(Row(name, found.by_image, found.by_subject))
+        why = found.no_subjects or why
     return rows, why
 
 
@@ -170,8 +163,8 @@ def _shape(test: Predictions) -> dict[str, Any]:
 
 def _ending(outcome: Outcome, best_epoch: float) -> list[str]:
     run = outcome.run
-    opened, starts = final_evaluation.openings(run.workdir), len(RunDir(run.workdir).starts())
-    trained = duration(seconds_trained(run.workdir))
+    opened, starts = RunDir(run.workdir).test_accesses(), len(RunDir(run.workdir).starts())
+    trained = duration(RunDir(run.workdir).seconds_trained())
     again = "" if starts == 1 else f" (start {starts}; trained for {trained} in all)"
     return [
         f"Epoch {best_epoch:g} of {run.config.train.epochs:g}, chosen by "
@@ -213,13 +206,13 @@ def _summary(
         "epoch_chosen": best_epoch,
         "step_chosen": outcome.best_step,
         "chosen_by": f"{run.config.checkpoint.metric} on val",
-        "test_openings": final_evaluation.openings(run.workdir),
+        "test_openings": RunDir(run.workdir).test_accesses(),
         "starts": len(RunDir(run.workdir).starts()),
         "resumed": len(RunDir(run.workdir).starts()) - 1,
-        "steps_repeated": sum(start["repeated"] for start in RunDir(run.workdir).starts()),
+        "steps_repeated": RunDir(run.workdir).steps_repeated(),
         "lost": final_evaluation.lost(run, outcome.newest_step),
         "steps": run.total_steps,
-        "seconds_trained": round(seconds_trained(run.workdir), 1),
+        "seconds_trained": round(RunDir(run.workdir).seconds_trained(), 1),
         "seconds_of_this_start": round(outcome.seconds, 1),
         "device": runtime.describe(),
         "processor": runtime.processor(),

@@ -21,9 +21,10 @@ import numpy as np
 from leukjax.checkpoints.checkpoints import Checkpoints
 from leukjax.errors import Stopped
 from leukjax.metrics.scores import scores
+from leukjax.rundir import RunDir
 from leukjax.training import divergence
 from leukjax.training.evaluation import predict
-from leukjax.training.metric_writer import Log, seconds_trained
+from leukjax.training.metric_writer import MetricWriter
 from leukjax.training.preemption import StopRequest
 from leukjax.training.prefetch import DevicePrefetcher, chunk_steps
 from leukjax.training.profiler import Trace
@@ -37,7 +38,7 @@ def train(
     state: TrainState,
     start: int,
     checkpoints: Checkpoints,
-    log: Log,
+    log: MetricWriter,
     stop: StopRequest | None = None,
 ) -> None:
     """Trains from the state of step `start` to the end of the run, which is then in `checkpoints`.
@@ -52,7 +53,7 @@ def train(
         batch_size=run.config.train.batch_size,
         total_steps=total,
         flops_per_image=run.training_flops,
-        seconds_before=seconds_trained(run.workdir),
+        seconds_before=RunDir(run.workdir).seconds_trained(),
     )
     trace = Trace(
         run.workdir / "profile",
@@ -129,7 +130,7 @@ def train(
 
 
 def _read(
-    run: Run, log: Log, checkpoints: Checkpoints, step: int, metrics: dict[str, jax.Array]
+    run: Run, log: MetricWriter, checkpoints: Checkpoints, step: int, metrics: dict[str, jax.Array]
 ) -> dict[str, float]:
     """The metrics of the last step of a dispatch that ended at `step`."""
     by_step = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
@@ -140,9 +141,9 @@ def _read(
 
 
 def _evaluate(
-    run: Run, state: TrainState, step: int, last: dict[str, float], log: Log, pace: Pace
+    run: Run, state: TrainState, step: int, last: dict[str, float], log: MetricWriter, pace: Pace
 ) -> float | None:
-    """Log the training since the last evaluation and the scores on the validation part.
+    """MetricWriter the training since the last evaluation and the scores on the validation part.
 
     Returns:
       The score that chooses the best checkpoint; None where it is undefined.

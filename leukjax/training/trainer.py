@@ -26,14 +26,13 @@ from leukjax.metrics.scores import scores
 from leukjax.models import registry
 from leukjax.models.summary import table
 from leukjax.rundir import RunDir
-from leukjax.storage import write_atomic
 from leukjax.training import divergence, final_evaluation, hyperparameters, optimizers, pretrained
 from leukjax.training.compiled import CompiledSteps, StepSpec, compiled_steps
 from leukjax.training.data_placement import place_dataset
 from leukjax.training.evaluation import predict_batches
 from leukjax.training.fine_tuning import FineTuning
 from leukjax.training.loop import train as train_loop
-from leukjax.training.metric_writer import Log, reached
+from leukjax.training.metric_writer import MetricWriter
 from leukjax.training.optimizer_registry import CUSTOM
 from leukjax.training.preemption import StopRequest
 from leukjax.training.run import Callback, Metric, Run
@@ -383,9 +382,10 @@ class Trainer:
             else divergence.restore(checkpoints, step, run.compiled.form)
         ]
         start = step or 0
-        repeated = max(0, reached(folder) - start)
-        log = Log(
-            folder,
+        run_dir = RunDir(folder)
+        repeated = max(0, run_dir.reached() - start)
+        log = MetricWriter(
+            run_dir,
             start=start,
             total_steps=run.total_steps,
             steps_per_epoch=run.steps_per_epoch,
@@ -397,7 +397,7 @@ class Trainer:
                 if resumed:
                     log.say(f"resuming from step {start} of {run.total_steps}")
                 if jax.process_index() == 0:
-                    RunDir(folder).note_start(start, repeated)
+                    run_dir.record_start(start, repeated)
                 final_evaluation.write_preprocessing(run)
                 train_loop(run, state.pop(), start, checkpoints, log, stop)
                 best = final_evaluation.score_best(run, checkpoints, log, score)
@@ -440,7 +440,7 @@ class Trainer:
         resumed = distributed.from_first(lambda: RunDir(folder).claim(config, facts))
         data.write(folder)
         if initial.mapped is not None and jax.process_index() == 0:
-            write_atomic(folder / "weights.csv", initial.mapped.csv())
+            RunDir(folder).write("weights.csv", initial.mapped.csv())
         run = Run(
             config=config,
             workdir=folder,

@@ -14,7 +14,7 @@ from runs import command, finish
 TROUBLE = """
 import shutil
 from leukjax.training import metric_writer as log
-original = log.Log.step
+original = log.MetricWriter.step
 def trouble(self, step, loss):
     original(self, step, loss)
     run = self._path.parent
@@ -24,7 +24,7 @@ def trouble(self, step, loss):
         run.mkdir()
     if step == 10 and run.name == "closed":
         (run / "checkpoints").chmod(0o555)
-log.Log.step = trouble
+log.MetricWriter.step = trouble
 """
 
 

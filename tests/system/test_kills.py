@@ -31,11 +31,11 @@ loop.predict = lambda *rest: [jax.config.update("jax_transfer_guard", "allow"), 
 """
 BETWEEN_TWO_LINES_OF_THE_LOG = f"""
 from leukjax.training import metric_writer as log
-original = log.Log.write
+original = log.MetricWriter.write
 def dying(self, record):
     original(self, record)
     if record["step"] == 10 and record["part"] == "train": {KILL}
-log.Log.write = dying
+log.MetricWriter.write = dying
 """
 WHILE_AN_OLD_CHECKPOINT_IS_REMOVED = f"""
 import shutil

@@ -20,21 +20,21 @@ CHANGES = {
 }
 AT_STEP = """
 from leukjax.training import metric_writer as log
-original = log.Log.step
+original = log.MetricWriter.step
 def at_step(self, step, loss):
     original(self, step, loss)
     if step == {step}: os.kill(os.getpid(), signal.{signal})
-log.Log.step = at_step
+log.MetricWriter.step = at_step
 """
 # JAX asks every second whether a signal came, and on a busy machine later: so small a run would be
 # over by then.
 AND_SLOWLY = """
 import time
-at_step_ = log.Log.step
+at_step_ = log.MetricWriter.step
 def slowly(self, step, loss):
     at_step_(self, step, loss)
     time.sleep(1.5 if step >= 4 else 0)
-log.Log.step = slowly
+log.MetricWriter.step = slowly
 """
 COUNT_ROWS = """
 from leukjax.data import records

@@ -22,11 +22,11 @@ CHANGES = {
 
 MID_EPOCH = """
 from leukjax.training import metric_writer as log
-original = log.Log.step
+original = log.MetricWriter.step
 def dying(self, step, loss):
     original(self, step, loss)
     if step == {step}: os.kill(os.getpid(), signal.SIGKILL)
-log.Log.step = dying
+log.MetricWriter.step = dying
 """
 DURING_SAVE = """
 from leukjax.checkpoints import checkpoints as checkpoint
