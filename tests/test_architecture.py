@@ -18,7 +18,7 @@ COMMANDS = {
 LAYERS = (
     {"errors"},
     {"storage", "fields", "hashing", "terminal"},
-    {"config", "expressions"},
+    {"config"},
     {"runtime", "sharding", "coordinator_proxy"},
     {"distributed"},
     {"images", "models", "metrics", "compiler"},

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float32
 
-from leukjax import expressions
 from leukjax.metrics.selective import answers
 from leukjax.predict.batching import Row
 from leukjax.storage import csv_writer, write_atomic
@@ -79,7 +78,7 @@ class Table:
         if self._unlikeness:
             cells += flag
         if self._pattern:
-            match = expressions.search(self._pattern, row.path, "subject_pattern")
+            match = self._pattern.search(row.path)
             subject = (match[1] or "") if match else ""
             cells.append(subject)
             self.subjects.add(subject, row, predicted)
