@@ -34,7 +34,7 @@ STAGES = ("import", "prepare", "build", "first_step")
 CHILD = """
 import json, os, sys, time
 marks = {"start": float(sys.argv[1])}
-from leukjax.report import run_report
+from leukjax.training import run_report
 from leukjax import config, runtime
 from leukjax.training import trainer
 from leukjax.training import throughput as pace

@@ -24,7 +24,7 @@ from leukjax import command, storage
 from leukjax.crossval import collect, trials, workers
 from leukjax.crossval.workers import JobResult
 from leukjax.errors import Diverged, Stopped, UserError
-from leukjax.report import run_report
+from leukjax.training.run_report import write_report
 from leukjax.training.trainer import train
 
 FLAGS = flags.FlagValues()
@@ -67,7 +67,7 @@ def _do(job: dict[str, Any]) -> None:
         return
     config, folder = ConfigDict(job["config"]), Path(job["folder"])
     if job["kind"] == "run":
-        run_report.write_and_print(train(config, folder))
+        print(write_report(train(config, folder)))
         return
     try:
         outcome = train(config, folder, score=())

@@ -14,7 +14,7 @@ from leukjax import distributed
 from leukjax.data import records as data_records
 from leukjax.data.image_stats import foreground
 from leukjax.errors import UserError
-from leukjax.images.augment import AugmentOptions
+from leukjax.images.augment import Augment
 from leukjax.images.normalize import foreground_statistics
 from leukjax.models.hybrid_vit import stride
 from leukjax.training import state as states
@@ -26,9 +26,9 @@ from leukjax.training.step import StepOptions
 _FEWEST_TOKENS = 4  # along one side of an image: with fewer, attention has little to relate
 
 
-def augment_options(config: ConfigDict, background: str) -> AugmentOptions:
+def augment_options(config: ConfigDict, background: str) -> Augment:
     """The section ``augment`` of a config, for images with a "black" or "bright" background."""
-    return AugmentOptions(
+    return Augment(
         **config.augment.to_dict(), background="black" if background == "black" else "edge"
     )
 

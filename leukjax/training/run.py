@@ -120,3 +120,20 @@ class Run:
             event = Event(kind, step, step / self.steps_per_epoch, values)
             for callback in self.callbacks:
                 callback(event)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a finished run hands to its report.
+
+    Attributes:
+      run: the run.
+      best_step: step of the checkpoint with the best validation score.
+      newest_step: step of the newest checkpoint.
+      seconds: of this start.
+    """
+
+    run: Run
+    best_step: int
+    newest_step: int
+    seconds: float

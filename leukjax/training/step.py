@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from leukjax import sharding
-from leukjax.images.augment import AugmentOptions, augment
+from leukjax.images.augment import Augment, augment
 from leukjax.images.normalize import standardize, to_float
 from leukjax.training import losses, optimizers
 from leukjax.training.data_placement import DEVICE_IMAGES, batch_shardings, lookup_images
@@ -40,7 +40,7 @@ class StepOptions:
     """What is compiled into a step: choices, no values that differ between folds and seeds."""
 
     optimizer: Optimizer
-    augment: AugmentOptions | Augmentation
+    augment: Augment | Augmentation
     loss: losses.LossOptions | Loss
     schedule: Schedule
     accumulate: int
@@ -170,12 +170,12 @@ def _prepare(
     key: PRNGKeyArray,
     images: UInt8[Array, "b s s 3"],
     settings: Settings,
-    options: AugmentOptions | Augmentation,
+    options: Augment | Augmentation,
 ) -> Float[Array, "b s s 3"]:
     """Augmented, normalised images."""
     positions = jnp.arange(images.shape[0], dtype=jnp.int32)
     floats = to_float(images)
-    if isinstance(options, AugmentOptions):
+    if isinstance(options, Augment):
         floats = augment(key, floats, positions, options)
     else:
         floats = options(key, floats, positions)

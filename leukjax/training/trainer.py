@@ -21,7 +21,7 @@ from leukjax import config as configs
 from leukjax import distributed, runtime, sharding
 from leukjax.checkpoints.checkpoints import Checkpoints
 from leukjax.errors import UserError
-from leukjax.images.augment import AugmentOptions
+from leukjax.images.augment import Augment
 from leukjax.metrics.scores import scores
 from leukjax.models import registry
 from leukjax.models.summary import table
@@ -35,7 +35,7 @@ from leukjax.training.loop import train as train_loop
 from leukjax.training.metric_writer import MetricWriter
 from leukjax.training.optimizer_registry import CUSTOM
 from leukjax.training.preemption import StopRequest
-from leukjax.training.run import Callback, Metric, Run
+from leukjax.training.run import Callback, Metric, Outcome, Run
 from leukjax.training.state import TrainState
 from leukjax.training.step import Augmentation, Batch, Loss, Metrics, StepOptions
 from leukjax.training.training_data import TrainingData, make_batches
@@ -49,23 +49,6 @@ _OF_PROCESS = (
     *("data.cache_dir", "data.prefetch", "data.root", "data.subject_csv", "data.threads"),
     *("data.workers", "runtime."),
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What a finished run hands to its report.
-
-    Attributes:
-      run: the run.
-      best_step: step of the checkpoint with the best validation score.
-      newest_step: step of the newest checkpoint.
-      seconds: of this start.
-    """
-
-    run: Run
-    best_step: int
-    newest_step: int
-    seconds: float
 
 
 class Trainer:
@@ -82,7 +65,7 @@ class Trainer:
         *,
         optimizer: optax.GradientTransformation | None = None,
         loss: str | Loss = "cross_entropy",
-        augment: AugmentOptions | Augmentation | None = None,
+        augment: Augment | Augmentation | None = None,
         image_size: int = 96,
         batch_size: int = 32,
         epochs: float = 8,
@@ -164,7 +147,7 @@ class Trainer:
         }
         if callable(loss):
             python["loss"] = loss
-        options = AugmentOptions() if augment is None or callable(augment) else augment
+        options = Augment() if augment is None or callable(augment) else augment
         if callable(augment):
             python["augment"] = augment
         for name, value in dataclasses.asdict(options).items():
@@ -329,7 +312,8 @@ class Trainer:
           train: training images. Default: those of the config.
           val: validation images, which choose the best checkpoint.
           workdir: folder of the run.
-          test: images that are scored once, at the end.
+          test: images that are scored once, at the end; the folder then holds a report, and
+            `compare_runs` can read it.
 
         Returns:
           The best checkpoint, ready to predict.
@@ -337,15 +321,19 @@ class Trainer:
         Raises:
           ValueError: the data do not fit the model, or the folder holds another run.
         """
+        # Imported late: JAX users who write a loop of their own need neither.
         from leukjax.predict import predictor
+        from leukjax.training.run_report import write_report
 
         folder = Path(workdir)
         with _lock(folder):
             data = self.data if train is None else self._data_of(train, val, test)
             if data is None:
                 raise ValueError("fit: needs training and validation images")
-            splits = ("val",) if train is not None and test is None else ("val", "test")
-            self.run(folder, data, score=splits)
+            if train is not None and test is None:
+                self.run(folder, data, score=("val",))
+            else:
+                write_report(self.run(folder, data))
         return predictor.load(folder)
 
     def run(

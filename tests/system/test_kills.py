@@ -48,7 +48,7 @@ def dying(path, *rest, **options):
 shutil.rmtree = dying
 """
 DURING_THE_REPORT = f"""
-from leukjax.report import run_report
+from leukjax.training import run_report
 def dying(*_): {KILL}
 run_report.write_figures = dying
 """

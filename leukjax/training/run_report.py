@@ -1,6 +1,6 @@
-"""The end of a run for its reader: summary, model card, figures, and the table on the screen.
+"""The report of a finished run: summary, model card, figures, and the table of scores.
 
-Every score is computed from ``predictions/*.csv`` as they stand on the disk.
+Every score is computed from ``predictions/*.csv`` as they are on disk.
 """
 
 import dataclasses
@@ -27,15 +27,18 @@ from leukjax.report.text_tables import Row, score_table
 from leukjax.rundir import RunDir
 from leukjax.storage import write_atomic
 from leukjax.training import final_evaluation
-from leukjax.training.run import Run
+from leukjax.training.run import Outcome, Run
 from leukjax.training.throughput import duration
-from leukjax.training.trainer import Outcome
 
 
-def write_and_print(outcome: Outcome) -> None:
-    """Write summary.json, summary.md and the figures, and print the table of test scores."""
+def write_report(outcome: Outcome) -> str:
+    """Writes summary.json, summary.md, model_card.md and the figures.
+
+    Returns:
+      The table of test scores, as plain text; "" on all processes but the first.
+    """
     if jax.process_index() != 0:
-        return
+        return ""
     run, folder = outcome.run, outcome.run.workdir
     predicted = {
         part: tables_of.read(folder / "predictions" / f"{part}.csv") for part in ("val", "test")
@@ -89,7 +92,7 @@ def write_and_print(outcome: Outcome) -> None:
         model_card(summary, run.config.to_dict(), about, _parts(run), text[True]),
     )
     write_atomic(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
-    print("\n" + text[False] + "\n" + "\n".join(ending))
+    return "\n" + text[False] + "\n" + "\n".join(ending)
 
 
 def _candidates(
