@@ -9,6 +9,7 @@ numbers, so a run may be resumed with other values of them.
 from ml_collections import ConfigDict
 
 from leukjax.config import build
+from leukjax.data.datasets import list_datasets
 from leukjax.errors import UserError
 from leukjax.fields import (
     Choice,
@@ -27,7 +28,7 @@ FIELDS = {
         "auto", ("auto", "float32", "bfloat16"), "auto: bfloat16 on GPU and TPU, else float32"
     ),
     # Data
-    "data.name": Choice("smears", ("smears", "cnmc", "all_idb2", "image_folder"), "data set"),
+    "data.name": Choice("smears", list_datasets, "data set: a shipped or registered name"),
     "data.root": Location(
         "", "folder, or folder of zips, with the images; smears needs none"
     ).free(),
@@ -174,20 +175,19 @@ FIELDS = {
 
 
 def get_config(dataset: str = "") -> ConfigDict:
-    """All fields, for one data set: "" or smears (embedded) | cnmc | all_idb2 | image_folder."""
+    """All fields, for one data set: "" or smears (embedded), or any other registered name."""
     config = build(FIELDS)
-    if dataset in ("cnmc", "all_idb2", "image_folder"):
-        _published_protocol(config)
-    elif dataset not in ("", "smears"):
+    config.data.name = dataset or "smears"
+    if config.data.name not in list_datasets():
         raise UserError(
-            f"config argument {dataset!r}: no such data set; "
-            "one of smears, cnmc, all_idb2, image_folder"
+            f"config argument {dataset!r}: no such data set; one of {', '.join(list_datasets())}"
         )
+    if config.data.name != "smears":
+        _published_protocol(config)
     if dataset == "cnmc":
         config.split.protocol = "auto"  # official where the preliminary phase is there
     if dataset in ("cnmc", "all_idb2"):
         config.data.positive = "all"
-    config.data.name = dataset or "smears"
     return config
 
 

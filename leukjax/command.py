@@ -10,6 +10,7 @@ import ctypes
 import logging as std_logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -63,6 +64,8 @@ def status(
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return 1
     _quiet_logging()
+    # Pillow warns of odd metadata once per file, and of sizes that leukjax checks itself.
+    warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
     sys.unraisablehook = _unraisable
     # Worker processes of the input pipeline want absl's global flags parsed.
     flags.FLAGS(["leukjax"])

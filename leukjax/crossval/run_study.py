@@ -11,8 +11,7 @@ from leukjax.crossval import collect, plan, scheduler, summary
 from leukjax.crossval.plan import Job, Study
 from leukjax.crossval.progress import Board
 from leukjax.crossval.workers import Workers, find_devices
-from leukjax.data import loader
-from leukjax.data import records as data_records
+from leukjax.data import datasets, loader
 from leukjax.data import split as data_split
 from leukjax.errors import UserError
 from leukjax.models import summary as summary_of
@@ -76,7 +75,7 @@ def _check_data(study: Study) -> None:
     folds: dict[int, str] = {}
     for model in study.models:
         config = study.configs[model]
-        records = data_records.prepare(config.data)
+        records = datasets.prepare(config.data)
         # By its shapes alone: a model says here what its images must be.
         summary_of.table(
             compiled_functions.make_module(config, len(records.classes), "cpu"),

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from leukjax.data.manifest import Manifest
+from leukjax.data.source import INFO, WARNING, Note
 from leukjax.storage import csv_writer, write_atomic
 
 # Chosen on real cells (tests/data/test_duplicates.py). Scaling by 3/4 or a tenth more brightness
@@ -114,29 +115,35 @@ def save_csv(manifest: Manifest, pairs: list[Pair], path: Path) -> None:
     write_atomic(path, text.getvalue())
 
 
-def describe(manifest: Manifest, pairs: list[Pair]) -> list[str]:
-    """Sentences for the log: how many identical and near-identical pairs, and what they cross."""
-    sentences = []
+def describe(manifest: Manifest, pairs: list[Pair]) -> list[Note]:
+    """Returns how many identical and near-identical pairs there are, and what they cross."""
+    notes = []
     same = [pair for pair in pairs if pair.kind != "near"]
     if same:
         a, b = _ends(same)
         subjects = int((manifest.subject[a] != manifest.subject[b]).sum())
         phases = int((manifest.phase[a] != manifest.phase[b]).sum())
         joined = len(np.unique(manifest.subject)), len(np.unique(manifest.group))
-        sentences.append(
-            f"{len(same):,} images repeat another one exactly; {subjects:,} of these pairs cross "
-            f"subjects and {phases:,} cross official parts: {joined[0]:,} subjects form "
-            f"{joined[1]:,} groups"
+        notes.append(
+            Note(
+                INFO,
+                f"{len(same):,} images repeat another one exactly; {subjects:,} of these pairs "
+                f"cross subjects and {phases:,} cross official parts: {joined[0]:,} subjects form "
+                f"{joined[1]:,} groups",
+            )
         )
     near = [pair for pair in pairs if pair.kind == "near"]
     if near:
-        shown = ", ".join(f"{manifest.id[p.a]} ~ {manifest.id[p.b]}" for p in near[:3])
+        examples = ", ".join(f"{manifest.id[p.a]} ~ {manifest.id[p.b]}" for p in near[:3])
         more = "at least " if len(near) >= MAX_PAIRS else ""
-        sentences.append(
-            f"WARNING: {more}{len(near):,} pairs of nearly identical images lie in different "
-            f"groups ({shown}): look at them in duplicates.csv"
+        notes.append(
+            Note(
+                WARNING,
+                f"{more}{len(near):,} pairs of nearly identical images are in different groups "
+                f"({examples}): look at them in duplicates.csv",
+            )
         )
-    return sentences
+    return notes
 
 
 def _ends(pairs: list[Pair]) -> tuple[Int[np.ndarray, "p"], Int[np.ndarray, "p"]]:

@@ -2,10 +2,13 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
+
+_SAMPLE = 24
 
 
 def pixel_digest(image: UInt8[np.ndarray, "h w 3"]) -> str:
@@ -31,6 +34,21 @@ def foreground(image: UInt8[np.ndarray, "h w 3"], background: str) -> Bool[np.nd
     if grey.min() == grey.max():
         return np.zeros(grey.shape, bool)
     return grey <= threshold
+
+
+def find_background(images: Iterable[UInt8[np.ndarray, "h w 3"]]) -> tuple[str, float]:
+    """Returns "black" or "bright", and the share of exactly black pixels in the images' borders."""
+    shares = []
+    for image in images:
+        border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+        shares.append(float((border == 0).all(axis=1).mean()))
+    share = float(np.mean(shares)) if shares else 0.0
+    return ("black" if share > 0.5 else "bright"), share
+
+
+def sample_rows(count: int) -> list[int]:
+    """Returns evenly spaced rows: enough to tell a black background, few enough to read often."""
+    return np.unique(np.linspace(0, count - 1, _SAMPLE).astype(int)).tolist()
 
 
 def box(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int]:

@@ -1,14 +1,12 @@
-"""From a decoded image of any size to the pixels that records hold: crop, denoise, resize."""
+"""Preprocessing of a decoded image of any size: crop, denoise, pad, resize."""
+
+import dataclasses
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from leukjax.errors import UserError
-
-# Images are processed in parallel by our own threads (OpenCV releases the GIL); threads within
-# each call would only contend with them.
-cv2.setNumThreads(0)
 
 DENOISERS = ("none", "median", "gaussian", "bilateral", "nlm")
 
@@ -21,10 +19,38 @@ _SHRUNK_SIDE = 4096
 _REACH = 14
 
 
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """The arguments of `process` that are the same for all images of a data set."""
+
+    image_size: int
+    crop: int = 0
+    denoise: str = "none"
+
+    def __post_init__(self) -> None:
+        check(self.denoise)
+        for name in ("image_size", "crop"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f"{name}: expected a whole number, got {value!r}")
+            if value < (name == "image_size"):
+                raise UserError(f"data.{name}: {value} pixels is too small")
+
+    def __call__(
+        self, image: UInt8[np.ndarray, "h w 3"], background: str
+    ) -> UInt8[np.ndarray, "s s 3"]:
+        """Returns `process` of an image."""
+        return process(image, self.image_size, self.crop, self.denoise, background)
+
+    def describe(self, sizes: Int[np.ndarray, "n 2"]) -> str:
+        """Returns `describe` of images of these heights and widths."""
+        return describe(sizes, self.image_size, self.crop, self.denoise)
+
+
 def check(denoise: str) -> None:
-    """Raises UserError where `data.denoise` names no denoiser."""
+    """Raises UserError if `denoise` is not the name of a denoiser."""
     if denoise not in DENOISERS:
-        raise UserError(f"data.denoise: {denoise!r} is none of {', '.join(DENOISERS)}")
+        raise UserError(f"data.denoise: {denoise!r} is not one of {', '.join(DENOISERS)}")
 
 
 def process(

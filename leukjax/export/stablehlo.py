@@ -12,7 +12,7 @@ from jax import export
 from jaxtyping import Array, Float32, UInt8
 
 from leukjax import data
-from leukjax.data.datasets import cnmc_names
+from leukjax.data.datasets import cnmc
 from leukjax.predict.predictor import Model
 from leukjax.storage import write_atomic
 
@@ -89,7 +89,7 @@ def description(model: Model) -> dict[str, Any]:
     # [size of the image, window]: what `Model.preprocess` cuts; 0 = images of any size.
     windows = [[0, said["crop"]]] if said["crop"] else []
     if said["data"] == "cnmc":
-        windows.insert(0, [cnmc_names.FINAL_SIDE, cnmc_names.SIDE])
+        windows.insert(0, [cnmc.FINAL_SIDE, cnmc.SIDE])
     return {
         **{name: said[name] for name in kept},
         "windows": windows,

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Float32, UInt8
 
 from leukjax import sharding
 from leukjax.data import preprocess
-from leukjax.data.datasets import cnmc_names
+from leukjax.data.datasets import cnmc
 from leukjax.errors import UserError
 from leukjax.images.normalize import standardize, to_float
 from leukjax.metrics.predictions import mean
@@ -84,8 +84,8 @@ class Model(Restored):
         Models of C-NMC cut the 600 px images of its final phase to the 450 px of the others.
         """
         data, size, crop, denoise, background = self.recipe
-        if data == "cnmc" and rgb.shape[:2] == (cnmc_names.FINAL_SIDE,) * 2:
-            rgb = preprocess.window(rgb, cnmc_names.SIDE)
+        if data == "cnmc" and rgb.shape[:2] == (cnmc.FINAL_SIDE,) * 2:
+            rgb = preprocess.window(rgb, cnmc.SIDE)
         return preprocess.process(rgb, size, crop, denoise, background)
 
     def normalize(self, images: UInt8[Array, "n s s 3"]) -> Float32[Array, "n s s 3"]:

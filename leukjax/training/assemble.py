@@ -14,10 +14,11 @@ from ml_collections import ConfigDict
 
 from leukjax import config as configs
 from leukjax import distributed, runtime, sharding
-from leukjax.data import duplicates
+from leukjax.data import datasets, duplicates
 from leukjax.data import records as data_records
 from leukjax.data import split as data_split
 from leukjax.data.loader import Batches, Images
+from leukjax.data.source import INFO, Note
 from leukjax.errors import UserError
 from leukjax.models.summary import Summary, table
 from leukjax.storage import write_atomic
@@ -100,7 +101,7 @@ def assemble(config: ConfigDict, folder: Path) -> tuple[Run, bool]:
     runtime.log_start()
     mesh = sharding.make_mesh(config.mesh, config.train.batch_size)
     _check_eval_batch(config, mesh)
-    records = distributed.first(lambda: data_records.prepare(config.data))
+    records = distributed.first(lambda: datasets.prepare(config.data))
     split = split_of(config, records)
     rows = {part: split.rows(part) for part in (*data_split.PARTS, data_split.HELD_OUT)}
     positive = _positive(config, records)
@@ -179,6 +180,7 @@ def split_of(config: ConfigDict, records: data_records.Records) -> data_split.Sp
         options.folds,
         options.fold,
         options.held_out,
+        official_parts=records.official_parts,
     )
 
 
@@ -235,12 +237,9 @@ def _write_and_say(folder: Path, records: data_records.Records, split: data_spli
     pairs = duplicates.identical_pairs(manifest) + duplicates.near_duplicates(manifest)
     notes = [*records.notes, *duplicates.describe(manifest, pairs), *split.notes]
     if records.skipped:
-        notes.append(f"{len(records.skipped)} images were left out: see skipped.csv")
+        notes.append(Note(INFO, f"{len(records.skipped)} images were left out: see skipped.csv"))
     for note in notes:
-        if note.startswith("WARNING: "):
-            logging.warning("%s", note.removeprefix("WARNING: "))
-        else:
-            logging.info("%s", note)
+        note.log()
     for row in data_split.shares(manifest, split):
         if not row["class"]:
             logging.info(
