@@ -16,8 +16,7 @@ from leukjax.data.baselines import shortcut_model
 from leukjax.data.dataset import FileDataset
 from leukjax.data.image_stats import shortcut_numbers
 from leukjax.data.manifest import Manifest
-from leukjax.data.parallel import map_in_order
-from leukjax.data.progress import progress
+from leukjax.data.parallel import map_in_order, progress
 from leukjax.metrics import clustered
 from leukjax.metrics.intervals import Interval, interval
 

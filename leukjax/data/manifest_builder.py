@@ -16,9 +16,8 @@ from leukjax.data import image_limits
 from leukjax.data.decode import BadImage
 from leukjax.data.image_stats import Measured, measure
 from leukjax.data.manifest import Manifest, join_groups
-from leukjax.data.parallel import map_in_order
+from leukjax.data.parallel import map_in_order, progress
 from leukjax.data.preprocess import Preprocessing
-from leukjax.data.progress import progress
 from leukjax.data.source import INFO, WARNING, Entry, Note, Skipped, Source
 from leukjax.errors import UserError
 from leukjax.storage import MAX_TABLE_BYTES, read_bytes, read_json, write_atomic

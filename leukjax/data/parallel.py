@@ -1,15 +1,21 @@
-"""Applies functions to many items in threads."""
+"""Work on many items: in threads, in order, with progress reports."""
 
+import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import cv2
+from absl import logging
+from tqdm import tqdm
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
+
+_SECONDS_BETWEEN_LINES = 10.0
 
 
 def map_in_order(function: Callable[[_T], _R], items: Iterable[_T], threads: int) -> Iterator[_R]:
@@ -31,6 +37,34 @@ def map_in_order(function: Callable[[_T], _R], items: Iterable[_T], threads: int
                 yield window.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def progress(items: Iterable[_T], total: int, task: str, unit: str = "images") -> Iterator[_T]:
+    """Yields `items` and reports how many of `total` are done, the rate and the time left.
+
+    On a terminal this is a tqdm bar that disappears at the end; elsewhere (a log file, CI) it is a
+    line in the log every ten seconds. A final line states the total and the time if it took over a
+    second.
+    """
+    start = last = time.monotonic()
+    done = 0
+    terminal = sys.stderr.isatty()
+    with tqdm(total=total, desc=task, unit=f" {unit}", leave=False, disable=not terminal) as bar:
+        for item in items:
+            yield item
+            done += 1
+            bar.update()
+            now = time.monotonic()
+            if not terminal and now - last > _SECONDS_BETWEEN_LINES:
+                last = now
+                rate = done / (now - start)
+                left = (total - done) / rate
+                logging.info(
+                    "%s: %d of %d %s, %.1f/s, %.0f s left", task, done, total, unit, rate, left
+                )
+    seconds = time.monotonic() - start
+    if seconds > 1:
+        logging.info("%s: %d %s in %.1f s, %.1f/s", task, done, unit, seconds, done / seconds)
 
 
 class _SingleThreadedOpenCV:

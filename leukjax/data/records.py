@@ -14,7 +14,7 @@ from absl import logging
 from jaxtyping import Int, UInt8
 
 from leukjax import storage
-from leukjax.data import builder, cache, manifest_builder, record_files
+from leukjax.data import cache, manifest_builder, record_files
 from leukjax.data.manifest import Manifest
 from leukjax.data.preprocess import Preprocessing
 from leukjax.data.record_files import RecordFiles
@@ -210,7 +210,7 @@ def prepare(
 
     def write(temporary: Path) -> None:
         try:
-            builder.write(temporary, source, manifest, preprocessing, threads)
+            record_files.write(temporary, source, manifest, preprocessing, threads)
         except manifest_builder.ChangedImage:
             manifest_builder.forget(source, root, source.bad_images)
             raise

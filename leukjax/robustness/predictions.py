@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from leukjax import storage
 from leukjax.data import datasets
 from leukjax.data.image_stats import foreground
-from leukjax.data.progress import progress
+from leukjax.data.parallel import progress
 from leukjax.errors import UserError
 from leukjax.images.distort import (
     DISTORTIONS,

@@ -6,17 +6,17 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tiny_source import Tiny, tiny_source
 
-from leukjax.data import builder, preprocess
+from leukjax.data import preprocess, record_files
 from leukjax.data.decode import BadImage
 from leukjax.data.manifest_builder import scan
 from leukjax.data.preprocess import Preprocessing
 from leukjax.errors import UserError
 
 
-def made(source, folder, manifest=None, **fields) -> builder.Records:
+def made(source, folder, manifest=None, **fields) -> record_files.Builder:
     """A builder that has written its files."""
     manifest = source.scan(str(folder), 2) if manifest is None else manifest
-    result = builder.Records(source, manifest, Preprocessing(16, **fields), 2, folder)
+    result = record_files.Builder(source, manifest, Preprocessing(16, **fields), 2, folder)
     result.download_and_prepare()
     return result
 
@@ -63,10 +63,10 @@ def test_record_i_is_row_i_of_the_manifest(tmp_path):
 
 
 def test_parts_stay_below_what_tfds_sorts_without_tensorflow(tmp_path, monkeypatch):
-    assert 2 * builder.PART_BYTES < tfds.core.shuffle.MAX_MEM_BUFFER_SIZE
+    assert 2 * record_files.PART_BYTES < tfds.core.shuffle.MAX_MEM_BUFFER_SIZE
     source = tiny_source(100)
     whole = made(source, tmp_path / "whole")
-    monkeypatch.setattr(builder, "PART_BYTES", 3 * 16 * 16 * 3)
+    monkeypatch.setattr(record_files, "PART_BYTES", 3 * 16 * 16 * 3)
     parts = made(source, tmp_path / "parts")
     assert len(parts.info.splits) == 34
     names = [x["id"].decode() for x in parts.as_data_source(split="all")]
@@ -92,6 +92,6 @@ def test_errors_of_the_user_come_through(tmp_path):
 def test_the_filter_leaves_no_trace():
     logger = logging.get_absl_logger()
     before = list(logger.filters)
-    with builder._quiet():
+    with record_files._quiet():
         assert len(logger.filters) == len(before) + 1
     assert logger.filters == before

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from leukjax.data.loader import Order, permutation
 from leukjax.data.manifest import Manifest
-from leukjax.data.sampler import Order, permutation
 from leukjax.errors import UserError
 
 
