@@ -41,7 +41,7 @@ def test_own_loop_on_a_mesh():
 
 
 def test_the_notebook():
-    """Without Jupyter: the cells' code in one namespace; the last line of a cell is an expression."""
+    """Without Jupyter: the cells' code in one namespace."""
     cells = json.loads((EXAMPLES / "notebook.ipynb").read_text())["cells"]
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     assert all(not cell.get("outputs") for cell in cells)
