@@ -401,7 +401,9 @@ class Trainer:
         Raises:
           UserError: what is wrong with config, data or folder; nothing is half-written.
         """
-        config, records = self.config, data.records
+        config, records = self.config.copy_and_resolve_references(), data.records
+        for field, value in (data.config_fields or {}).items():
+            configs.set_field(config, field, value)
         if len(data.classes) != self.num_classes:
             raise ValueError(
                 f"the model has {self.num_classes} classes, the data have {len(data.classes)} "
