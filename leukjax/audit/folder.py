@@ -1,7 +1,6 @@
 """The audit of a folder of images: counts, duplicates, shortcuts, and notes on what matters."""
 
 import dataclasses
-import importlib
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,22 +13,16 @@ from leukjax import config as configs
 from leukjax.audit import shortcuts
 from leukjax.audit.shortcuts import Shortcut
 from leukjax.data import cache, duplicates
-from leukjax.data.dataset import FileSource, Skipped
+from leukjax.data.dataset import FileDataset
+from leukjax.data.datasets import make_dataset
 from leukjax.data.duplicates import Pair
 from leukjax.data.manifest import Manifest
 from leukjax.data.manifest_builder import conflicting_labels, scan
+from leukjax.data.source import INFO, WARNING, Note, Skipped
 from leukjax.errors import UserError
 from leukjax.report.text_tables import number, span
 
 LAYOUTS = ("cnmc", "all_idb2", "image_folder")  # tried in this order
-
-
-@dataclasses.dataclass(frozen=True)
-class Note:
-    """A sentence on the data; a warning if it makes results of a study invalid."""
-
-    level: str  # "info" or "warning"
-    text: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +46,7 @@ class Audit:
       manifest: every image that can be read.
       measured: numbers by image, see `shortcuts.measures`.
       skipped: files that cannot be read as images.
-      data_notes: sentences of the source and the scan.
+      data_notes: notes of the source and the scan.
       pairs: duplicates, identical ones first.
       crossings: the number of pairs.
       conflicts: ids of identical images with different labels, one list per image.
@@ -62,11 +55,11 @@ class Audit:
     """
 
     folder: str
-    source: FileSource
+    source: FileDataset
     manifest: Manifest
     measured: dict[str, np.ndarray]
     skipped: list[Skipped]
-    data_notes: list[str]
+    data_notes: list[Note]
     pairs: list[Pair]
     crossings: list[Crossings]
     conflicts: list[list[str]]
@@ -99,25 +92,25 @@ class Audit:
         return dict(sorted(suffixes.items()))
 
     def notes(self) -> list[Note]:
-        """What to know before training on these images."""
+        """What to know before training on these images; warnings invalidate results."""
         notes = [_duplicates_note(crossings) for crossings in self.crossings]
         if self.conflicts:
             listed = "; ".join(" = ".join(ids) for ids in self.conflicts[:3])
             text = f"{len(self.conflicts):,} images occur with different labels: {listed}."
-            notes.append(Note("warning", text))
+            notes.append(Note(WARNING, text))
         if self.mixed_subjects:
             text = (
                 f"{self.mixed_subjects:,} subjects have images of several classes: a split must "
                 "not divide them, and no score by subject exists."
             )
-            notes.append(Note("info", text))
+            notes.append(Note(INFO, text))
         if not self.source.subjects_known:
             text = "The subjects are unknown: a split by subject is impossible."
-            notes.append(Note("warning", text))
+            notes.append(Note(WARNING, text))
         if self.skipped:
             first = self.skipped[0].reason
             text = f"{len(self.skipped):,} files cannot be read as images; first: {first}."
-            notes.append(Note("warning", text))
+            notes.append(Note(WARNING, text))
         above_chance = [shortcut for shortcut in self.shortcuts if shortcut.is_above_chance]
         for shortcut in above_chance:
             score = shortcut.balanced_accuracy
@@ -130,9 +123,9 @@ class Audit:
                 f"{subject} the class: balanced accuracy {number(score.value)} ({span(score)}), "
                 f"chance {number(shortcut.chance)}."
             )
-            notes.append(Note("warning", text))
+            notes.append(Note(WARNING, text))
         if not above_chance:
-            notes.append(Note("info", "No shortcut predicts the class significantly above chance."))
+            notes.append(Note(INFO, "No shortcut predicts the class significantly above chance."))
         return notes
 
 
@@ -180,7 +173,7 @@ def audit(folder: str, layout: str, overrides: Iterable[tuple[str, str]] = ()) -
 
 def _source(
     folder: str, layout: str, overrides: list[tuple[str, str]]
-) -> tuple[ConfigDict, FileSource]:
+) -> tuple[ConfigDict, FileDataset]:
     """Returns the images of the first layout that the folder has."""
     fields_given = {field for field, _ in overrides}
     if layout == "auto" and fields_given & {"data.subject_pattern", "data.subject_csv"}:
@@ -190,7 +183,9 @@ def _source(
         fields = [("data.root", folder), ("data.bad_images", "skip"), *overrides]
         data = configs.load(f"default:{name}", fields).data
         try:
-            return data, importlib.import_module(f"leukjax.data.datasets.{name}").source(data)
+            source = make_dataset(data)
+            assert isinstance(source, FileDataset)
+            return data, source
         except UserError as error:
             if layout == "auto" and "is not laid out as" in str(error):
                 continue
@@ -206,10 +201,10 @@ def _crossings(kind: str, pairs: list[Pair], manifest: Manifest) -> Crossings:
 
 def _duplicates_note(crossings: Crossings) -> Note:
     if not crossings.pairs:
-        return Note("info", f"No pairs of {crossings.kind} images.")
+        return Note(INFO, f"No pairs of {crossings.kind} images.")
     crossing = crossings.subjects or crossings.classes or crossings.parts
     return Note(
-        "warning" if crossing else "info",
+        WARNING if crossing else INFO,
         f"{crossings.pairs:,} pairs of {crossings.kind} images: {crossings.subjects:,} across "
         f"subjects, {crossings.classes:,} across classes, {crossings.parts:,} across official "
         "parts.",

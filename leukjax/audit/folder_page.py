@@ -17,6 +17,7 @@ from PIL import Image
 from leukjax.audit.folder import Audit
 from leukjax.audit.shortcuts import MEASURES, Shortcut
 from leukjax.data.duplicates import Pair
+from leukjax.data.source import WARNING
 from leukjax.metrics.intervals import METHODS
 from leukjax.report.glyphs import make_drawable
 from leukjax.report.style import BLUE, CLASSES, GREY, MARKERS, VERMILION, style
@@ -51,14 +52,14 @@ def write_and_print(audit: Audit, output: Path) -> None:
 
 def _note_lines(audit: Audit) -> list[str]:
     """The notes as text; warnings start with "! "."""
-    return [("! " if note.level == "warning" else "") + note.text for note in audit.notes()]
+    return [("! " if note.level == WARNING else "") + note.text for note in audit.notes()]
 
 
 def _text(audit: Audit) -> str:
     title = f"Audit of {audit.folder} ({audit.source.name})"
     sections = [
         title + "\n" + "=" * len(title),
-        "\n".join(audit.data_notes),
+        "\n".join(map(str, audit.data_notes)),
         render(*_counts_table(audit), left=(0, 1)),
         "Shortcuts: classes predicted from one measure, scored on groups not used for fitting\n"
         + render(*_shortcut_table(audit.shortcuts), left=(0,)),
@@ -103,7 +104,7 @@ def _json(audit: Audit) -> dict[str, Any]:
         "groups": len(np.unique(manifest.group)),
         "formats": audit.formats(),
         "counts": audit.counts(),
-        "notes": audit.data_notes,
+        "notes": list(map(str, audit.data_notes)),
         "skipped": [dataclasses.asdict(file) for file in audit.skipped],
         "duplicates": [dataclasses.asdict(crossings) for crossings in audit.crossings],
         "pairs": [

@@ -12,7 +12,7 @@ from leukjax import terminal
 from leukjax.crossval import workers
 from leukjax.crossval.plan import Job, Study
 from leukjax.crossval.workers import JobResult
-from leukjax.training.metric_writer import read_metrics, seconds_trained
+from leukjax.rundir import RunDir
 from leukjax.training.throughput import duration
 
 _REDRAW = 1.0  # seconds
@@ -53,7 +53,7 @@ class Progress:
                 self._state[job] = FAILED
             elif job in waiting:
                 self._state[job] = TODO
-            elif seconds := seconds_trained(self._study.path(job)):
+            elif seconds := RunDir(self._study.path(job)).seconds_trained():
                 self._seconds[job.model].append(seconds)
 
     def started(self, job: Job, device: int) -> None:
@@ -140,7 +140,7 @@ class Progress:
         return " ".join(folds.values())
 
     def _epoch(self, job: Job) -> str:
-        lines = read_metrics(self._study.path(job))
+        lines = RunDir(self._study.path(job)).history()
         if not lines:
             return ", starting"
         epochs = self._study.configs[job.model].train.epochs
@@ -151,7 +151,7 @@ class Progress:
     def _score(self, job: Job) -> str:
         """The best validation score so far."""
         metric = self._study.configs[job.model].checkpoint.metric
-        lines = read_metrics(self._study.path(job))
+        lines = RunDir(self._study.path(job)).history()
         scores = [x[metric] for x in lines if x["part"] == "val" and x.get(metric) is not None]
         if not scores:
             return ""

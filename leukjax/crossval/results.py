@@ -19,11 +19,11 @@ from leukjax.evaluate.rescore import mean, predict_again
 from leukjax.metrics import predictions
 from leukjax.metrics.predictions import Predictions
 from leukjax.metrics.scores import scores
-from leukjax.models import FAMILIES
+from leukjax.models.registry import option_names
 from leukjax.report.provenance import About
 from leukjax.report.text_tables import COLUMNS, number, render
-from leukjax.rundir import LEDGER_OF_STUDY, RunDir
-from leukjax.storage import append_line, csv_text, write_atomic
+from leukjax.rundir import RunDir
+from leukjax.storage import csv_text, write_atomic
 
 OUT_OF_FOLD = "predictions/out_of_fold.csv"
 # Fields of a config that change no number, or that a row of the table names better.
@@ -119,7 +119,7 @@ def predict_held_out(
     file = held_out_file(study, model)
     if file.exists():
         return
-    append_line(study / LEDGER_OF_STUDY, {"model": model, "part": HELD_OUT, "runs": len(folders)})
+    RunDir(study).record_study_access(model, HELD_OUT, len(folders))
     members = [predict_again(folder, HELD_OUT, overrides=overrides) for folder in folders]
     for folder, member in zip(folders, members, strict=True):
         member.write(study / "predictions" / "test_members" / model / f"{folder.name}.csv")
@@ -179,7 +179,7 @@ def compare_settings(study: Study) -> list[tuple[str, bool, list[str]]]:
 
 def _value(field: str, value: Any, family: str) -> Any:
     section, name = field.split(".")[0], field.split(".")[-1]
-    if section == "model" and name not in FAMILIES[family].__dataclass_fields__:
+    if section == "model" and name not in (*option_names(family), "fused"):
         return "–"  # this architecture has no such field
     empty = {"init.weights": "random", "data.positive": "the data set's"}
     return empty.get(field, "none") if value == "" else value
@@ -207,11 +207,13 @@ def _summary(study: Study, *, markdown: bool) -> str:
     ]
     if not study.pool:
         ensembles = {
-            f"{model}, ensemble": predictions.read(held_out_file(study.folder, model))
+            f"{model}, ensemble": evaluation.score(
+                predictions.read(held_out_file(study.folder, model)), about.positive
+            )
             for model in study.models
         }
         sections.append(evaluation.table(ensembles, about, markdown=markdown))
-        accesses = [line["model"] for line in RunDir(study.folder).accesses_of_study()]
+        accesses = [line["model"] for line in RunDir(study.folder).study_accesses()]
         counts = ", ".join(f"{accesses.count(model)} for {model}" for model in study.models)
         notes.append(f"Accesses to the held-out split: {counts} (ledger.jsonl).")
     sections.append(_notes(notes, markdown=markdown))
@@ -230,7 +232,8 @@ def _out_of_fold(study: Study, about: About, *, markdown: bool) -> list[str]:
         f"{study.folds} folds; every folded image is scored by models that never saw it.",
         "Larger class: every image gets the class frequencies of its fold's training split.",
     ]
-    tables = [evaluation.table(by_model, about, markdown=markdown)]
+    scored = {name: evaluation.score(p, about.positive) for name, p in by_model.items()}
+    tables = [evaluation.table(scored, about, markdown=markdown)]
     if len(study.seeds) == 1:
         return [*tables, _notes(notes, markdown=markdown)]
     notes.append(f"The scores are of the mean probability over {len(study.seeds)} seeds.")

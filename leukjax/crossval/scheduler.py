@@ -14,16 +14,15 @@ from leukjax.crossval import plan, results, trials, workers
 from leukjax.crossval.plan import Job, Study
 from leukjax.crossval.progress import Progress
 from leukjax.crossval.workers import JobResult, Workers, find_devices
-from leukjax.data import loader
-from leukjax.data import records as data_records
+from leukjax.data import datasets, loader
 from leukjax.data import split as data_split
 from leukjax.errors import Stopped, UserError
 from leukjax.models import summary as model_summary
-from leukjax.rundir import SUMMARY
+from leukjax.models.registry import model_from_config
+from leukjax.rundir import RunDir
 from leukjax.storage import read_text, write_atomic
-from leukjax.training import compiled_functions, workdir
-from leukjax.training.assemble import split_of
 from leukjax.training.preemption import StopRequest
+from leukjax.training.training_data import split_of
 
 POLL = 0.5  # seconds between two polls of the running jobs
 
@@ -48,7 +47,7 @@ def run(study: Study, shard: tuple[int, int], *, retry: bool, imports: Sequence[
         )
     number, count = shard
     locked = study.folder if count == 1 else study.folder / f".shard-{number}-of-{count}"
-    with workdir.locked(locked) as lock:
+    with RunDir(locked).lock() as lock:
         _check_data(study)
         plan.claim(study)
         share = study.share(shard)
@@ -93,10 +92,10 @@ def _check_data(study: Study) -> None:
     folds: dict[int, str] = {}
     for model in study.models:
         config = study.configs[model]
-        records = data_records.prepare(config.data)
+        records = datasets.prepare(config.data)
         # Computes shapes alone, and raises if the model does not support the image size.
         model_summary.table(
-            compiled_functions.make_module(config, len(records.classes), "cpu"),
+            model_from_config(config, len(records.classes), "cpu"),
             config.data.image_size,
         )
         fewest = len(records.manifest)
@@ -267,7 +266,7 @@ class Scheduler:
 def is_done(study: Study, job: Job) -> bool:
     """Whether a run has its summary, or a trial its result."""
     if job.trial is None:
-        return (study.path(job) / SUMMARY).exists()
+        return RunDir(study.path(job)).is_finished
     return trials.is_done(study, job)
 
 

@@ -11,17 +11,16 @@ from typing import Any
 
 from leukjax.crossval.plan import Job, Study, Values
 from leukjax.errors import UserError
+from leukjax.rundir import RunDir
 from leukjax.storage import csv_text, read_text, write_atomic
-from leukjax.training.metric_writer import read_metrics
 
 RESULT = "trial.json"
 
 
 def write_result(folder: Path, metric: str, best_step: int) -> None:
     """Writes a trial's best validation score into its folder, which marks it as done."""
-    (line,) = [
-        line for line in read_metrics(folder) if line["part"] == "val" and line["step"] == best_step
-    ]
+    history = RunDir(folder).history()
+    (line,) = [line for line in history if line["part"] == "val" and line["step"] == best_step]
     result = {"score": line[metric], "epoch": line["epoch"], "failure": ""}
     write_atomic(folder / RESULT, json.dumps(result) + "\n")
 

@@ -24,8 +24,8 @@ from leukjax import command, storage
 from leukjax.crossval import results, trials, workers
 from leukjax.crossval.workers import JobResult
 from leukjax.errors import Diverged, Stopped, UserError
-from leukjax.report import run_report
-from leukjax.training import session
+from leukjax.training.run_report import write_report
+from leukjax.training.trainer import train
 
 FLAGS = flags.FlagValues()
 
@@ -67,10 +67,10 @@ def _do(job: dict[str, Any]) -> None:
         return
     config, folder = ConfigDict(job["config"]), Path(job["folder"])
     if job["kind"] == "run":
-        run_report.write_and_print(session.run(config, folder))
+        print(write_report(train(config, folder)))
         return
     try:
-        outcome = session.run(config, folder, open_test=False)
+        outcome = train(config, folder, score=())
     except Diverged as error:
         trials.write_divergence(folder, str(error))
         raise

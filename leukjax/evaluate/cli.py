@@ -42,8 +42,8 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
     from leukjax.evaluate import evaluate_run
     from leukjax.rundir import RunDir
 
-    own = RunDir(folders[0])
-    output = Path(FLAGS.output) if FLAGS.output else own.place("evaluation", name)
+    first = RunDir(folders[0])
+    output = Path(FLAGS.output) if FLAGS.output else first.path("evaluation", name)
     evaluate_run.run(
         folders, FLAGS.part, FLAGS.threshold, output, tta=FLAGS.tta, overrides=overrides
     )

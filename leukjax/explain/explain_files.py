@@ -15,8 +15,7 @@ from leukjax import runtime
 from leukjax.data import image_limits, image_stream
 from leukjax.data.decode import decode
 from leukjax.data.image_stats import foreground
-from leukjax.data.parallel import map_in_order
-from leukjax.data.progress import progress
+from leukjax.data.parallel import map_in_order, progress
 from leukjax.errors import UserError
 from leukjax.explain import explainer as reasons
 from leukjax.explain.attribution.integrated_gradients import TOLERANCE
@@ -175,7 +174,7 @@ def _ask(run: Run, pixels: list, baseline: str) -> _Found:
     model = run.model
     images = np.stack([model.preprocess(image) for image in pixels])
     background = model.preprocessing["background"]
-    probabilities = model.answers(images).probabilities
+    probabilities = model.outputs(images).probabilities
     targets = probabilities.argmax(1)
     if run.target is not None:
         targets = np.full(len(images), run.target)

@@ -13,7 +13,7 @@ import optax
 from ml_collections import ConfigDict
 
 from leukjax.errors import UserError
-from leukjax.models.layer_groups import depths
+from leukjax.models.summary import layer_groups
 from leukjax.sharding import path_name
 
 
@@ -37,7 +37,7 @@ class FineTuning:
         A stage that lies k before the head has ``layer_decay ** k`` (Clark et al. 2020, section
         3.2), the head itself `head_rate`.
         """
-        stages = depths(_paths(params))
+        stages = layer_groups(_paths(params))
         frozen = self._frozen(stages)
         head = max(stages.values())
 

@@ -10,6 +10,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from leukjax import command
 from leukjax.audit import cli, folder, shortcuts
+from leukjax.data.source import WARNING
 
 
 @pytest.fixture(autouse=True)
@@ -89,11 +90,11 @@ def test_duplicates_conflicts_and_damage_are_counted(tmp_path):
     assert (identical.pairs, identical.subjects, identical.classes) == (2, 2, 1)
     assert audit.conflicts == [["a/a0_0.png", "a/a1_99.png", "b/b0_99.png"]]
     assert [file.id for file in audit.skipped] == ["b/b0_98.png"]
-    assert any("1 .svg" in note for note in audit.data_notes)
+    assert any("1 .svg" in note.text for note in audit.data_notes)
     assert {row["images"] for row in audit.counts()} == {49}
     # Subjects that share an image are one group, here of two classes.
     assert len(np.unique(audit.manifest.group)) == 14
-    warnings = [note.text for note in audit.notes() if note.level == "warning"]
+    warnings = [note.text for note in audit.notes() if note.level == WARNING]
     assert warnings[0].startswith("2 pairs of identical images: 2 across subjects, 1 across")
     assert any(text.startswith("1 images occur with different labels") for text in warnings)
     assert any(text.startswith("1 files cannot be read as images") for text in warnings)

@@ -15,7 +15,7 @@ from runs import TINY, finish, start
 from leukjax.errors import UserError
 from leukjax.evaluate import evaluate_run
 from leukjax.metrics.predictions import read
-from leukjax.training.final_evaluation import openings
+from leukjax.rundir import RunDir
 
 FIELDS = TINY | {"data.smears_subjects": 24, "train.epochs": 1, "mesh.data": 1}
 
@@ -107,10 +107,10 @@ def test_scored_again(whole, cache, tmp_path, monkeypatch, capsys):
     assert again.id.tolist() == before.id.tolist()
     np.testing.assert_allclose(again.probabilities, before.probabilities, rtol=1e-4)
     assert "and scored there: too good" in capsys.readouterr().out
-    assert openings(run) == 1
+    assert RunDir(run).test_accesses() == 1
 
     evaluate_run.run([run], "test", "sensitivity=0.9", tmp_path / "test", tta=True)
-    assert openings(run) == 2
+    assert RunDir(run).test_accesses() == 2
     assert json.loads((run / "test_openings.jsonl").read_text().splitlines()[1])["by"] == "evaluate"
     scores = json.loads((tmp_path / "test" / "scores.json").read_text())
     found = read(tmp_path / "test" / "predictions.csv")
