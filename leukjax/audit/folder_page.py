@@ -226,7 +226,8 @@ def _measures_figure(audit: Audit) -> Figure:
     names = list(audit.measured)
     classes = audit.source.classes
     with style():
-        figure = Figure(figsize=(9.0, 1.0 + 0.9 * len(names) * max(1, len(classes)) / 3))
+        height = 0.5 + len(names) * (0.55 + 0.18 * len(classes))
+        figure = Figure(figsize=(6.4, height))
         for axes, name in zip(np.atleast_1d(figure.subplots(len(names), 1)), names, strict=True):
             values = audit.measured[name][:, 0]
             for label in range(len(classes)):
@@ -236,7 +237,7 @@ def _measures_figure(audit: Audit) -> Figure:
                     values[rows],
                     label + jitter,
                     MARKERS[label % 6],
-                    ms=2.2,
+                    ms=2.5,
                     alpha=0.5,
                     mew=0,
                     color=CLASSES[label % 6],

@@ -23,7 +23,10 @@ def error_line(capsys, module, *arguments: str) -> str:
         (["--shard=0/3"], "--shard=0/3: must read NUMBER/COUNT, as in 2/8, counted from 1"),
         (["--shard=4/3"], "--shard=4/3: must read"),
         (["--folds=5"], "split.protocol kfold: class all has 3 groups for 5 parts"),
-        (["--config.split.protocol=official"], "split.protocol official: the data set has no official split"),
+        (
+            ["--config.split.protocol=official"],
+            "split.protocol official: the data set has no official split",
+        ),
         (
             ["hybrid_vit", "--config.model.variant=r26_s32", "--config.train.batch_size=4"],
             "image_size=16: too small for the hybrid_vit r26_s32",
