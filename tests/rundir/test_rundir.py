@@ -387,10 +387,10 @@ def npz(path: Path, shape=(2, 128), *, compress=zipfile.ZIP_DEFLATED, **arrays) 
         ({"means": np.zeros((2, 64))}, "of another model"),
         ({"means": np.zeros((0, 128))}, "of another model"),
         ({"means": np.full((2, 128), np.nan)}, "not finite"),
-        ({"means": np.array([["a"] * 128] * 2)}, "no number"),
+        ({"means": np.array([["a"] * 128] * 2)}, "not numeric"),
         ({"limit": np.float64(0)}, "limit is not above 0"),
         ({"limit": np.zeros(3)}, "has the shape"),
-        ({"compress": zipfile.ZIP_BZIP2}, "packed in a way"),
+        ({"compress": zipfile.ZIP_BZIP2}, "a compression that no run writes"),
     ],
 )
 def test_arrays_are_checked_before_they_are_read(run, arrays, says):
