@@ -31,12 +31,11 @@ def lock(folder: Path) -> Iterator[IO[bytes]]:
             handle = _acquire(folder, stack)
         except BlockingIOError as error:
             raise UserError(
-                f"--workdir={folder}: another process is working in it; "
-                "wait for it or choose another folder"
+                f"{folder}: another process is working in it; wait for it or choose another folder"
             ) from error
         except (OSError, ValueError) as error:
             raise UserError(
-                f"--workdir={folder}: cannot be written ({reason(error)}); choose another folder"
+                f"{folder}: cannot be written ({reason(error)}); choose another folder"
             ) from error
         try:
             yield handle
@@ -70,7 +69,7 @@ def _is_lock_of(folder: Path, handle: IO[bytes]) -> bool:
 def _check_still_there(folder: Path, handle: IO[bytes], error: Exception | None = None) -> None:
     if not _is_lock_of(folder, handle):
         raise UserError(
-            f"--workdir={folder}: was removed, replaced or unmounted during the run; bring it back "
+            f"{folder}: was removed, replaced or unmounted during the run; bring it back "
             "and start again, or choose another folder"
         ) from error
 

@@ -57,13 +57,11 @@ class RunDir:
           UserError: the folder holds no run, or an unfinished one.
         """
         if not (self.folder / CONFIG).is_file():
-            raise UserError(
-                f"--workdir={self.folder}: holds no run (no {CONFIG}); give a work directory"
-            )
+            raise UserError(f"{self.folder}: holds no run (no {CONFIG}); give a work directory")
         for name in names:
             if not (self.folder / name).is_file():
                 raise UserError(
-                    f"--workdir={self.folder}: the run is not finished ({name} is missing); "
+                    f"{self.folder}: the run is not finished ({name} is missing); "
                     "train to the end: python -m leukjax.main …"
                 )
 
@@ -79,7 +77,7 @@ class RunDir:
           UserError: no run, a damaged config, or an override on which numbers depend.
         """
         config, _ = self._configs()
-        configs.of_this_machine(config, overrides, f"--workdir={self.folder}")
+        configs.of_this_machine(config, overrides, f"{self.folder}")
         return config
 
     def recorded(self) -> dict[str, Any]:
@@ -172,13 +170,12 @@ class RunDir:
                 changed += configs.differences(before, content, ignore=configs.free_fields())
             except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
                 raise UserError(
-                    f"{self.folder / name}: cannot be read ({reason(error)}); choose another "
-                    "--workdir"
+                    f"{self.folder / name}: cannot be read ({reason(error)}); choose another folder"
                 ) from error
         if changed:
             raise UserError(
-                f"--workdir={self.folder} holds a run that differs from this one: "
-                f"{'; '.join(changed)}; undo the change or choose another --workdir"
+                f"{self.folder} holds a run that differs from this one: "
+                f"{'; '.join(changed)}; undo the change or choose another folder"
             )
         return True
 
@@ -199,7 +196,7 @@ class RunDir:
         for name, now in (("records_sha256", records_sha256), ("split_sha256", split_sha256)):
             if now is not None and recorded[name] != now:
                 raise UserError(
-                    f"--workdir={self.folder}: was trained on other images than those there now, "
+                    f"{self.folder}: was trained on other images than those there now, "
                     f"or on another split ({name} differs); give the same images by "
                     "--config.data.root=FOLDER"
                 )

@@ -58,7 +58,7 @@ def test_several_processes_are_several_shards(tmp_path, monkeypatch, capsys):
         (["--workdir="], "--workdir is missing"),
         (["--workdir=a,a"], "--workdir=a,a: names a run twice"),
         (["--workdir=a,b"], "--output is missing; name a folder for the scores of the ensemble"),
-        (["--workdir=a"], "--workdir=a: holds no run"),
+        (["--workdir=a"], "a: holds no run"),
         (["--workdir=a", "b"], "b: not understood; a run knows its own config"),
     ],
 )
