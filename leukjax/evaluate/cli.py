@@ -1,10 +1,10 @@
-"""Score a finished run again: more views an image, several runs together, another threshold.
+"""Score finished runs again: with test-time augmentation, as an ensemble, at a threshold.
 
 python -m leukjax.evaluate --workdir=RUN[,RUN…] --part=test --tta
 
-Runs named together are an ensemble: mean probability. The threshold is chosen on validation and
-never on test. --config.data.root=FOLDER says where the images lie now. Every opening of test is
-counted in the run's test_openings.jsonl.
+Several runs are an ensemble: mean probability. The threshold is chosen on validation, never on
+test. --config.data.root=FOLDER says where the images are now. Every access to test is a line in the
+run's test_openings.jsonl.
 """
 
 from pathlib import Path
@@ -14,15 +14,15 @@ from absl import flags
 from leukjax.errors import UserError
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_list("workdir", [], "finished run; several, parted by commas: an ensemble",
+flags.DEFINE_list("workdir", [], "work directory of a finished run, or several: RUN,RUN",
                   flag_values=FLAGS)  # fmt: skip
-flags.DEFINE_enum("part", "test", ["val", "test"], "what is scored", flag_values=FLAGS)
+flags.DEFINE_enum("part", "test", ["val", "test"], "which images", flag_values=FLAGS)
 flags.DEFINE_bool("tta", False, "mean over eight turned and mirrored views", flag_values=FLAGS)
 flags.DEFINE_string(
     "threshold",
     "youden",
-    "of the positive class, chosen on validation: youden | sensitivity=X | specificity=X; or a "
-    "number. Two classes only",
+    "for the positive class, chosen on validation: youden | sensitivity=X | specificity=X; or a "
+    "number; two classes only",
     flag_values=FLAGS,
 )
 flags.DEFINE_string(
@@ -31,19 +31,19 @@ flags.DEFINE_string(
 
 
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
-    """Check the flags, predict, score."""
+    """Checks the flags, predicts and scores."""
     if names or arguments:
-        raise UserError(f"{[*names, *arguments][0]}: not understood; a run knows its own config")
+        raise UserError(f"{[*names, *arguments][0]}: not understood; a run has its own config")
     folders = [Path(name) for name in FLAGS.workdir]
     if not folders:
-        raise UserError("--workdir is missing; name the folder of a finished run")
+        raise UserError("--workdir is missing; give the work directory of a finished run")
     if len(set(folders)) < len(folders):
-        raise UserError(f"--workdir={','.join(FLAGS.workdir)}: names a run twice")
+        raise UserError(f"--workdir={','.join(FLAGS.workdir)}: a run is named twice")
     if len(folders) > 1 and not FLAGS.output:
-        raise UserError("--output is missing; name a folder for the scores of the ensemble")
+        raise UserError("--output is missing; give a folder for the scores of the ensemble")
     name = f"{FLAGS.part}-tta" if FLAGS.tta else FLAGS.part
 
-    # Imported late: the flags above answer at once, JAX and TFDS take seconds.
+    # Imported late: the flags are checked at once, JAX and TFDS take seconds.
     from leukjax.evaluate import evaluate_run
     from leukjax.rundir import RunDir
 

@@ -47,7 +47,7 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
         raise UserError("--workdir: a run is named twice")
     reference = Path(FLAGS.reference) if FLAGS.reference else None
 
-    # Imported late: the flags above answer at once, JAX and TFDS take seconds.
+    # Imported late: the flags are checked at once, JAX and TFDS take seconds.
     from leukjax.images.distort import DISTORTIONS
     from leukjax.robustness import analysis
 

@@ -222,7 +222,7 @@ def test_the_challenges_file(trained_run, tmp_path):
         (["--workdir={run}", "{in}", "--max_error=2"], "--max_error=2"),
         (["--workdir={run}", "{in}", "--max_error=0.01"], "no confidence keeps wrong answers"),
         (["--workdir={run}", "{in}", "--max_error=0.5", "--tta"], "made without tta"),
-        (["--workdir={run}", "{in}", "--subject_pattern=p"], "must hold a group"),
+        (["--workdir={run}", "{in}", "--subject_pattern=p"], "must have a group"),
         (["--workdir={run}", "{in}", "--step=7"], "no checkpoint of step 7"),
         (["--workdir={run}", "{in}", "--submission={tmp}/s.zip"], "is not named N.bmp"),
         (["--workdir={run}", "{tmp}/empty"], "holds no image (.bmp, .png"),
@@ -252,7 +252,7 @@ def test_an_older_table_is_replaced_only_by_its_name(
     for name in ("predictions.csv", "predictions-subjects.csv"):
         (tmp_path / name).write_text("mine")
         run(f"--workdir={trained_run}", folder, "--subject_pattern=(p[0-9])_", status=1)
-        assert f"{name}: is already there" in capsys.readouterr().err
+        assert f"{name}: exists" in capsys.readouterr().err
         assert (tmp_path / name).read_text() == "mine"
         (tmp_path / name).unlink()
     run(f"--workdir={trained_run}", folder)
