@@ -4,8 +4,10 @@
 """
 
 import dataclasses
+import difflib
 import math
 import re
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 from leukjax.errors import UserError
@@ -124,10 +126,14 @@ class Number(Bounded):
 
 @dataclasses.dataclass(frozen=True)
 class Choice(Field):
-    """One of a few values, all text or all whole numbers."""
+    """One of a few values, all text or all whole numbers.
+
+    Attributes:
+      choices: the values, or a function that returns them: names of a registry.
+    """
 
     default: Any
-    choices: tuple[Any, ...]
+    choices: tuple[Any, ...] | Callable[[], tuple[Any, ...]]
     doc: str
     is_free: bool = False
 
@@ -135,10 +141,17 @@ class Choice(Field):
     def expected(self) -> str:  # type: ignore[override]
         return "a whole number" if isinstance(self.default, int) else "text"
 
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """The values that are allowed now."""
+        return self.choices() if callable(self.choices) else self.choices
+
     def check(self, value: Any, name: str) -> None:
-        if value not in self.choices:
-            listed = ", ".join(map(str, self.choices))
-            raise UserError(f"--config.{name}={value}: must be one of {listed}")
+        if value not in self.values:
+            known = [str(choice) for choice in self.values]
+            close = difflib.get_close_matches(str(value), known, n=1)
+            guess = f"; did you mean {close[0]}?" if close else ""
+            raise UserError(f"--config.{name}={value}: must be one of {', '.join(known)}{guess}")
 
     def _convert(self, value: Any) -> Any:
         if isinstance(self.default, int):

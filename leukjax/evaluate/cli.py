@@ -3,21 +3,20 @@
 python -m leukjax.evaluate --workdir=RUN[,RUN…] --part=test --tta
 
 Several runs are an ensemble: mean probability. The threshold is chosen on validation, never on
-test. --config.data.root=FOLDER says where the images are now. Every access to test is a line in the
-run's test_openings.jsonl.
+test. --config.data.root=FOLDER gives the folder of the images. Every access to test is a line in
+the run's test_openings.jsonl.
 """
 
 from pathlib import Path
 
 from absl import flags
 
+from leukjax import command
 from leukjax.errors import UserError
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_list("workdir", [], "work directory of a finished run, or several: RUN,RUN",
-                  flag_values=FLAGS)  # fmt: skip
-flags.DEFINE_enum("part", "test", ["val", "test"], "which images", flag_values=FLAGS)
-flags.DEFINE_bool("tta", False, "mean over eight turned and mirrored views", flag_values=FLAGS)
+command.define_run_flags(FLAGS, "workdir", "tta")
+flags.DEFINE_enum("part", "test", ["val", "test"], "split of the images", flag_values=FLAGS)
 flags.DEFINE_string(
     "threshold",
     "youden",
@@ -31,19 +30,15 @@ flags.DEFINE_string(
 
 
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
-    """Checks the flags, predicts and scores."""
-    if names or arguments:
-        raise UserError(f"{[*names, *arguments][0]}: not understood; a run has its own config")
-    folders = [Path(name) for name in FLAGS.workdir]
-    if not folders:
-        raise UserError("--workdir is missing; give the work directory of a finished run")
-    if len(set(folders)) < len(folders):
-        raise UserError(f"--workdir={','.join(FLAGS.workdir)}: a run is named twice")
+    """Checks the flags, predicts, scores."""
+    command.refuse_config(names)
+    command.refuse_arguments(arguments, "a run has its own config")
+    folders = [Path(folder) for folder in command.run_folders(FLAGS)]
     if len(folders) > 1 and not FLAGS.output:
         raise UserError("--output is missing; give a folder for the scores of the ensemble")
     name = f"{FLAGS.part}-tta" if FLAGS.tta else FLAGS.part
 
-    # Imported late: the flags are checked at once, JAX and TFDS take seconds.
+    # Imported late: JAX takes seconds, and the errors above do not need it.
     from leukjax.evaluate import evaluate_run
     from leukjax.rundir import RunDir
 

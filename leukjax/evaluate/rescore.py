@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from leukjax import runtime
+from leukjax.data import datasets
 from leukjax.data import records as data_records
 from leukjax.data import split as data_split
 from leukjax.errors import UserError
@@ -17,6 +18,7 @@ from leukjax.metrics import predictions as tables
 from leukjax.metrics.predictions import Predictions
 from leukjax.predict.predictor import load
 from leukjax.rundir import RunDir
+from leukjax.training.training_data import split_of
 
 _MAX_BATCH_BYTES = 2**26  # of a batch of a finished run, whatever its config says
 
@@ -45,7 +47,7 @@ def predict_again(
     config = finished(folder, overrides)
     runtime.start(config)
     records = _records(config.data.to_json())
-    split = _split(config, records)
+    split = split_of(config, records)
     run.check_same_data(
         records_sha256=records.checksum,
         split_sha256=data_split.checksum(records.manifest, split),
@@ -90,19 +92,7 @@ def batch_size_of(config: ConfigDict) -> int:
 @functools.lru_cache(maxsize=1)
 def _records(data: str) -> data_records.Records:
     """The records of a config's data section; members of an ensemble share them."""
-    return data_records.prepare(ConfigDict(json.loads(data)))
-
-
-def _split(config: ConfigDict, records: data_records.Records) -> data_split.Split:
-    options = config.split
-    return data_split.make_split(
-        records.manifest,
-        options.protocol,
-        options.seed,
-        options.folds,
-        options.fold,
-        options.held_out,
-    )
+    return datasets.prepare(ConfigDict(json.loads(data)))
 
 
 def mean(members: Sequence[Predictions]) -> Predictions:

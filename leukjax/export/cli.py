@@ -18,26 +18,21 @@ from pathlib import Path
 
 from absl import flags
 
+from leukjax import command
 from leukjax.errors import UserError
 
 FORMATS = ("safetensors", "stablehlo", "onnx")
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("workdir", "", "work directory of a finished run", flag_values=FLAGS)
+flags.DEFINE_string("workdir", "", "folder of the finished run", flag_values=FLAGS)
 flags.DEFINE_string("format", "safetensors", f"one of {', '.join(FORMATS)}", flag_values=FLAGS)
 flags.DEFINE_string("output", "", "folder to write", flag_values=FLAGS)
-flags.DEFINE_bool(
-    "calibrated",
-    False,
-    "stablehlo, onnx: probabilities at the temperature that fits validation",
-    flag_values=FLAGS,
-)
+command.define_run_flags(FLAGS, "calibrated")
 
 
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
     """Checks the flags and writes the files."""
-    if names or overrides or arguments:
-        given = arguments[0] if arguments else "--config"
-        raise UserError(f"{given}: not understood; the run has its own config")
+    command.refuse_config(names, overrides)
+    command.refuse_arguments(arguments)
     for flag in ("workdir", "output"):
         if not getattr(FLAGS, flag):
             raise UserError(f"--{flag} is missing; see --help")

@@ -15,13 +15,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, Shaped, UInt8
 from ml_collections import ConfigDict
 
-from leukjax import models, runtime, sharding
+from leukjax import runtime, sharding
 from leukjax.checkpoints import checkpoints
 from leukjax.data import preprocess
-from leukjax.data.datasets import cnmc_names
+from leukjax.data.datasets import cnmc
 from leukjax.errors import UserError
 from leukjax.images.normalize import standardize, to_float
 from leukjax.metrics import calibration
+from leukjax.models.registry import model_from_fields
 from leukjax.rundir import RunDir
 
 T = TypeVar("T")
@@ -94,8 +95,8 @@ class Member:
         Models of C-NMC crop the 600 px images of its final phase to the 450 px of the others.
         """
         data, size, crop, denoise, background = self.recipe
-        if data == "cnmc" and rgb.shape[:2] == (cnmc_names.FINAL_SIDE,) * 2:
-            rgb = preprocess.window(rgb, cnmc_names.SIDE)
+        if data == "cnmc" and rgb.shape[:2] == (cnmc.FINAL_SIDE,) * 2:
+            rgb = preprocess.window(rgb, cnmc.SIDE)
         return preprocess.process(rgb, size, crop, denoise, background)
 
     def normalize(self, images: UInt8[Array, "n s s 3"]) -> Float32[Array, "n s s 3"]:
@@ -286,11 +287,11 @@ def temperature(workdir: Path, step: int | str = "best") -> float:
 
 
 def _make_module(preprocessing: dict[str, Any]) -> nn.Module:
-    options = dict(preprocessing["model"])
-    name = options.pop("name")
-    dtype = runtime.compute_dtype(preprocessing["compute_dtype"])
-    classes = len(preprocessing["classes"])
-    return models.create(name, classes, dtype=dtype, **models.select(name, options))
+    return model_from_fields(
+        preprocessing["model"],
+        len(preprocessing["classes"]),
+        dtype=runtime.compute_dtype(preprocessing["compute_dtype"]),
+    )
 
 
 def _expected(module: nn.Module, size: int) -> dict[str, Any]:

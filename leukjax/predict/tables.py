@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float32
 
-from leukjax import expressions
-from leukjax.data.datasets.cnmc_names import CLASSES, OF_LABELS_FILE
+from leukjax.data.datasets.cnmc import CLASSES, OF_LABELS_FILE
 from leukjax.errors import UserError
 from leukjax.metrics.selective import answers
 from leukjax.predict.batching import Row
@@ -86,7 +85,7 @@ class Table:
         if self._unlikeness:
             cells += flag
         if self._pattern:
-            match = expressions.search(self._pattern, row.path, "subject_pattern")
+            match = self._pattern.search(row.path)
             subject = (match[1] or "") if match else ""
             cells.append(subject)
             self.subjects.add(subject, row, predicted)

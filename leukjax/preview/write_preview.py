@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from leukjax.data import records as data_records
+from leukjax.data import datasets
 from leukjax.data.image_stats import foreground
 from leukjax.errors import UserError
 from leukjax.images.augment import augment
@@ -17,8 +17,8 @@ from leukjax.images.distort import DISTORTIONS, SEVERITIES, distort, seeds_of
 from leukjax.images.normalize import to_float
 from leukjax.preview.contact_sheet import sheet
 from leukjax.report.style import save_as
-from leukjax.training.assemble import make_batches, split_of
-from leukjax.training.hyperparameters import step_options
+from leukjax.training.hyperparameters import augment_options
+from leukjax.training.training_data import make_batches, split_of
 
 
 def write(config: ConfigDict, output: Path, *, rows: int, views: int) -> None:
@@ -28,11 +28,11 @@ def write(config: ConfigDict, output: Path, *, rows: int, views: int) -> None:
       UserError: the output is neither PNG nor SVG, or what stands against config and data.
     """
     _check(output)
-    records = data_records.prepare(config.data)
+    records = datasets.prepare(config.data)
     split = split_of(config, records)
     size = min(rows, len(split.rows("train")))
     batch = make_batches(config, records, split.rows("train"), size, training=True).batch(0)
-    options = step_options(config, records.background).augment
+    options = augment_options(config, records.background)
     raw, positions = to_float(jnp.asarray(batch["image"])), jnp.arange(size)
     key = jax.random.key(config.seed)
     seen = [
@@ -58,7 +58,7 @@ def write_distorted(config: ConfigDict, output: Path) -> None:
       UserError: as in `write`.
     """
     _check(output)
-    records = data_records.prepare(config.data)
+    records = datasets.prepare(config.data)
     rows = split_of(config, records).rows("train")
     # Each row another cell, and the same ones at every call.
     chosen = rows[np.arange(len(DISTORTIONS)) * 7 % len(rows)]

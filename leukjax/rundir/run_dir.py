@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from leukjax import config as configs
 from leukjax import storage
-from leukjax.errors import UserError
+from leukjax.errors import NotRegistered, UserError
 from leukjax.metrics import predictions as tables
 from leukjax.metrics.predictions import Predictions
 from leukjax.rundir import files, lock, schema
@@ -106,6 +106,8 @@ class RunDir:
         content = self.read_json(CONFIG)
         try:
             return configs.of_finished_run(content)
+        except NotRegistered as error:
+            raise UserError(f"{self.folder}: {error}") from error
         except UserError as error:
             raise self._damaged(CONFIG, error) from error
 

@@ -133,7 +133,7 @@ INIT_FIELDS: dict[str, Check] = {
 def _protocol(value: Any) -> None:
     field = configs.fields()["split.protocol"]
     assert isinstance(field, Choice)
-    _one_of(*field.choices)(value)
+    _one_of(*field.values)(value)
 
 
 DATA_FIELDS: dict[str, Check] = {"records_sha256": text, "split_sha256": text}

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 import leukjax
-from leukjax import models
 from leukjax.errors import UserError
 from leukjax.export import onnx
+from leukjax.models.registry import create_model
 from leukjax.predict.predictor import Predictor
 
 INSTALLED = all(importlib.util.find_spec(name) for name in ("jax2onnx", "onnxruntime"))
@@ -36,7 +36,7 @@ def model(trained_run):
 
 def another(model, family: str):
     """The same run with an untrained network of another family, far from its start."""
-    module = models.create(family, len(model.classes), **FAMILIES[family])
+    module = create_model(family, len(model.classes), **FAMILIES[family])
     images = jnp.zeros((1, model.image_size, model.image_size, 3))
     variables = jax.jit(lambda: module.init(jax.random.key(0), images, train=False))()
     draw = np.random.default_rng(2)

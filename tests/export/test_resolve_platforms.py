@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax.extend import core
 
-from leukjax import models
 from leukjax.export.resolve_platforms import resolved
+from leukjax.models.registry import create_model
 
 SMALL = {
     "cnn": {"width": 8},
@@ -27,7 +27,7 @@ def primitives(jaxpr: core.Jaxpr) -> set[str]:
 
 @pytest.mark.parametrize("family", SMALL)
 def test_the_same_logits_without_a_choice(family: str):
-    module = models.create(family, 3, **SMALL[family])
+    module = create_model(family, 3, **SMALL[family])
     images = np.random.default_rng(1).normal(size=(2, 32, 32, 3)).astype(np.float32)
     variables = jax.jit(lambda: module.init(jax.random.key(0), images, train=False))()
     # No head of zeros, no norm at its start.

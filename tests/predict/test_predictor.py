@@ -1,10 +1,8 @@
 """A trained run, loaded: the probabilities of the run itself, for any images in any batch."""
 
-import copy
 import shutil
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import jax
@@ -13,7 +11,7 @@ import pytest
 from PIL import Image
 
 import leukjax
-from leukjax.data import records
+from leukjax.data import Arrays, datasets
 from leukjax.errors import UserError
 from leukjax.metrics import calibration, predictions
 from leukjax.predict import member as compiled
@@ -36,7 +34,7 @@ def model(predictor) -> Member:
 def test_part(trained_run, model) -> tuple[np.ndarray, np.ndarray]:
     """The run's own test images, prepared anew, and what its table says of them."""
     expected = predictions.read(trained_run / "predictions" / "test.csv")
-    prepared = records.prepare(model.config.data)
+    prepared = datasets.prepare(model.config.data)
     row_of = {name: row for row, name in enumerate(prepared.manifest.id.tolist())}
     rows = np.array([row_of[name] for name in expected.id.tolist()])
     return prepared.images(rows), expected.probabilities
@@ -52,7 +50,7 @@ def changed(run: Path, folder: Path, name: str, old: str, new: str) -> Path:
 
 
 def test_importing_leukjax_imports_no_jax():
-    code = "import sys, leukjax; leukjax.load; sys.exit('jax' in sys.modules)"
+    code = "import sys, leukjax; dir(leukjax); sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -209,32 +207,46 @@ def test_other_things_than_images_are_refused(predictor, images, message):
         predictor.predict(images)
 
 
-def test_evaluate_scores_a_data_set_by_image_and_by_subject(predictor, model):
-    prepared = records.prepare(model.config.data)
-    rows = np.arange(0, len(prepared.manifest), 3)
-    subset = types.SimpleNamespace(dataset=prepared, rows=rows, name="third")
-    found = predictor.evaluate(subset)
-    table = found.predictions
-    np.testing.assert_array_equal(table.id, prepared.manifest.id[rows])
-    expected = predictor.predict(prepared.images(rows))
-    np.testing.assert_array_equal(table.probabilities, expected)
-    right = expected.argmax(axis=1) == prepared.manifest.label[rows]
+@pytest.fixture(scope="module")
+def cells(model) -> Arrays:
+    """The images of the run's data set, as arrays of the user's."""
+    prepared = datasets.prepare(model.config.data)
+    images = prepared.images(np.arange(len(prepared.manifest)))
+    table = prepared.manifest
+    return Arrays(images, table.label, table.subject, classes=prepared.classes, background="black")
+
+
+def test_evaluate_scores_a_data_set_by_image_and_by_subject(predictor, cells):
+    rows = np.arange(0, len(cells), 3)
+    found = predictor.evaluate(cells.subset(rows, "third"))
+    np.testing.assert_array_equal(found.predictions.id, cells.manifest.id[rows])
+    expected = predictor.predict(cells.prepare(24).images(rows))
+    np.testing.assert_array_equal(found.predictions.probabilities, expected)
+    right = expected.argmax(axis=1) == cells.manifest.label[rows]
     assert found.by_image["accuracy"].value == pytest.approx(right.mean())
     assert found.counts["subjects"] == 18
     assert repr(found).startswith("third: ")
-    strict = predictor.evaluate(subset, threshold=0.99)
+    strict = predictor.evaluate(cells.subset(rows), threshold=0.99)
     assert strict.by_image["recall"].value <= found.by_image["recall"].value
+    whole = predictor.evaluate(cells)
+    assert len(whole.predictions) == len(cells)
+    again = predictor.evaluate(cells.prepare(24))
+    assert again.by_image == whole.by_image
 
 
-def test_labels_are_matched_by_the_name_of_their_class(predictor, model):
-    prepared = records.prepare(model.config.data)
-    swapped = copy.copy(prepared)
-    swapped.classes = prepared.classes[::-1]
-    labels = predictor.predict_dataset(swapped).labels
-    np.testing.assert_array_equal(labels, 1 - prepared.manifest.label)
-    swapped.classes = ("all", "blast")
-    with pytest.raises(UserError, match="'blast', which the run does not know"):
-        predictor.evaluate(swapped)
+def test_labels_are_matched_by_the_name_of_their_class(predictor, cells):
+    images = cells.prepare(24).images(np.arange(8))
+    labels = cells.manifest.label[:8]
+    swapped = Arrays(images, 1 - labels, classes=cells.classes[::-1], background="black")
+    np.testing.assert_array_equal(predictor.predict_dataset(swapped).labels, labels)
+    other = Arrays(images, labels, classes=("all", "blast"), background="black")
+    with pytest.raises(ValueError, match="'blast', which the run does not know"):
+        predictor.evaluate(other)
+    unlabelled = Arrays(images, np.where(labels == 0, -1, labels), classes=cells.classes)
+    with pytest.raises(ValueError, match="images have no label"):
+        predictor.evaluate(unlabelled)
+    with pytest.raises(ValueError, match="the records have 16 px"):
+        predictor.evaluate(cells.prepare(16))
 
 
 def test_an_own_module_is_used_instead_of_the_config(trained_run, model, test_part):

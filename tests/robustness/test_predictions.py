@@ -116,7 +116,7 @@ def test_several_runs_are_measured_by_the_cnn(run, tmp_path, capsys):
     [
         ([], "--workdir is missing"),
         (["--workdir=nowhere"], "holds no run"),
-        (["--workdir=RUN", "--distortions=fog"], "unknown; one of pixelate"),
+        (["--workdir=RUN", "--distortions=fog"], "no such distortion; one of pixelate"),
         (["--workdir=RUN,RUN"], "named twice"),
         (["--workdir=RUN", "--config.seed=3"], "keeps its config"),
         (["--workdir=RUN", "extra"], "extra: not understood"),
