@@ -9,7 +9,7 @@ numbers, so a run may be resumed with other values of them.
 from ml_collections import ConfigDict
 
 from leukjax.config import build
-from leukjax.data.datasets import list_datasets
+from leukjax.data.datasets import config_names, list_datasets
 from leukjax.errors import UserError
 from leukjax.fields import (
     Choice,
@@ -30,7 +30,7 @@ FIELDS = {
         "auto", ("auto", "float32", "bfloat16"), "auto: bfloat16 on GPU and TPU, else float32"
     ),
     # Data
-    "data.name": Choice("smears", list_datasets, "data set: a shipped or registered name"),
+    "data.name": Choice("smears", config_names, "data set: a shipped or registered name"),
     "data.root": Location(
         "", "folder, or folder of zips, with the images; smears needs none"
     ).free(),

@@ -1,6 +1,7 @@
 """The data of a training: prepared images, their split, and what is recorded of both."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,14 @@ class TrainingData:
       records: the prepared images.
       split: the split of each record.
       positive: the class that precision, recall and F1 describe; "" above two classes.
+      config_fields: fields that describe a data set that was given in Python; None if it was made
+        from the config.
     """
 
     records: Records
     split: Split
     positive: str
+    config_fields: Mapping[str, Any] | None = None
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> "TrainingData":
@@ -87,7 +91,9 @@ class TrainingData:
         is_leaky = len(pairs) > len({group for group, _ in pairs})
         notes = (Note(WARNING, "a group is in more than one split: scores are too good"),)
         split = Split(part, "image" if is_leaky else "subject", notes * is_leaky, is_leaky)
-        return cls(records, split, records.positive)
+        name = dataset.name if dataset.name in datasets.list_datasets() else datasets.CUSTOM
+        fields = {**dataset.config_fields, "data.name": name}
+        return cls(records, split, records.positive, fields)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -93,6 +93,13 @@ class ImageFolder(FileDataset):
             subjects_known=bool(subject or subject_csv),
             background=background,
             bad_images=bad_images,
+            config_fields={
+                "data.root": os.path.abspath(root),
+                "data.subject_pattern": subject,
+                "data.subject_csv": os.path.abspath(subject_csv) if subject_csv else "",
+                "data.positive": positive,
+                "data.bad_images": bad_images,
+            },
             files=files,
         )
 
