@@ -1,4 +1,4 @@
-"""A trained run, loaded: the probabilities of the run itself, for any images in any batch."""
+"""A loaded run predicts what the run itself predicted, for any images in any batch."""
 
 import shutil
 import subprocess
@@ -32,7 +32,7 @@ def model(predictor) -> Member:
 
 @pytest.fixture(scope="module")
 def test_part(trained_run, model) -> tuple[np.ndarray, np.ndarray]:
-    """The run's own test images, prepared anew, and what its table says of them."""
+    """The run's test images, prepared again, and their probabilities in its table."""
     expected = predictions.read(trained_run / "predictions" / "test.csv")
     prepared = datasets.prepare(model.config.data)
     row_of = {name: row for row, name in enumerate(prepared.manifest.id.tolist())}
@@ -61,7 +61,7 @@ def test_probabilities_are_those_of_the_run(predictor, test_part):
     found = predictor.predict(images)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
     assert found.dtype == np.float32
-    # Not all alike: a model that ignores its input would pass every test of this file.
+    # Not constant: a model that ignores its input would pass every test of this file.
     assert np.ptp(found[:, 0]) > 0.01
 
 
@@ -114,7 +114,7 @@ def test_views_are_the_eight_of_the_square():
     assert {v.tobytes() for v in again} == {v.tobytes() for v in views}
 
 
-def test_with_views_an_image_may_lie_as_it_likes(trained_run, predictor, test_part):
+def test_the_mean_over_views_ignores_the_orientation(trained_run, predictor, test_part):
     images = test_part[0][:4]
     turning = leukjax.load(trained_run, tta=True, batch_size=16)
     found = turning.predict(images)
@@ -146,7 +146,7 @@ def test_an_ensemble_is_the_mean(trained_run, test_part):
     assert both.features(images).shape == (5, 2 * first.members[0].feature_width)
 
 
-def test_images_of_the_final_phase_are_cut_not_shrunk(trained_run, tmp_path):
+def test_images_of_the_final_phase_are_cropped_not_shrunk(trained_run, tmp_path):
     config = changed(trained_run, tmp_path / "a", "config.json", '"smears"', '"cnmc"')
     run = changed(config, tmp_path / "run", "preprocessing.json", '"smears"', '"cnmc"')
     (cnmc,) = leukjax.load(run).members
@@ -156,7 +156,7 @@ def test_images_of_the_final_phase_are_cut_not_shrunk(trained_run, tmp_path):
     assert (other.preprocess(image) != other.preprocess(image[75:525, 75:525])).any()
 
 
-def test_what_is_no_finished_run_is_said_in_a_line(trained_run, tmp_path):
+def test_unfinished_or_inconsistent_runs_are_refused(trained_run, tmp_path):
     with pytest.raises(UserError, match=r"no run \(no preprocessing.json\)"):
         leukjax.load(tmp_path)
     unfinished = tmp_path / "unfinished"
@@ -188,7 +188,7 @@ def test_a_damaged_best_checkpoint_is_never_used(trained_run, tmp_path):
     with pytest.raises(UserError, match="damaged"):
         leukjax.load(run)
     before = sorted(run.rglob("*"))
-    leukjax.load(run, 5)  # another one may be asked for by name
+    leukjax.load(run, 5)  # another step can be chosen by its number
     assert sorted(run.rglob("*")) == before  # and nothing is changed
 
 
@@ -202,14 +202,14 @@ def test_a_damaged_best_checkpoint_is_never_used(trained_run, tmp_path):
         (["nowhere.png"], "nowhere.png: cannot be read"),
     ],
 )
-def test_other_things_than_images_are_refused(predictor, images, message):
+def test_inputs_that_are_not_images_are_refused(predictor, images, message):
     with pytest.raises(UserError, match=message):
         predictor.predict(images)
 
 
 @pytest.fixture(scope="module")
 def cells(model) -> Arrays:
-    """The images of the run's data set, as arrays of the user's."""
+    """The images of the run's data set, as arrays in memory."""
     prepared = datasets.prepare(model.config.data)
     images = prepared.images(np.arange(len(prepared.manifest)))
     table = prepared.manifest
@@ -249,7 +249,7 @@ def test_labels_are_matched_by_the_name_of_their_class(predictor, cells):
         predictor.evaluate(cells.prepare(16))
 
 
-def test_an_own_module_is_used_instead_of_the_config(trained_run, model, test_part):
+def test_a_given_module_replaces_the_one_of_the_config(trained_run, model, test_part):
     images = test_part[0][:3]
     own = leukjax.load(trained_run, model=model.module)
     assert own.members[0].module is model.module
