@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from leukjax.models import norms
-from leukjax.models.fused import conv_norm
-from leukjax.models.fused.blocks import FusedBlock
+from leukjax.models.fused import FusedBlock, conv_norm
 from leukjax.models.fused.norms import CONV_LAYERS, LAYERS
 from leukjax.models.layers import Conv, conv
 from leukjax.models.norms import standardize
@@ -28,8 +27,8 @@ def apart(x, kernel, scale, bias, shortcut, parts, groups=0):
     return (y if shortcut is None else jax.nn.relu(y + shortcut)), mean, variance
 
 
-def folded(*arguments, groups=0):
-    return conv_norm.conv_norm(*arguments, EPSILON, groups)
+def fused(*arguments, groups=0):
+    return conv_norm.conv_norm(*arguments, groups or arguments[1].shape[-1], EPSILON)
 
 
 def drawn(seed, shortcut=True, dtype=jnp.float32):
@@ -59,7 +58,7 @@ def both(function, arguments, along, parts):
 @pytest.mark.parametrize("shortcut", [True, False])
 def test_equal_to_the_parts_one_after_the_other(parts, groups, shortcut):
     arguments, along = drawn(0, shortcut)
-    forms = [functools.partial(form, groups=groups) for form in (folded, apart)]
+    forms = [functools.partial(form, groups=groups) for form in (fused, apart)]
     pairs = zip(*(both(form, arguments, along, parts) for form in forms), strict=True)
     for ours, theirs in pairs:
         np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-5 * float(abs(theirs).max()))
@@ -69,7 +68,7 @@ def test_equal_to_the_parts_one_after_the_other(parts, groups, shortcut):
 
 def test_bfloat16_is_about_as_near_to_the_truth_as_the_parts_one_after_the_other():
     """Root mean square errors of result and gradients; the truth is float32 of the same inputs."""
-    errors = {folded: np.zeros(5), apart: np.zeros(5)}
+    errors = {fused: np.zeros(5), apart: np.zeros(5)}
     for seed in range(5):
         arguments, along = drawn(seed, shortcut=False, dtype=jnp.bfloat16)
         wide = jax.tree.map(lambda a: a.astype(jnp.float32), (arguments, along))
@@ -80,7 +79,7 @@ def test_bfloat16_is_about_as_near_to_the_truth_as_the_parts_one_after_the_other
                 float(jnp.sqrt(jnp.mean((a.astype(jnp.float32) - b) ** 2)) / jnp.std(b))
                 for a, b in zip(found, truth, strict=True)
             ]
-    assert (errors[folded] < 1.5 * errors[apart] + 1e-3).all(), errors
+    assert (errors[fused] < 1.5 * errors[apart] + 1e-3).all(), errors
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from leukjax.models.norms import mean_over_groups
+
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
@@ -70,8 +72,8 @@ def conv_norm(
     bias: Float[Array, " o"],
     shortcut: Float[Array, "n h w o"] | None,
     parts: int,
+    groups: int,
     epsilon: float,
-    groups: int = 0,
 ) -> tuple[Float[Array, "n h w o"], Float[Array, "a o"], Float[Array, "a o"]]:
     """``relu(norm(conv(x)) + shortcut)``; without a shortcut no ReLU either.
 
@@ -84,10 +86,10 @@ def conv_norm(
       The result in the dtype of `x`; mean and variance (of the population) of the convolution's
       outputs for each part, float32. Gradients flow through the result only.
     """
-    return _forward(x, kernel, scale, bias, shortcut, parts, epsilon, groups)[0]
+    return _forward(x, kernel, scale, bias, shortcut, parts, groups, epsilon)[0]
 
 
-def _forward(x, kernel, scale, bias, shortcut, parts: int, epsilon: float, groups: int):
+def _forward(x, kernel, scale, bias, shortcut, parts: int, groups: int, epsilon: float):
     sums = _sums(x, kernel, parts, groups)
     inverse = lax.rsqrt(sums.variance + epsilon)
     factor = scale * inverse
@@ -100,7 +102,7 @@ def _forward(x, kernel, scale, bias, shortcut, parts: int, epsilon: float, group
     return (y, sums.mean_out, sums.variance), (x, kernel, scale, sums, inverse, out)
 
 
-def _backward(parts: int, epsilon: float, groups: int, saved, gradients):
+def _backward(parts: int, groups: int, epsilon: float, saved, gradients):
     x, kernel, scale, sums, inverse, out = saved
     gradient = gradients[0]
     if out is not None:
@@ -116,8 +118,8 @@ def _backward(parts: int, epsilon: float, groups: int, saved, gradients):
     with_outputs = jnp.sum(matrix * products, 1) - sums.mean_out * by_bias  # sum of g (y - mean)
     by_scale = with_outputs * inverse
     # What a normalisation takes away from the gradient of y: (y - mean) along + constant.
-    along = _over_group(by_scale * scale, groups) * jnp.square(inverse) / count
-    constant = _over_group(by_bias * scale, groups) * inverse / count
+    along = mean_over_groups(by_scale * scale, groups) * jnp.square(inverse) / count
+    constant = mean_over_groups(by_bias * scale, groups) * inverse / count
 
     by_kernel = (
         factor[:, None] * products
@@ -147,17 +149,10 @@ def _sums(x: Array, kernel: Array, parts: int, groups: int) -> _Sums:
     matrix = _matrix(kernel, x)
     by_kernel = _exact("aij,jo->aio", covariance, matrix)
     each, spread = _exact("ai,io->ao", mean, matrix), jnp.sum(matrix * by_kernel, 1)
-    mean_out = _over_group(each, groups)
+    mean_out = mean_over_groups(each, groups)
     offset = each - mean_out
-    variance = _over_group(jnp.maximum(spread, 0) + jnp.square(offset), groups)
+    variance = mean_over_groups(jnp.maximum(spread, 0) + jnp.square(offset), groups)
     return _Sums(mean, by_kernel, offset, mean_out, variance)
-
-
-def _over_group(x: Float[Array, "a o"], groups: int) -> Float[Array, "a o"]:
-    """The mean over the channels of a group, at each of its channels."""
-    if groups in (0, x.shape[1]):
-        return x
-    return jnp.repeat(jnp.mean(x.reshape(len(x), groups, -1), 2), x.shape[1] // groups, 1)
 
 
 def _matrix(kernel: Array, x: Array) -> Float[Array, "i o"]:

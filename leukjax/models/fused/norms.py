@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, UInt8
 from leukjax.models.cpu.pooling import Window
 from leukjax.models.fused.conv_norm import Pointwise, conv_norm
 from leukjax.models.layers import resolve_padding
-from leukjax.models.norms import After, BatchNorm, GroupNorm, Layers
+from leukjax.models.norms import After, BatchNorm, GroupNorm, Layers, mean_over_groups
 
 
 class Statistics(NamedTuple):
@@ -150,8 +150,8 @@ norm_relu_pool.defvjp(_pool_forward, _pool_backward)
 
 def _statistics(x: Float[Array, "a m c"], groups: int, epsilon: float) -> Statistics:
     wide = x.astype(jnp.float32)
-    mean = _over_group(jnp.mean(wide, 1), groups)
-    squares = _over_group(jnp.mean(jnp.square(wide), 1), groups)
+    mean = mean_over_groups(jnp.mean(wide, 1), groups)
+    squares = mean_over_groups(jnp.mean(jnp.square(wide), 1), groups)
     variance = jnp.maximum(squares - jnp.square(mean), 0)
     return Statistics(mean, variance, lax.rsqrt(variance + epsilon))
 
@@ -185,19 +185,11 @@ def _by_features(
 ) -> Float[Array, "a m c"]:
     """The gradient of the features: as in `norms.standardize`."""
     inverse, count = found.inverse, x.shape[1]
-    shift = _over_group(by_bias * scale, groups) * inverse / count
-    slope = _over_group(by_scale * scale, groups) * inverse * inverse / count
+    shift = mean_over_groups(by_bias * scale, groups) * inverse / count
+    slope = mean_over_groups(by_scale * scale, groups) * inverse * inverse / count
     centred = x.astype(jnp.float32) - found.mean[:, None]
     by_x = gradient * (inverse * scale)[:, None] - centred * slope[:, None] - shift[:, None]
     return by_x.astype(x.dtype)
-
-
-def _over_group(x: Float[Array, "a c"], groups: int) -> Float[Array, "a c"]:
-    """The mean over the channels of a group, at each of its channels."""
-    parts, channels = x.shape
-    if groups == channels:
-        return x
-    return jnp.repeat(jnp.mean(x.reshape(parts, groups, -1), 2), channels // groups, 1)
 
 
 def _highest(
@@ -262,9 +254,8 @@ class FusedNorm:
         """Does what `Norm.normalize` does; `x` may be a `Pointwise`."""
         shortcut, relu, pool = after
         if isinstance(x, Pointwise):
-            # With a shortcut conv_norm applies the ReLU, without one there is none.
-            each = 0 if groups == x.shape[-1] else groups
-            return conv_norm(*x, scale, bias, shortcut, parts, self.epsilon, each)
+            # conv_norm applies the ReLU if there is a shortcut; without one there is none.
+            return conv_norm(*x, scale, bias, shortcut, parts, groups, self.epsilon)
         if not self.with_after:
             normalize = super().normalize  # type: ignore[misc]  # of the Norm it is mixed into
             return normalize(x, scale, bias, parts, groups, after)
