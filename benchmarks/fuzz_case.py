@@ -279,7 +279,7 @@ def _prepare(names: list[str], overrides: list[tuple[str, str]], arguments: list
     """What `leukjax.main` does before the model is built."""
     from leukjax import command
     from leukjax.data import records, split
-    from leukjax.training import assemble
+    from leukjax.training.training_data import make_batches
 
     config = command.one_config(names, overrides, arguments)
     if config.init.weights:
@@ -288,8 +288,7 @@ def _prepare(names: list[str], overrides: list[tuple[str, str]], arguments: list
     found = records.prepare(config.data)
     chosen = split.make_split(found.manifest, config.split.protocol, config.split.seed,
                               config.split.folds, config.split.fold)  # fmt: skip
-    assemble.make_batches(config, found, chosen.rows("train"), config.train.batch_size,
-                     training=True)  # fmt: skip
+    make_batches(config, found, chosen.rows("train"), config.train.batch_size, training=True)
     pixels = found.images(np.arange(len(found)))
     assert hashlib.sha256(pixels.data).hexdigest() == found.checksum, "read other pixels"
 

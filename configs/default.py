@@ -22,6 +22,7 @@ from leukjax.fields import (
     Whole,
 )
 from leukjax.models import registry
+from leukjax.training import optimizer_registry
 
 FIELDS = {
     "seed": Whole(0, (0, 2**32 - 1), "initialisation, order of the examples, augmentation"),
@@ -119,12 +120,19 @@ FIELDS = {
     "augment.noise": Number(0.0, (0, 1), "standard deviation of camera noise; white is 1"),
     "augment.debris": Number(0.0, (0, 100), "number of purple specks"),
     # Loss
-    "loss.name": Choice("cross_entropy", ("cross_entropy", "focal"), "loss function"),
+    "loss.name": Choice(
+        "cross_entropy", ("cross_entropy", "focal", "custom"), "custom: given in Python"
+    ),
     "loss.label_smoothing": Number(0.0, (0, 0.99), "share of the label spread over all classes"),
     "loss.class_weights": Text("none", 'none | balanced | "w0,w1,...", one weight per class'),
     "loss.focal_gamma": Number(2.0, (0, 100), "focal: exponent; 0 is cross-entropy"),
     # Optimizer
-    "optimizer.name": Choice("adam", ("adam", "adamw", "sgd"), "optimizer"),
+    "optimizer.name": Registered(
+        "adam",
+        "adam | adamw | sgd | one of optax, as lion, lamb, muon | registered by --import",
+        names=optimizer_registry.names,
+    ),
+    "optimizer.options": Text("", 'of optax\'s others: "b1=0.95, nesterov=True", Python literals'),
     "optimizer.learning_rate": Number(1e-3, (0, 1e3), "peak learning rate"),
     "optimizer.b1": Number(0.9, (0, 0.9999999), "adam, adamw"),
     "optimizer.b2": Number(0.999, (0, 0.9999999), "adam, adamw"),

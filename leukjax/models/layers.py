@@ -104,15 +104,13 @@ def _by_platform(
 
 @functools.cache
 def _conv(strides: Pair, pads: Pads) -> Product:
-    given = {"strides": strides, "pads": pads}
-
     def native(x: Array, kernel: Array) -> Array:
         return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=_LAYOUT)
 
     return _by_platform(
         native,
-        functools.partial(convolution.forward, **given),
-        functools.partial(convolution.gradients, **given),
+        functools.partial(convolution.forward, strides=strides, pads=pads),
+        functools.partial(convolution.gradients, strides=strides, pads=pads),
     )
 
 

@@ -27,6 +27,9 @@ from leukjax.fields import Field
 # imported at first use: a config needs the names only, and importing JAX takes seconds.
 _BUILT_IN = ("cnn", "resnet", "hybrid_vit", "bit")
 
+# What a config records of a model whose class is not registered.
+CUSTOM = "custom"
+
 _factories: dict[str, Callable[..., Any]] = {}
 _presets: set[str] = set()
 
@@ -119,7 +122,16 @@ def register_preset(name: str, model: str, **options: Any) -> None:
 def config_names() -> tuple[str, ...]:
     """Returns the values that ``model.name`` can have: all models, without presets."""
     registered = [name for name in _factories if name not in _presets]
-    return tuple(dict.fromkeys([*_BUILT_IN, *registered]))
+    return tuple(dict.fromkeys([*_BUILT_IN, *registered, CUSTOM]))
+
+
+def name_of(module: Any) -> str | None:
+    """Returns the name that a module's class is registered under; None if it is not."""
+    _import_built_in()
+    for name, factory in _factories.items():
+        if name not in _presets and factory is type(module):
+            return name
+    return None
 
 
 def option_names(name: str) -> tuple[str, ...]:
@@ -186,6 +198,11 @@ def describe(fields: Mapping[str, Any]) -> str:
 def _find(name: str) -> Callable[..., Any]:
     if name not in _factories:
         _import_built_in()
+    if name == CUSTOM:
+        raise UserError(
+            "the model was given in Python and has no name: pass it to leukjax.load(run, model=…), "
+            "or register it before training and use --import"
+        )
     if name not in _factories:
         guess = _did_you_mean(name, _factories)
         raise UserError(f"unknown model {name!r}{guess} (leukjax.list_models() lists all)")

@@ -12,7 +12,6 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from leukjax import expressions
 from leukjax.errors import UserError
 from leukjax.models.summary import layer_groups
 from leukjax.sharding import path_name
@@ -137,7 +136,7 @@ class FineTuning:
 
 def _matching(expression: str, paths: list[str]) -> list[str]:
     pattern = re.compile(expression)
-    return [p for p in paths if expressions.search(pattern, p, "config.optimizer.freeze")]
+    return [path for path in paths if pattern.search(path)]
 
 
 def _paths(params: Any) -> list[str]:

@@ -16,7 +16,7 @@ from leukjax.compiler.targets import TARGETS, Target
 from leukjax.errors import UserError
 from leukjax.models import bit, cnn, fused, norms
 from leukjax.models.fused import norms as fused_norms
-from leukjax.training import compiled_functions
+from leukjax.training import compiled
 
 SMALL = (("data.image_size", 32), ("model.width", 4), ("model.variant", "small"))
 
@@ -51,7 +51,7 @@ PARTS = {
 
 
 def lowered(config, lever="", contender=OURS, fields=SMALL):
-    compiled_functions._make.cache_clear()  # a row is a process of its own
+    compiled._cached.cache_clear()  # a row is a process of its own
     request = Row("h100", 1, contender, config, 4, lever, fields).request(Path("p"), [])
     made = configs.load(request["config"], request["fields"])
     return compiled_row.LOWER[contender](made, TARGETS["h100"], request)
