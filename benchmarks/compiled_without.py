@@ -55,9 +55,9 @@ def without_lean_pool() -> None:
 def without_one_sum() -> None:
     """The two sums of a normalisation's backward pass as two."""
 
-    def two(x: jax.Array, gradient: jax.Array, found: Any) -> tuple[jax.Array, jax.Array]:
-        centred = x.astype(jnp.float32) - found.mean[:, None]
-        return jnp.sum(gradient, 1), jnp.sum(gradient * centred, 1) * found.inverse
+    def two(x: jax.Array, gradient: jax.Array, statistics: Any) -> tuple[jax.Array, jax.Array]:
+        centred = x.astype(jnp.float32) - statistics.mean[:, None]
+        return jnp.sum(gradient, 1), jnp.sum(gradient * centred, 1) * statistics.inverse
 
     fused_norms.two_sums = two
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from leukjax.models import hybrid_vit, resnet
-from leukjax.models.registry import config_names, create_model, list_models
+from leukjax.models.registry import CUSTOM, config_names, create_model, list_models
 from leukjax.models.summary import layer_groups, table
 
 # Options with which a model compiles in seconds; a new model without an entry has its defaults.
@@ -19,25 +19,25 @@ SMALL: dict[str, dict[str, Any]] = {
     "bit": {"depth": 50, "width": 8},
     "hybrid_vit": {"variant": "tiny"},
 }
-MODELS = config_names()
+MODELS = sorted({*config_names()} - {CUSTOM})
 SIZE, CLASSES = 32, 3
 
-# Parameters with 1,000 classes, of timm; -1: timm has no such model.
+# Millions of parameters with 1,000 classes, as timm lists them; hybrid_vit_small is our own.
 PARAMETERS = {
-    "resnet18": 11_689_512,
-    "resnet34": 21_797_672,
-    "resnet50": 25_557_032,
-    "resnet101": 44_549_160,
-    "resnet152": 60_192_808,
-    "resnetv2_50x1_bit": 25_549_352,
-    "resnetv2_50x3_bit": 217_319_080,
-    "resnetv2_101x1_bit": 44_541_480,
-    "resnetv2_101x3_bit": 387_934_888,
-    "resnetv2_152x2_bit": 236_335_784,
-    "resnetv2_152x4_bit": 936_533_224,
-    "vit_small_r26_s32_224": 36_432_040,
-    "vit_base_r50_s16": 98_659_112,
-    "hybrid_vit_small": -1,
+    "resnet18": 11.69,
+    "resnet34": 21.80,
+    "resnet50": 25.56,
+    "resnet101": 44.55,
+    "resnet152": 60.19,
+    "resnetv2_50x1_bit": 25.55,
+    "resnetv2_50x3_bit": 217.32,
+    "resnetv2_101x1_bit": 44.54,
+    "resnetv2_101x3_bit": 387.93,
+    "resnetv2_152x2_bit": 236.34,
+    "resnetv2_152x4_bit": 936.53,
+    "vit_small_r26_s32_224": 36.43,
+    "vit_base_r50_s16": 98.66,
+    "hybrid_vit_small": 3.93,
 }
 
 
@@ -112,8 +112,7 @@ def test_bfloat16_keeps_parameters_and_logits_float32(name):
     exact, _ = apply(create(name), variables_of(name))
     logits, _ = apply(half, variables_of(name))
     assert logits.dtype == jnp.float32
-    np.testing.assert_allclose(logits, exact, atol=0.1 * np.abs(exact).max())
-    assert (logits != exact).any()
+    assert 0 < np.linalg.norm(logits - exact) < 0.3 * np.linalg.norm(exact)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -163,7 +162,7 @@ def test_presets_have_their_published_number_of_parameters(name, monkeypatch):
     image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
-    assert PARAMETERS[name] in (count, -1)
+    assert round(count / 1e6, 2) == PARAMETERS[name]
 
 
 def test_every_preset_is_counted():
