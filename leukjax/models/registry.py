@@ -117,7 +117,10 @@ def register_model(
 
 def register_preset(name: str, model: str, **options: Any) -> None:
     """Registers a name for a model with some options set, for `create_model` only."""
-    register_model(name, functools.partial(_factories[model], **options))
+    factory = _find(model)
+    _check_name(name, factory)
+    _factories[name] = functools.partial(factory, **options)
+    _config_fields[name] = _config_fields[model]
     _presets.add(name)
 
 
@@ -236,7 +239,8 @@ def _origin(factory: Callable[..., Any]) -> tuple[str, str]:
 
 
 def _is_built_in(factory: Callable[..., Any]) -> bool:
-    return _origin(factory)[0].startswith("leukjax.models.")
+    is_class = not isinstance(factory, functools.partial)
+    return is_class and factory.__module__.startswith("leukjax.models.")
 
 
 def _parameters(factory: Callable[..., Any]) -> set[str]:

@@ -43,7 +43,7 @@ PARAMETERS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def small_stages():
-    """One block per stage where a model cannot be asked for fewer."""
+    """One block per stage where no option of a model gives fewer."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(resnet.STAGES, 50, (1, 1, 1, 1))
         variant = hybrid_vit.Variant(stages=(1, 1), features=32, depth=2, heads=2)

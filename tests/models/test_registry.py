@@ -192,6 +192,8 @@ def test_factories_may_be_functions(empty):
     register_model("partial", functools.partial(ResNet, depth=18))
     config = configs.load("default", {"model.name": "partial", "model.depth": 50})
     assert model_from_config(config, 2, "cpu").depth == 18
+    with pytest.raises(ValueError, match="'cnn': another model has it"):
+        register_model("cnn", functools.partial(ResNet, depth=18))
     register_model("nothing", lambda num_classes: None)
     with pytest.raises(TypeError, match="not a Flax module"):
         create_model("nothing", 2)

@@ -18,14 +18,14 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 class Hub(http.server.BaseHTTPRequestHandler):
     """Leads to another address, as the hub does, and states the checksum before."""
 
-    asked: ClassVar[list[str]] = []
+    requests: ClassVar[list[str]] = []
     etag: str | None = f'"{SHA256}"'
     linked_size: str | None = str(len(CONTENT))
     size: str | None = str(len(CONTENT))
     body = CONTENT
 
     def _answer(self, body: bool) -> None:
-        type(self).asked.append(f"{self.command} {self.path}")
+        type(self).requests.append(f"{self.command} {self.path}")
         if self.path == "/timm/x/resolve/main/model.safetensors":
             self.send_response(302)
             self._header("X-Linked-Etag", self.etag)
@@ -69,7 +69,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    handler = type("Once", (Hub,), {"asked": []})
+    handler = type("Once", (Hub,), {"requests": []})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
         thread = threading.Thread(target=served.serve_forever)
         thread.start()
@@ -83,16 +83,16 @@ def test_a_file_is_downloaded_once_and_looked_at_again(server, tmp_path):
     path = hub.fetch("hf://timm/x", str(tmp_path))
     assert path == tmp_path / "weights" / "timm" / "x" / "main" / "model.safetensors"
     assert path.read_bytes() == CONTENT
-    asked = len(server.asked)
+    requests = len(server.requests)
     assert hub.fetch("hf://timm/x", str(tmp_path)) == path
-    assert len(server.asked) == asked
+    assert len(server.requests) == requests
     path.write_bytes(CONTENT[:-1] + b"!")
     with pytest.raises(UserError, match=r"is damaged .*: remove it and start again"):
         hub.fetch("hf://timm/x", str(tmp_path))
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"etag": '"' + "0" * 64 + '"'}, "another checksum than the hub states"),
         ({"etag": None}, "states no SHA-256 of it"),
@@ -113,10 +113,10 @@ def test_a_file_is_downloaded_once_and_looked_at_again(server, tmp_path):
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_damaged_download_is_not_kept(server, tmp_path, changes, says):
+def test_a_damaged_download_is_not_kept(server, tmp_path, changes, message):
     for name, value in changes.items():
         setattr(server, name, value)
-    with pytest.raises(UserError, match=says) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         hub.fetch("hf://timm/x", str(tmp_path))
     assert str(caught.value).endswith("model.safetensors")  # where to put it by hand
     assert "\n" not in str(caught.value)
@@ -148,12 +148,12 @@ def test_offline_the_error_says_where_to_put_a_copy(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # no server
     with pytest.raises(UserError) as error:
         hub.fetch("hf://timm/x@v2/a/b.safetensors", str(tmp_path))
-    place = tmp_path / "weights" / "timm" / "x" / "v2" / "a" / "b.safetensors"
+    expected = tmp_path / "weights" / "timm" / "x" / "v2" / "a" / "b.safetensors"
     url = "http://127.0.0.1:9/timm/x/resolve/v2/a/b.safetensors"
     assert f"cannot download {url} (" in str(error.value)
-    assert str(error.value).endswith(f"download it elsewhere and put it at {place}")
-    place.write_bytes(CONTENT)
-    assert hub.fetch("hf://timm/x@v2/a/b.safetensors", str(tmp_path)) == place
+    assert str(error.value).endswith(f"download it elsewhere and put it at {expected}")
+    expected.write_bytes(CONTENT)
+    assert hub.fetch("hf://timm/x@v2/a/b.safetensors", str(tmp_path)) == expected
 
 
 @pytest.mark.parametrize(

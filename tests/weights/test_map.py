@@ -62,7 +62,7 @@ def test_the_table_lists_everything():
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"extra": (7,)}, r"extra \(7\) belongs to no variable of the model; change"),
         (
@@ -73,8 +73,8 @@ def test_the_table_lists_everything():
         ({"params__conv1__kernel": (3, 3, 2, 4)}, "kernel is 3 x 3 x 2 x 4 and .* is 3 x 3 x 3"),
     ],
 )
-def test_what_does_not_fit_is_an_error_unless_allowed(changes, says):
-    with pytest.raises(UserError, match=says) as error:
+def test_what_does_not_fit_is_an_error_unless_allowed(changes, message):
+    with pytest.raises(UserError, match=message) as error:
         mapped(theirs(**changes))
     assert "\n" not in str(error.value)
     allowed = mapped(theirs(**changes), allow="extra|norm1/scale|conv1")
@@ -133,7 +133,7 @@ def test_numbers_that_no_model_can_hold_are_refused(tmp_path):
     path = write("timm_resnet18", tmp_path)
     good = load_file(path)
     module = create_model("resnet", 10, depth=18)
-    for name, value, says in (
+    for name, value, message in (
         ("layer1.0.bn1.running_var", -1.0, "running_var has a variance below 0"),
         ("conv1.weight", np.nan, "conv1.weight holds numbers that are not finite"),
     ):
@@ -141,5 +141,5 @@ def test_numbers_that_no_model_can_hold_are_refused(tmp_path):
         bad[name].flat[0] = value
         save_file(bad, path)
         tensors = open_file(path)
-        with pytest.raises(UserError, match=says):
+        with pytest.raises(UserError, match=message):
             map_to(module, 32, tensors, layouts.recognize("x", tensors.shapes))

@@ -151,10 +151,10 @@ def test_damage_is_noticed(tmp_path, make):
 def test_what_is_no_file_of_weights(tmp_path):
     text = tmp_path / "notes.txt"
     text.write_text("hello")
-    for path, says in (
+    for path, message in (
         (text, "is neither safetensors nor .npz"),
         (tmp_path / "none.npz", "does not exist: give a file of weights or a run"),
         (tmp_path, "is not a file"),
     ):
-        with pytest.raises(UserError, match=says):
+        with pytest.raises(UserError, match=message):
             open_file(path)
