@@ -57,7 +57,7 @@ def extreme(case: Case, random: np.random.Generator) -> None:
     for name in random.choice(sorted(rules), random.integers(2, 8), replace=False).tolist():
         field = rules[name]
         if isinstance(field, Choice):
-            options = [choice for choice in field.choices if choice != "smears"]
+            options = [choice for choice in field.values if choice != "smears"]
             case.fields[name] = options[int(random.integers(len(options)))]
         else:
             low, high = field.bounds

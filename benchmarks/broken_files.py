@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from leukjax import config
-from leukjax.data import records
+from leukjax.data import datasets
 from leukjax.data.image_file import FORMATS
 
 
@@ -250,7 +250,7 @@ def cache(case: Case, random: np.random.Generator) -> None:
     write_folder(case, random)
     data = config.load(case.config, {name: str(value) for name, value in case.fields.items()}).data
     assert isinstance(data, ConfigDict)
-    records.prepare(data)
+    datasets.prepare(data)
     files = sorted(path for path in (case.folder / "cache").rglob("*") if path.is_file())
     for path in random.choice(np.array(files, object), random.integers(1, 3)):
         how = random.integers(4)

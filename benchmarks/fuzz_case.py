@@ -278,14 +278,14 @@ def _watch(process: subprocess.Popen, timeout: int) -> tuple[str, int]:
 def _prepare(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
     """What `leukjax.main` does before the model is built."""
     from leukjax import command
-    from leukjax.data import records, split
+    from leukjax.data import datasets, split
     from leukjax.training.training_data import make_batches
 
     config = command.one_config(names, overrides, arguments)
     if config.init.weights:
         _find_weights(config)
         return
-    found = records.prepare(config.data)
+    found = datasets.prepare(config.data)
     chosen = split.make_split(found.manifest, config.split.protocol, config.split.seed,
                               config.split.folds, config.split.fold)  # fmt: skip
     make_batches(config, found, chosen.rows("train"), config.train.batch_size, training=True)

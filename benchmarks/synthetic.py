@@ -1,6 +1,6 @@
 """Records of noise in any number, written without TFDS' preparation, which takes hours for 1M.
 
-They are read by the package's own `Records.images`, from the same files of the same format.
+They are read by the package's own `StoredRecords.images`, from the same files of the same format.
 """
 
 import hashlib
@@ -13,12 +13,12 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from leukjax.data.manifest import Manifest
 from leukjax.data.record_files import RecordFiles
-from leukjax.data.records import Records
+from leukjax.data.records import StoredRecords
 
 SUBJECT = 50  # images of each
 
 
-class Synthetic(Records):
+class Synthetic(StoredRecords):
     """`count` images of `size` pixels a side under `folder`, written at the first use."""
 
     def __init__(self, folder: Path, count: int, size: int):

@@ -9,6 +9,7 @@ numbers, so a run may be resumed with other values of them.
 from ml_collections import ConfigDict
 
 from leukjax.config import build
+from leukjax.data.datasets import config_names, list_datasets
 from leukjax.errors import UserError
 from leukjax.fields import (
     Choice,
@@ -17,7 +18,6 @@ from leukjax.fields import (
     Location,
     Number,
     Pattern,
-    Registered,
     Text,
     Whole,
 )
@@ -30,7 +30,7 @@ FIELDS = {
         "auto", ("auto", "float32", "bfloat16"), "auto: bfloat16 on GPU and TPU, else float32"
     ),
     # Data
-    "data.name": Choice("smears", ("smears", "cnmc", "all_idb2", "image_folder"), "data set"),
+    "data.name": Choice("smears", config_names, "data set: a shipped or registered name"),
     "data.root": Location(
         "", "folder, or folder of zips, with the images; smears needs none"
     ).free(),
@@ -76,11 +76,7 @@ FIELDS = {
         "none", ("none", "auto", "subject", "official"), "kfold: a test split outside all folds"
     ),
     # Model
-    "model.name": Registered(
-        "resnet",
-        "cnn | resnet | hybrid_vit | bit | a model registered by --import",
-        names=registry.config_names,
-    ),
+    "model.name": Choice("resnet", registry.config_names, "family of models, or a registered one"),
     "model.depth": Choice(50, (18, 34, 50, 101, 152), "resnet; bit has 50, 101 and 152"),
     "model.width": Whole(64, (1, 4096), "channels of the first stage (cnn, resnet, bit)"),
     "model.variant": Choice("small", ("small", "r26_s32", "r50_b16"), "hybrid_vit"),
@@ -127,10 +123,8 @@ FIELDS = {
     "loss.class_weights": Text("none", 'none | balanced | "w0,w1,...", one weight per class'),
     "loss.focal_gamma": Number(2.0, (0, 100), "focal: exponent; 0 is cross-entropy"),
     # Optimizer
-    "optimizer.name": Registered(
-        "adam",
-        "adam | adamw | sgd | one of optax, as lion, lamb, muon | registered by --import",
-        names=optimizer_registry.names,
+    "optimizer.name": Choice(
+        "adam", optimizer_registry.names, "adam, adamw, sgd, one of optax, or a registered one"
     ),
     "optimizer.options": Text("", 'of optax\'s others: "b1=0.95, nesterov=True", Python literals'),
     "optimizer.learning_rate": Number(1e-3, (0, 1e3), "peak learning rate"),
@@ -193,20 +187,19 @@ FIELDS = {
 
 
 def get_config(dataset: str = "") -> ConfigDict:
-    """All fields, for one data set: "" or smears (embedded) | cnmc | all_idb2 | image_folder."""
+    """All fields, for one data set: "" or smears (embedded), or any other registered name."""
     config = build(FIELDS)
-    if dataset in ("cnmc", "all_idb2", "image_folder"):
-        _published_protocol(config)
-    elif dataset not in ("", "smears"):
+    config.data.name = dataset or "smears"
+    if config.data.name not in list_datasets():
         raise UserError(
-            f"config argument {dataset!r}: no such data set; "
-            "one of smears, cnmc, all_idb2, image_folder"
+            f"config argument {dataset!r}: no such data set; one of {', '.join(list_datasets())}"
         )
+    if config.data.name != "smears":
+        _published_protocol(config)
     if dataset == "cnmc":
         config.split.protocol = "auto"  # official where the preliminary phase is there
     if dataset in ("cnmc", "all_idb2"):
         config.data.positive = "all"
-    config.data.name = dataset or "smears"
     return config
 
 

@@ -14,6 +14,7 @@ import os
 import sys
 import sysconfig
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,8 @@ def status(
     except UserError as error:
         return _fail(error)
     terminal.quiet_logging()
+    # Pillow warns of odd metadata once per file, and of sizes that leukjax checks itself.
+    warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
     sys.unraisablehook = _unraisable
     # Worker processes of the input pipeline require that absl's global flags are parsed.
     flags.FLAGS(["leukjax"])

@@ -2,9 +2,9 @@
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend.
+    """A mistake that the user can fix.
 
-    The message is one line: which field or file, what is wrong with it, and the mend. Commands
+    The message is one line: which field or file, what is wrong with it, and the fix. Commands
     print it without a traceback and exit with status 1.
     """
 

@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 from leukjax.errors import UserError
@@ -126,10 +126,14 @@ class Number(Bounded):
 
 @dataclasses.dataclass(frozen=True)
 class Choice(Field):
-    """One of a few values, all text or all whole numbers."""
+    """One of a few values, all text or all whole numbers.
+
+    Attributes:
+      choices: the values, or a function that returns them: names of a registry.
+    """
 
     default: Any
-    choices: tuple[Any, ...]
+    choices: tuple[Any, ...] | Callable[[], tuple[Any, ...]]
     doc: str
     is_free: bool = False
 
@@ -137,33 +141,22 @@ class Choice(Field):
     def expected(self) -> str:  # type: ignore[override]
         return "a whole number" if isinstance(self.default, int) else "text"
 
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """The values that are allowed now."""
+        return self.choices() if callable(self.choices) else self.choices
+
     def check(self, value: Any, name: str) -> None:
-        if value not in self.choices:
-            listed = ", ".join(map(str, self.choices))
-            raise UserError(f"--config.{name}={value}: must be one of {listed}")
+        if value not in self.values:
+            known = [str(choice) for choice in self.values]
+            close = difflib.get_close_matches(str(value), known, n=1)
+            guess = f"; did you mean {close[0]}?" if close else ""
+            raise UserError(f"--config.{name}={value}: must be one of {', '.join(known)}{guess}")
 
     def _convert(self, value: Any) -> Any:
         if isinstance(self.default, int):
             return _to_int(value)
         return value if isinstance(value, str) else None
-
-
-@dataclasses.dataclass(frozen=True)
-class Registered(Text):
-    """The name of something that is registered, such as a model.
-
-    Attributes:
-      names: returns the names that are registered now.
-    """
-
-    names: Callable[[], Iterable[str]] = tuple
-
-    def check(self, value: str, name: str) -> None:
-        known = tuple(self.names())
-        if value not in known:
-            close = difflib.get_close_matches(value, known, n=1)
-            guess = f"; did you mean {close[0]}?" if close else ""
-            raise UserError(f"--config.{name}={value}: must be one of {', '.join(known)}{guess}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -716,7 +716,7 @@ _INIT: dict[str, Check] = {
 def _protocol(value: Any) -> None:
     field = configs.fields()["split.protocol"]
     assert isinstance(field, Choice)
-    _one_of(*field.choices)(value)
+    _one_of(*field.values)(value)
 
 
 _DATA: dict[str, Check] = {"records_sha256": _text, "split_sha256": _text}

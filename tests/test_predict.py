@@ -142,7 +142,7 @@ def test_subjects_and_the_flags_of_doubt(trained_run, folder, tmp_path):
 
 
 def test_unlikeness_is_kept_and_its_limit_is_that_of_validation(trained_run):
-    from leukjax.data import records
+    from leukjax.data import datasets
     from leukjax.metrics import predictions
     from leukjax.predict import out_of_distribution
 
@@ -152,7 +152,7 @@ def test_unlikeness_is_kept_and_its_limit_is_that_of_validation(trained_run):
     stamp = (trained_run / "unlikeness.npz").stat().st_mtime_ns
     again = out_of_distribution.of_run(model)
     assert (trained_run / "unlikeness.npz").stat().st_mtime_ns == stamp
-    prepared = records.prepare(model.config.data)
+    prepared = datasets.prepare(model.config.data)
     ids = predictions.read(trained_run / "predictions" / "val.csv").id.tolist()
     rows_of = [prepared.manifest.id.tolist().index(name) for name in ids]
     values = made.score(predictor.features(prepared.images(np.array(rows_of))))
@@ -312,13 +312,12 @@ def test_other_formats_are_read_or_named(trained_run, folder, tmp_path, caplog):
 
 
 def test_the_pattern_of_the_docs_finds_every_subject_of_cnmc(repository):
-    from leukjax.data.datasets.cnmc_names import parse
 
     text = (repository / "docs" / "predict.md").read_text()
     (pattern,) = re.findall(r"--subject_pattern='([^']*)'", text)
     for subject, kind in (("1", "all"), ("H3", "hem"), ("h3", "hem"), ("25", "all")):
         name = f"UID_{subject}_12_3_{kind}.bmp"
-        assert re.search(pattern, name)[1].upper() == parse(name).subject
+        assert re.search(pattern, name)[1].upper() == parse_name(name).subject
 
 
 def test_a_stream_without_end_takes_no_more_memory(trained_run, monkeypatch):

@@ -1,7 +1,6 @@
 """A folder of images under audit: layout, counts, duplicates, shortcuts."""
 
 import dataclasses
-import importlib
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,10 +13,12 @@ from leukjax import config as configs
 from leukjax.audit import shortcuts
 from leukjax.audit.shortcuts import Shortcut
 from leukjax.data import cache, duplicates
-from leukjax.data.dataset import FileSource, Skipped
+from leukjax.data.dataset import FileDataset
+from leukjax.data.datasets import make_dataset
 from leukjax.data.duplicates import Pair
 from leukjax.data.manifest import Manifest
 from leukjax.data.manifest_builder import conflicting_labels, scan
+from leukjax.data.source import Skipped
 from leukjax.errors import UserError
 
 LAYOUTS = ("cnmc", "all_idb2", "image_folder")  # in this order a folder is tried
@@ -53,7 +54,7 @@ class Audit:
     """
 
     folder: str
-    source: FileSource
+    source: FileDataset
     manifest: Manifest
     measured: dict[str, np.ndarray]
     skipped: list[Skipped]
@@ -115,7 +116,7 @@ def audit(folder: str, layout: str, overrides: Iterable[tuple[str, str]] = ()) -
         manifest=manifest,
         measured=measured,
         skipped=skipped,
-        notes=list(source.notes),
+        notes=[str(note) for note in source.notes],
         pairs=[*identical, *near],
         crossings=[
             _crossings("identical", identical, manifest),
@@ -135,7 +136,7 @@ def audit(folder: str, layout: str, overrides: Iterable[tuple[str, str]] = ()) -
 
 def _source(
     folder: str, layout: str, overrides: list[tuple[str, str]]
-) -> tuple[ConfigDict, FileSource]:
+) -> tuple[ConfigDict, FileDataset]:
     """The folder as the first layout that it has."""
     named = {field for field, _ in overrides}
     if layout == "auto" and named & {"data.subject_pattern", "data.subject_csv"}:
@@ -145,7 +146,9 @@ def _source(
         fields = [("data.root", folder), ("data.bad_images", "skip"), *overrides]
         data = configs.load(f"default:{name}", fields).data
         try:
-            return data, importlib.import_module(f"leukjax.data.datasets.{name}").source(data)
+            source = make_dataset(data)
+            assert isinstance(source, FileDataset)
+            return data, source
         except UserError as error:
             if layout == "auto" and "is not laid out as" in str(error):
                 continue

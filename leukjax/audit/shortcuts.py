@@ -13,11 +13,10 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from leukjax.data import image_limits
 from leukjax.data.baselines import shortcut_model
-from leukjax.data.dataset import FileSource
+from leukjax.data.dataset import FileDataset
 from leukjax.data.image_stats import shortcut_numbers
 from leukjax.data.manifest import Manifest
-from leukjax.data.parallel import map_in_order
-from leukjax.data.progress import progress
+from leukjax.data.parallel import map_in_order, progress
 from leukjax.metrics import clustered
 from leukjax.metrics.intervals import Interval, interval
 
@@ -65,7 +64,7 @@ class Shortcut:
 
 
 def measures(
-    source: FileSource, manifest: Manifest, threads: int
+    source: FileDataset, manifest: Manifest, threads: int
 ) -> dict[str, Float[np.ndarray, "n k"]]:
     """Every measure of each image of the manifest, in its order. Reads the images once."""
     entries = {entry.id: entry for entry in source.entries}

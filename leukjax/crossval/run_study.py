@@ -11,8 +11,7 @@ from leukjax.crossval.plan import Job, Study
 from leukjax.crossval.progress import Progress
 from leukjax.crossval.scheduler import Scheduler
 from leukjax.crossval.workers import Workers, find_devices
-from leukjax.data import loader
-from leukjax.data import records as data_records
+from leukjax.data import datasets, loader
 from leukjax.data import split as data_split
 from leukjax.errors import UserError
 from leukjax.models import summary as model_summary
@@ -86,7 +85,7 @@ def _check_data(study: Study) -> None:
     folds: dict[int, str] = {}
     for model in study.models:
         config = study.configs[model]
-        records = data_records.prepare(config.data)
+        records = datasets.prepare(config.data)
         # Computes shapes alone, and raises if the model does not support the image size.
         model_summary.table(
             model_from_config(config, len(records.classes), "cpu"),

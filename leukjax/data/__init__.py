@@ -1,1 +1,52 @@
-"""From a folder of images to batches; no JAX, and the only room that knows Grain and TFDS."""
+"""From images to batches: data sets, splits, prepared records, loaders. No JAX.
+
+The only package that imports Grain and TFDS. The names of `__all__` are imported when first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from leukjax.data.dataset import Dataset, FileDataset, Subset
+    from leukjax.data.datasets import list_datasets, make_dataset, register_dataset
+    from leukjax.data.datasets.arrays import Arrays
+    from leukjax.data.datasets.image_folder import ImageFolder
+    from leukjax.data.split import Split, split_by_group
+
+_MODULES = {
+    "Arrays": "datasets.arrays",
+    "Dataset": "dataset",
+    "FileDataset": "dataset",
+    "ImageFolder": "datasets.image_folder",
+    "Split": "split",
+    "Subset": "dataset",
+    "list_datasets": "datasets",
+    "make_dataset": "datasets",
+    "register_dataset": "datasets",
+    "split_by_group": "split",
+}
+
+__all__ = [
+    "Arrays",
+    "Dataset",
+    "FileDataset",
+    "ImageFolder",
+    "Split",
+    "Subset",
+    "list_datasets",
+    "make_dataset",
+    "register_dataset",
+    "split_by_group",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -53,7 +53,7 @@ def baselines(
     Args:
       manifest: the images, with their areas.
       split: their parts; training must hold every class.
-      background: `Source.background`: which rule gave the area; for the description.
+      background: `Dataset.background`: which rule gave the area; for the description.
       numbers: as `numbers_of` gives them; None = without the shortcuts.
     """
     train = split.rows("train")

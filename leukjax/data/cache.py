@@ -1,4 +1,4 @@
-"""The cache folder: prepared folders in it are there whole or not at all, whoever is killed."""
+"""The cache folder: folders in it are complete or absent, even if a process is killed."""
 
 import errno
 import fcntl
@@ -18,11 +18,10 @@ _CHOOSE = "choose another folder by --config.data.cache_dir or the variable LEUK
 
 
 def root(configured: str) -> Path:
-    """The cache folder: `data.cache_dir`, else $LEUKJAX_CACHE, else the user's cache folder.
+    """Returns the cache folder: `configured`, else $LEUKJAX_CACHE, else the user's cache folder.
 
     Raises:
-      UserError: none of them is set and the user has no home folder, or one of them begins with the
-        home folder of a user who has none; or its name is not UTF-8.
+      UserError: it needs a home folder and the user has none, or its name is not UTF-8.
     """
     chosen = configured or os.environ.get("LEUKJAX_CACHE", "")
     try:
@@ -43,10 +42,10 @@ def root(configured: str) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder of the cache.
+    """Creates a folder of the cache.
 
     Raises:
-      UserError: it cannot be made; says how to choose another cache folder.
+      UserError: it cannot be created; says how to choose another cache folder.
     """
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,15 +54,15 @@ def make_folder(folder: Path) -> None:
 def make_once(
     folder: Path, is_whole: Callable[[Path], bool], write: Callable[[Path], None], size: int
 ) -> None:
-    """Fills `folder` by `write` unless `is_whole(folder)`; many processes may ask at once.
+    """Fills `folder` by `write` unless `is_whole(folder)`; many processes may call it at once.
 
-    `write` is given an empty folder beside the target; what it leaves there reaches the disk and
-    takes the target's name in one step. One process writes, the others wait for it. Folders that
-    killed processes left behind are removed.
+    `write` gets an empty folder beside the target; its content is flushed to the disk and renamed
+    to the target in one step. One process writes, the others wait for it. Folders that killed
+    processes left behind are removed.
 
     Args:
-      folder: the target. Its parent also holds a lock file and a temporary folder while it is made.
-      is_whole: tells a finished folder from a missing or damaged one; must not raise.
+      folder: the target. Its parent also holds a lock file, and a temporary folder meanwhile.
+      is_whole: returns whether a folder is complete; must not raise.
       write: fills a folder.
       size: bytes that `write` is expected to need.
 
@@ -97,7 +96,7 @@ def _make(folder: Path, is_whole: Callable[[Path], bool], write: Callable[[Path]
         if is_whole(folder):  # by another process, where the file system has no locks
             return
         if folder.is_symlink() or folder.exists():
-            logging.warning("%s is damaged: it was made again", folder)
+            logging.warning("%s was damaged and is replaced", folder)
             damaged = _temporary(folder)
             os.replace(folder, damaged / "damaged")
             shutil.rmtree(damaged, ignore_errors=True)
@@ -110,7 +109,7 @@ def _make(folder: Path, is_whole: Callable[[Path], bool], write: Callable[[Path]
 def _temporary(folder: Path) -> Path:
     path = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
     with storage.tolerate_unsupported("chmod"):
-        path.chmod(0o755)  # mkdtemp's 0700 would keep a group out of a shared cache
+        path.chmod(0o755)  # mkdtemp's 0700 would lock a group out of a shared cache
     return path
 
 
@@ -119,10 +118,10 @@ def _lock_file(folder: Path) -> Path:
 
 
 def _sweep(parent: Path) -> None:
-    """Removes temporary folders whose maker no longer lives (it would hold the lock)."""
+    """Removes temporary folders of processes that ended (a living one would hold the lock)."""
     try:
         names = os.listdir(parent)
-    except OSError:  # missing, or not for us
+    except OSError:  # missing, or not readable
         return
     for name in names:
         if not (name.startswith(".") and name.endswith(".tmp")):
@@ -132,14 +131,14 @@ def _sweep(parent: Path) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         try:
             descriptor = os.open(_lock_file(target), flags, 0o666)
-        except OSError:  # the cache may only be read
+        except OSError:  # the cache is read-only
             continue
         try:
-            # Not `storage.lock`, which does without where the file system has no locks: then
-            # nothing tells a dead maker from a living one.
+            # Not `storage.lock`, which works without locks if the file system has none: then a
+            # living process could not be told from a dead one.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(temporary, ignore_errors=True)
-        except OSError:  # its maker lives
+        except OSError:  # its process lives
             continue
         finally:
             os.close(descriptor)
@@ -161,7 +160,7 @@ def _writing(parent: Path) -> Iterator[None]:
 
 
 def _disk_trouble(error: Exception) -> str | None:
-    """What the disk refused, if that is what the error is about."""
+    """Returns what the disk refused; None if the error has another cause."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
     # The writer of ArrayRecord turns the system's error into a RuntimeError with its text.

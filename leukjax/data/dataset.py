@@ -1,113 +1,143 @@
-"""What a data set module gives: a list of images and a way to read each."""
+"""Data sets: images with labels and groups that can be scanned, split and prepared.
+
+A data set of your own derives from `Dataset` and implements `image`; `FileDataset` reads files of
+any supported format, in folders or in zips. `datasets.registry.register_dataset` gives it a name.
+"""
 
 import dataclasses
 import hashlib
 import os
-from abc import ABC, abstractmethod
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from leukjax.data import cache, manifest_builder, records
 from leukjax.data.archive import Files
 from leukjax.data.decode import decode
 from leukjax.data.manifest import Manifest
-from leukjax.errors import UserError
+from leukjax.data.preprocess import Preprocessing
+from leukjax.data.source import Entry, Loaded, Skipped, Source
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One image of a source, before it is read; fields as in `Manifest`."""
+@dataclasses.dataclass(kw_only=True, repr=False, eq=False)
+class Dataset(Source):
+    """Images with labels and groups. The attributes are those of `Source`."""
 
-    id: str
-    path: str
-    label: int
-    subject: str
-    phase: str = ""
+    _scanned: tuple[Manifest, list[Skipped]] | None = dataclasses.field(default=None, init=False)
 
+    def __len__(self) -> int:
+        return len(self._scanned[0] if self._scanned else self.entries)
 
-@dataclasses.dataclass(frozen=True)
-class Skipped:
-    """An image that could not be decoded and was left out (`data.bad_images = skip`)."""
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.name!r}, {len(self):,} images, "
+            f"classes={', '.join(self.classes)})"
+        )
 
-    id: str
-    path: str
-    reason: str
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
 
+    @property
+    def manifest(self) -> Manifest:
+        """The table of the images, sorted by id. The first access reads every image."""
+        return self.scan()
 
-@dataclasses.dataclass(frozen=True)
-class Loaded:
-    """An image read once: its bytes, its pixels, and what had to be converted ("CMYK", …)."""
+    @property
+    def skipped(self) -> list[Skipped]:
+        """The images that were left out."""
+        self.scan()
+        assert self._scanned is not None
+        return self._scanned[1]
 
-    data: bytes
-    image: np.ndarray
-    conversions: tuple[str, ...] = ()
+    def scan(self, cache_dir: str = "", threads: int = 8) -> Manifest:
+        """Reads every image once and returns the manifest; see `manifest_builder.scan`.
 
-
-@dataclasses.dataclass(kw_only=True)
-class Source(ABC):
-    """A data set as a list of images and a way to read each.
-
-    Attributes:
-      name: as in `data.name`.
-      classes: class names; `Entry.label` indexes them.
-      positive: class that precision, recall and F1 speak of by default; "" above two classes.
-      entries: the images.
-      notes: sentences for the log: counts found against published ones, what is missing. A scan
-        appends what it found in the pixels.
-      synthetic: the images are drawn; every score must say so.
-      subjects_known: False where each image is its own subject for want of better knowledge.
-      background: "black" (foreground = pixels above black) or "bright" (foreground = pixels darker
-        than Otsu's threshold).
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    positive: str
-    entries: list[Entry]
-    notes: list[str] = dataclasses.field(default_factory=list)
-    synthetic: bool = False
-    subjects_known: bool = True
-    background: str = "black"
-
-    @abstractmethod
-    def read(self, entry: Entry) -> bytes:
-        """The file's bytes (for drawn images: the pixels' bytes). Thread-safe."""
-
-    @abstractmethod
-    def image(self, entry: Entry) -> UInt8[np.ndarray, "h w 3"]:
-        """The decoded image at its native size. Thread-safe.
-
-        Raises:
-          BadImage: the file is no image that can be used; names the file and the mend.
-        """
-
-    @abstractmethod
-    def stat_key(self) -> str:
-        """Hex fingerprint of the source, without reading an image: entries, place, sizes, times."""
-
-    def file_sizes(self, manifest: Manifest) -> Int[np.ndarray, " n"] | None:
-        """Bytes of the file of each image; None where the images are not files."""
-        del manifest
-        return None
-
-    def load(self, entry: Entry) -> Loaded:
-        """Bytes and pixels; a source of files overrides this to read the file once."""
-        return Loaded(self.read(entry), self.image(entry))
-
-    def findings(self, manifest: Manifest, sides: Int[np.ndarray, "n"]) -> list[str]:
-        """Sentences on what the pixels of this data set show, said after a scan.
+        The manifest is kept in this object and in the cache folder, unless the images are in
+        memory.
 
         Args:
-          manifest: the scanned images.
-          sides: int[n], longer side of each cell's box, pixels of the source.
+          cache_dir: the cache folder; "" = $LEUKJAX_CACHE or the user's cache folder.
+          threads: threads that read and decode.
         """
-        del manifest, sides
-        return []
+        if self._scanned is None:
+            folder = None if self.in_memory else cache.root(cache_dir)
+            self._scanned = manifest_builder.scan(self, folder, threads, self.bad_images)
+        return self._scanned[0]
+
+    def prepare(
+        self,
+        image_size: int,
+        *,
+        crop: int = 0,
+        denoise: str = "none",
+        cache_dir: str = "",
+        threads: int = 8,
+    ) -> records.Records:
+        """Returns all images, preprocessed; row i of `manifest` is record i.
+
+        Args:
+          image_size: pixels per side.
+          crop: side of a centre crop before the resize, in pixels; 0 = none.
+          denoise: "none", "median", "gaussian", "bilateral" or "nlm".
+          cache_dir: folder that keeps the prepared images; see `scan`.
+          threads: threads that read and process images.
+
+        Raises:
+          UserError: an image cannot be read, an argument is wrong, or the cache folder is full or
+            cannot be written.
+        """
+        preprocessing = Preprocessing(image_size, crop, denoise)
+        manifest = self.scan(cache_dir, threads)
+        return records.prepare(self, manifest, self.skipped, preprocessing, cache_dir, threads)
+
+    def subset(self, rows: Int[np.ndarray, "m"], name: str = "") -> "Subset":
+        """Returns some images of this data set, by their rows in `manifest`."""
+        return Subset(self, rows, name)
 
 
-@dataclasses.dataclass(kw_only=True)
-class FileSource(Source):
-    """A source whose images are files, in folders or in zips."""
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Subset:
+    """Some images of a data set.
+
+    Attributes:
+      dataset: the data set.
+      rows: int[m], rows of `dataset.manifest`.
+      name: "train", "val", "test" or "".
+    """
+
+    dataset: Dataset
+    rows: Int[np.ndarray, "m"]
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        rows = np.asarray(self.rows)
+        if rows.size == 0:
+            rows = rows.astype(np.int64)
+        if rows.ndim != 1 or rows.dtype.kind not in "iu":
+            raise TypeError(f"rows: expected whole numbers int[m], got {rows.dtype}{rows.shape}")
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self.dataset):
+            raise ValueError(f"rows: outside 0..{len(self.dataset) - 1}")
+        object.__setattr__(self, "rows", rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        name = f"{self.name}, " if self.name else ""
+        return f"Subset({name}{len(self):,} of {len(self.dataset):,} images of {self.dataset.name})"
+
+    @property
+    def manifest(self) -> Manifest:
+        """The table of these images."""
+        return self.dataset.manifest.take(self.rows)
+
+
+@dataclasses.dataclass(kw_only=True, repr=False, eq=False)
+class FileDataset(Dataset):
+    """A data set whose images are files, in folders or in zips."""
 
     files: Files
 
@@ -128,21 +158,10 @@ class FileSource(Source):
 
     def stat_key(self) -> str:
         stamps = {file.path: file.stamp for file in self.files.files}
-        # The place as well: two copies of a data set may agree in every name, size and time.
-        place = os.path.realpath(self.files.root)
-        about = (self.name, self.classes, self.background, place)
-        digest = hashlib.sha256(repr(about).encode())
+        # The path as well: two copies of a data set may agree in every name, size and time.
+        root = os.path.realpath(Path(self.files.root))
+        facts = (self.name, self.classes, self.background, root)
+        digest = hashlib.sha256(repr(facts).encode())
         for entry in sorted(self.entries, key=lambda entry: entry.id):
             digest.update(repr((dataclasses.astuple(entry), stamps[entry.path])).encode())
         return digest.hexdigest()
-
-
-def positive_class(requested: str, classes: tuple[str, ...], default: str) -> str:
-    """The class that precision and recall speak of: `data.positive`, or the data set's own.
-
-    Raises:
-      UserError: there is no class of the requested name.
-    """
-    if requested and requested not in classes:
-        raise UserError(f"data.positive: {requested!r} is none of the classes {', '.join(classes)}")
-    return requested or default

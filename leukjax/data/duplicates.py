@@ -1,4 +1,4 @@
-"""Pictures that occur twice: equal in bytes, equal in pixels, or nearly equal."""
+"""Duplicate images: equal in bytes, equal in pixels, or nearly equal."""
 
 import dataclasses
 import io
@@ -9,26 +9,27 @@ import numpy as np
 from jaxtyping import Int
 
 from leukjax.data.manifest import Manifest
+from leukjax.data.source import INFO, WARNING, Note
 from leukjax.storage import csv_writer, write_atomic
 
-# Chosen on real cells (tests/data/test_duplicates.py). Scaling by 3/4 or a tenth more brightness
-# moves the hash of a C-NMC cell by at most 4 bits and its area by under 2 %. Of 946 pairs of C-NMC
-# cells no two different ones came under 14 bits; of 1,021,735 pairs of BCCD cells one came to 4,
-# and its areas differ by 11 %. A JPEG of a cell on black is missed: its noise is not black.
+# Chosen on real cells (tests/data/test_duplicates.py). Scaling by 3/4 or 10 % more brightness
+# changes the hash of a C-NMC cell by at most 4 bits and its area by less than 2 %. Of 946 pairs of
+# different C-NMC cells none was closer than 14 bits; of 1,021,735 pairs of BCCD cells one was at 4,
+# with areas that differ by 11 %. A JPEG of a cell on black is missed: its noise is not black.
 MAX_DISTANCE = 4
 MAX_AREA_RATIO = 1.02
 
-# A folder of all but equal pictures must not fill the memory with pairs.
+# A folder of nearly equal images must not fill the memory with pairs.
 MAX_PAIRS = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Two images, as rows of a manifest, and how they are alike.
+    """Two similar images, as rows of a manifest.
 
     Attributes:
-      a: row of one.
-      b: row of the other.
+      a: row of the first.
+      b: row of the second.
       kind: "bytes", "pixels" or "near".
       distance: bits between their perceptual hashes.
     """
@@ -40,7 +41,7 @@ class Pair:
 
 
 def identical_pairs(manifest: Manifest) -> list[Pair]:
-    """Each image that repeats an earlier one (by id), paired with it; by bytes, else by pixels."""
+    """Returns each image that repeats an earlier one (by id), by bytes or else by pixels."""
     pairs = []
     order = np.argsort(manifest.id).tolist()
     first: dict[str, int] = {}
@@ -57,21 +58,21 @@ def identical_pairs(manifest: Manifest) -> list[Pair]:
 
 
 def near_duplicates(manifest: Manifest) -> list[Pair]:
-    """Pairs across groups whose perceptual hashes and areas all but agree.
+    """Returns pairs across groups whose perceptual hashes and areas nearly agree.
 
-    Pictures without structure (hash 0) are left out, and at most MAX_PAIRS are listed. Time grows
-    as n log n: hashes that differ in at most MAX_DISTANCE = 4 bits agree in two at least of six
-    parts, so that only images that share two parts are compared (Manku et al. 2007, "Detecting
+    Images without structure (hash 0) are left out, and at most MAX_PAIRS are listed. Time grows as
+    n log n: hashes that differ in at most MAX_DISTANCE = 4 bits agree in at least two of six parts,
+    so that only images that share two parts are compared (Manku et al. 2007, "Detecting
     near-duplicates for web crawling", doi 10.1145/1242572.1242592).
     """
     rows = np.flatnonzero(manifest.phash != 0)
     rows = rows[np.argsort(manifest.area[rows], kind="stable")]
     hashes, areas = manifest.phash[rows], manifest.area[rows].astype(np.float64)
     groups = manifest.group_codes[1][rows]
-    found: set[tuple[int, int]] = set()
-    for one, two in itertools.combinations(_parts(MAX_DISTANCE + 2), 2):
-        key = hashes & (one | two)
-        order = np.argsort(key, kind="stable")  # of equal keys by area
+    close: set[tuple[int, int]] = set()
+    for mask_a, mask_b in itertools.combinations(_parts(MAX_DISTANCE + 2), 2):
+        key = hashes & (mask_a | mask_b)
+        order = np.argsort(key, kind="stable")  # equal keys stay sorted by area
         key = key[order]
         first, step = np.arange(len(rows)), 0
         while len(first):  # neighbours in that order, then those two apart, …
@@ -83,11 +84,11 @@ def near_duplicates(manifest: Manifest) -> list[Pair]:
             first, a, b = first[alike], a[alike], b[alike]
             near = np.bitwise_count(hashes[a] ^ hashes[b]) <= MAX_DISTANCE
             near &= groups[a] != groups[b]
-            found.update(zip(a[near].tolist(), b[near].tolist(), strict=True))
-            if len(found) >= MAX_PAIRS:
+            close.update(zip(a[near].tolist(), b[near].tolist(), strict=True))
+            if len(close) >= MAX_PAIRS:
                 break
     pairs = []
-    for a, b in sorted(found)[:MAX_PAIRS]:
+    for a, b in sorted(close)[:MAX_PAIRS]:
         distance = int(np.bitwise_count(hashes[a] ^ hashes[b]))
         low, high = sorted((int(rows[a]), int(rows[b])))
         pairs.append(Pair(low, high, "near", distance))
@@ -95,8 +96,8 @@ def near_duplicates(manifest: Manifest) -> list[Pair]:
 
 
 def _parts(count: int) -> list[np.uint64]:
-    """Masks that share out the 64 bits of a hash."""
-    edges = [round(64 * place / count) for place in range(count + 1)]
+    """Returns masks that divide the 64 bits of a hash into parts."""
+    edges = [round(64 * part / count) for part in range(count + 1)]
     return [np.uint64((1 << high) - (1 << low)) for low, high in itertools.pairwise(edges)]
 
 
@@ -114,29 +115,35 @@ def save_csv(manifest: Manifest, pairs: list[Pair], path: Path) -> None:
     write_atomic(path, text.getvalue())
 
 
-def describe(manifest: Manifest, pairs: list[Pair]) -> list[str]:
-    """Sentences for the log: how many identical and near-identical pairs, and what they cross."""
-    sentences = []
+def describe(manifest: Manifest, pairs: list[Pair]) -> list[Note]:
+    """Returns how many identical and near-identical pairs there are, and what they cross."""
+    notes = []
     same = [pair for pair in pairs if pair.kind != "near"]
     if same:
         a, b = _ends(same)
         subjects = int((manifest.subject[a] != manifest.subject[b]).sum())
         phases = int((manifest.phase[a] != manifest.phase[b]).sum())
         joined = len(np.unique(manifest.subject)), len(np.unique(manifest.group))
-        sentences.append(
-            f"{len(same):,} images repeat another one exactly; {subjects:,} of these pairs cross "
-            f"subjects and {phases:,} cross official parts: {joined[0]:,} subjects form "
-            f"{joined[1]:,} groups"
+        notes.append(
+            Note(
+                INFO,
+                f"{len(same):,} images repeat another one exactly; {subjects:,} of these pairs "
+                f"cross subjects and {phases:,} cross official parts: {joined[0]:,} subjects form "
+                f"{joined[1]:,} groups",
+            )
         )
     near = [pair for pair in pairs if pair.kind == "near"]
     if near:
-        shown = ", ".join(f"{manifest.id[p.a]} ~ {manifest.id[p.b]}" for p in near[:3])
+        examples = ", ".join(f"{manifest.id[p.a]} ~ {manifest.id[p.b]}" for p in near[:3])
         more = "at least " if len(near) >= MAX_PAIRS else ""
-        sentences.append(
-            f"WARNING: {more}{len(near):,} pairs of nearly identical images lie in different "
-            f"groups ({shown}): look at them in duplicates.csv"
+        notes.append(
+            Note(
+                WARNING,
+                f"{more}{len(near):,} pairs of nearly identical images are in different groups "
+                f"({examples}): look at them in duplicates.csv",
+            )
         )
-    return sentences
+    return notes
 
 
 def _ends(pairs: list[Pair]) -> tuple[Int[np.ndarray, "p"], Int[np.ndarray, "p"]]:

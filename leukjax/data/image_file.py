@@ -5,7 +5,6 @@ model, so that both read every file alike.
 """
 
 import io
-import warnings
 
 import numpy as np
 from PIL import Image, features
@@ -32,11 +31,6 @@ FORMATS = tuple(
 )
 SUFFIXES = tuple(suffix for name in FORMATS for suffix in _SUFFIXES[name])
 _STRIP_PIXELS = 2**20  # that are converted at once
-
-# Sizes are checked here, against a tighter bound than the one Pillow warns at; what it says of odd
-# metadata would come once for each of thousands of files.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -1,27 +1,30 @@
-"""What is measured on each image at the scan: foreground, area, box, perceptual hash."""
+"""Measurements of one image: foreground, area, bounding box, perceptual hash, shortcuts."""
 
 import dataclasses
 import hashlib
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+_SAMPLE = 24
+
 
 def pixel_digest(image: UInt8[np.ndarray, "h w 3"]) -> str:
-    """Hex SHA-256 of the shape and the RGB pixels: equal for equal pictures of any encoding."""
+    """Returns a hex SHA-256 of shape and RGB pixels: equal for equal images of any encoding."""
     digest = hashlib.sha256(repr(image.shape).encode())
     digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
 
 
 def foreground(image: UInt8[np.ndarray, "h w 3"], background: str) -> Bool[np.ndarray, "h w"]:
-    """Pixels of the cell.
+    """Returns the mask of the cell.
 
     Args:
       image: RGB.
       background: "black": every pixel that is not exactly black. "bright": every pixel whose grey
-        level is at or under Otsu's threshold (Otsu 1979, doi 10.1109/TSMC.1979.4310076), for a cell
+        level is at most Otsu's threshold (Otsu 1979, doi 10.1109/TSMC.1979.4310076), since a cell
         is darker than the field around it.
     """
     if background == "black":
@@ -33,8 +36,23 @@ def foreground(image: UInt8[np.ndarray, "h w 3"], background: str) -> Bool[np.nd
     return grey <= threshold
 
 
+def find_background(images: Iterable[UInt8[np.ndarray, "h w 3"]]) -> tuple[str, float]:
+    """Returns "black" or "bright", and the share of exactly black pixels in the images' borders."""
+    shares = []
+    for image in images:
+        border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+        shares.append(float((border == 0).all(axis=1).mean()))
+    share = float(np.mean(shares)) if shares else 0.0
+    return ("black" if share > 0.5 else "bright"), share
+
+
+def sample_rows(count: int) -> list[int]:
+    """Returns evenly spaced rows: enough to tell a black background, few enough to read often."""
+    return np.unique(np.linspace(0, count - 1, _SAMPLE).astype(int)).tolist()
+
+
 def box(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int]:
-    """Box around a mask: (top, bottom, left, right), ends exclusive; the whole if it is empty."""
+    """Returns the bounding box (top, bottom, left, right), ends exclusive; all if it is empty."""
     rows = np.flatnonzero(mask.any(axis=1))
     columns = np.flatnonzero(mask.any(axis=0))
     if not len(rows):
@@ -43,11 +61,12 @@ def box(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int]:
 
 
 def perceptual_hash(image: UInt8[np.ndarray, "h w 3"]) -> int:
-    """64-bit hash whose bits change little when a picture is encoded, scaled or brightened anew.
+    """Returns a 64-bit hash that changes little if an image is re-encoded, scaled or brightened.
 
-    Signs, against their median, of the 8 x 8 lowest coefficients that vary along both axes, of the
-    cosine transform of the grey picture shrunk to 32 x 32 (Zauner 2010, "Implementation and
-    benchmarking of perceptual image hash functions"). A picture without structure gives 0.
+    Its bits are the signs, relative to their median, of the 8 x 8 lowest coefficients that vary
+    along both axes, of the cosine transform of the grey image shrunk to 32 x 32 (Zauner 2010,
+    "Implementation and benchmarking of perceptual image hash functions"). An image without
+    structure gives 0.
     """
     grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
     small = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
@@ -57,7 +76,7 @@ def perceptual_hash(image: UInt8[np.ndarray, "h w 3"]) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """Measures of one image: columns of the manifest, and the cell's longer side in pixels."""
+    """Measurements of one image: columns of the manifest, and the longer side of the cell."""
 
     pixels: str
     phash: int
@@ -66,10 +85,10 @@ class Measured:
 
 
 def measure(image: UInt8[np.ndarray, "h w 3"], background: str) -> Measured:
-    """Measures one image; `background` as in `foreground`.
+    """Returns the measurements of an image; `background` as in `foreground`.
 
-    On black only the box around the cell is hashed, or all centred cells would look alike. On a
-    bright background the threshold moves with the encoding, and the whole image is hashed.
+    On black only the bounding box of the cell is hashed, or all centred cells would look alike. On
+    a bright background the threshold depends on the encoding, so the whole image is hashed.
     """
     mask = foreground(image, background)
     top, bottom, left, right = box(mask)
@@ -83,7 +102,7 @@ def measure(image: UInt8[np.ndarray, "h w 3"], background: str) -> Measured:
 
 
 def shortcut_numbers(image: UInt8[np.ndarray, "h w 3"], background: str) -> dict[str, list[float]]:
-    """Numbers of an image that say nothing of disease, by kind; `background` as in `foreground`.
+    """Returns numbers that carry no information on disease; `background` as in `foreground`.
 
     Returns:
       "area": share of the image that is cell. "brightness": mean grey of the cell. "colour": mean

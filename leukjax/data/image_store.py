@@ -1,4 +1,4 @@
-"""All pixels of a data set in one memory-mapped file, decoded once and shared by whoever runs here.
+"""All images of a data set in one memory-mapped file, decoded once and shared between processes.
 
 Reading a record means finding, checking and parsing it each time; here a batch is a copy out of
 the page cache, which all epochs, processes and later starts share.
@@ -16,7 +16,7 @@ from jaxtyping import Int, UInt8
 
 from leukjax.data import cache
 from leukjax.data.manifest import Manifest
-from leukjax.data.records import READ_AT_ONCE, Records
+from leukjax.data.records import READ_AT_ONCE, MemoryRecords, Records, StoredRecords
 from leukjax.errors import UserError
 from leukjax.storage import open_regular, read_json, write_atomic
 
@@ -25,11 +25,11 @@ _INDEX = "index.json"
 
 
 class Decoded:
-    """The pixels of `records.Records` in a file; `images` gives what theirs gives.
+    """The images of `records.Records` in one file; `images` returns the same arrays.
 
     Attributes:
-      manifest: one row a record.
-      folder: where the file lies.
+      manifest: the table of the images.
+      folder: the folder of the file.
     """
 
     def __init__(self, manifest: Manifest, folder: Path) -> None:
@@ -51,7 +51,7 @@ class Decoded:
         return len(self.manifest)
 
     def images(self, rows: Int[np.ndarray, "n"]) -> UInt8[np.ndarray, "n s s 3"]:
-        """A copy of the images of these records, in the order of `rows`. Thread-safe.
+        """Returns a copy of the images of these records, in the order of `rows`. Thread-safe.
 
         Raises:
           IndexError: a row is not in 0..len-1.
@@ -60,8 +60,8 @@ class Decoded:
         rows = np.asarray(rows)
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"rows outside 0..{len(self) - 1}")
-        # A mapping that outlives its file ends the process by a signal (SIGBUS) that nothing can
-        # turn into a message, so the file is asked first.
+        # Reading a mapping beyond the end of its file ends the process by a signal (SIGBUS) that
+        # nothing can turn into a message, so the size is checked first.
         try:
             size = os.fstat(self._file.fileno()).st_size
         except OSError as error:
@@ -70,9 +70,9 @@ class Decoded:
             raise self._lost("it was cut short")
         return self._array[rows]
 
-    def _lost(self, why: object) -> UserError:
+    def _lost(self, reason: object) -> UserError:
         return UserError(
-            f"{self.folder / _FILE}: cannot be read ({why}): start again to make it again; or "
+            f"{self.folder / _FILE}: cannot be read ({reason}). Start again to write it again, or "
             "set data.cache to none"
         )
 
@@ -86,21 +86,25 @@ class Decoded:
 
 
 def size_of(records: Records) -> int:
-    """Bytes of all pixels."""
+    """Returns the bytes of all images."""
     return len(records) * records.image_size**2 * 3
 
 
-def decode(records: Records) -> Decoded:
-    """The pixels of these records, decoded now or found in the cache.
+def decode(records: Records) -> Decoded | MemoryRecords:
+    """Returns the images of these records, decoded now or found in the cache.
 
-    The file lies beside the records, is made once however many processes ask, and has the checksum
-    that the preparation gave the pixels. At every start it is read whole and compared, which also
-    brings it into memory, in the order of the disk.
+    The file is beside the records, is written once for all processes, and has the checksum of the
+    preparation. At every start it is read whole and compared, which also brings it into memory, in
+    the order of the disk. Records in memory are returned as they are.
 
     Raises:
       UserError: the records are damaged, or the cache folder is full or cannot be written.
     """
+    if isinstance(records, MemoryRecords):
+        return records
+    assert isinstance(records, StoredRecords)
     folder = folder_of(records)
+    assert folder is not None
 
     def whole(path: Path) -> bool:
         return _is_whole(path, records.checksum)
@@ -110,8 +114,10 @@ def decode(records: Records) -> Decoded:
     return Decoded(records.manifest, folder)
 
 
-def folder_of(records: Records) -> Path:
-    """Where `decode` keeps the pixels of these records."""
+def folder_of(records: Records) -> Path | None:
+    """Returns the folder in which `decode` keeps the images; None for records in memory."""
+    if not isinstance(records, StoredRecords):
+        return None
     return records.folder.with_name(f"{records.folder.name}-decoded")
 
 

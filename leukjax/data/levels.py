@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 
+from leukjax.data.source import WARNING, Note
 from leukjax.errors import UserError
 
 _WORD = "train|training|val|valid|validation|dev|test|testing|eval|evaluation|holdout|held[ _-]?out"
@@ -40,13 +41,13 @@ def check_names(places: Sequence[str], root: str) -> None:
 
 def check_sub_folders(
     places: Sequence[str], subjects: Mapping[str, str], positive: str, root: str
-) -> list[str]:
+) -> list[Note]:
     """Refuses a root whose folders all hold the same sub-folders, which then are the classes.
 
     Not if `positive` names one of the folders, which makes them classes; and not if the sub-folders
     are the subjects, or all have a digit in their names ("10x" and "40x", "patient_1" and
-    "patient_2") while the folders above them do not: these may well divide classes, and a sentence
-    for the log says so.
+    "patient_2") while the folders above them do not: these may well divide classes, and a note
+    says so.
 
     Args:
       places: paths of the images below the root.
@@ -69,8 +70,11 @@ def check_sub_folders(
         return []
     if all(map(_numbered, below)):
         return [
-            f"WARNING: every class has the same sub-folders ({_few(sorted(below))}): if these are "
-            "the classes, data.root is a level too high"
+            Note(
+                WARNING,
+                f"every class has the same sub-folders ({_few(sorted(below))}): if these are the "
+                "classes, data.root is a level too high",
+            )
         ]
     names = sorted(folders)
     raise UserError(

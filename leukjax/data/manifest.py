@@ -1,4 +1,4 @@
-"""The manifest: one row a file, with what training, splitting and proof need to know of it."""
+"""The manifest: a table with one row per image, its label, its group and its checksums."""
 
 import csv
 import dataclasses
@@ -29,7 +29,7 @@ class Manifest:
     Attributes:
       classes: class names; `label` indexes them.
       id: str[n], unique.
-      path: str[n], relative to the root; "archive.zip!member" in a zip; "" if drawn.
+      path: str[n], relative to the root; "archive.zip!member" in a zip; "" if there is no file.
       label: int32[n]; -1 = unlabelled.
       subject: str[n], the person (or slide, or field) that the image is of.
       group: str[n], subjects joined by identical images: the unit of splits and statistics.
@@ -77,14 +77,14 @@ class Manifest:
         return names, codes.reshape(-1)
 
     def take(self, rows: Int[np.ndarray, "m"]) -> "Manifest":
-        """The manifest of these rows, in their order."""
+        """Returns the manifest of these rows, in their order."""
         columns = {name: getattr(self, name)[rows] for name in _COLUMNS}
         return Manifest(classes=self.classes, **columns)
 
     def checksum(self) -> str:
-        """Hex digest of what determines training: ids, labels, subjects, groups and pixels.
+        """Returns a hex digest of what determines training: ids, labels, subjects, groups, pixels.
 
-        The order of the rows, paths and the files' encoding do not enter it.
+        It does not depend on the order of the rows, on paths and on the encoding of the files.
         """
         digest = hashlib.sha256(json.dumps(self.classes).encode())
         for row in np.argsort(self.id):
@@ -101,7 +101,7 @@ class Manifest:
         writer.writerow(_COLUMNS)
         for row in range(len(self)):
             values = {name: getattr(self, name)[row] for name in _COLUMNS}
-            # 9 significant digits give a float32 back exactly.
+            # 9 significant digits restore a float32 exactly.
             values |= {"phash": f"{values['phash']:016x}", "area": f"{values['area']:.9g}"}
             writer.writerow([values[name] for name in _COLUMNS])
         write_atomic(path, text.getvalue())
@@ -111,7 +111,7 @@ class Manifest:
         """Reads what `save` wrote.
 
         Raises:
-          UserError: the file is missing or no manifest.
+          UserError: the file is missing or not a manifest.
         """
         try:
             return cls.parse(read_text(path, MAX_TABLE_BYTES), path)
@@ -120,10 +120,10 @@ class Manifest:
 
     @classmethod
     def parse(cls, text: str, path: Path) -> "Manifest":
-        """The manifest whose file holds this text; `path` is for messages.
+        """Returns the manifest whose file has this text; `path` is for messages.
 
         Raises:
-          UserError: it is no manifest.
+          UserError: it is not a manifest.
         """
         try:
             first, _, table = text.partition("\n")
@@ -146,11 +146,11 @@ class Manifest:
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path}: not a readable manifest ({error}): delete it and start again")
+    return UserError(f"{path}: not a readable manifest ({error}). Delete it and start again")
 
 
 def natural(text: str) -> tuple:
-    """Sort key that puts 3 before 20, and H2 before H10."""
+    """Returns a sort key that puts 3 before 20, and H2 before H10."""
     parts = (part for part in re.split(r"([0-9]+)", text) if part)
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)
 
@@ -168,8 +168,8 @@ def join_groups(
       pixels: str[n], digests of the decoded pixels; "" = not known.
 
     Returns:
-      str[n], the group of each row: the subject's own name, or the joined names ("H2+H4+H5"); above
-      eight members the first and the number of the others.
+      str[n], the group of each row: the name of the subject, or the joined names ("H2+H4+H5");
+      above eight members the first name and the number of the others.
     """
     names, owner = np.unique(np.asarray(subject, dtype=np.str_), return_inverse=True)
     parent = list(range(len(names)))

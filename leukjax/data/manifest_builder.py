@@ -1,37 +1,39 @@
-"""Reads every image of a source once and makes the manifest."""
+"""Reads all images of a data set: once to build the manifest, once more to preprocess them."""
 
 import contextlib
 import dataclasses
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from absl import logging
+from jaxtyping import UInt8
 
 from leukjax.data import image_limits
-from leukjax.data.dataset import Entry, Skipped, Source
 from leukjax.data.decode import BadImage
 from leukjax.data.image_stats import Measured, measure
 from leukjax.data.manifest import Manifest, join_groups
-from leukjax.data.parallel import map_in_order
-from leukjax.data.progress import progress
+from leukjax.data.parallel import map_in_order, progress
+from leukjax.data.preprocess import Preprocessing
+from leukjax.data.source import INFO, WARNING, Entry, Note, Skipped, Source
 from leukjax.errors import UserError
 from leukjax.storage import MAX_TABLE_BYTES, read_bytes, read_json, write_atomic
 
-# Enters the key of the cache: raise it when a measure or a decoding rule changes.
-VERSION = 2
+# Part of the cache key: raise it when a measure, a decoding rule or the file's format changes.
+VERSION = 3
 
-# Images that every start reads again and compares with the cached scan. A drawn image has no file
-# that could change, and takes longer.
+# Images that every start reads again and compares with the cached scan. A synthetic image has no
+# file that could change, and takes longer.
 _SAMPLE = 16
-_SAMPLE_DRAWN = 2
+_SAMPLE_SYNTHETIC = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class _Read:
-    """What stays of an image after its pixels are let go."""
+    """What is kept of an image; not its pixels."""
 
     sha256: str
     measured: Measured
@@ -39,42 +41,48 @@ class _Read:
 
 
 def scan(
-    source: Source, cache_dir: Path, threads: int, bad_images: str
+    source: Source, cache_dir: Path | None, threads: int, bad_images: str
 ) -> tuple[Manifest, list[Skipped]]:
-    """Reads every image once (in parallel, with a progress bar) and makes the manifest.
+    """Reads every image once, in parallel, with a progress bar, and returns the manifest.
 
-    The result is kept under `cache_dir/scans` by `source.stat_key()`. A later start uses it if ids,
-    paths, labels, subjects and phases are those that the source lists now, and if a sample of
-    images, another one at every start, has the checksums in it; otherwise all images are read
-    again. Findings (conversions, identical images with different labels, skipped files) are
-    appended to `source.notes`.
+    The result is kept as `cache_dir`/scans/KEY.csv, where KEY comes from `source.stat_key()`. A
+    later start uses it if ids, paths, labels, subjects and phases are those that the source lists
+    now, and if a random sample of images, drawn again at every start, has the recorded checksums;
+    otherwise all images are read again. Findings (conversions, identical images with different
+    labels, skipped files) are appended to `source.notes`.
 
     Args:
       source: the data set.
-      cache_dir: folder of the package's cache. If it cannot be written, a warning is logged.
+      cache_dir: the cache folder; None = keep nothing. If it cannot be written, a warning is
+        logged.
       threads: threads that read and decode.
       bad_images: "error" or "skip".
 
     Returns:
-      The manifest, rows sorted by id, and the images left out.
+      The manifest, rows sorted by id, and the images that were left out.
 
     Raises:
       BadImage: an image cannot be decoded and `bad_images` is "error".
       UserError: a file cannot be read, or a class lost all its images.
     """
-    folder, key = Path(cache_dir) / "scans", _key(source, bad_images)
-    kept = _load(folder, key)
-    if kept is not None:
-        difference = _difference(source, kept[0], kept[1], threads, bad_images)
+    key = _key(source, bad_images)
+    if cache_dir is None or not key:
+        manifest, skipped, findings = _scan(source, threads, bad_images)
+        source.notes.extend(findings)
+        return manifest, skipped
+    folder = Path(cache_dir) / "scans"
+    cached = _load(folder, key)
+    if cached is not None:
+        difference = _difference(source, cached[0], cached[1], threads, bad_images)
         if difference:
             logging.warning(
                 "the cached scan %s %s: reading all images again", folder / f"{key}.csv", difference
             )
-            kept = None
-    if kept is None:
-        kept = _scan(source, threads, bad_images)
-        _save(folder, key, *kept)
-    manifest, skipped, findings = kept
+            cached = None
+    if cached is None:
+        cached = _scan(source, threads, bad_images)
+        _save(folder, key, *cached)
+    manifest, skipped, findings = cached
     source.notes.extend(findings)
     return manifest, skipped
 
@@ -86,16 +94,50 @@ def forget(source: Source, cache_dir: Path, bad_images: str) -> None:
         path.unlink()
 
 
+class ChangedImage(UserError):
+    """An image is not the one that was scanned."""
+
+
+def preprocessed(
+    source: Source, manifest: Manifest, preprocessing: Preprocessing, threads: int
+) -> Iterator[tuple[UInt8[np.ndarray, "s s 3"], tuple[int, int]]]:
+    """Yields each image of the manifest, preprocessed, and its original height and width.
+
+    Raises:
+      ChangedImage: the checksum of an image is not that of the manifest.
+    """
+    entries = {entry.id: entry for entry in source.entries}
+    wanted = [entries[name] for name in manifest.id.tolist()]
+    scanned = dict(zip(manifest.id.tolist(), manifest.sha256.tolist(), strict=True))
+
+    def load(entry: Entry) -> tuple[np.ndarray, tuple[int, int]]:
+        with image_limits.one_image():
+            loaded = source.load(entry)
+            if hashlib.sha256(loaded.data).hexdigest() != scanned[entry.id]:
+                raise ChangedImage(
+                    f"{entry.path or entry.id}: is not the image that was scanned: the data set "
+                    "was changed. Start again to scan all images again"
+                )
+            return preprocessing(loaded.image, source.background), loaded.image.shape[:2]
+
+    results = map_in_order(load, wanted, threads)
+    yield from progress(results, len(wanted), f"preparing {source.name}")
+
+
 def _key(source: Source, bad_images: str) -> str:
-    return hashlib.sha256(f"{VERSION} {bad_images} {source.stat_key()}".encode()).hexdigest()[:32]
+    """The name of a scan in the cache; "" if the source has no fingerprint."""
+    stat_key = source.stat_key()
+    if not stat_key:
+        return ""
+    return hashlib.sha256(f"{VERSION} {bad_images} {stat_key}".encode()).hexdigest()[:32]
 
 
 def _difference(
     source: Source, manifest: Manifest, skipped: list[Skipped], threads: int, bad_images: str
 ) -> str:
-    """What a cached scan has other than the source, or ""."""
+    """How a cached scan differs from the source; "" if it does not."""
     if manifest.classes != tuple(source.classes):
-        return "names other classes"
+        return "has other classes"
     if skipped and bad_images == "error":
         return "leaves images out"
     listed = {entry.id: entry for entry in source.entries}
@@ -108,14 +150,14 @@ def _difference(
         return "lists other images, labels, subjects or phases than the data set"
     groups = join_groups(manifest.subject, manifest.sha256, manifest.pixels)
     if not np.array_equal(groups, manifest.group):
-        return "joins subjects otherwise than their images say"
+        return "groups subjects differently"
     return _changed(source, manifest, [listed[skip.id] for skip in skipped], threads)
 
 
 def _changed(source: Source, manifest: Manifest, skipped: list[Entry], threads: int) -> str:
-    """The first of a random sample of images that is not as it was scanned, in words, or ""."""
+    """Compares a random sample of images with the scan; names the first that differs, else ""."""
     random = np.random.default_rng()
-    size = _SAMPLE_DRAWN if source.synthetic else _SAMPLE
+    size = _SAMPLE_SYNTHETIC if source.synthetic else _SAMPLE
     digests = dict(zip(manifest.id.tolist(), manifest.sha256.tolist(), strict=True))
     taken = [entry for entry in source.entries if entry.id in digests]
     sample = [
@@ -140,7 +182,7 @@ def _changed(source: Source, manifest: Manifest, skipped: list[Entry], threads: 
 
 def _scan(
     source: Source, threads: int, bad_images: str
-) -> tuple[Manifest, list[Skipped], list[str]]:
+) -> tuple[Manifest, list[Skipped], list[Note]]:
     entries = sorted(source.entries, key=lambda entry: entry.id)
     skipped: list[Skipped] = []
     taken: list[tuple[Entry, _Read]] = []
@@ -174,7 +216,7 @@ def _scan(
     if lost or not taken:
         raise UserError(
             f"data.root: no image of {', '.join(lost) or source.name} can be decoded "
-            f"(first: {skipped[0].reason}): replace the files"
+            f"(first: {skipped[0].reason}). Replace the files"
         )
     findings = _findings(source, manifest, taken, skipped)
     return manifest, skipped, findings
@@ -204,32 +246,38 @@ def _findings(
     manifest: Manifest,
     taken: list[tuple[Entry, _Read]],
     skipped: list[Skipped],
-) -> list[str]:
+) -> list[Note]:
     findings = []
     if skipped:
         findings.append(
-            f"WARNING: {len(skipped)} of {len(source.entries)} images cannot be decoded and are "
-            f"left out; the first: {skipped[0].reason}"
+            Note(
+                WARNING,
+                f"{len(skipped)} of {len(source.entries)} images cannot be decoded and are left "
+                f"out; the first: {skipped[0].reason}",
+            )
         )
     conversions = Counter(name for _, read in taken for name in read.conversions)
     if conversions:
         counts = ", ".join(f"{name}: {count}" for name, count in sorted(conversions.items()))
-        findings.append(f"converted to 8-bit RGB ({counts} images)")
+        findings.append(Note(INFO, f"converted to 8-bit RGB ({counts} images)"))
     flat = sum(read.measured.phash == 0 for _, read in taken)
     if flat:
-        findings.append(f"WARNING: {flat} images are of one even colour or nearly so")
+        findings.append(Note(WARNING, f"{flat} images have one uniform colour, or nearly so"))
     conflicts = conflicting_labels(manifest)
     if conflicts:
-        shown = "; ".join(" = ".join(ids) for ids in conflicts[:3])
+        examples = "; ".join(" = ".join(ids) for ids in conflicts[:3])
         findings.append(
-            f"WARNING: {len(conflicts)} sets of identical images carry DIFFERENT labels: {shown}"
+            Note(
+                WARNING,
+                f"{len(conflicts)} sets of identical images carry DIFFERENT labels: {examples}",
+            )
         )
     sides = np.array([read.measured.side for _, read in taken], np.int32)
     return findings + source.findings(manifest, sides)
 
 
 def conflicting_labels(manifest: Manifest) -> list[list[str]]:
-    """Ids of identical images (by pixels) that carry different labels, a list for each picture."""
+    """Returns the ids of identical images (by pixels) with different labels, one list per image."""
     rows_of: dict[str, list[int]] = {}
     for row in np.flatnonzero(manifest.label >= 0).tolist():
         rows_of.setdefault(str(manifest.pixels[row]), []).append(row)
@@ -241,7 +289,7 @@ def conflicting_labels(manifest: Manifest) -> list[list[str]]:
 
 
 def _save(
-    folder: Path, key: str, manifest: Manifest, skipped: list[Skipped], findings: list[str]
+    folder: Path, key: str, manifest: Manifest, skipped: list[Skipped], findings: list[Note]
 ) -> None:
     table = folder / f"{key}.csv"
     try:
@@ -249,9 +297,9 @@ def _save(
         side = {
             "sha256": hashlib.sha256(table.read_bytes()).hexdigest(),
             "skipped": [dataclasses.asdict(skip) for skip in skipped],
-            "findings": findings,
+            "findings": [dataclasses.astuple(note) for note in findings],
         }
-        # Last: without it, or with another checksum, the table does not count.
+        # Written last: without it, or with another checksum, the table is not used.
         write_atomic(folder / f"{key}.json", json.dumps(side, indent=1))
     except OSError as error:
         # A shared cache may be read-only for this machine, and yet hold the records it needs.
@@ -263,8 +311,8 @@ def _save(
         )
 
 
-def _load(folder: Path, key: str) -> tuple[Manifest, list[Skipped], list[str]] | None:
-    """What `_save` wrote, or None if it is missing, incomplete or not readable."""
+def _load(folder: Path, key: str) -> tuple[Manifest, list[Skipped], list[Note]] | None:
+    """Returns what `_save` wrote; None if it is missing, incomplete or not readable."""
     table = folder / f"{key}.csv"
     try:
         side = read_json(folder / f"{key}.json", MAX_TABLE_BYTES)
@@ -272,10 +320,11 @@ def _load(folder: Path, key: str) -> tuple[Manifest, list[Skipped], list[str]] |
         if hashlib.sha256(content).hexdigest() != side["sha256"]:
             raise ValueError("checksum")
         skipped = [Skipped(**skip) for skip in side["skipped"]]
-        texts = [text for skip in skipped for text in dataclasses.astuple(skip)]
-        if not all(isinstance(text, str) for text in (*texts, *side["findings"])):
-            raise ValueError("not texts")
-        return Manifest.parse(content.decode(), table), skipped, list(side["findings"])
+        findings = [Note(level, text) for level, text in side["findings"]]
+        rows: list[Skipped | Note] = [*skipped, *findings]
+        if not all(isinstance(text, str) for row in rows for text in dataclasses.astuple(row)):
+            raise ValueError("not text")
+        return Manifest.parse(content.decode(), table), skipped, findings
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, UserError):

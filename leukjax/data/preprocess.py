@@ -1,14 +1,12 @@
-"""From a decoded image of any size to the pixels that records hold: crop, denoise, resize."""
+"""Preprocessing of a decoded image of any size: crop, denoise, pad, resize."""
+
+import dataclasses
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from leukjax.errors import UserError
-
-# Images are processed in parallel by our own threads (OpenCV releases the GIL); threads within
-# each call would only contend with them.
-cv2.setNumThreads(0)
 
 DENOISERS = ("none", "median", "gaussian", "bilateral", "nlm")
 
@@ -17,14 +15,42 @@ DENOISERS = ("none", "median", "gaussian", "bilateral", "nlm")
 MAX_PADDED_PIXELS = 50_000_000
 _SHRUNK_SIDE = 4096
 
-# The farthest pixel that any denoiser looks at: half of NLM's search window and of its template.
+# The farthest pixel that a denoiser reads: half of NLM's search window and of its template.
 _REACH = 14
 
 
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """The arguments of `process` that are the same for all images of a data set."""
+
+    image_size: int
+    crop: int = 0
+    denoise: str = "none"
+
+    def __post_init__(self) -> None:
+        check(self.denoise)
+        for name in ("image_size", "crop"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f"{name}: expected a whole number, got {value!r}")
+            if value < (name == "image_size"):
+                raise UserError(f"data.{name}: {value} pixels is too small")
+
+    def __call__(
+        self, image: UInt8[np.ndarray, "h w 3"], background: str
+    ) -> UInt8[np.ndarray, "s s 3"]:
+        """Returns `process` of an image."""
+        return process(image, self.image_size, self.crop, self.denoise, background)
+
+    def describe(self, sizes: Int[np.ndarray, "n 2"]) -> str:
+        """Returns `describe` of images of these heights and widths."""
+        return describe(sizes, self.image_size, self.crop, self.denoise)
+
+
 def check(denoise: str) -> None:
-    """Raises UserError where `data.denoise` names no denoiser."""
+    """Raises UserError if `denoise` is not the name of a denoiser."""
     if denoise not in DENOISERS:
-        raise UserError(f"data.denoise: {denoise!r} is none of {', '.join(DENOISERS)}")
+        raise UserError(f"data.denoise: {denoise!r} is not one of {', '.join(DENOISERS)}")
 
 
 def process(
@@ -34,15 +60,14 @@ def process(
     denoise: str = "none",
     background: str = "black",
 ) -> UInt8[np.ndarray, "image_size image_size 3"]:
-    """Cuts the centre, denoises it, pads it to a square, and resizes it.
+    """Crops the centre, denoises it, pads it to a square, and resizes it.
 
     Args:
       image: RGB, any size.
-      image_size: pixels a side of the result.
-      crop: side of the window about the centre that is kept, in pixels of `image`; 0 = everything.
-        Where the image is smaller than the window, the window is filled with background, so that
-        all images of a set keep one scale. Without it, an image with a side above 7,071 pixels is
-        shrunk to 4,096 first.
+      image_size: pixels per side of the result.
+      crop: side of the centre crop, in pixels of `image`; 0 = none. An image smaller than the crop
+        is padded with background, so that all images of a data set keep one scale. Without a crop,
+        an image with a side above 7,071 pixels is shrunk to 4,096 first.
       denoise: a name of `DENOISERS`; see `smooth`.
       background: "black" (fill with black; what is exactly black stays so) or "bright" (fill by
         repeating the border).
@@ -59,7 +84,7 @@ def process(
 
 
 def smooth(image: UInt8[np.ndarray, "h w 3"], denoise: str) -> UInt8[np.ndarray, "h w 3"]:
-    """One of the four denoisers, with fixed parameters that are mild for cells of 100 to 400 px.
+    """Applies one of the four denoisers, with fixed parameters, mild for cells of 100 to 400 px.
 
     median: 3 x 3 pixels, each channel. gaussian: 5 x 5 pixels, sigma 1. bilateral (Tomasi &
     Manduchi 1998): 7 x 7 pixels, sigma 25 grey levels and 3 pixels. nlm (non-local means, Buades
@@ -71,7 +96,7 @@ def smooth(image: UInt8[np.ndarray, "h w 3"], denoise: str) -> UInt8[np.ndarray,
         return cv2.GaussianBlur(image, (5, 5), 1.0)
     if denoise == "bilateral":
         return cv2.bilateralFilter(image, 7, 25.0, 3.0)
-    # OpenCV takes the channels for BGR on their way to Lab.
+    # OpenCV converts to Lab from BGR.
     bgr = np.ascontiguousarray(image[..., ::-1])
     return cv2.fastNlMeansDenoisingColored(bgr, None, 5, 5, 7, 21)[..., ::-1]
 
@@ -79,7 +104,7 @@ def smooth(image: UInt8[np.ndarray, "h w 3"], denoise: str) -> UInt8[np.ndarray,
 def describe(
     sizes: Int[np.ndarray, "n 2"], image_size: int, crop: int = 0, denoise: str = "none"
 ) -> str:
-    """What preparation did to images of these heights and widths, in a sentence for the log."""
+    """Returns a sentence on what was done to images of these heights and widths."""
     sides = np.full(len(sizes), crop) if crop else sizes.max(axis=1)
     factors = image_size / sides
     parts = []
@@ -108,7 +133,7 @@ def describe(
 
 
 def window(image: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "p q 3"]:
-    """The part of an image that lies in a centred square; no more than the image."""
+    """Returns the centre crop of an image; a smaller image is returned as it is."""
     height, width = image.shape[:2]
     top, left = max(height - side, 0) // 2, max(width - side, 0) // 2
     return image[top : top + side, left : left + side]
@@ -143,8 +168,8 @@ def _denoise(image: np.ndarray, denoise: str, background: str) -> np.ndarray:
     rows, columns = np.flatnonzero(foreground.any(axis=1)), np.flatnonzero(foreground.any(axis=0))
     if not len(rows):
         return image
-    # Nothing changes farther from the cell than the filter reaches, and four fifths of an image of
-    # C-NMC are black: working on the cell's box saves most of the time.
+    # Nothing changes farther from the cell than the filter reaches. Four fifths of a C-NMC image
+    # are black, so filtering the bounding box of the cell saves most of the time.
     top, left = max(rows[0] - _REACH, 0), max(columns[0] - _REACH, 0)
     box = np.s_[top : rows[-1] + _REACH + 1, left : columns[-1] + _REACH + 1]
     result = np.zeros_like(image)
@@ -161,7 +186,7 @@ def _resize(image: np.ndarray, size: int, background: str) -> np.ndarray:
         return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
     result = cv2.resize(image, (size, size), interpolation=cv2.INTER_LANCZOS4)
     if background == "black":
-        # Lanczos rings: without this, a faint halo would lie on the black around the cell.
+        # Lanczos overshoots: without this there would be a faint halo on the black around the cell.
         mask = _foreground(image).astype(np.uint8) * 255
         result[cv2.resize(mask, (size, size), interpolation=cv2.INTER_LINEAR) == 0] = 0
     return result

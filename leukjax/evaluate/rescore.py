@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from leukjax import runtime
+from leukjax.data import datasets
 from leukjax.data import records as data_records
 from leukjax.data import split as data_split
 from leukjax.errors import UserError
@@ -91,7 +92,7 @@ def batch_size_of(config: ConfigDict) -> int:
 @functools.lru_cache(maxsize=1)
 def _records(data: str) -> data_records.Records:
     """The records of a config's data section; members of an ensemble share them."""
-    return data_records.prepare(ConfigDict(json.loads(data)))
+    return datasets.prepare(ConfigDict(json.loads(data)))
 
 
 def mean(members: Sequence[Predictions]) -> Predictions:

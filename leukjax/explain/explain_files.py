@@ -15,8 +15,7 @@ from leukjax import runtime
 from leukjax.data import image_limits, image_stream
 from leukjax.data.decode import decode
 from leukjax.data.image_stats import foreground
-from leukjax.data.parallel import map_in_order
-from leukjax.data.progress import progress
+from leukjax.data.parallel import map_in_order, progress
 from leukjax.errors import UserError
 from leukjax.explain import explainer as reasons
 from leukjax.explain.attribution.integrated_gradients import TOLERANCE

@@ -12,6 +12,7 @@ import json
 import os
 import stat
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,7 @@ def line(cells):
 
 
 if __name__ == "__main__":
+    warnings.filterwarnings("ignore", module=r"PIL(\.|$)")  # on odd metadata, once per file
     if len(sys.argv) < 2:
         raise SystemExit("no image is given: python predict.py IMAGE...")
     rows = predict(sys.argv[1:])

@@ -12,7 +12,7 @@ from jax import export
 from jaxtyping import Array, Float32, UInt8
 
 from leukjax import data
-from leukjax.data.datasets import cnmc_names
+from leukjax.data.datasets import cnmc
 from leukjax.predict.member import Member
 from leukjax.predict.predictor import Predictor
 from leukjax.storage import write_atomic
@@ -98,7 +98,7 @@ def description(member: Member) -> dict[str, Any]:
     # [size of the image, window], as `Member.preprocess` crops; 0 = images of any size.
     windows = [[0, preprocessing["crop"]]] if preprocessing["crop"] else []
     if preprocessing["data"] == "cnmc":
-        windows.insert(0, [cnmc_names.FINAL_SIDE, cnmc_names.SIDE])
+        windows.insert(0, [cnmc.FINAL_SIDE, cnmc.SIDE])
     side = member.image_size
     return {
         **{name: preprocessing[name] for name in copied},

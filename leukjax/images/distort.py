@@ -222,7 +222,7 @@ def distort(
         seeds: of the images; `seeds_of` makes them from names.
         name: a key of `DISTORTIONS`.
         severity: 1 to 5; 0 = unchanged.
-        edge: background of the data, `Source.background`.
+        edge: background of the data, `Dataset.background`.
         background: "masked": on black only the cell changes, as if it were cut out afterwards.
             "as_published": all pixels do. On bright backgrounds there is no difference.
         cell: pixels of the cells; None = those that are not exactly black, on bright backgrounds

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from leukjax import runtime, sharding
 from leukjax.checkpoints import checkpoints
 from leukjax.data import preprocess
-from leukjax.data.datasets import cnmc_names
+from leukjax.data.datasets import cnmc
 from leukjax.errors import UserError
 from leukjax.images.normalize import standardize, to_float
 from leukjax.metrics import calibration
@@ -95,8 +95,8 @@ class Member:
         Models of C-NMC crop the 600 px images of its final phase to the 450 px of the others.
         """
         data, size, crop, denoise, background = self.recipe
-        if data == "cnmc" and rgb.shape[:2] == (cnmc_names.FINAL_SIDE,) * 2:
-            rgb = preprocess.window(rgb, cnmc_names.SIDE)
+        if data == "cnmc" and rgb.shape[:2] == (cnmc.FINAL_SIDE,) * 2:
+            rgb = preprocess.window(rgb, cnmc.SIDE)
         return preprocess.process(rgb, size, crop, denoise, background)
 
     def normalize(self, images: UInt8[Array, "n s s 3"]) -> Float32[Array, "n s s 3"]:

@@ -10,6 +10,7 @@ from absl import logging
 from jaxtyping import Float, Int
 from sklearn.covariance import ledoit_wolf
 
+from leukjax.data import datasets
 from leukjax.data import records as data_records
 from leukjax.errors import UserError
 from leukjax.predict.member import Member
@@ -85,7 +86,7 @@ def of_run(member: Member, overrides: Sequence[tuple[str, Any]] = ()) -> Feature
         return kept
     run = RunDir(member.workdir)
     try:
-        records = data_records.prepare(run.config_with_data(overrides).data)
+        records = datasets.prepare(run.config_with_data(overrides).data)
         run.check_same_data(
             records_sha256=records.checksum, classes=records.classes, image_size=records.image_size
         )

@@ -11,7 +11,7 @@ from absl import logging
 from leukjax import runtime
 from leukjax.data import image_stream
 from leukjax.data.archive import IMAGES
-from leukjax.data.progress import progress
+from leukjax.data.parallel import progress
 from leukjax.errors import UserError
 from leukjax.predict import out_of_distribution
 from leukjax.predict.batching import Row, stream

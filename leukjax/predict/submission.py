@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from leukjax.data.datasets.cnmc_names import CLASSES, OF_LABELS_FILE
+from leukjax.data.datasets.cnmc import CLASSES, OF_LABELS_FILE
 from leukjax.errors import UserError
 from leukjax.storage import open_output
 

@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from leukjax.data import records as data_records
+from leukjax.data import datasets
 from leukjax.data.image_stats import foreground
 from leukjax.errors import UserError
 from leukjax.images.augment import augment
@@ -28,7 +28,7 @@ def write(config: ConfigDict, output: Path, *, rows: int, views: int) -> None:
       UserError: the output is neither PNG nor SVG, or what stands against config and data.
     """
     _check(output)
-    records = data_records.prepare(config.data)
+    records = datasets.prepare(config.data)
     split = split_of(config, records)
     size = min(rows, len(split.rows("train")))
     batch = make_batches(config, records, split.rows("train"), size, training=True).batch(0)
@@ -58,7 +58,7 @@ def write_distorted(config: ConfigDict, output: Path) -> None:
       UserError: as in `write`.
     """
     _check(output)
-    records = data_records.prepare(config.data)
+    records = datasets.prepare(config.data)
     rows = split_of(config, records).rows("train")
     # Each row another cell, and the same ones at every call.
     chosen = rows[np.arange(len(DISTORTIONS)) * 7 % len(rows)]

@@ -20,9 +20,9 @@ from jaxtyping import Bool, UInt8
 from ml_collections import ConfigDict
 
 from leukjax import storage
-from leukjax.data import records as data_records
+from leukjax.data import datasets
 from leukjax.data.image_stats import foreground
-from leukjax.data.progress import progress
+from leukjax.data.parallel import progress
 from leukjax.errors import UserError
 from leukjax.images.distort import (
     DISTORTIONS,
@@ -107,7 +107,7 @@ def material(run: Path, part: str, overrides: Iterable[tuple[str, str]] = ()) ->
     config = config_of(run, overrides)
     folder = RunDir(run)
     table = folder.predictions(part)
-    records = data_records.prepare(config.data)
+    records = datasets.prepare(config.data)
     folder.check_same_data(
         records_sha256=records.checksum, classes=records.classes, image_size=records.image_size
     )

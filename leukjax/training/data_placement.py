@@ -123,7 +123,7 @@ def memory_budget(data: ConfigDict, records: Records, mesh: Mesh) -> MemoryBudge
         devices=mesh.shape["data"],
         host=data.host_gb * GB or SHARE_OF_HOST * runtime.available_memory(),
         device=data.device_gb * GB or SHARE_OF_DEVICE * limit,
-        disk=None if folder.exists() else shutil.disk_usage(folder.parent).free,
+        disk=None if not folder or folder.exists() else shutil.disk_usage(folder.parent).free,
     )
 
 

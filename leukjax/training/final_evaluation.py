@@ -79,7 +79,7 @@ def write_preprocessing(run: Run) -> None:
     content: dict[str, Any] = {
         "classes": list(run.data.records.classes),
         "positive": run.data.positive,
-        "data": run.data.records.name,
+        "data": config.data.name,
         "synthetic": run.data.records.synthetic,
         "background": run.data.records.background,
         "crop": config.data.crop,

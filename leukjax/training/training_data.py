@@ -1,6 +1,7 @@
 """The data of a training: prepared images, their split, and what is recorded of both."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from leukjax import distributed
-from leukjax.data import duplicates
-from leukjax.data import records as data_records
+from leukjax.data import datasets, duplicates
 from leukjax.data import split as data_split
 from leukjax.data.loader import Batches, Images
 from leukjax.data.records import Records
+from leukjax.data.source import INFO, WARNING, Note
 from leukjax.data.split import Split
 from leukjax.errors import UserError
 
@@ -27,11 +28,14 @@ class TrainingData:
       records: the prepared images.
       split: the split of each record.
       positive: the class that precision, recall and F1 describe; "" above two classes.
+      config_fields: fields that describe a data set that was given in Python; None if it was made
+        from the config.
     """
 
     records: Records
     split: Split
     positive: str
+    config_fields: Mapping[str, Any] | None = None
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> "TrainingData":
@@ -40,7 +44,7 @@ class TrainingData:
         Raises:
           UserError: what is wrong with the config or the data.
         """
-        records = distributed.first(lambda: data_records.prepare(config.data))
+        records = distributed.first(lambda: datasets.prepare(config.data))
         positive = config.data.positive or records.positive
         if positive and positive not in records.classes:
             raise UserError(
@@ -85,9 +89,11 @@ class TrainingData:
         used = part != ""
         pairs = set(zip(records.manifest.group[used].tolist(), part[used].tolist(), strict=True))
         is_leaky = len(pairs) > len({group for group, _ in pairs})
-        notes = ("WARNING: a group is in more than one split: scores are too good",)
+        notes = (Note(WARNING, "a group is in more than one split: scores are too good"),)
         split = Split(part, "image" if is_leaky else "subject", notes * is_leaky, is_leaky)
-        return cls(records, split, records.positive)
+        name = dataset.name if dataset.name in datasets.list_datasets() else datasets.CUSTOM
+        fields = {**dataset.config_fields, "data.name": name}
+        return cls(records, split, records.positive, fields)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -126,15 +132,13 @@ class TrainingData:
             if self.records.skipped:
                 self.records.save_skipped(folder / "skipped.csv")
 
-    def _log_notes(self, on_duplicates: list[str]) -> None:
+    def _log_notes(self, on_duplicates: list[Note]) -> None:
         notes = [*self.records.notes, *on_duplicates, *self.split.notes]
         if self.records.skipped:
-            notes.append(f"{len(self.records.skipped)} images were left out: see skipped.csv")
+            left_out = f"{len(self.records.skipped)} images were left out: see skipped.csv"
+            notes.append(Note(INFO, left_out))
         for note in notes:
-            if note.startswith("WARNING: "):
-                logging.warning("%s", note.removeprefix("WARNING: "))
-            else:
-                logging.info("%s", note)
+            note.log()
         for row in data_split.shares(self.records.manifest, self.split):
             if not row["class"]:
                 logging.info(
@@ -158,6 +162,7 @@ def split_of(config: ConfigDict, records: Records) -> Split:
         options.folds,
         options.fold,
         options.held_out,
+        official_parts=records.official_parts,
     )
 
 

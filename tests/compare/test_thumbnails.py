@@ -10,7 +10,7 @@ import pytest
 from leukjax import config
 from leukjax.compare import thumbnails
 from leukjax.compare.load_results import read_entries
-from leukjax.data import records
+from leukjax.data import datasets
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def cached(trained_run, tmp_path, monkeypatch) -> Path:
 def test_they_are_those_of_the_records(finished_run, cached):
     (entry,) = read_entries([str(finished_run)])
     data = config.load("default", json.loads(_fields(finished_run))).data
-    prepared = records.prepare(data)
+    prepared = datasets.prepare(data)
     rows = [np.array([3, 0, 7]), np.array([], np.int64)]
     found = thumbnails.of_ids(entry, [prepared.manifest.id[row] for row in rows])
     assert found is not None

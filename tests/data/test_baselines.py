@@ -7,9 +7,9 @@ from trees import cell
 
 from leukjax import config
 from leukjax.data.baselines import SHORTCUTS, baselines, numbers_of
+from leukjax.data.datasets import prepare
 from leukjax.data.image_stats import measure, shortcut_numbers
 from leukjax.data.manifest import Manifest
-from leukjax.data.records import prepare
 from leukjax.data.split import make_split
 
 

@@ -12,6 +12,7 @@ from trees import (
     data_config,
     encode,
     small_cnmc,
+    texts,
     write,
     write_cnmc,
     zip_folder,
@@ -26,7 +27,7 @@ LABELS = "C-NMC_test_prelim_phase_data_labels.csv"
 
 
 def entries(root):
-    return cnmc.source(data_config(root)).entries
+    return cnmc.make(data_config(root)).entries
 
 
 def content(source):
@@ -84,18 +85,18 @@ def fold_zips(tcia, folder):
 
 @pytest.mark.parametrize("layout", [kaggle, doubled, zips, one_zip, fold_zips])
 def test_every_layout_says_the_same(tcia, tmp_path, layout):
-    expected = cnmc.source(data_config(tcia))
-    found = cnmc.source(data_config(layout(tcia, tmp_path)))
+    expected = cnmc.make(data_config(tcia))
+    found = cnmc.make(data_config(layout(tcia, tmp_path)))
     assert content(found) == content(expected)
     assert len(found.entries) == 24 + 8 + 3
     a = {e.id: found.read(e) for e in found.entries}
     assert a == {e.id: expected.read(e) for e in expected.entries}
-    official = [re.sub(r"of \S*labels\.csv", "", n) for n in found.notes]
-    assert official == [re.sub(r"of \S*labels\.csv", "", n) for n in expected.notes]
+    official = [re.sub(r"of \S*labels\.csv", "", n) for n in texts(found)]
+    assert official == [re.sub(r"of \S*labels\.csv", "", n) for n in texts(expected)]
 
 
 def test_labels_subjects_and_phases(tcia):
-    source = cnmc.source(data_config(tcia))
+    source = cnmc.make(data_config(tcia))
     assert source.classes == ("all", "hem")
     assert source.positive == "all"
     by_id = {e.id: e for e in source.entries}
@@ -109,9 +110,9 @@ def test_labels_subjects_and_phases(tcia):
     assert (two.label, two.subject, two.phase) == (1, "H50", "preliminary")
     final = by_id["final/3"]
     assert (final.label, final.subject, final.phase) == (-1, "final/3", "final")
-    assert cnmc.source(data_config(tcia, positive="hem")).positive == "hem"
+    assert cnmc.make(data_config(tcia, positive="hem")).positive == "hem"
     with pytest.raises(UserError, match=r"data\.positive: 'ALL'"):
-        cnmc.source(data_config(tcia, positive="ALL"))
+        cnmc.make(data_config(tcia, positive="ALL"))
 
 
 def test_h3_is_one_person(tmp_path):
@@ -123,7 +124,7 @@ def test_h3_is_one_person(tmp_path):
 
 
 def test_final_images_are_cropped_and_the_cells_compared(tcia, tmp_path):
-    source = cnmc.source(data_config(tcia))
+    source = cnmc.make(data_config(tcia))
     entry = next(e for e in source.entries if e.id == "final/1")
     image = source.image(entry)
     assert image.shape == (450, 450, 3)
@@ -131,8 +132,9 @@ def test_final_images_are_cropped_and_the_cells_compared(tcia, tmp_path):
     assert source.read(entry) == whole
     np.testing.assert_array_equal(image, cell(33, 600)[75:525, 75:525])
     manifest, _ = scan(source, tmp_path, 2, "error")
-    (note,) = [n for n in source.notes if "final images" in n]
-    assert "WARNING: the scales differ" in note
+    (note,) = [n for n in texts(source) if "final images" in n]
+    assert note.startswith("WARNING: final images")
+    assert "the scales differ" in note
     split = make_split(manifest, "auto", 0)
     assert set(split.part[manifest.phase == "final"].tolist()) == {""}
 
@@ -140,22 +142,22 @@ def test_final_images_are_cropped_and_the_cells_compared(tcia, tmp_path):
 def test_partial_downloads(tcia, tmp_path):
     root = tmp_path / "one"
     shutil.copytree(tcia / "C-NMC_training_data" / "fold_1", root / "fold_1")
-    source = cnmc.source(data_config(root))
+    source = cnmc.make(data_config(root))
     assert {e.phase for e in source.entries} == {"fold_1"}
-    assert "fold_0: not there (published: 3,527 images)" in source.notes
-    assert "final: not there (published: 2,586 images)" in source.notes
+    assert "fold_0: not there (published: 3,527 images)" in texts(source)
+    assert "final: not there (published: 2,586 images)" in texts(source)
     # The fold itself as root.
-    assert content(cnmc.source(data_config(root / "fold_1"))) == content(source)
+    assert content(cnmc.make(data_config(root / "fold_1"))) == content(source)
 
 
 def test_preliminary_without_its_labels(tcia, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(tcia, root)
     (root / LABELS).unlink()
-    source = cnmc.source(data_config(root))
+    source = cnmc.make(data_config(root))
     assert {e.label for e in source.entries if e.phase == "preliminary"} == {-1}
-    assert any("8 preliminary images are not labelled" in n for n in source.notes)
-    assert any("8 images without labels (published: 1,867)" in n for n in source.notes)
+    assert any("8 preliminary images are not labelled" in n for n in texts(source))
+    assert any("8 images without labels (published: 1,867)" in n for n in texts(source))
 
 
 def test_counts_are_compared_with_the_published_ones(shared, tmp_path):
@@ -174,17 +176,17 @@ def test_counts_are_compared_with_the_published_ones(shared, tmp_path):
             archive.writestr(LABELS, "\ufeff" + "\r\n".join(lines))
         return data_config(tmp_path / name)
 
-    source = cnmc.source(packed("whole.zip", paths))
+    source = cnmc.make(packed("whole.zip", paths))
     assert len(source.entries) == 15_114
     labelled = [e for e in source.entries if e.label >= 0]
     assert len(labelled) == 12_528
     assert len({e.subject for e in labelled}) == 101
-    assert [n.rsplit(": ", 1)[-1] for n in source.notes[:4]] == ["as published"] * 4
-    assert source.notes[4] == "final: 2,586 images without labels (as published)"
-    assert len(source.notes) == 5
+    assert [n.rsplit(": ", 1)[-1] for n in texts(source)[:4]] == ["as published"] * 4
+    assert texts(source)[4] == "final: 2,586 images without labels (as published)"
+    assert len(texts(source)) == 5
 
     paths.remove("C-NMC_training_data/fold_2/hem/UID_h3_1_1_hem.bmp")
-    note = cnmc.source(packed("less.zip", paths)).notes[2]
+    note = texts(cnmc.make(packed("less.zip", paths)))[2]
     assert "hem 1,095 images of 14 subjects (published: 1,096 of 14)" in note
     assert "differs" in note
 
@@ -193,9 +195,9 @@ def test_unpacked_and_zipped_at_once(tcia, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(tcia, root)
     zip_folder(tcia / "C-NMC_training_data", root / "C-NMC_training_data.zip")
-    source = cnmc.source(data_config(root))
+    source = cnmc.make(data_config(root))
     assert not any("!" in e.path for e in source.entries)
-    assert any("24 images are both unpacked and in a zip" in n for n in source.notes)
+    assert any("24 images are both unpacked and in a zip" in n for n in texts(source))
 
 
 def place(root, name, data=None):
@@ -265,7 +267,7 @@ def test_damaged_labels_files_give_entries_or_a_line(tmp_path):
 def test_labels_of_images_that_are_not_there(tmp_path):
     small_cnmc(tmp_path)
     (tmp_path / "C-NMC_test_prelim_phase_data" / "3.bmp").unlink()
-    notes = cnmc.source(data_config(tmp_path)).notes
+    notes = texts(cnmc.make(data_config(tmp_path)))
     assert any(n.startswith(f"1 of 8 rows of {LABELS} name images") for n in notes)
 
 
@@ -273,7 +275,7 @@ def test_files_that_are_left_out_are_counted(tcia, tmp_path):
     folder = shutil.copytree(tcia, tmp_path / "copy")
     (folder / "readme.pdf").write_bytes(b"x")
     note = "left out 1 file that is no image that leukjax reads: 1 .pdf"
-    assert note in cnmc.source(data_config(folder)).notes
+    assert note in texts(cnmc.make(data_config(folder)))
 
 
 def test_two_labels_files(tcia, tmp_path):
@@ -281,7 +283,7 @@ def test_two_labels_files(tcia, tmp_path):
     shutil.copytree(tcia, root)
     inside = root / "C-NMC_test_prelim_phase_data" / LABELS
     shutil.copy(root / LABELS, inside)
-    assert content(cnmc.source(data_config(root))) == content(cnmc.source(data_config(tcia)))
+    assert content(cnmc.make(data_config(root))) == content(cnmc.make(data_config(tcia)))
     inside.write_text(inside.read_text() + "\n")
     with pytest.raises(UserError, match="differs from"):
         entries(root)
@@ -297,7 +299,7 @@ def test_another_layout(tmp_path):
 
 
 def test_the_real_sample(shared, tmp_path):
-    source = cnmc.source(data_config(shared / "data" / "C-NMC_Leukemia"))
+    source = cnmc.make(data_config(shared / "data" / "C-NMC_Leukemia"))
     manifest, _ = scan(source, tmp_path, 2, "error")
     assert len(manifest) == 44
     assert len(set(manifest.subject.tolist())) == 21
@@ -313,7 +315,7 @@ def test_the_real_sample(shared, tmp_path):
 @pytest.mark.slow
 def test_a_whole_tree_of_drawn_cells(shared, tmp_path):
     rows = [r for r in cnmc_rows(shared) if r["path"].startswith("C-NMC_training_data/")]
-    source = cnmc.source(data_config(write_cnmc(tmp_path / "data", rows)))
+    source = cnmc.make(data_config(write_cnmc(tmp_path / "data", rows)))
     manifest, _ = scan(source, tmp_path / "cache", 2, "error")
     assert len(manifest) == 10_661
     assert len(set(manifest.subject.tolist())) == 73

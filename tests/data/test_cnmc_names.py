@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trees import cnmc_rows
 
-from leukjax.data.datasets.cnmc_names import PUBLISHED, Name, parse
+from leukjax.data.datasets.cnmc import PUBLISHED, Name, parse_name
 
 numbers = st.integers(1, 99_999)
 
@@ -14,20 +14,20 @@ numbers = st.integers(1, 99_999)
 @given(numbers, numbers, numbers, st.sampled_from(["all", "hem"]), st.booleans())
 def test_a_name_says_what_it_was_made_from(subject, source_image, cell, label, small):
     marker = "" if label == "all" else "h" if small else "H"
-    name = parse(f"UID_{marker}{subject}_{source_image}_{cell}_{label}.bmp")
+    name = parse_name(f"UID_{marker}{subject}_{source_image}_{cell}_{label}.bmp")
     person = f"H{subject}" if label == "hem" else str(subject)
     assert name == Name(person, source_image, cell, label)
 
 
 @given(st.from_regex(re.compile(r"UID_[Hh]?[0-9]+_[0-9]+_[0-9]+_(all|hem)\.bmp"), fullmatch=True))
 def test_the_marker_stands_if_and_only_if_the_cell_is_healthy(name):
-    parsed = parse(name)
+    parsed = parse_name(name)
     assert (parsed is not None) == ((name[4] in "Hh") == name.endswith("_hem.bmp"))
 
 
 @given(st.text(max_size=30))
 def test_other_names_are_no_names(text):
-    assert parse(text) is None
+    assert parse_name(text) is None
 
 
 def test_near_misses_are_no_names():
@@ -39,7 +39,7 @@ def test_near_misses_are_no_names():
         "UID_١_1_1_all.bmp",
         "uid_1_1_1_all.bmp",
     ):
-        assert parse(name) is None, name
+        assert parse_name(name) is None, name
 
 
 def test_every_official_name_parses_to_the_published_counts(shared):
@@ -48,7 +48,7 @@ def test_every_official_name_parses_to_the_published_counts(shared):
         parts = row["path"].split("/")
         if parts[0] != "C-NMC_training_data":
             continue
-        name = parse(parts[3])
+        name = parse_name(parts[3])
         assert name is not None, row["path"]
         assert name.label == parts[2]
         found.setdefault((parts[1], name.label), []).append(name.subject)

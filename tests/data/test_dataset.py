@@ -1,256 +1,265 @@
-"""The embedded data set: a source like the others, and the three things that make it worth using.
+"""The data sets that Python users make: arrays, folders, their own, and what the registry does."""
 
-Subjects matter, size alone does not decide, and the class can be learnt. What costs seconds is
-shown with small models of scikit-learn on simple numbers, the rest among the slow proofs.
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from tiny_source import tiny_source
+from trees import cell, encode, texts, write
+
+import leukjax.data as lj
+from leukjax import config
+from leukjax.data import datasets, image_store
+from leukjax.data.dataset import Subset
+from leukjax.data.loader import Batches
+from leukjax.data.source import Entry
+from leukjax.errors import UserError
+from leukjax.fields import Text, Whole
+
+
+def arrays(count=60, **options):
+    images = np.stack([cell(seed, 24) for seed in range(count)])
+    labels = [("blast", "normal")[row % 2] for row in range(count)]
+    return lj.Arrays(images, labels, [row // 4 for row in range(count)], **options)
+
+
+@pytest.fixture
+def nothing_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEUKJAX_CACHE", str(tmp_path / "cache"))
+    yield
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.smoke
+def test_arrays_from_memory_to_batches(nothing_written):
+    data = arrays()
+    assert repr(data) == "Arrays('arrays', 60 images, classes=blast, normal)"
+    assert (data.num_classes, data.positive, data.background) == (2, "normal", "black")
+    assert texts(data)[0] == "60 images (blast 30, normal 30) of 15 groups"
+    manifest = data.manifest
+    assert manifest.id.tolist() == [f"{row:02d}" for row in range(60)]
+    assert manifest.label.tolist() == [row % 2 for row in range(60)]
+    assert manifest.subject.tolist() == [str(row // 4) for row in range(60)]
+
+    split = lj.split_by_group(data, seed=1)
+    assert repr(split) == "Split(subject: train 44, val 8, test 8 images)"
+    assert [len(part) for part in (split.train, split.val, split.test)] == [44, 8, 8]
+    assert repr(split.val) == "Subset(val, 8 of 60 images of arrays)"
+    groups = [set(part.manifest.group.tolist()) for part in (split.train, split.val, split.test)]
+    assert not groups[0] & groups[1] | groups[0] & groups[2] | groups[1] & groups[2]
+
+    records = data.prepare(16)
+    assert repr(records) == "MemoryRecords(arrays, 60 images of 16 px)"
+    assert "60 shrink by 0.667 (area)" in records.notes[-1].text
+    records.verify()
+    assert data.prepare(16).checksum == records.checksum != data.prepare(17).checksum
+    assert image_store.decode(records) is records
+    assert image_store.folder_of(records) is None
+    with pytest.raises(IndexError):
+        records.images(np.array([60]))
+    batches = Batches(records, split.train.rows, 8, training=True, seed=3)
+    batch = batches.batch(0)
+    np.testing.assert_array_equal(batch["image"], records.images(batch["index"]))
+    again = list(batches.iterate(0, 2))
+    np.testing.assert_array_equal(again[0]["image"], batch["image"])
+    records.images(np.arange(3))[:] = 0  # a copy
+    records.verify()
+
+
+def test_arrays_at_their_own_size_keep_their_pixels(nothing_written):
+    data = arrays(8)
+    np.testing.assert_array_equal(data.prepare(24).images(np.arange(8)), data._images)
+
+
+def test_images_of_several_sizes_and_indices_for_labels(nothing_written):
+    images = [cell(seed, 20 + seed, "bright") for seed in range(6)]
+    data = lj.Arrays(images, [0, 1, 2, 0, 1, -1])
+    assert data.classes == ("0", "1", "2")
+    assert (data.positive, data.background, data.subjects_known) == ("", "bright", False)
+    assert "each image its own" in texts(data)[0]
+    assert data.manifest.label.tolist() == [0, 1, 2, 0, 1, -1]
+    assert data.prepare(24).images(np.arange(6)).shape == (6, 24, 24, 3)
+    named = lj.Arrays(images, [0] * 6, classes=("b", "a"), positive="b")
+    assert (named.classes, named.positive) == (("b", "a"), "b")
+    unlabelled = lj.Arrays(images, ["x", "", "y", "x", "y", "y"])
+    assert unlabelled.manifest.label.tolist() == [0, -1, 1, 0, 1, 1]
+
+
+def test_identical_arrays_form_one_group():
+    images = np.stack([cell(seed, 24) for seed in (0, 1, 0, 2)])
+    data = lj.Arrays(images, ["a", "b", "a", "b"], ["p", "q", "r", "s"])
+    assert data.manifest.group.tolist() == ["p+r", "q", "p+r", "s"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"images": np.zeros((4, 8, 8, 3))}, TypeError, r"uint8\[n, h, w, 3\].*float64\[8, 8, 3\]"),
+        ({"images": np.zeros((4, 8, 8), np.uint8)}, TypeError, r"image 0 is uint8\[8, 8\]"),
+        ({"images": []}, ValueError, "images: is empty"),
+        ({"labels": [0, 1, 0]}, ValueError, "labels: 3 labels of 4 images"),
+        ({"labels": [0.0, 1.0, 0.0, 1.0]}, TypeError, "labels: expected n class names or whole"),
+        ({"labels": [0, 2, 0, 2]}, ValueError, r"no image of class '1' \(0 2, 1 0, 2 2\)"),
+        ({"labels": [0, 0, 0, 0]}, ValueError, "classes: expected two different names"),
+        ({"labels": [0, 1, 5, 1], "classes": "ab"}, ValueError, r"labels: outside -1\.\.1"),
+        ({"labels": ["a", "b", "c", "a"], "classes": "ab"}, ValueError, "labels: 'c' is not a cl"),
+        ({"groups": ["p"]}, ValueError, "groups: 1 groups of 4 images"),
+        ({"background": "blue"}, ValueError, "background: 'blue'"),
+        ({"positive": "c"}, ValueError, "'c' is none of the classes a, b"),
+    ],
+)
+def test_wrong_arrays_are_refused(changes, error, message):
+    good = {"images": np.zeros((4, 8, 8, 3), np.uint8), "labels": ["a", "b", "a", "b"]}
+    with pytest.raises(error, match=message):
+        lj.Arrays(**good | changes)
+
+
+def test_a_folder_from_python(tmp_path):
+    for row in range(24):
+        path = tmp_path / "cells" / "ab"[row % 2] / f"p{row // 4}_{row}.png"
+        write(path, encode(cell(row), "PNG"))
+    data = lj.ImageFolder(tmp_path / "cells", subject=r"(p\d)_", positive="a")
+    assert isinstance(data, lj.FileDataset)
+    assert repr(data) == "ImageFolder('image_folder', 24 images, classes=a, b)"
+    assert (data.positive, data.subjects_known) == ("a", True)
+    assert len(set(data.scan(str(tmp_path / "cache")).subject.tolist())) == 6
+    assert data.manifest is data.scan()  # kept
+    records = data.prepare(16, cache_dir=str(tmp_path / "cache"))
+    assert (len(records), records.image_size) == (24, 16)
+    write(tmp_path / "cells" / "a" / "p9_x.png", b"nothing")
+    data = lj.ImageFolder(tmp_path / "cells", subject=r"(p\d)_", bad_images="skip")
+    data.scan(str(tmp_path / "cache"))
+    assert (len(data), [skipped.id for skipped in data.skipped]) == (24, ["a/p9_x.png"])
+
+
+@pytest.mark.parametrize(
+    "shares", [(0.5, 0.5), (0.8, 0.2, 0.0), (0.5, 0.5, 0.5), (1.2, -0.1, -0.1)]
+)
+def test_shares_must_be_three_and_sum_to_one(shares):
+    with pytest.raises(ValueError, match="shares"):
+        lj.split_by_group(arrays(8), shares=shares)
+
+
+def test_other_shares():
+    split = lj.split_by_group(arrays(), shares=(0.4, 0.4, 0.2))
+    assert [len(part) for part in (split.train, split.val, split.test)] == [24, 24, 12]
+
+
+@pytest.mark.parametrize(
+    ("rows", "error"), [([60], ValueError), ([-1], ValueError), ([0.5], TypeError)]
+)
+def test_a_subset_has_rows_of_its_data_set(rows, error):
+    data = arrays()
+    assert len(data.subset([])) == 0
+    assert data.subset([3, 1]).manifest.id.tolist() == ["03", "01"]
+    with pytest.raises(error, match="rows"):
+        Subset(data, rows)
+
+
+class Stripes(lj.Dataset):
+    """What a data set of one's own needs: a list of entries and `image`."""
+
+    def __init__(self, count: int) -> None:
+        entries = [Entry(f"{i}", "", i % 2, f"donor{i // 4}") for i in range(count)]
+        super().__init__(name="stripes", classes=("even", "odd"), entries=entries)
+
+    def image(self, entry: Entry) -> np.ndarray:
+        image = np.zeros((16, 16, 3), np.uint8)
+        image[:: 2 + entry.label] = 1 + int(entry.id)
+        return image
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    monkeypatch.setattr(datasets, "_registered", {})
+    monkeypatch.setattr(config, "_declared", {})
+
+
+def test_a_registered_data_set_by_config(registry, tmp_path):
+    fields = {"data.stripes": Whole(8, (2, 1000), "stripes: number of images")}
+
+    @lj.register_dataset("stripes", fields=fields)
+    def stripes(data):
+        return Stripes(data.stripes)
+
+    assert "stripes" in lj.list_datasets()
+    chosen = config.load(
+        "resnet50:stripes", {"data.stripes": "24", "data.cache_dir": str(tmp_path)}
+    )
+    assert (chosen.data.name, chosen.data.stripes) == ("stripes", 24)
+    assert chosen.data.image_size == 224  # as all data sets but the embedded one
+    data = lj.make_dataset(chosen.data)
+    assert (type(data), len(data)) == (Stripes, 24)
+    records = datasets.prepare(chosen.data)
+    assert (records.name, len(records), records.image_size) == ("stripes", 24, 224)
+    assert records.folder.parent == tmp_path / "stripes"
+    assert not (tmp_path / "scans").exists()  # without a fingerprint nothing is trusted
+    # A cell of a notebook that is run again.
+    assert lj.register_dataset("stripes", lambda data: Stripes(4), fields=fields)
+    assert len(lj.make_dataset(chosen.data)) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "factory", "fields", "error", "message"),
+    [
+        ("cnmc", Stripes, {}, ValueError, "comes with leukjax"),
+        ("My Set", Stripes, {}, ValueError, "lower-case letters"),
+        ("../up", Stripes, {}, ValueError, "lower-case letters"),
+        ("mine", 3, {}, TypeError, "must be callable"),
+        ("mine", Stripes, {"data.root": Text("", "")}, ValueError, "exists already"),
+        ("mine", Stripes, {"root": Text("", "")}, ValueError, r"SECTION\.FIELD"),
+        ("mine", Stripes, {"data.items": Text("", "")}, ValueError, "method of ConfigDict"),
+    ],
+)
+def test_wrong_registrations(registry, name, factory, fields, error, message):
+    with pytest.raises(error, match=message):
+        lj.register_dataset(name, factory, fields=fields)
+    assert "mine" not in lj.list_datasets()
+
+
+def test_the_shipped_data_sets():
+    assert lj.list_datasets() == ("all_idb2", "arrays", "cnmc", "image_folder", "smears")
+    data = config.load("default", {"data.smears_subjects": 6, "data.smears_cells": 2}).data
+    assert lj.make_dataset(data).name == "smears"
+    data.name = "cnmcc"
+    with pytest.raises(UserError, match=r"unknown data set 'cnmcc'; did you mean 'cnmc'\?"):
+        lj.make_dataset(data)
+    with pytest.raises(UserError, match="images in memory"):
+        lj.make_dataset(config.load("default:arrays").data)
+    with pytest.raises(UserError, match="no such data set; one of all_idb2, arrays"):
+        config.load("default:cells")
+
+
+def test_a_split_of_a_manifest_has_no_subsets():
+    from leukjax.data.split import make_split
+
+    with pytest.raises(ValueError, match=r"split\.rows"):
+        _ = make_split(arrays().manifest, "subject", 0).train
+    assert repr(make_split(tiny_source(60).scan(), "kfold", 0)).startswith("Split(kfold: train ")
+
+
+IMPORTS = """
+    import sys, warnings
+    before = list(warnings.filters)
+    import leukjax.data
+    assert "numpy" not in sys.modules
+    import cv2
+    threads = cv2.getNumThreads()
+    for name in leukjax.data.__all__:
+        getattr(leukjax.data, name)
+    import leukjax.data.image_stream, leukjax.data.baselines
+    assert cv2.getNumThreads() == threads
+    print([f for f in warnings.filters if f not in before and "PIL" in str(f)])
+    print([name for name in ("jax", "grain") if name in sys.modules])
 """
 
-from concurrent.futures import ThreadPoolExecutor
 
-import jax
-import numpy as np
-import optax
-import pytest
-from appearance import appearance, manifest, scores_on_test
-from ml_collections import ConfigDict
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-
-from leukjax.data import preprocess
-from leukjax.data.duplicates import near_duplicates
-from leukjax.data.manifest_builder import scan
-from leukjax.data.records import prepare
-from leukjax.data.split import make_split
-from leukjax.data.synthetic import dataset, specimens
-from leukjax.errors import UserError
-from leukjax.models.cnn import CNN
-from leukjax.models.resnet import ResNet
-
-SEEDS = range(5)
-
-
-def data_config(subjects=6, cells=5, seed=0, **fields) -> ConfigDict:
-    data = ConfigDict({"name": "smears", "positive": "", "denoise": "none", "crop": 0})
-    data.update(smears_subjects=subjects, smears_cells=cells, smears_seed=seed)
-    data.update(image_size=48, threads=4, bad_images="error", **fields)
-    return data
-
-
-def test_entries():
-    source = dataset.source(data_config(subjects=5))
-    assert (source.name, source.classes, source.positive) == ("smears", ("all", "hem"), "all")
-    assert source.synthetic
-    assert source.subjects_known
-    assert source.background == "black"
-    assert {entry.subject for entry in source.entries} == {"1", "H1", "2", "H2", "3"}
-    ids = [entry.id for entry in source.entries]
-    assert len(set(ids)) == len(ids)
-    assert "smear_H2_00" in ids
-    assert all((entry.label == 1) == entry.subject.startswith("H") for entry in source.entries)
-    assert "SYNTHETIC" in source.notes[0]
-    assert "5 subjects" in source.notes[0]
-
-
-@pytest.mark.parametrize(("index", "number"), [(0, 0), (1, 7), (23, 99), (40, 100), (41, 12345)])
-def test_ids_can_be_read_back(index, number):
-    assert dataset.cell_of(dataset.cell_id(index, number)) == (index, number)
-
-
-def test_images_are_the_drawn_ones_in_any_order_and_from_many_threads():
-    drawn = specimens.draw(0, 6, 40)
-    source = dataset.source(data_config(6, 40))
-    assert len(source.entries) == len(drawn)
-    order = np.random.default_rng(0).permutation(len(drawn))
-    with ThreadPoolExecutor(4) as pool:
-        images = list(pool.map(lambda i: source.image(source.entries[i]), order[:60]))
-    for i, image in zip(order, images, strict=False):
-        entry = source.entries[i]
-        np.testing.assert_array_equal(image, drawn.images[i])
-        assert (entry.label, entry.subject) == (drawn.label[i], drawn.subject[i])
-        assert source.read(entry) == image.tobytes()
-    assert len(source._kept) <= dataset._BLOCKS_KEPT
-
-
-def test_a_failed_drawing_is_raised_and_not_kept(monkeypatch):
-    def broken(*arguments):
-        raise MemoryError("no memory")
-
-    source = dataset.source(data_config())
-    with monkeypatch.context() as patch:
-        patch.setattr(specimens, "draw_block", broken)
-        with pytest.raises(MemoryError, match="no memory"):
-            source.image(source.entries[0])
-    assert source.image(source.entries[0]).any()
-
-
-def test_the_fingerprint_follows_the_settings():
-    keys = [
-        dataset.source(data_config(*settings)).stat_key()
-        for settings in [(6, 5, 0), (6, 5, 0), (8, 5, 0), (6, 6, 0), (6, 5, 1)]
-    ]
-    assert keys[0] == keys[1]
-    assert len(set(keys)) == 4
-
-
-def test_an_unknown_positive_class_is_refused():
-    data = data_config()
-    data.positive = "blast"
-    with pytest.raises(UserError, match=r"data\.positive: 'blast'"):
-        dataset.source(data)
-
-
-def test_no_two_cells_pass_for_duplicates(tmp_path):
-    table, skipped = scan(dataset.source(data_config(20, 20)), tmp_path, 4, "error")
-    assert not skipped
-    assert set(table.group) == set(table.subject)
-    assert not near_duplicates(table)
-
-
-def test_records_hold_the_drawn_cells_at_training_size(tmp_path):
-    records = prepare(data_config(cache_dir=str(tmp_path)))
-    assert records.synthetic
-    drawn = specimens.draw(0, 6, 5)
-    ids = [
-        dataset.cell_id(index, number)
-        for index, number in zip(
-            drawn.parameters["subject_index"], drawn.parameters["number"], strict=True
-        )
-    ]
-    row = int(np.flatnonzero(records.manifest.id == ids[3])[0])
-    expected = preprocess.process(drawn.images[3], 48, 0, "none", "black")
-    np.testing.assert_array_equal(records.images(np.array([row]))[0], expected)
-    assert records.manifest.area[row] == pytest.approx(drawn.cell[3].mean(), abs=1e-6)
-
-
-@pytest.fixture(scope="module", params=[0, 1], ids=["drawing 0", "drawing 1"])
-def drawn(request):
-    """The newcomer's data set, and another drawing of it."""
-    return specimens.draw(request.param, 60, 20)
-
-
-@pytest.fixture(scope="module")
-def pixels(drawn):
-    """uint8[n, 48, 48, 3], as the newcomer's run sees them."""
-    return np.stack([preprocess.process(i, 48, 0, "none", "black") for i in drawn.images])
-
-
-@pytest.fixture(scope="module")
-def features(pixels):
-    return appearance(pixels)
-
-
-def test_size_alone_does_not_decide(drawn):
-    area = drawn.cell.mean((1, 2), keepdims=True)[..., 0]
-    model = make_pipeline(StandardScaler(), LogisticRegression())
-    scores = scores_on_test(model, area, manifest(drawn), "subject", range(10))
-    assert 0.55 < scores.mean() < 0.72
-    assert scores[0] < 0.75  # what the newcomer's table shows
-
-
-def test_the_class_can_be_learnt_from_simple_numbers(drawn, features):
-    """A logistic model on 33 numbers, over 0.9 on subjects that it has not seen."""
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    scores = scores_on_test(model, features, manifest(drawn), "subject", SEEDS)
-    assert scores.mean() > 0.9
-
-
-def test_subjects_matter(drawn, features):
-    """Nearest neighbours find the subject again: by image they score higher than by subject."""
-    model = make_pipeline(StandardScaler(), KNeighborsClassifier(5))
-    table = manifest(drawn)
-    by_subject = scores_on_test(model, features, table, "subject", SEEDS)
-    by_image = scores_on_test(model, features, table, "image", SEEDS)
-    assert by_image.mean() - by_subject.mean() > 0.03
-
-
-@pytest.fixture(scope="module")
-def newcomer():
-    """The default data set as the newcomer's run sees it: pixels, labels, manifest."""
-    drawn = specimens.draw(0, 60, 20)
-    pixels = np.stack([preprocess.process(i, 48, 0, "none", "black") for i in drawn.images])
-    return pixels, drawn.label, manifest(drawn)
-
-
-class Trainer:
-    """Adam with warm-up and cosine over `steps` batches of 32, quarter turns and flips.
-
-    Compiles once, however many splits it then trains on.
-    """
-
-    def __init__(self, model, steps: int):
-        self.model, self.steps = model, steps
-        schedule = optax.warmup_cosine_decay_schedule(0, 1e-3, steps // 8, steps)
-        self.tx = optax.adam(schedule)
-        self.step, self.logits = jax.jit(self._step), jax.jit(self._logits)
-
-    def _step(self, variables, slots, images, labels):
-        params, stats = variables["params"], variables["batch_stats"]
-
-        def loss(params):
-            now = {"params": params, "batch_stats": stats}
-            logits, new = self.model.apply(now, images, train=True, mutable=["batch_stats"])
-            costs = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            return costs.mean(), new["batch_stats"]
-
-        gradient, stats = jax.grad(loss, has_aux=True)(params)
-        change, slots = self.tx.update(gradient, slots)
-        return {"params": optax.apply_updates(params, change), "batch_stats": stats}, slots
-
-    def _logits(self, variables, images):
-        return self.model.apply(variables, images, train=False)
-
-    def balanced_accuracy(self, pixels, labels, split, seed: int) -> float:
-        """Trains on the training part; the score on test of the last step's weights."""
-        rng, rows = np.random.default_rng(seed), split.rows("train")
-        inside = pixels[rows][pixels[rows].any(-1)]
-        images = ((pixels - inside.mean(0)) / inside.std(0)).astype(np.float32)
-        variables = self.model.init(jax.random.key(seed), images[:1], train=False)
-        slots = self.tx.init(variables["params"])
-        order = np.zeros(0, int)
-        for _ in range(self.steps):
-            if len(order) < 32:
-                order = rng.permutation(rows)
-            batch, order = order[:32], order[32:]
-            turned = [np.rot90(images[i], rng.integers(4))[:: rng.choice([-1, 1])] for i in batch]
-            variables, slots = self.step(variables, slots, np.stack(turned), labels[batch])
-
-        test = split.rows("test")
-        padded = np.resize(test, -(-len(test) // 32) * 32).reshape(-1, 32)
-        logits = [self.logits(variables, images[part]) for part in padded]
-        predicted = np.concatenate(logits).argmax(-1)[: len(test)]
-        return balanced_accuracy_score(labels[test], predicted)
-
-
-@pytest.mark.slow
-def test_proof_subjects_matter_to_a_small_network(newcomer):
-    """By image 0.03 or more above by subject, in balanced accuracy over five split seeds.
-
-    leukjax' own CNN, narrow; the nearest neighbours above say the same.
-    """
-    pixels, labels, table = newcomer
-    trainer = Trainer(CNN(num_classes=2, width=12), steps=300)
-    scores = {
-        protocol: [
-            trainer.balanced_accuracy(pixels, labels, make_split(table, protocol, seed), seed)
-            for seed in SEEDS
-        ]
-        for protocol in ("subject", "image")
-    }
-    print({protocol: np.round(found, 3) for protocol, found in scores.items()})
-    subject, image = np.mean(scores["subject"]), np.mean(scores["image"])
-    print(f"balanced accuracy by subject {subject:.3f}, by image {image:.3f}")
-    assert image > 0.9
-    assert image - subject > 0.03
-
-
-@pytest.mark.slow
-def test_proof_a_good_model_reaches_nine_tenths(newcomer):
-    """ResNet-50, eight epochs at 48 px from scratch, on subjects that it has not seen."""
-    pixels, labels, table = newcomer
-    split = make_split(table, "subject", 0)
-    trainer = Trainer(ResNet(num_classes=2, depth=50), steps=8 * (len(split.rows("train")) // 32))
-    score = trainer.balanced_accuracy(pixels, labels, split, seed=0)
-    print(f"balanced accuracy by subject {score:.3f}")
-    assert score > 0.9
+def test_imports_are_quick_and_change_nothing():
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(IMPORTS)],
+        env=os.environ, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["[]", "[]"]

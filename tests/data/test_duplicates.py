@@ -76,7 +76,7 @@ def test_the_list_has_an_end(monkeypatch):
 
 
 def test_real_cells(shared, tmp_path):
-    source = cnmc.source(data_config(shared / "data" / "C-NMC_Leukemia"))
+    source = cnmc.make(data_config(shared / "data" / "C-NMC_Leukemia"))
     m, _ = scan(source, tmp_path, 2, "error")
     identical = duplicates.identical_pairs(m)
     names = [(str(m.id[p.a]), str(m.id[p.b])) for p in identical]
@@ -101,7 +101,7 @@ def test_real_cells(shared, tmp_path):
 
 
 def test_no_false_alarm_among_bccd_cells(shared, tmp_path):
-    source = image_folder.source(data_config(shared / "data" / "bccd_cells"))
+    source = image_folder.make(data_config(shared / "data" / "bccd_cells"))
     m, _ = scan(source, tmp_path, 2, "error")
     assert duplicates.near_duplicates(m) == []
 

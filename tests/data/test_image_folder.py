@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from trees import cell, data_config, encode, write, zip_folder
+from trees import cell, data_config, encode, texts, write, zip_folder
 
 from leukjax.data.datasets import image_folder
 from leukjax.data.manifest_builder import scan
@@ -23,7 +23,7 @@ def root(tmp_path):
 
 
 def make(root, **fields):
-    return image_folder.source(data_config(root, **fields))
+    return image_folder.make(data_config(root, **fields))
 
 
 def test_classes_ids_and_labels(root):
@@ -42,8 +42,8 @@ def test_classes_ids_and_labels(root):
     }
     assert found == {id: (label, id, id) for id, label in expected.items()}
     assert source.image(source.entries[1]).shape == (50, 50, 3)
-    assert "5 images (blast 3, normal 2) of 5 subjects, each image its own" in source.notes[0]
-    assert any("positive class: normal" in n for n in source.notes)
+    assert "5 images (blast 3, normal 2) of 5 subjects, each image its own" in texts(source)[0]
+    assert any("positive class: normal" in n for n in texts(source))
 
 
 def test_every_format_is_read_and_other_files_are_named(root, tmp_path):
@@ -53,7 +53,7 @@ def test_every_format_is_read_and_other_files_are_named(root, tmp_path):
     source = make(root)
     assert len(source.entries) == 8
     note = "left out 2 files that are no image that leukjax reads: 1 .heic, 1 .txt"
-    assert note in source.notes
+    assert note in texts(source)
     manifest, skipped = scan(source, tmp_path / "cache", 2, "error")
     assert (len(manifest), skipped) == (8, [])
 
@@ -193,7 +193,7 @@ def test_the_background_is_looked_at(root, tmp_path):
         )
     source = make(tmp_path / "b")
     assert source.background == "bright"
-    assert any(n.startswith("background: bright (0% of") for n in source.notes)
+    assert any(n.startswith("background: bright (0% of") for n in texts(source))
 
 
 def test_a_bad_image_does_not_hinder_the_look(root):

@@ -1,7 +1,7 @@
 """A root that is a level too high: parts and folds are not trained on as if they were classes."""
 
 import pytest
-from trees import cell, data_config, encode, write, zip_folder
+from trees import cell, data_config, encode, texts, write, zip_folder
 
 from leukjax.audit import folder
 from leukjax.data import levels
@@ -108,7 +108,9 @@ def test_sub_folders_that_are_subjects_or_numbered_may_divide_classes():
     assert check(tree, subject=lambda place: place.split("/")[1]) == []
     for names in ("10x 40x", "p1 p2 p3", "0001-1000 1001-2000"):
         (note,) = check({"blast": names, "normal": names})
-        assert note.startswith(f"WARNING: every class has the same sub-folders ({names.split()[0]}")
+        assert str(note).startswith(
+            f"WARNING: every class has the same sub-folders ({names.split()[0]}"
+        )
 
 
 @pytest.fixture
@@ -120,21 +122,21 @@ def root(tmp_path):
 
 def test_the_source_and_the_audit_stop(root, tmp_path):
     for read in (
-        lambda: image_folder.source(data_config(root)),
-        lambda: image_folder.source(data_config(root, subject_pattern="(nothing like that)")),
+        lambda: image_folder.make(data_config(root)),
+        lambda: image_folder.make(data_config(root, subject_pattern="(nothing like that)")),
         lambda: folder.audit(str(root), "auto", [("data.cache_dir", str(tmp_path / "cache"))]),
     ):
         with pytest.raises(UserError, match=r"root holds test, train, val, with all, hem in them"):
             read()
     assert not (tmp_path / "cache").exists()
-    assert image_folder.source(data_config(root / "train")).classes == ("all", "hem")
+    assert image_folder.make(data_config(root / "train")).classes == ("all", "hem")
     path = zip_folder(root, tmp_path / "root.zip")
     with pytest.raises(UserError, match="after unpacking the zip"):
-        image_folder.source(data_config(path))
+        image_folder.make(data_config(path))
 
 
 def test_the_warning_is_among_the_notes(tmp_path):
     for number, place in enumerate(places({"blast": "10x 40x", "normal": "10x 40x"})):
         write(tmp_path / place, encode(cell(number), "PNG"))
-    notes = image_folder.source(data_config(tmp_path)).notes
+    notes = texts(image_folder.make(data_config(tmp_path)))
     assert notes[-1].startswith("WARNING: every class has the same sub-folders (10x, 40x)")

@@ -21,7 +21,7 @@ PROGRAM = """
     import numpy as np
     from trees import data_config
     from leukjax import storage
-    from leukjax.data import image_stream, records
+    from leukjax.data import datasets, image_stream
     from leukjax.data.manifest_builder import scan
     from leukjax.metrics import predictions
 
@@ -30,7 +30,7 @@ PROGRAM = """
         root, name="image_folder", subject_csv="fälle.csv", cache_dir=str(out / "cache"), threads=1,
         bad_images="error", image_size=8, crop=0, denoise="none",
     )
-    prepared = records.prepare(data)
+    prepared = datasets.prepare(data)
     manifest = prepared.manifest
     manifest.save(out / "manifest.csv")
     table = predictions.Predictions(
@@ -78,7 +78,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(root, tmp_path_factory):
-    source = image_folder.source(data_config(root, subject_csv="fälle.csv"))
+    source = image_folder.make(data_config(root, subject_csv="fälle.csv"))
     return scan(source, tmp_path_factory.mktemp("cache"), 1, "error")[0]
 
 
@@ -104,7 +104,7 @@ ZIPPED = """
     from leukjax.data import image_stream
     from leukjax.data.datasets import image_folder
     from leukjax.data.manifest_builder import scan
-    manifest, _ = scan(image_folder.source(data_config(sys.argv[2])), sys.argv[3], 1, "error")
+    manifest, _ = scan(image_folder.make(data_config(sys.argv[2])), sys.argv[3], 1, "error")
     items = [(item.path, len(item.read())) for item in image_stream.items([sys.argv[2]])]
     print(json.dumps({"ids": manifest.id.tolist(), "items": items}))
 """

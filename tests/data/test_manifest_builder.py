@@ -8,13 +8,14 @@ import shutil
 
 import numpy as np
 import pytest
-from trees import cell, data_config, encode, write, zip_folder
+from trees import cell, data_config, encode, texts, write, zip_folder
 
 from leukjax.data import archive
-from leukjax.data.dataset import FileSource, Skipped
+from leukjax.data.dataset import FileDataset
 from leukjax.data.datasets import image_folder
 from leukjax.data.decode import BadImage
 from leukjax.data.manifest_builder import conflicting_labels, scan
+from leukjax.data.source import Skipped
 from leukjax.errors import UserError
 
 
@@ -27,7 +28,7 @@ def root(tmp_path):
 
 
 def make(root, **fields):
-    return image_folder.source(data_config(root, **fields))
+    return image_folder.make(data_config(root, **fields))
 
 
 def test_columns(root, tmp_path):
@@ -46,13 +47,13 @@ def test_columns(root, tmp_path):
 
 def reads(monkeypatch) -> list[str]:
     """Ids of the images that are decoded (not those whose bytes alone are read) from here on."""
-    seen, load = [], FileSource.load
+    seen, load = [], FileDataset.load
 
     def counted(self, entry):
         seen.append(entry.id)
         return load(self, entry)
 
-    monkeypatch.setattr(FileSource, "load", counted)
+    monkeypatch.setattr(FileDataset, "load", counted)
     return seen
 
 
@@ -65,7 +66,7 @@ def test_a_second_start_decodes_no_image(root, tmp_path, monkeypatch):
     assert decoded == []
     assert again.checksum() == m.checksum()
     np.testing.assert_array_equal(again.phash, m.phash)
-    assert second.notes == first.notes
+    assert texts(second) == texts(first)
 
 
 def same_stamps(monkeypatch) -> None:
@@ -239,7 +240,7 @@ def test_a_bad_image_stops_or_is_skipped(root, tmp_path):
         assert len(m) == 5
         assert [(s.id, s.path) for s in skipped] == [("b/1.bmp", "b/1.bmp")]
         assert isinstance(skipped[0], Skipped)
-        assert any(n.startswith("WARNING: 1 of 6 images") for n in source.notes)
+        assert any(n.startswith("WARNING: 1 of 6 images") for n in texts(source))
     with pytest.raises(BadImage):
         scan(make(root), tmp_path / "cache", 2, "error")
 
@@ -257,7 +258,7 @@ def test_identical_images_with_different_labels_are_said_loudly(root, tmp_path):
     source = make(root)
     m, _ = scan(source, tmp_path / "cache", 2, "error")
     assert conflicting_labels(m) == [["a/0.bmp", "b/1.bmp"], ["a/2.bmp", "b/3.png"]]
-    (note,) = [n for n in source.notes if "DIFFERENT labels" in n]
+    (note,) = [n for n in texts(source) if "DIFFERENT labels" in n]
     assert note.startswith("WARNING: 2 sets")
     group = dict(zip(m.id.tolist(), m.group.tolist(), strict=True))
     assert group["a/0.bmp"] == group["b/1.bmp"]
@@ -269,7 +270,7 @@ def test_conversions_are_counted(root, tmp_path):
     write(root / "b" / "grey.png", encode(cell(9)[..., 0], "PNG"))
     source = make(root)
     scan(source, tmp_path / "cache", 2, "error")
-    assert "converted to 8-bit RGB (grey: 2 images)" in source.notes
+    assert "converted to 8-bit RGB (grey: 2 images)" in texts(source)
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(root, tmp_path, caplog):
@@ -281,16 +282,16 @@ def test_a_cache_that_cannot_be_written_is_done_without(root, tmp_path, caplog):
 
 
 def test_a_source_needs_no_more_than_the_abstract_methods(root, tmp_path):
-    """Drawn sources define read, image and stat_key only."""
+    """A data set in memory or of drawn images defines image only."""
     inner = make(root)
-    fields = {f.name: getattr(inner, f.name) for f in dataclasses.fields(inner)}
+    fields = {f.name: getattr(inner, f.name) for f in dataclasses.fields(inner) if f.init}
 
-    class Plain(FileSource):
+    class Plain(FileDataset):
         def image(self, entry):
             return inner.image(entry)
 
         def load(self, entry):
-            return super(FileSource, self).load(entry)
+            return super(FileDataset, self).load(entry)
 
     m, _ = scan(Plain(**fields), tmp_path / "cache", 1, "error")
     assert len(m) == 6

@@ -15,9 +15,9 @@ import pytest
 from ml_collections import ConfigDict
 from tiny_source import settings, tiny_records, tiny_source
 
-from leukjax.data import preprocess, records
+from leukjax.data import preprocess
+from leukjax.data.datasets import prepare
 from leukjax.data.decode import BadImage
-from leukjax.data.records import prepare
 from leukjax.errors import UserError
 
 SCRIPT = Path(__file__).with_name("tiny_source.py")
@@ -50,8 +50,8 @@ def test_what_is_known_of_the_source_is_there(prepared):
     assert found.classes == ("hem", "all")
     assert (found.name, found.positive, found.background) == ("tiny", "all", "black")
     assert (found.synthetic, found.subjects_known, found.image_size) == (False, True, 16)
-    assert found.notes[0] == "a note"
-    assert "40 shrink by 0.8 (area)" in found.notes[-1]
+    assert str(found.notes[0]) == "a note"
+    assert "40 shrink by 0.8 (area)" in found.notes[-1].text
     assert len(found) == 40
 
 
@@ -235,7 +235,7 @@ def test_skipped_images_are_listed(tmp_path):
             return whole(self, entry)
 
     fields = {name: getattr(source, name) for name in ("name", "classes", "positive", "entries")}
-    found = tiny_records(tmp_path, Partly(**fields), bad_images="skip")
+    found = tiny_records(tmp_path, Partly(**fields, bad_images="skip"))
     assert len(found) == 11
     found.save_skipped(tmp_path / "skipped.csv")
     with open(tmp_path / "skipped.csv", newline="") as file:
@@ -246,17 +246,12 @@ def test_skipped_images_are_listed(tmp_path):
 
 def test_wrong_fields_are_named(tmp_path):
     with pytest.raises(UserError, match=r"data\.denoise"):
-        prepare(settings(tmp_path, denoise="x"))
-    with pytest.raises(UserError, match=r"data\.name: 'cells' is none of smears, cnmc"):
+        tiny_source(4).prepare(16, denoise="x")
+    for size in (0, 16.0):
+        with pytest.raises((UserError, TypeError), match="image_size"):
+            tiny_source(4).prepare(size)
+    with pytest.raises(UserError, match=r"data\.name: unknown data set 'cells'"):
         prepare(settings(tmp_path, name="cells"))
-
-
-@pytest.mark.parametrize(("name", "builder"), records._DATA_SETS.values())
-def test_every_data_set_has_its_source_and_builder(name, builder):
-    module = __import__(f"leukjax.data.{name}", fromlist=["source"])
-    assert callable(module.source)
-    assert issubclass(getattr(module, builder), records.Builder)
-    assert getattr(module, builder).make_source is module.source
 
 
 def test_real_cells(shared, tmp_path):
@@ -274,4 +269,4 @@ def test_real_cells(shared, tmp_path):
     assert len(found) == 44
     images = found.images(np.arange(44))
     assert 0.5 < (images == 0).all(axis=-1).mean() < 0.95
-    assert "44 shrink by 0.16 (area)" in found.notes[-1]
+    assert "44 shrink by 0.16 (area)" in found.notes[-1].text

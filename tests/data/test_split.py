@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trees import cnmc_training
 
+from leukjax.data.datasets.cnmc import OFFICIAL_PARTS
 from leukjax.data.manifest import Manifest
+from leukjax.data.source import INFO, WARNING, Note
 from leukjax.data.split import (
     HELD_OUT,
     PARTS,
@@ -85,9 +87,9 @@ def test_a_thousand_seeds_on_all_of_cnmc(cnmc):
 def test_the_order_of_the_rows_does_not_matter(cnmc, protocol):
     m = with_preliminary(cnmc)
     rows = np.random.default_rng(0).permutation(len(m))
-    a = by_id(m, make_split(m, protocol, 5, 5, 2))
+    a = by_id(m, make_split(m, protocol, 5, 5, 2, official_parts=OFFICIAL_PARTS))
     turned = m.take(rows)
-    b = by_id(turned, make_split(turned, protocol, 5, 5, 2))
+    b = by_id(turned, make_split(turned, protocol, 5, 5, 2, official_parts=OFFICIAL_PARTS))
     assert a == b
 
 
@@ -117,16 +119,16 @@ def test_folds_are_a_partition(cnmc):
 @pytest.mark.parametrize("protocol", ["official", "subject", "auto"])
 def test_what_is_held_out_is_in_no_fold(cnmc, protocol):
     m = with_preliminary(cnmc)
-    base = make_split(m, protocol, 3).part == "test"
+    base = make_split(m, protocol, 3, official_parts=OFFICIAL_PARTS).part == "test"
     tested = np.zeros(len(m), int)
     for fold in range(4):
-        split = make_split(m, "kfold", 3, 4, fold, held_out=protocol)
+        split = make_split(m, "kfold", 3, 4, fold, held_out=protocol, official_parts=OFFICIAL_PARTS)
         assert ((split.part == HELD_OUT) == base).all()
         assert crossing_groups(m, split) == []
         tested += split.part == "test"
         # Shares are of what is folded.
         assert sum(row["image_share"] for row in shares(m, split) if not row["class"]) == 1
-        assert any(f"{base.sum()} images of" in note for note in split.notes)
+        assert any(f"{base.sum()} images of" in note.text for note in split.notes)
     assert (tested == ~base).all()
     pooled = make_split(m, "kfold", 3, 4, 0)
     assert not (pooled.part == HELD_OUT).any()
@@ -141,13 +143,13 @@ def test_a_group_half_held_out_is_refused():
 
 def test_official_moves_groups_that_cross(cnmc):
     m = with_preliminary(cnmc)
-    split = make_split(m, "auto", 0)
+    split = make_split(m, "auto", 0, official_parts=OFFICIAL_PARTS)
     assert split.protocol == "official"
     assert crossing_groups(m, split) == []
     plain = {"fold_0": "train", "fold_1": "train", "fold_2": "val", "preliminary": "test"}
     expected = np.array([plain[phase] for phase in m.phase.tolist()])
     moved = split.part != expected
-    (note,) = [n for n in split.notes if "moved" in n]
+    (note,) = [n.text for n in split.notes if "moved" in n.text]
     assert note.startswith(f"{moved.sum()} images of groups")
     for group in set(m.group[moved].tolist()):
         inside = m.group == group
@@ -167,15 +169,26 @@ def test_ties_go_to_train():
     groups = ["t", "T", "v", "V", "tie", "tie", "p", "P"]
     labels = [0, 1, 0, 1, 0, 0, 0, 1]
     phases = ["fold_0", "fold_1", "fold_2", "fold_2", "fold_2", "fold_0", *["preliminary"] * 2]
-    split = make_split(manifest(groups, labels, phases), "official", 0)
+    split = make_split(
+        manifest(groups, labels, phases), "official", 0, official_parts=OFFICIAL_PARTS
+    )
     assert split.part.tolist() == [*["train"] * 2, *["val"] * 2, *["train"] * 2, *["test"] * 2]
 
 
 def test_auto_without_preliminary_labels(cnmc):
+    split = make_split(cnmc, "auto", 0, official_parts=OFFICIAL_PARTS)
+    assert split.protocol == "subject"
+    reason = "no labelled image of preliminary"
+    assert split.notes == (Note(INFO, f"split.protocol auto: subject ({reason})"),)
+    with pytest.raises(UserError, match=f"official: {reason}"):
+        make_split(cnmc, "official", 0, official_parts=OFFICIAL_PARTS)
+
+
+def test_a_data_set_without_official_parts(cnmc):
     split = make_split(cnmc, "auto", 0)
     assert split.protocol == "subject"
-    assert split.notes == ("split.protocol auto: subject, for no labelled image of preliminary",)
-    with pytest.raises(UserError, match="official: no labelled image of preliminary"):
+    assert split.notes[0].text.endswith("(the data set has no official split)")
+    with pytest.raises(UserError, match="official: the data set has no official split"):
         make_split(cnmc, "official", 0)
 
 
@@ -183,7 +196,7 @@ def test_image_is_leaky_and_says_so(cnmc):
     split = make_split(cnmc, "image", 0)
     assert split.leaky
     assert len(crossing_groups(cnmc, split)) > 60
-    assert split.notes[0].startswith("WARNING")
+    assert split.notes[0].level == WARNING
     for row in shares(cnmc, split):
         assert abs(row["image_share"] - {"train": 0.7}.get(row["part"], 0.15)) < 0.001
 
@@ -227,13 +240,13 @@ def test_any_groups_stay_whole(data):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("folds", 0), "split.protocol: 'folds' is none of auto, subject"),
+        (("folds", 0), "split.protocol: 'folds' is not one of auto, subject"),
         (("kfold", 0, 2, 0), "split.folds: 2 is too few"),
         (("kfold", 0, 5, 5), r"split.fold: 5 is not in 0..4"),
         (("kfold", 0, 5, -1), r"split.fold: -1 is not in"),
-        (("kfold", 0, 7, 0), "class hem has 4 groups, and 7 parts are to be filled: lower"),
-        (("kfold", 0, 4, 0, "subject"), "class hem has 3 groups, and 4 parts are to be filled"),
-        (("kfold", 0, 3, 0, "image"), "split.held_out: 'image' is none of none, auto"),
+        (("kfold", 0, 7, 0), "class hem has 4 groups for 7 parts. Lower"),
+        (("kfold", 0, 4, 0, "subject"), "class hem has 3 groups for 4 parts"),
+        (("kfold", 0, 3, 0, "image"), "split.held_out: 'image' is not one of none, auto"),
     ],
 )
 def test_refusals(arguments, message):
@@ -244,7 +257,7 @@ def test_refusals(arguments, message):
 
 def test_too_few_groups():
     m = manifest(["a", "b", "c", "d", "e"], [0, 0, 0, 1, 1])
-    with pytest.raises(UserError, match="subject: class hem has 2 groups, and 3 parts"):
+    with pytest.raises(UserError, match="subject: class hem has 2 groups for 3 parts"):
         make_split(m, "subject", 0)
 
 
@@ -268,7 +281,7 @@ def test_a_group_on_two_sides_is_refused():
 def test_an_unlabelled_image_in_a_part_is_refused():
     m = manifest(["a", "b", "c", "A", "B", "C"], [0, 0, 0, 1, 1, -1])
     part = np.array(["train", "val", "test"] * 2)
-    with pytest.raises(UserError, match="000005 has no label"):
+    with pytest.raises(UserError, match="000005 has a part but no label"):
         check(m, Split(part, "subject"))
 
 

@@ -3,22 +3,21 @@
 import hashlib
 import sys
 import time
-from dataclasses import dataclass
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from leukjax.data.builder import Builder
-from leukjax.data.dataset import Entry, Source
-from leukjax.data.records import Records, prepare_source
+from leukjax.data.dataset import Dataset
+from leukjax.data.records import Records
+from leukjax.data.source import Entry
 
 
-@dataclass(kw_only=True)
-class TinySource(Source):
+class Tiny(Dataset):
     """Discs of noise on black, drawn from the entry's id; `delay` seconds an image."""
 
-    side: int = 20
-    delay: float = 0.0
+    def __init__(self, *, side: int = 20, delay: float = 0.0, **fields) -> None:
+        super().__init__(**fields)
+        self.side, self.delay = side, delay
 
     def image(self, entry: Entry) -> np.ndarray:
         time.sleep(self.delay)
@@ -28,29 +27,18 @@ class TinySource(Source):
         image[np.hypot(y - self.side / 2, x - self.side / 2) > self.side / 3] = 0
         return image
 
-    def read(self, entry: Entry) -> bytes:
-        return self.image(entry).tobytes()
-
     def stat_key(self) -> str:
         return hashlib.sha256(repr((self.entries, self.side)).encode()).hexdigest()
 
 
-class Tiny(Builder):
-    """Noise."""
-
-    @staticmethod
-    def make_source(data: ConfigDict) -> Source:
-        return tiny_source(24)
-
-
-def tiny_source(count: int, side: int = 20, delay: float = 0.0) -> TinySource:
+def tiny_source(count: int, side: int = 20, delay: float = 0.0) -> Tiny:
     """`count` images of count // 4 subjects, a third of them in the second class."""
     subjects = max(count // 4, 2)
     entries = [
         Entry(f"cell{i}", f"cell{i}.bmp", int(i % subjects % 3 == 0), f"s{i % subjects}")
         for i in range(count)
     ]
-    return TinySource(
+    return Tiny(
         name="tiny",
         classes=("hem", "all"),
         positive="all",
@@ -75,9 +63,9 @@ def settings(cache_dir: object, **changes: object) -> ConfigDict:
     return ConfigDict(fields | changes)
 
 
-def tiny_records(cache_dir: object, source: TinySource, **changes: object) -> Records:
-    """Prepared records of a tiny source."""
-    return prepare_source(settings(cache_dir, **changes), source, Tiny)
+def tiny_records(cache_dir: object, source: Tiny, image_size: int = 16, **changes) -> Records:
+    """Prepared records of a tiny data set."""
+    return source.prepare(image_size, **{"cache_dir": str(cache_dir), "threads": 2} | changes)
 
 
 if __name__ == "__main__":

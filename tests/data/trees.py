@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from leukjax.data.datasets.cnmc_names import parse
+from leukjax.data.datasets.cnmc import parse_name
 from leukjax.data.manifest import Manifest, join_groups
 
 
@@ -62,7 +62,7 @@ def cnmc_training(shared: Path) -> Manifest:
     """The manifest of all 10,661 training images as far as it can be known without them."""
     rows = [row for row in cnmc_rows(shared) if row["path"].startswith("C-NMC_training_data/")]
     paths = [row["path"] for row in rows]
-    names = [parse(path.rsplit("/", 1)[1]) for path in paths]
+    names = [parse_name(path.rsplit("/", 1)[1]) for path in paths]
     subjects = [name.subject for name in names]
     digests = [row["sha256"] for row in rows]
     unknown = [""] * len(rows)
@@ -114,3 +114,8 @@ def small_cnmc(folder: Path, test_phases: bool = True) -> Path:
             seed += 1
             write(folder / "C-NMC_test_final_phase_data" / f"{number}.bmp", encode(cell(seed, 600)))
     return folder
+
+
+def texts(dataset) -> list[str]:
+    """The notes of a data set, as the log shows them."""
+    return [str(note) for note in dataset.notes]

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import leukjax
-from leukjax.data import records
+from leukjax.data import datasets
 from leukjax.errors import UserError
 from leukjax.metrics import calibration, predictions
 from leukjax.predict import member as compiled
@@ -36,7 +36,7 @@ def model(predictor) -> Member:
 def test_part(trained_run, model) -> tuple[np.ndarray, np.ndarray]:
     """The run's own test images, prepared anew, and what its table says of them."""
     expected = predictions.read(trained_run / "predictions" / "test.csv")
-    prepared = records.prepare(model.config.data)
+    prepared = datasets.prepare(model.config.data)
     row_of = {name: row for row, name in enumerate(prepared.manifest.id.tolist())}
     rows = np.array([row_of[name] for name in expected.id.tolist()])
     return prepared.images(rows), expected.probabilities

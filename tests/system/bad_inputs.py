@@ -153,7 +153,7 @@ def class_without_images(folder: Path) -> dict:
     return {"data.root": folder / "data"}
 
 
-@case(r"data\.root: no image of third can be decoded .*: replace the files")
+@case(r"data\.root: no image of third can be decoded .*\. Replace the files")
 def class_without_good_images(folder: Path) -> dict:
     write(images(folder / "data") / "third" / "p20_0.png", b"hello")
     return {"data.root": folder / "data", "data.bad_images": "skip"}
@@ -306,8 +306,8 @@ field("more_devices_than_there_are", r"--config\.mesh\.data=8, .*: only 4 device
       train__batch_size=8, mesh__data=8)  # fmt: skip
 field("fewer_images_than_a_batch", r"train\.batch_size: a batch of 64 cannot be filled by the 16 "
       r"training images: use 16 or less", train__batch_size=64)  # fmt: skip
-field("fewer_groups_than_folds", r"split\.protocol kfold: class blast has 6 groups, and 9 parts .*:"
-      r" lower split\.folds or add data", split__protocol="kfold", split__folds=9)  # fmt: skip
+field("fewer_groups_than_folds", r"split\.protocol kfold: class blast has 6 groups for 9 parts\."
+      r" Lower split\.folds or add data", split__protocol="kfold", split__folds=9)  # fmt: skip
 field("image_too_small_for_the_cnn", r"image_size=8: too small for the cnn.*; give "
       r"at least 16", data__image_size=8)  # fmt: skip
 field("image_too_small_for_the_hybrid", r"image_size=24: too small for the "

@@ -12,7 +12,7 @@ import pytest
 from cnmc_tree import write_tree
 
 from leukjax import config
-from leukjax.data import duplicates, records, split
+from leukjax.data import datasets, duplicates, records, split
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +32,7 @@ def cache(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def prepared(tree, cache) -> records.Records:
     fields = {"data.root": str(tree), "data.cache_dir": str(cache), "data.image_size": 32}
-    return records.prepare(config.load("cnn:cnmc", fields).data)
+    return datasets.prepare(config.load("cnn:cnmc", fields).data)
 
 
 def test_subjects_groups_and_duplicates_are_those_of_the_real_files(prepared):

@@ -1,4 +1,4 @@
-"""Any images sorted into one folder a class."""
+"""ImageFolder: images in one folder per class."""
 
 import csv
 import io
@@ -8,81 +8,110 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
 from leukjax.data import levels
 from leukjax.data.archive import File, Files, native
-from leukjax.data.builder import Builder
-from leukjax.data.dataset import Entry, FileSource, positive_class
+from leukjax.data.dataset import FileDataset
 from leukjax.data.decode import BadImage, decode
+from leukjax.data.image_stats import find_background, sample_rows
+from leukjax.data.source import INFO, Entry, Note, positive_class
 from leukjax.errors import UserError
 from leukjax.storage import MAX_TABLE_BYTES, read_text
 
-# Enough to tell a black background from a bright one, few enough to be read at every start.
-_SAMPLE = 24
+
+class ImageFolder(FileDataset):
+    """Images in one folder per class, of any number of classes and any sizes."""
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        subject: str = "",
+        subject_csv: str | os.PathLike[str] = "",
+        positive: str = "",
+        bad_images: str = "error",
+    ) -> None:
+        """Lists ROOT/CLASS/…/IMAGE, in folders or in one zip, in any format that is read.
+
+        Classes are the names of the folders, sorted; ids are the paths below the root.
+
+        Args:
+          root: a folder or a zip.
+          subject: regular expression, searched in the path below the root; its first group is the
+            subject.
+          subject_csv: table with the columns path, subject. Without it and `subject` each image is
+            its own subject.
+          positive: class of precision, recall and F1; by default the second of two, and none above
+            two.
+          bad_images: "error" stops at an image that cannot be decoded, "skip" leaves it out.
+
+        Raises:
+          UserError: another layout, a root that is a level too high (train, val and test, or folds,
+            instead of classes; `leukjax.data.levels`), a class without images, an image without a
+            subject, a table with missing, repeated or unknown rows.
+        """
+        root, subject_csv = os.fspath(root), os.fspath(subject_csv)
+        files = Files(root)
+        images = [file for file in files.files if file.suffix != ".csv"]
+        paths = [file.place for file in images]
+        levels.check_names(paths, root)
+        classes = _classes(files, images, root)
+        subjects, origin = _subjects(files.root, images, subject, subject_csv)
+        warnings = levels.check_sub_folders(paths, subjects, positive, root)
+        entries = [
+            Entry(
+                file.place,
+                file.path,
+                classes.index(file.place.split("/", 1)[0]),
+                subjects[file.place],
+            )
+            for file in images
+        ]
+        counts = Counter(entry.label for entry in entries)
+        per_class = ", ".join(f"{name} {counts[label]:,}" for label, name in enumerate(classes))
+        number = len({entry.subject for entry in entries})
+        background, share = find_background(_sample(files, images))
+        texts = [
+            f"{len(entries):,} images ({per_class}) of {number:,} subjects, {origin}",
+            f"background: {background} ({share:.0%} of the border pixels are exactly black)",
+            *files.notes(),
+        ]
+        chosen = positive_class(positive, classes, classes[1] if len(classes) == 2 else "")
+        if chosen and not positive:
+            texts.append(f"positive class: {chosen} (data.positive chooses another)")
+        super().__init__(
+            name="image_folder",
+            classes=classes,
+            positive=chosen,
+            entries=entries,
+            notes=[*(Note(INFO, text) for text in texts), *warnings],
+            subjects_known=bool(subject or subject_csv),
+            background=background,
+            bad_images=bad_images,
+            config_fields={
+                "data.root": os.path.abspath(root),
+                "data.subject_pattern": subject,
+                "data.subject_csv": os.path.abspath(subject_csv) if subject_csv else "",
+                "data.positive": positive,
+                "data.bad_images": bad_images,
+            },
+            files=files,
+        )
 
 
-def source(data: ConfigDict) -> FileSource:
-    """Images as `data.root`/<class>/…/<image>, of any number of classes and of any format read.
-
-    Classes are the folders' names, sorted; ids are the paths below the root. With two classes the
-    second one is positive unless `data.positive` says otherwise; above two there is none. Subjects
-    come from `data.subject_pattern` (searched in the path below the root; its first group) or from
-    `data.subject_csv` (columns path, subject); with neither each image is its own subject.
-
-    Raises:
-      UserError: another layout, a root that is a level too high (train, val and test, or folds, in
-        the place of classes; `leukjax.data.levels`), a class without images, an image without a
-        subject, a CSV with missing, repeated or unknown rows.
-    """
-    files = Files(data.root)
-    images = [file for file in files.files if file.suffix != ".csv"]
-    places = [file.place for file in images]
-    levels.check_names(places, data.root)
-    classes = _classes(files, images, data.root)
-    subjects, how = _subjects(data, files.root, images)
-    warnings = levels.check_sub_folders(places, subjects, data.positive, data.root)
-    entries = []
-    for file in images:
-        folder = file.place.split("/", 1)[0]
-        subject = subjects[file.place]
-        entries.append(Entry(file.place, file.path, classes.index(folder), subject))
-    counts = Counter(entry.label for entry in entries)
-    found = ", ".join(f"{name} {counts[label]:,}" for label, name in enumerate(classes))
-    people = len({entry.subject for entry in entries})
-    positive = positive_class(data.positive, classes, classes[1] if len(classes) == 2 else "")
-    background, share = _background(files, images)
-    notes = [
-        f"{len(entries):,} images ({found}) of {people:,} subjects, {how}",
-        f"background: {background} ({share:.0%} of the border pixels are exactly black)",
-    ]
-    notes += files.notes()
-    if not data.positive and positive:
-        notes.append(f"positive class: {positive} (data.positive chooses another)")
-    notes.extend(warnings)
-    return FileSource(
-        name="image_folder",
-        classes=classes,
-        positive=positive,
-        entries=entries,
-        notes=notes,
-        subjects_known=bool(data.subject_pattern or data.subject_csv),
-        background=background,
-        files=files,
+def make(data: ConfigDict) -> ImageFolder:
+    """Returns the data set of the `data` section of a config."""
+    return ImageFolder(
+        data.root,
+        subject=data.subject_pattern,
+        subject_csv=data.subject_csv,
+        positive=data.positive,
     )
-
-
-class ImageFolder(Builder):
-    """Images in one folder a class, of any number of classes and any sizes."""
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    make_source = staticmethod(source)
 
 
 def _classes(files: Files, images: list[File], root: str) -> tuple[str, ...]:
@@ -114,18 +143,20 @@ def _classes(files: Files, images: list[File], root: str) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def _subjects(data: ConfigDict, root: Path, images: list[File]) -> tuple[dict[str, str], str]:
-    """Subject of each image by its place, and a phrase that says where it comes from."""
-    if data.subject_csv:
-        return _from_csv(data.subject_csv, root, images), f"read from {data.subject_csv}"
-    if not data.subject_pattern:
-        how = (
-            "each image its own for want of data.subject_pattern or data.subject_csv: "
+def _subjects(
+    root: Path, images: list[File], expression: str, table: str
+) -> tuple[dict[str, str], str]:
+    """Returns the subject of each image by its path, and a phrase that says where it comes from."""
+    if table:
+        return _from_csv(table, root, images), f"read from {table}"
+    if not expression:
+        origin = (
+            "each image its own (neither data.subject_pattern nor data.subject_csv is given): "
             "scores may be too high"
         )
-        return {file.place: file.place for file in images}, how
+        return {file.place: file.place for file in images}, origin
     try:
-        pattern = re.compile(data.subject_pattern)
+        pattern = re.compile(expression)
     except re.error as error:
         raise UserError(
             f"data.subject_pattern: no regular expression ({error}): mend it"
@@ -216,15 +247,10 @@ def _from_csv(name: str, root: Path, images: list[File]) -> dict[str, str]:
     return subjects
 
 
-def _background(files: Files, images: list[File]) -> tuple[str, float]:
-    """The kind of background, and the share of exact black in the border of a sample of images."""
-    shares = []
-    for i in np.unique(np.linspace(0, len(images) - 1, _SAMPLE).astype(int)):
+def _sample(files: Files, images: list[File]) -> Iterator[np.ndarray]:
+    """Yields a few decoded images."""
+    for row in sample_rows(len(images)):
         try:
-            image, _ = decode(files.read(images[i].path), images[i].path)
+            yield decode(files.read(images[row].path), images[row].path)[0]
         except BadImage:
-            continue  # the scan names it
-        border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
-        shares.append(float((border == 0).all(axis=1).mean()))
-    share = float(np.mean(shares)) if shares else 0.0
-    return ("black" if share > 0.5 else "bright"), share
+            continue  # the scan reports it
