@@ -27,7 +27,7 @@ def test_larger_class():
     split = make_split(m, "subject", 0)
     larger, _ = baselines(m, split)
     assert larger.name == "larger class"
-    assert larger.description == "every image called all"
+    assert larger.description == "every image classified as all"
     for part in ("val", "test"):
         probabilities = larger.probabilities[part]
         assert probabilities.shape == (len(split.rows(part)), 2)

@@ -209,7 +209,10 @@ def place(root, name, data=None):
     [
         (lambda r: place(r, "all/UID_1_1_1_all (1).bmp"), "not a file name of C-NMC"),
         (lambda r: place(r, "hem/UID_1_9_9_hem.bmp"), "not a file name of C-NMC"),
-        (lambda r: place(r, "all/UID_H1_9_9_hem.bmp"), "its name says hem, its folder all"),
+        (
+            lambda r: place(r, "all/UID_H1_9_9_hem.bmp"),
+            "name is of class hem, its folder of",
+        ),
         (lambda r: place(r, "again/all/UID_1_1_1_all.bmp"), "the same image is at"),
     ],
 )
