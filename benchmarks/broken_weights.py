@@ -12,7 +12,7 @@ import numpy as np
 from broken_case import SIDE, Case, damage, write_folder
 from safetensors.numpy import save
 
-from leukjax import models
+from leukjax.models.registry import create_model
 from leukjax.training import pretrained
 from leukjax.weights.map import Mapped
 from leukjax.weights.write import timm_tensors
@@ -79,7 +79,7 @@ def _read_plainly(data: bytes) -> dict[str, np.ndarray]:
 def _tensors(random: np.random.Generator) -> dict[str, np.ndarray]:
     import flax
 
-    module = models.create("resnet", 2, depth=18, width=4)
+    module = create_model("resnet", 2, depth=18, width=4)
     flat = flax.traverse_util.flatten_dict(pretrained.shapes(module, SIDE))
     variables = {
         path: random.random(leaf.shape, np.float32) + np.float32(0.1) for path, leaf in flat.items()

@@ -8,21 +8,20 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from leukjax.models import bit, cnn, hybrid_vit, norms
+from leukjax.models import bit, cnn, hybrid_vit, norms, registry
 from leukjax.models.fused import norms as lean_norms
 from leukjax.models.fused import transformer
 from leukjax.models.layers import resolve_padding
-from leukjax.training import preflight
 
 
 def _without(field: str, value: bool = False) -> None:
-    make_module = preflight.make_module
+    make_module = registry.model_from_config
 
     def changed(*given: Any) -> nn.Module:
         module = make_module(*given)
         return module.clone(**{field: value}) if hasattr(module, field) else module
 
-    preflight.make_module = changed
+    registry.model_from_config = changed
 
 
 def without_folding() -> None:

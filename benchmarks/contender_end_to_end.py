@@ -10,14 +10,15 @@ import jax
 from harness import serve
 from measured import processor, versions
 
-from leukjax import config
+from leukjax import config, runtime
 from leukjax.checkpoints.checkpoints import Checkpoints
-from leukjax.training import assemble, loop, session
-from leukjax.training.compiled_functions import programs
+from leukjax.rundir import RunDir
+from leukjax.training import loop
 from leukjax.training.evaluation import predict
-from leukjax.training.hyperparameters import make_settings, step_options
-from leukjax.training.metric_writer import Log
-from leukjax.training.prefetch import Feed
+from leukjax.training.metric_writer import MetricWriter
+from leukjax.training.prefetch import DevicePrefetcher
+from leukjax.training.trainer import Trainer
+from leukjax.training.training_data import make_batches
 
 
 class Clock:
@@ -43,31 +44,25 @@ class Clock:
 def prepare(spec):
     settings = config.load(spec["config"], spec["changes"])
     folder = Path(tempfile.mkdtemp(dir=spec["folder"]))
-    session.runtime.start(settings)
-    whole, _ = assemble.assemble(settings, folder / "first")
-    values = make_settings(
-        settings,
-        whole.records,
-        whole.rows["train"],
-        whole.steps_per_epoch,
-        whole.total_steps,
-    )
-    options = step_options(settings, whole.records.background)
-    plain = programs(whole.module, settings, options, values, whole.mesh)
-    images = assemble.make_batches(
-        settings, whole.records, whole.rows["train"], settings.train.batch_size, training=True
-    )
-    batch = next(Feed(images, whole.mesh, 0, 1))
+    runtime.start(settings)
+    trainer = Trainer.from_config(settings)
+    whole, _ = trainer._assemble(folder / "first", trainer.data)
+    plain = trainer.compiled(whole.data.records.background)
+    images = make_batches(
+        settings, whole.data.records, whole.data.rows("train"), settings.train.batch_size,
+        training=True,
+    )  # fmt: skip
+    batch = next(DevicePrefetcher(images, whole.mesh, 0, 1))
     size, epoch = settings.train.batch_size, whole.steps_per_epoch
     if not spec["save"]:
         Checkpoints.save = lambda *arguments: None
     clock, number = Clock(), [0]
     clock.around(Checkpoints, "save", "checkpoints")
     clock.around(Checkpoints, "wait", "checkpoints")
-    clock.around(Log, "step", "logging")
+    clock.around(MetricWriter, "step", "logging")
     evaluate = loop._evaluate
     pairs: list[tuple[float, float]] = []  # images/s of an epoch and of the bare step beside it
-    bare_state = [plain.init(values)]
+    bare_state = [plain.init(whole.settings)]
     mark = {"began": 0.0, "other": 0.0, "bare": 0.0}
 
     def bare() -> float:
@@ -104,8 +99,10 @@ def prepare(spec):
         own = folder / str(number[0])
         own.mkdir()
         checkpoints = Checkpoints(own / "checkpoints", keep_latest=2, lower_is_better=False)
-        log = Log(own, start=0, total_steps=whole.total_steps, steps_per_epoch=epoch, positive="")
-        fresh = jax.block_until_ready(plain.init(values))
+        log = MetricWriter(
+            RunDir(own), start=0, total_steps=whole.total_steps, steps_per_epoch=epoch, positive=""
+        )
+        fresh = jax.block_until_ready(plain.init(whole.settings))
         pairs.clear()
         clock.seconds = {}
         mark.update(other=0.0, bare=bare())
@@ -116,7 +113,7 @@ def prepare(spec):
         seconds -= clock.seconds.pop("bare")
         began = time.perf_counter()
         predict(whole, bare_state[0], "val")
-        evaluated = len(whole.rows["val"]) / (time.perf_counter() - began)
+        evaluated = len(whole.data.rows("val")) / (time.perf_counter() - began)
         trained = whole.total_steps * size
         lost = {f"seconds_{name}": value for name, value in clock.seconds.items()}
         pure = statistics.median(bare for _, bare in pairs)

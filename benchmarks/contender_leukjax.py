@@ -3,16 +3,13 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from harness import Round, device_memory, repeated, serve, with_memory
 
 from leukjax import config as configs
 from leukjax import runtime, sharding
 from leukjax.models import summary
-from leukjax.training import optimizers, state, step
-from leukjax.training.compiled_functions import make_module
-from leukjax.training.hyperparameters import step_options
+from leukjax.training.trainer import Trainer
 
 # No augmentation, no dropout: the peers beside it have none.
 MODELS: dict[str, dict[str, Any]] = {
@@ -33,52 +30,30 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Round]:
             "data.image_size": spec["image_size"],
             "train.batch_size": spec["batch"],
             "compute_dtype": spec["precision"],
+            "data.mean": "0.5,0.5,0.5",
+            "data.std": "0.25,0.25,0.25",
         },
     )
     runtime.start(config)
-    module = make_module(config, 2, jax.default_backend())
-    mesh = sharding.make_mesh(config.mesh, spec["batch"])
-    settings = state.Settings(
-        seed=jnp.uint32(0),
-        mean=jnp.full(3, 0.5),
-        std=jnp.full(3, 0.25),
-        class_weights=jnp.ones(2),
-        learning_rate=jnp.float32(1e-3),
-        total_steps=jnp.float32(1000),
-        warmup_steps=jnp.float32(1),
-        step_every=jnp.float32(1000),
-    )
-    transform = optimizers.make_transform(config.optimizer)
-    init, shardings = state.make_init(
-        module,
-        transform,
-        settings,
-        image_size=spec["image_size"],
-        ema=False,
-        mesh=mesh,
-        rules=sharding.rules(config.mesh),
-    )
+    trainer = Trainer.from_config(config, num_classes=2)
     batch = _batch(spec["batch"], spec["image_size"])
-    place = sharding.batch_sharding(mesh)
-    held = [init(settings)]
+    place = sharding.batch_sharding(trainer.mesh)
+    held = [trainer.init_state()]
     if spec["task"] == "train":
-        options = step_options(config, "black")
-        train_step = step.make_train_step(module, transform, options, mesh, shardings)
 
         def once() -> jax.Array:
-            held[0], metrics = train_step(held[0], sharding.put(batch, place))
+            held[0], metrics = trainer.train_step(held[0], sharding.put(batch, place))
             return metrics["loss"]
     else:
-        eval_step = step.make_eval_step(module, mesh, shardings)
 
         def once() -> jax.Array:
-            return eval_step(held[0], sharding.put(batch, place))
+            return trainer.eval_step(held[0], sharding.put(batch, place))
 
     device = jax.devices()[0]
     about = {
         "device": runtime.describe(),
         "versions": f"jax {jax.__version__}",
-        "flops_per_image": summary.table(module, spec["image_size"]).flops,
+        "flops_per_image": summary.table(trainer.model, spec["image_size"]).flops,
         "peak_flops": runtime.peak_flops(device),
     }
     run = repeated(once, jax.block_until_ready, spec["seconds"], spec.get("wait_each", False))

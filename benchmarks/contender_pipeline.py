@@ -14,32 +14,32 @@ from leukjax.data.loader import Batches
 from leukjax.images.augment import augment
 from leukjax.images.normalize import standardize, to_float
 from leukjax.training import data_placement
-from leukjax.training.hyperparameters import step_options
-from leukjax.training.lookup import images_of
-from leukjax.training.prefetch import Feed
+from leukjax.training.data_placement import lookup_images
+from leukjax.training.hyperparameters import augment_options
+from leukjax.training.prefetch import DevicePrefetcher
 
 
 def prepare(spec):
     settings = config.load("cnn", {"train.batch_size": spec["batch"], "mesh.data": 1})
     settings.augment.update(spec["augment"])
-    options = step_options(settings, "black").augment
+    options = augment_options(settings, "black")
     mesh = sharding.make_mesh(settings.mesh, spec["batch"])
     records = Synthetic(spec["folder"], spec["images"], spec["image_size"])
     mode, pixels = spec["mode"], None
     source = image_store.decode(records) if mode == "host" else records
     if mode == "device":
-        pixels = data_placement.put(records, mesh, sharded=False)
+        pixels = data_placement.put_on_devices(records, mesh, sharded=False)
     place = None if pixels is None else pixels.sharding
 
     @jax.jit
     def transform(batch, step):
-        images = to_float(images_of(batch, mesh, place))
+        images = to_float(lookup_images(batch, mesh, place))
         positions = np.arange(spec["batch"], dtype=np.int32)
         key = jax.random.fold_in(jax.random.key(0), step)
         return standardize(augment(key, images, positions, options), np.full(3, 0.5), np.full(3, 1))
 
     batches = Batches(source, np.arange(len(records)), spec["batch"], training=True)
-    feed = iter(Feed(batches, mesh, 0, 10**9, pixels=pixels))
+    feed = iter(DevicePrefetcher(batches, mesh, 0, 10**9, device_images=pixels))
     work = transform if spec["augmented"] else (lambda batch, step: batch)
     place_of = {"step": 0}
 

@@ -7,14 +7,12 @@ from harness import serve
 from measured import cpu_seconds, memory, processor, versions
 from synthetic import Synthetic
 
-from leukjax import config, models, sharding
+from leukjax import config, sharding
 from leukjax.data import duplicates, image_store, split
 from leukjax.data.loader import Batches
-from leukjax.training import data_placement, optimizers
-from leukjax.training import state as states
-from leukjax.training.hyperparameters import make_settings, step_options
-from leukjax.training.prefetch import Feed
-from leukjax.training.step import make_train_step
+from leukjax.training import data_placement
+from leukjax.training.prefetch import DevicePrefetcher
+from leukjax.training.trainer import Trainer
 
 
 def prepare(spec):
@@ -40,28 +38,21 @@ def prepare(spec):
 
     mesh = sharding.make_mesh(settings.mesh, spec["batch"])
     source = image_store.decode(records) if spec["mode"] == "host" else records
-    pixels = data_placement.put(records, mesh, sharded=False) if spec["mode"] == "device" else None
+    pixels = (
+        data_placement.put_on_devices(records, mesh, sharded=False)
+        if spec["mode"] == "device"
+        else None
+    )
     batches = Batches(source, rows, spec["batch"], training=True)
-    values = make_settings(settings, records, rows, batches.steps_per_epoch, 10**6)
-    # The cnn needs 32 px; below, the feed alone is measured.
+    # The cnn needs 32 px; below, the prefetch alone is measured.
     step = state = None
     if spec["image_size"] >= 32:
-        module = models.create("cnn", 2, width=8, norm_batch=spec.get("norm_batch", 0))
-        transform = optimizers.make_transform(settings.optimizer)
-        init, places = states.make_init(
-            module,
-            transform,
-            values,
-            image_size=spec["image_size"],
-            ema=False,
-            mesh=mesh,
-            rules=(),
-        )
-        options = step_options(settings, "black")
-        place = None if pixels is None else pixels.sharding
-        step = make_train_step(module, transform, options, mesh, places, pixels=place)
-        state = init(values)
-    feed = iter(Feed(batches, mesh, 0, 10**9, pixels=pixels))
+        trainer = Trainer.from_config(settings, num_classes=2, mesh=mesh)
+        step = trainer.compiled(
+            image_sharding=None if pixels is None else pixels.sharding
+        ).train_steps[1]
+        state = trainer.init_state(steps_per_epoch=batches.steps_per_epoch)
+    feed = iter(DevicePrefetcher(batches, mesh, 0, 10**9, device_images=pixels))
     carried = {"state": state}
 
     def some(seconds):

@@ -67,7 +67,7 @@ class Subject:
         from leukjax.explain.attribution import methods, network
         from leukjax.explain.attribution.occlusion import window_for
 
-        self.model = leukjax.load(folder, batch_size=8)
+        self.model = leukjax.load(folder, batch_size=8).member
         self.family = self.model.preprocessing["model"]["name"]
         self.name = Path(folder).name
         size = self.model.image_size
@@ -99,9 +99,13 @@ class Subject:
         )
         return explainer.to_pixels(found.maps, images.shape[1])
 
+    def predict(self, images) -> np.ndarray:
+        """Probabilities of prepared images."""
+        return self.model.outputs(images).probabilities
+
     def log_odds(self, images) -> np.ndarray:
         """Of class all."""
-        p = self.model.predict(images)[:, self.blast].astype(np.float64)
+        p = self.predict(images)[:, self.blast].astype(np.float64)
         return np.log(p / (1 - p))
 
     def controls(self) -> dict[str, np.ndarray]:
@@ -193,9 +197,7 @@ def deletion(subject: Subject) -> dict:
                     else curves.mean_cell(image, cell)
                 )
                 both.append(
-                    curves.curves(
-                        subject.model.predict, image, blank, map, cell, subject.healthy, STEPS
-                    )
+                    curves.curves(subject.predict, image, blank, map, cell, subject.healthy, STEPS)
                 )
             for way, mean in zip(("deletion", "insertion"), np.mean(both, 0), strict=True):
                 found[kind, way, name] = mean

@@ -279,7 +279,7 @@ def _prepare(names: list[str], overrides: list[tuple[str, str]], arguments: list
     """What `leukjax.main` does before the model is built."""
     from leukjax import command
     from leukjax.data import datasets, split
-    from leukjax.training import assemble
+    from leukjax.training.training_data import make_batches
 
     config = command.one_config(names, overrides, arguments)
     if config.init.weights:
@@ -289,19 +289,18 @@ def _prepare(names: list[str], overrides: list[tuple[str, str]], arguments: list
     chosen = split.make_split(found.manifest, config.split.protocol, config.split.seed,
                               config.split.folds, config.split.fold,
                               official_parts=found.official_parts)  # fmt: skip
-    assemble.make_batches(config, found, chosen.rows("train"), config.train.batch_size,
-                     training=True)  # fmt: skip
+    make_batches(config, found, chosen.rows("train"), config.train.batch_size, training=True)
     pixels = found.images(np.arange(len(found)))
     assert hashlib.sha256(pixels.data).hexdigest() == found.checksum, "read other pixels"
 
 
 def _find_weights(config: ConfigDict) -> None:
     """What `leukjax.main` does with weights, for a run that is not there yet."""
-    from leukjax import models
+    from leukjax.models.registry import create_model, select_options
     from leukjax.training import pretrained
 
     name = config.model.name
-    module = models.create(name, 2, **models.select(name, config.model))
+    module = create_model(name, 2, **select_options(name, config.model))
     start = pretrained.find(config, module, ("blast", "healthy"), Path("none"))
     assert start.mapped is not None
     broken_weights.check(Path(config.init.weights), config.init.sha256, start.mapped)

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from leukjax import config
 from leukjax.metrics.predictions import read
 from leukjax.report.style import BLUE, VERMILION, entitle, save, style
-from leukjax.training import session
+from leukjax.training import trainer
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("splits", 8, "partitions of each kind", lower_bound=2)
@@ -66,7 +66,7 @@ def train(folder: Path, kind: str, seed: int) -> float:
             "train.epochs": FLAGS.epochs,
             "split.seed": seed,
         }
-        session.run(config.load(f"literature:{recipe}", changes), workdir)
+        trainer.train(config.load(f"literature:{recipe}", changes), workdir)
     predictions = read(table)
     right = predictions.probabilities.argmax(axis=1) == predictions.labels
     return float(np.mean([right[predictions.labels == c].mean() for c in range(2)]))

@@ -24,7 +24,7 @@ def main(_: list[str]) -> int:
     """Stream, measure, compare."""
     import leukjax
     from leukjax.data.image_stream import Item
-    from leukjax.predict.batching import rows
+    from leukjax.predict.batching import stream
 
     logging.set_verbosity(logging.ERROR)
     model = leukjax.load(FLAGS.workdir)
@@ -37,7 +37,7 @@ def main(_: list[str]) -> int:
         for number in range(FLAGS.count)
     )
     began, bad, first, due = time.perf_counter(), 0, 0, FIRST
-    for number, row in enumerate(rows(model.members, items, threads=2), start=1):
+    for number, row in enumerate(stream(model, items, threads=2), start=1):
         bad += bool(row.error)
         if number == due or number == FLAGS.count:
             first = first or resident()

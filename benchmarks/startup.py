@@ -34,24 +34,24 @@ STAGES = ("import", "prepare", "build", "first_step")
 CHILD = """
 import json, os, sys, time
 marks = {"start": float(sys.argv[1])}
-from leukjax.report import run_report
+from leukjax.training import run_report
 from leukjax import config, runtime
-from leukjax.training import assemble as run, session
+from leukjax.training import trainer
 from leukjax.training import throughput as pace
 from measured import processor, versions
 marks["import"] = time.time()
-programs = run.programs
+compiled_steps = trainer.compiled_steps
 def building(*arguments, **options):
     marks["prepare"] = time.time()
-    return programs(*arguments, **options)
-run.programs = building
-train = session.train
-def training(assembled, state, *rest):
+    return compiled_steps(*arguments, **options)
+trainer.compiled_steps = building
+train = trainer.train_loop
+def training(run, state, *rest):
     import jax
     jax.block_until_ready(state)
     marks["build"] = time.time()
-    return train(assembled, state, *rest)
-session.train = training
+    return train(run, state, *rest)
+trainer.train_loop = training
 def done(*_):
     marks["first_step"] = time.time()
     names = list(marks)
@@ -61,7 +61,7 @@ def done(*_):
     sys.stdout.flush()
     os._exit(0)
 pace.Pace.first_call_done = done
-session.run(config.load(sys.argv[2]), __import__("pathlib").Path(sys.argv[3]))
+trainer.train(config.load(sys.argv[2]), __import__("pathlib").Path(sys.argv[3]))
 """
 
 

@@ -9,7 +9,7 @@ numbers, so a run may be resumed with other values of them.
 from ml_collections import ConfigDict
 
 from leukjax.config import build
-from leukjax.data.datasets import list_datasets
+from leukjax.data.datasets import config_names, list_datasets
 from leukjax.errors import UserError
 from leukjax.fields import (
     Choice,
@@ -21,6 +21,8 @@ from leukjax.fields import (
     Text,
     Whole,
 )
+from leukjax.models import registry
+from leukjax.training import optimizer_registry
 
 FIELDS = {
     "seed": Whole(0, (0, 2**32 - 1), "initialisation, order of the examples, augmentation"),
@@ -28,7 +30,7 @@ FIELDS = {
         "auto", ("auto", "float32", "bfloat16"), "auto: bfloat16 on GPU and TPU, else float32"
     ),
     # Data
-    "data.name": Choice("smears", list_datasets, "data set: a shipped or registered name"),
+    "data.name": Choice("smears", config_names, "data set: a shipped or registered name"),
     "data.root": Location(
         "", "folder, or folder of zips, with the images; smears needs none"
     ).free(),
@@ -74,7 +76,7 @@ FIELDS = {
         "none", ("none", "auto", "subject", "official"), "kfold: a test split outside all folds"
     ),
     # Model
-    "model.name": Choice("resnet", ("cnn", "resnet", "hybrid_vit", "bit"), "family of models"),
+    "model.name": Choice("resnet", registry.config_names, "family of models, or a registered one"),
     "model.depth": Choice(50, (18, 34, 50, 101, 152), "resnet; bit has 50, 101 and 152"),
     "model.width": Whole(64, (1, 4096), "channels of the first stage (cnn, resnet, bit)"),
     "model.variant": Choice("small", ("small", "r26_s32", "r50_b16"), "hybrid_vit"),
@@ -86,6 +88,11 @@ FIELDS = {
     "model.zero_init": Flag(True, "start the last norm scale of each residual block at 0"),
     "model.dropout": Number(0.0, (0, 0.99), "before the head, and in transformer blocks"),
     "model.stochastic_depth": Number(0.0, (0, 0.99), "rate of the last block; the first has 0"),
+    "model.fused": Choice(
+        "auto",
+        ("auto", "on", "off"),
+        "normalisation fused with what surrounds it, in bfloat16; auto: where measured as faster",
+    ),
     # Initial weights
     "init.weights": Location(
         "", "empty: random | a file | a run | hf://OWNER/NAME[@REVISION][/FILE]"
@@ -109,12 +116,17 @@ FIELDS = {
     "augment.noise": Number(0.0, (0, 1), "standard deviation of camera noise; white is 1"),
     "augment.debris": Number(0.0, (0, 100), "number of purple specks"),
     # Loss
-    "loss.name": Choice("cross_entropy", ("cross_entropy", "focal"), "loss function"),
+    "loss.name": Choice(
+        "cross_entropy", ("cross_entropy", "focal", "custom"), "custom: given in Python"
+    ),
     "loss.label_smoothing": Number(0.0, (0, 0.99), "share of the label spread over all classes"),
     "loss.class_weights": Text("none", 'none | balanced | "w0,w1,...", one weight per class'),
     "loss.focal_gamma": Number(2.0, (0, 100), "focal: exponent; 0 is cross-entropy"),
     # Optimizer
-    "optimizer.name": Choice("adam", ("adam", "adamw", "sgd"), "optimizer"),
+    "optimizer.name": Choice(
+        "adam", optimizer_registry.names, "adam, adamw, sgd, one of optax, or a registered one"
+    ),
+    "optimizer.options": Text("", 'of optax\'s others: "b1=0.95, nesterov=True", Python literals'),
     "optimizer.learning_rate": Number(1e-3, (0, 1e3), "peak learning rate"),
     "optimizer.b1": Number(0.9, (0, 0.9999999), "adam, adamw"),
     "optimizer.b2": Number(0.999, (0, 0.9999999), "adam, adamw"),

@@ -1,29 +1,104 @@
-"""leukjax trains, compares and applies classifiers of leukaemia cells in JAX."""
+"""leukjax trains, compares and applies classifiers of leukaemia cells in JAX.
 
-import os
-from collections.abc import Sequence
+    import leukjax as lj, optax
+
+    data = lj.ImageFolder("cells/", subject=r"(patient_\\d+)")
+    split = lj.split_by_group(data, seed=0)
+    model = lj.create_model("resnet50", num_classes=data.num_classes)
+    trainer = lj.Trainer(model, optimizer=optax.adamw(1e-3), augment=lj.Augment(flip=True))
+    run = trainer.fit(split.train, split.val, workdir="runs/mine")
+    print(run.evaluate(split.test))
+    lj.load("runs/mine").predict(["cell.png"])
+
+Importing leukjax changes nothing in the process, and imports JAX only when it is needed.
+"""
+
+import importlib
 from typing import TYPE_CHECKING, Any
-
-# JAX takes seconds to import, and most of what users ask of the package needs none of it.
-if TYPE_CHECKING:
-    from leukjax.predict.predictor import Ensemble, Model
 
 __version__ = "0.1.0"
 
+if TYPE_CHECKING:
+    from leukjax.compare.write_report import compare_runs
+    from leukjax.config import load as load_config
+    from leukjax.data import (
+        Arrays,
+        Dataset,
+        ImageFolder,
+        Split,
+        Subset,
+        list_datasets,
+        register_dataset,
+        split_by_group,
+    )
+    from leukjax.images.augment import Augment
+    from leukjax.metrics.evaluation import Evaluation
+    from leukjax.models.registry import create_model, list_models, register_model
+    from leukjax.predict.predictor import Predictor, load
+    from leukjax.training.optimizer_registry import register_optimizer
+    from leukjax.training.run import Event
+    from leukjax.training.state import TrainState
+    from leukjax.training.trainer import Trainer
 
-def load(
-    runs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    step: int | str = "best",
-    **options: Any,
-) -> "Model | Ensemble":
-    """A trained run, ready to predict; a list of them is an ensemble.
+# Name -> module, and the name there if it is another.
+_PUBLIC = {
+    "Arrays": "leukjax.data",
+    "Augment": "leukjax.images.augment",
+    "Dataset": "leukjax.data",
+    "Evaluation": "leukjax.metrics.evaluation",
+    "Event": "leukjax.training.run",
+    "ImageFolder": "leukjax.data",
+    "Predictor": "leukjax.predict.predictor",
+    "Split": "leukjax.data",
+    "Subset": "leukjax.data",
+    "TrainState": "leukjax.training.state",
+    "Trainer": "leukjax.training.trainer",
+    "compare_runs": "leukjax.compare.write_report",
+    "create_model": "leukjax.models.registry",
+    "list_datasets": "leukjax.data",
+    "list_models": "leukjax.models.registry",
+    "load": "leukjax.predict.predictor",
+    "load_config": "leukjax.config:load",
+    "register_dataset": "leukjax.data",
+    "register_model": "leukjax.models.registry",
+    "register_optimizer": "leukjax.training.optimizer_registry",
+    "split_by_group": "leukjax.data",
+}
 
-    `leukjax.predict.predictor.load` says what the options are. Three lines are all it takes::
+__all__ = [
+    "Arrays",
+    "Augment",
+    "Dataset",
+    "Evaluation",
+    "Event",
+    "ImageFolder",
+    "Predictor",
+    "Split",
+    "Subset",
+    "TrainState",
+    "Trainer",
+    "__version__",
+    "compare_runs",
+    "create_model",
+    "list_datasets",
+    "list_models",
+    "load",
+    "load_config",
+    "register_dataset",
+    "register_model",
+    "register_optimizer",
+    "split_by_group",
+]
 
-        import leukjax
-        model = leukjax.load("runs/resnet50-cnmc")
-        probabilities = model.predict(["cell.bmp"])
-    """
-    from leukjax.predict import predictor
 
-    return predictor.load(runs, step, **options)
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'leukjax' has no attribute {name!r}")
+    module, _, other = _PUBLIC[name].partition(":")
+    value = getattr(importlib.import_module(module), other or name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

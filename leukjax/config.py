@@ -16,7 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from leukjax.errors import UserError
+from leukjax.errors import NotRegistered, UserError
 from leukjax.fields import Field, Location, parse_duration
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -25,6 +25,9 @@ _PACKAGE = Path(__file__).resolve().parent
 MAX_DRAWN = 2_000_000
 
 _MAX_TEXT = 10_000  # characters of one field of a run's config.json
+
+# Fields that hold the name of something that users may register, and what it is.
+_REGISTERED = {"model.name": "model", "data.name": "data set", "optimizer.name": "optimizer"}
 
 # Fields that code outside the package declared for its own models and data sets.
 _declared: dict[str, Field] = {}
@@ -291,11 +294,14 @@ def of_finished_run(content: Any) -> tuple[ConfigDict, dict[str, Any]]:
       The config, and all fields as they were recorded: for display and hints, never to be used.
 
     Raises:
+      NotRegistered: a model, data set or optimizer that is registered outside of leukjax.
       UserError: an unknown field, or a value of another type or out of bounds.
     """
     known = fields()
     recorded = {name: field.default for name, field in known.items()}
-    for name, value in _fields_of_json(content).items():
+    given = _fields_of_json(content)
+    _check_registered(given, known)  # first: their own fields are unknown too
+    for name, value in given.items():
         if name not in recorded:
             raise UserError(f"{name}: no such field{_nearest(name, recorded)}")
         recorded[name] = value
@@ -313,6 +319,18 @@ def of_finished_run(content: Any) -> tuple[ConfigDict, dict[str, Any]]:
         if field.is_free or name.startswith("init."):
             _assign(config, name, field.default)
     return config, recorded
+
+
+def _check_registered(recorded: Mapping[str, Any], known: Mapping[str, Field]) -> None:
+    for name, what in _REGISTERED.items():
+        value = recorded.get(name)
+        if isinstance(value, str) and re.fullmatch(r"[\w.-]{1,100}", value):
+            try:
+                known[name].check(value, name)
+            except UserError as error:
+                raise NotRegistered(
+                    f"uses the {what} {value!r}, which is not registered: add --import=FILE"
+                ) from error
 
 
 def of_this_machine(config: ConfigDict, overrides: Iterable[tuple[str, Any]], where: str) -> None:

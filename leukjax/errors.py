@@ -13,5 +13,9 @@ class Diverged(UserError):
     """The training went astray: with these values it always will."""
 
 
+class NotRegistered(UserError):
+    """A run uses a model, data set or optimizer that this process has not registered."""
+
+
 class Stopped(Exception):
     """The run was asked to stop, and everything is saved: the same command goes on (status 75)."""

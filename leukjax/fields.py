@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import difflib
 import math
 import re
 from collections.abc import Callable
@@ -147,8 +148,10 @@ class Choice(Field):
 
     def check(self, value: Any, name: str) -> None:
         if value not in self.values:
-            listed = ", ".join(map(str, self.values))
-            raise UserError(f"--config.{name}={value}: must be one of {listed}")
+            known = [str(choice) for choice in self.values]
+            close = difflib.get_close_matches(str(value), known, n=1)
+            guess = f"; did you mean {close[0]}?" if close else ""
+            raise UserError(f"--config.{name}={value}: must be one of {', '.join(known)}{guess}")
 
     def _convert(self, value: Any) -> Any:
         if isinstance(self.default, int):

@@ -39,11 +39,12 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
         return
 
     # Imported late: the flags above answer at once, JAX and TFDS take seconds.
-    from leukjax.report import run_report
-    from leukjax.training import session
+    from leukjax.training.run_report import write_report
+    from leukjax.training.trainer import train
 
-    outcome = session.run(chosen, workdir)
-    run_report.write_and_print(outcome)
+    report = write_report(train(chosen, workdir))
+    if report:  # on the first process
+        print(report)
 
 
 if __name__ == "__main__":

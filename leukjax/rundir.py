@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from leukjax import config as configs
 from leukjax import storage
-from leukjax.errors import UserError
+from leukjax.errors import NotRegistered, UserError
 from leukjax.fields import Choice
 from leukjax.metrics import predictions as tables
 from leukjax.metrics.predictions import Predictions
@@ -40,6 +40,7 @@ SPLIT, METRICS, STARTS, LEDGER, LOCK = (
     ".lock",
 )
 LEDGER_OF_STUDY, UNLIKENESS = "ledger.jsonl", "unlikeness.npz"
+REACHED = ".reached"  # the last step that a start has done
 PARTS = ("train", "val", "test", "held_out", "")
 
 MAX_JSON = 4 * 2**20  # bytes of a JSON file
@@ -127,6 +128,8 @@ class RunDir:
         content = self.read_json(CONFIG)
         try:
             return configs.of_finished_run(content)
+        except NotRegistered as error:
+            raise UserError(f"--workdir={self.folder}: {error}") from error
         except UserError as error:
             raise self._damaged(CONFIG, error) from error
 
@@ -160,6 +163,14 @@ class RunDir:
             if content[name] != expected:
                 raise self._damaged(PREPROCESSING, f"{name}: differs from {CONFIG}")
         return content
+
+    def has_predictions(self, part: str) -> bool:
+        """Whether the predictions of a part are written."""
+        return (self.folder / "predictions" / f"{part}.csv").is_file()
+
+    def write_predictions(self, part: str, predictions: Predictions) -> None:
+        """Writes the predictions of a part."""
+        predictions.write(self.path("predictions", f"{part}.csv"))
 
     def predictions(self, part: str) -> Predictions:
         """The predictions of a part, as leukjax computed them (float32), checked."""
@@ -232,7 +243,41 @@ class RunDir:
             lines.append(record)
         return lines
 
-    def accesses_of_study(self) -> list[dict[str, Any]]:
+    def truncate_history(self, step: int) -> None:
+        """Drops lines of metrics.jsonl after a step: a killed run wrote them, and a resumed one
+        writes them again.
+        """
+        kept = [record for record in self.history() if record["step"] <= step]
+        self.write(METRICS, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def append_history(self, record: Mapping[str, Any]) -> None:
+        """Appends a line to metrics.jsonl; it is on the disk when this returns.
+
+        Raises:
+          OSError: it cannot be written.
+        """
+        storage.append_line(self.path(METRICS), record)
+
+    def seconds_trained(self) -> float:
+        """Seconds of training and validation up to the last line of metrics.jsonl."""
+        return max((record.get("elapsed", 0.0) for record in self.history()), default=0.0)
+
+    def open_reached(self) -> IO[bytes]:
+        """Opens the file that holds the last step done; write each with `write_reached`."""
+        return self.path(REACHED).open("wb", buffering=0)
+
+    def write_reached(self, file: IO[bytes], step: int) -> None:
+        """Writes a step to the file of `open_reached`: a kill leaves the last one in it."""
+        os.pwrite(file.fileno(), b"%20d\n" % step, 0)
+
+    def reached(self) -> int:
+        """The last step that any start has done, whether it was saved or not; 0 without one."""
+        try:
+            return int(storage.read_text(self.folder / REACHED, 64))
+        except (OSError, ValueError):
+            return 0
+
+    def study_accesses(self) -> list[dict[str, Any]]:
         """Of a study's folder: one record per access to the held-out part."""
         return self._json_lines(LEDGER_OF_STUDY, {"model": _text})
 
@@ -240,19 +285,32 @@ class RunDir:
         """One record per start of the run: the step, and the steps that were repeated."""
         return self._json_lines(STARTS, {"step": _whole(0, 2**53), "repeated": _whole(0, 2**53)})
 
-    def note_start(self, step: int, repeated: int) -> None:
-        """Record a start."""
+    def record_start(self, step: int, repeated: int) -> None:
+        """Records a start of the run.
+
+        Args:
+          step: that it starts from.
+          repeated: steps that a killed start had done after its last checkpoint.
+        """
         self._append(STARTS, {"step": step, "repeated": repeated, "time": round(time.time(), 3)})
+
+    def steps_repeated(self) -> int:
+        """Steps that were trained twice because of kills."""
+        return sum(start["repeated"] for start in self.starts())
 
     # The ledger of test accesses.
 
-    def openings(self) -> int:
-        """How often the test part was accessed."""
+    def test_accesses(self) -> int:
+        """Returns how often the test part was accessed."""
         return sum(1 for line in self._lines(LEDGER) if line.strip())
 
-    def note_opening(self, step: int, **more: str) -> None:
-        """Record an access to the test part; to be called before the part is read."""
+    def record_test_access(self, step: int, **more: str) -> None:
+        """Records an access to the test part; call it before the part is read."""
         self._append(LEDGER, {"step": step, "part": "test", **more})
+
+    def record_study_access(self, model: str, part: str, runs: int) -> None:
+        """Records, in a study's folder, an access to the held-out part by an ensemble."""
+        self._append(LEDGER_OF_STUDY, {"model": model, "part": part, "runs": runs})
 
     # Is this the same data?
 
@@ -321,7 +379,7 @@ class RunDir:
 
     # Writing.
 
-    def place(self, *names: str) -> Path:
+    def path(self, *names: str) -> Path:
         """A path below the folder, to be written or removed: no part of it may be a link.
 
         Raises:
@@ -335,6 +393,22 @@ class RunDir:
                     f"{path}: is a symbolic link, which may lead outside the run; remove it"
                 )
         return path
+
+    def write(self, name: str, content: str | bytes) -> None:
+        """Writes a file of the folder, whole or not at all.
+
+        Args:
+          name: relative to the folder, with "/" between its parts.
+          content: text or bytes.
+
+        Raises:
+          UserError: a part of the path is a symbolic link.
+        """
+        storage.write_atomic(self.path(*name.split("/")), content)
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Writes a JSON file as `write`."""
+        self.write(name, json.dumps(content, indent=1) + "\n")
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[IO[bytes]]:

@@ -1,17 +1,23 @@
-"""Standard output and error that any name can be printed on, and whose reader may leave.
+"""Standard output, standard error and logging of commands.
 
-Commands call `prepare` once. The library leaves the streams of its caller alone.
+Any name can be printed, and the reader may leave. Commands call `prepare` and `quiet_logging`
+once; the library does not change the streams of its caller.
 """
 
 import codecs
 import contextlib
+import ctypes
 import errno
 import io
+import logging as std_logging
 import os
 import re
 import stat
 import sys
+from pathlib import Path
 from typing import Any
+
+from absl import logging
 
 # Control characters that move a terminal's cursor or start its commands, the characters that change
 # the direction of a text, and halves of characters, as Python reads names that are not UTF-8.
@@ -39,11 +45,11 @@ def escape(text: str) -> str:
 
 
 def prepare() -> None:
-    """Replaces `sys.stdout` and `sys.stderr` by streams that never end a command.
+    """Replaces `sys.stdout` and `sys.stderr` by streams whose failure does not end a command.
 
-    A letter that the terminal's encoding lacks is written as a plainer one or as an escape; unsafe
-    characters are escaped; and if the reader leaves (``| head``, a closed terminal) or the stream
-    is closed from the start (``2>&-``), the output is dropped and the work continues.
+    A character that the terminal's encoding lacks is written as a similar one or as an escape;
+    unsafe characters are escaped. If the reader leaves (``| head``, a closed terminal) or the
+    stream is closed from the start (``2>&-``), the output is dropped and the work continues.
     """
     if isinstance(sys.stdout, _Stream):
         return
@@ -52,9 +58,16 @@ def prepare() -> None:
     sys.stdout, sys.stderr = _Stream(1, sys.stdout), _Stream(2, sys.stderr)
 
 
-def control(stream: Any, text: str) -> None:
-    """Writes text that may move the cursor."""
-    getattr(stream, "write_raw", stream.write)(text)
+class Raw:
+    """A view of a stream to which text may be written that moves the cursor."""
+
+    def __init__(self, stream: Any) -> None:
+        """`stream` may be one of those of `prepare`, which escape such text."""
+        self._stream = stream
+        self.write = getattr(stream, "write_raw", stream.write)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class _Descriptor(io.FileIO):
@@ -123,3 +136,53 @@ def _plainer(error: UnicodeError) -> tuple[str, int]:
     letters = error.object[error.start : error.end]
     plain = [_PLAIN.get(x) or x.encode("unicode_escape").decode() for x in letters]
     return "".join(plain), error.end
+
+
+# Logging.
+
+_PACKAGE = str(Path(__file__).resolve().parent) + os.sep
+
+
+def quiet_logging() -> None:
+    """Logs plain lines to stderr: leukjax from INFO up, other libraries from ERROR up.
+
+    Leaves out Orbax and asyncio (used by Orbax alone), which log each error up to four times before
+    they raise it.
+    """
+    logging.use_absl_handler()
+    handler = logging.get_absl_handler()
+    handler.setFormatter(_PlainFormatter())
+    handler.addFilter(_is_shown)
+    logging.set_verbosity(logging.INFO)
+
+
+class _PlainFormatter(std_logging.Formatter):
+    def format(self, record: std_logging.LogRecord) -> str:
+        # Names in a message may contain control characters.
+        message = escape(record.getMessage())
+        if record.levelno <= std_logging.INFO:
+            return message
+        line = f"{record.levelname.lower()}: {message}"
+        # The traceback of an error that did not stop the server.
+        if record.exc_info and record.pathname.startswith(_PACKAGE):
+            line += "\n" + escape(self.formatException(record.exc_info))
+        return line
+
+
+def _is_shown(record: std_logging.LogRecord) -> bool:
+    if str(record.msg).startswith("Jax plugin configuration error"):
+        # --preflight compiles with JAX's plugin for NVIDIA GPUs, which reports an error of no
+        # importance where there is no driver.
+        return _has_nvidia_driver()
+    if record.pathname.startswith(_PACKAGE):
+        return True
+    from_orbax = record.name == "asyncio" or "orbax" in record.pathname
+    return record.levelno >= std_logging.ERROR and not from_orbax
+
+
+def _has_nvidia_driver() -> bool:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True

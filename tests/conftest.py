@@ -43,7 +43,7 @@ def own_cache(tmp_path_factory):
 def trained_run(tmp_path_factory) -> Path:
     """The work directory of a small finished run on drawn cells; to be read, not written."""
     from leukjax import config
-    from leukjax.training import session
+    from leukjax.training.trainer import train
 
     folder = tmp_path_factory.mktemp("trained")
     small = {
@@ -55,7 +55,7 @@ def trained_run(tmp_path_factory) -> Path:
         "train.batch_size": 16,
         "train.epochs": 2,
     }
-    session.run(config.load("cnn", small), folder / "run")
+    train(config.load("cnn", small), folder / "run")
     return folder / "run"
 
 

@@ -18,7 +18,7 @@ COMMANDS = {
 LAYERS = (
     {"errors"},
     {"storage", "fields", "hashing", "terminal"},
-    {"config", "expressions"},
+    {"config"},
     {"runtime", "sharding", "coordinator_proxy"},
     {"distributed"},
     {"images", "models", "metrics", "compiler"},
@@ -26,8 +26,8 @@ LAYERS = (
     {"weights", "rundir"},
     {"checkpoints"},
     {"predict"},
-    {"training"},
     {"report"},
+    {"training"},
     {"command"},
     COMMANDS,
     {"main"},

@@ -1,5 +1,6 @@
 """Command lines: what is the config's, what is a flag, and which exit status follows."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,8 +9,10 @@ import time
 import pytest
 from absl import flags
 
+import leukjax
 from leukjax import command, config
 from leukjax.errors import Stopped, UserError
+from leukjax.rundir import RunDir
 
 
 def test_config_tokens_are_parted_from_flags():
@@ -193,3 +196,100 @@ def test_platforms_that_are_not_here_are_one_line(platforms, reason):
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert done.stderr.startswith(f"error: environment: JAX_PLATFORMS={platforms}: cannot be used")
     assert reason in done.stderr
+
+
+@pytest.fixture
+def user_code(tmp_path, monkeypatch):
+    """A function that writes a module; what importing it adds to `sys` is removed afterwards."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+
+    def write(content: str, name: str = "my_net.py"):
+        (tmp_path / name).write_text(content)
+        return tmp_path / name
+
+    return write
+
+
+def test_import_runs_files_and_modules_once_and_before_the_command(user_code, capsys):
+    user_code("NAME = 'neighbour'\n", "my_layers.py")
+    file = user_code("import my_layers; print('imported', my_layers.NAME)\n")
+    other = user_code("print('other')\n", "other.py")
+    argv = [f"--import={file},{other}", "--import", str(file), "--import=json.tool"]
+    assert _status(lambda *_: print("began"), argv) == 0
+    assert capsys.readouterr().out.splitlines() == ["imported neighbour", "other", "began"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "no such file"),
+        ("x = 1\nif x\n", "SyntaxError: expected ':' ({file}:2)"),
+        ("import json\n\njson.loads('{')\n", "JSONDecodeError: Expecting property name"),
+        ("def f():\n    raise ValueError('the name resnet is taken')\nf()\n",
+         "ValueError: the name resnet is taken ({file}:2)"),
+        ("import no_such\n", "ModuleNotFoundError: No module named 'no_such' ({file}:1)"),
+        ("raise SystemExit(3)\n", "SystemExit: 3 ({file}:1)"),
+    ],
+)  # fmt: skip
+def test_an_import_that_fails_is_one_line(content, says, user_code, capsys):
+    file = user_code(content or "")
+    if content is None:
+        file.unlink()
+    assert _status(lambda *_: pytest.fail("it began"), [f"--import={file}"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: --import={file}: {says.format(file=file)}")
+
+
+def test_a_module_that_cannot_be_imported_is_one_line(capsys):
+    assert _status(lambda *_: None, ["--import=no_such_module.inner"]) == 1
+    assert "--import=no_such_module.inner: no such module" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "what"),
+    [("model", "my_net", "model"), ("data", "my-set", "data set"), ("optimizer", "x", "optimizer")],
+)  # fmt: skip
+def test_a_run_names_what_is_not_registered_and_imports_nothing(section, name, what, tmp_path):
+    recorded = config.load("cnn").to_dict()
+    recorded[section] |= {"name": name, "own_field": 3}
+    (tmp_path / "config.json").write_text(json.dumps(recorded))
+    with pytest.raises(UserError) as error:
+        RunDir(tmp_path).config()
+    expected = f"uses the {what} {name!r}, which is not registered: add --import=FILE"
+    assert str(error.value) == f"--workdir={tmp_path}: {expected}"
+
+
+@pytest.mark.parametrize("arguments", [["leukjax"], ["leukjax.predict"]])
+def test_version(arguments, repository):
+    done = _run(*arguments, "--version", cwd=repository)
+    assert (done.returncode, done.stdout) == (0, f"leukjax {leukjax.__version__}\n")
+
+
+def _run_flags(*argv):
+    values = flags.FlagValues()
+    command.define_run_flags(values, "workdir", "step", "max_error", batch_size=4)
+    values(["x", *argv])
+    return values
+
+
+def test_shared_flags_of_commands_that_apply_runs():
+    values = _run_flags("--workdir=a,,b", "--step=12", "--max_error=0.1")
+    assert command.run_folders(values) == ["a", "b"]
+    assert command.run_options(values) == {"step": 12, "max_error": 0.1, "batch_size": 4}
+    assert command.run_folders(_run_flags("--workdir=a,a"), repeats=True) == ["a", "a"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ([], "--workdir is missing"),
+        (["--workdir=a,./a"], "--workdir=a,./a: a run is named twice"),
+        (["--workdir=a", "--step=last"], "--step=last: give best, latest"),
+        (["--workdir=a", "--max_error=1"], "--max_error=1: must be a share above 0 and below 1"),
+    ],
+)
+def test_wrong_values_of_shared_flags(argv, says):
+    values = _run_flags(*argv)
+    with pytest.raises(UserError, match=says):
+        command.run_folders(values), command.run_options(values)

@@ -73,7 +73,7 @@ def test_every_image_gets_maps_an_overlay_and_rows(trained_run, folder, tmp_path
         assert float(row["p_target"]) == pytest.approx(own.max(), abs=1e-5)
         odds = np.log(own.max() / (1 - own.max()))
         assert float(row["score"]) == pytest.approx(odds, abs=1e-3)
-        prepared = model.preprocess(cell(image))
+        (prepared,) = model.prepare(cell(image))
         mask = prepared.any(-1)
         assert float(row["cell_area"]) == pytest.approx(mask.mean(), abs=1e-5)
         map = np.load(output / row["map"])

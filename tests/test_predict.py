@@ -20,7 +20,7 @@ from leukjax import command
 from leukjax.data.image_stream import Item
 from leukjax.predict import batching as module
 from leukjax.predict import cli
-from leukjax.predict.batching import rows
+from leukjax.predict.batching import stream
 
 SIDE = 30
 
@@ -146,7 +146,8 @@ def test_unlikeness_is_kept_and_its_limit_is_that_of_validation(trained_run):
     from leukjax.metrics import predictions
     from leukjax.predict import out_of_distribution
 
-    model = leukjax.load(trained_run)
+    predictor = leukjax.load(trained_run)
+    (model,) = predictor.members
     made = out_of_distribution.of_run(model)
     stamp = (trained_run / "unlikeness.npz").stat().st_mtime_ns
     again = out_of_distribution.of_run(model)
@@ -154,8 +155,8 @@ def test_unlikeness_is_kept_and_its_limit_is_that_of_validation(trained_run):
     prepared = datasets.prepare(model.config.data)
     ids = predictions.read(trained_run / "predictions" / "val.csv").id.tolist()
     rows_of = [prepared.manifest.id.tolist().index(name) for name in ids]
-    values = made.of(model.features(prepared.images(np.array(rows_of))))
-    np.testing.assert_array_equal(again.of(made.means), made.of(made.means))
+    values = made.score(predictor.features(prepared.images(np.array(rows_of))))
+    np.testing.assert_array_equal(again.score(made.means), made.score(made.means))
     assert np.quantile(values, 0.99) == pytest.approx(1, rel=1e-4)
 
 
@@ -180,7 +181,7 @@ def test_a_run_that_keeps_it_flags_unlike_images_at_the_end_of_the_row(
         assert {name: row[name] for name in before} == before
         assert row == same
     assert [row["unlike"] for row in found[-2:]] == ["", "yes"]
-    assert "images are unlike those of the training" in caplog.text
+    assert "images are unlike the training images" in caplog.text
     caplog.clear()
     run(f"--workdir={own}", folder, f"--output={output}", "--noflag_unlike")
     assert table(output) == plain
@@ -217,13 +218,13 @@ def test_the_challenges_file(trained_run, tmp_path):
         (["--workdir={run}", "{tmp}/nowhere"], "nowhere: cannot be read"),
         (["--workdir={run}", "{in}", "--output={tmp}"], "is a folder"),
         (["--workdir={run}", "{in}", "--output=/proc/x/o.csv"], "cannot be written"),
-        (["--workdir={run}", "{in}", "--output={in}/p0_0.png"], "take the place of an image"),
+        (["--workdir={run}", "{in}", "--output={in}/p0_0.png"], "would overwrite an image"),
         (["--workdir={run}", "{in}", "--max_error=2"], "--max_error=2"),
         (["--workdir={run}", "{in}", "--max_error=0.01"], "no confidence keeps wrong answers"),
-        (["--workdir={run}", "{in}", "--max_error=0.5", "--tta"], "without --tta"),
+        (["--workdir={run}", "{in}", "--max_error=0.5", "--tta"], "made without tta"),
         (["--workdir={run}", "{in}", "--subject_pattern=p"], "must hold a group"),
         (["--workdir={run}", "{in}", "--step=7"], "no checkpoint of step 7"),
-        (["--workdir={run}", "{in}", "--submission={tmp}/s.zip"], "is no N.bmp"),
+        (["--workdir={run}", "{in}", "--submission={tmp}/s.zip"], "is not named N.bmp"),
         (["--workdir={run}", "{tmp}/empty"], "holds no image (.bmp, .png"),
         (["--workdir={run}", "{tmp}/bad"], "not one of 1 files is an image"),
     ],
@@ -331,7 +332,7 @@ def test_a_stream_without_end_takes_no_more_memory(trained_run, monkeypatch):
 
     def peak(count: int) -> int:
         tracemalloc.start()
-        assert sum(1 for _ in rows([model], items(count), threads=2)) == count
+        assert sum(1 for _ in stream(model, items(count), threads=2)) == count
         used = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return used
@@ -339,7 +340,7 @@ def test_a_stream_without_end_takes_no_more_memory(trained_run, monkeypatch):
     peak(50)
     few, many = peak(200), peak(4000)
     assert many < few + 256 * 1024
-    assert module._PATIENCE * model.batch_size < 200
+    assert module._MAX_ITEMS_PER_SLOT * model.batch_size < 200
 
 
 def test_a_run_beside_itself_says_what_it_says_alone(trained_run, folder, tmp_path):

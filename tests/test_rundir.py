@@ -18,7 +18,7 @@ from leukjax.checkpoints import checkpoints
 from leukjax.compare.load_results import read_entries, read_run
 from leukjax.errors import UserError
 from leukjax.evaluate import rescore, scores
-from leukjax.predict import out_of_distribution, restore
+from leukjax.predict import member, out_of_distribution
 from leukjax.predict.predictor import load
 from leukjax.rundir import RunDir
 
@@ -38,15 +38,15 @@ def values(finished_run, monkeypatch) -> None:
     """The values of the checkpoint without Orbax, for tests that read hundreds of folders."""
     found = checkpoints.for_evaluation(finished_run / "checkpoints", lower_is_better=False)
     monkeypatch.setattr(checkpoints, "for_evaluation", lambda *_, **__: found)
-    monkeypatch.setattr(restore, "_expected", lambda *_: None)
+    monkeypatch.setattr(member, "_expected", lambda *_: None)
 
 
 def readers(folder: Path):
     """Everything that reads a run folder back."""
     run = RunDir(folder)
     return [
-        lambda: restore.restore(folder, "best"),
-        lambda: restore.temperature(folder, "best"),
+        lambda: member.restore(folder, "best"),
+        lambda: member.temperature(folder, "best"),
         lambda: read_run(folder),
         lambda: scores.about_of(folder, "test"),
         lambda: rescore.finished(folder),
@@ -54,7 +54,7 @@ def readers(folder: Path):
             records_sha256=run.data()["records_sha256"], classes=("all", "hem"), image_size=24
         ),
         run.starts,
-        run.openings,
+        run.test_accesses,
     ]
 
 
@@ -274,7 +274,7 @@ def test_paths_and_settings_of_the_machine_are_never_taken_from_a_run(run, value
         whole[section][name] = value
     (run / "config.json").write_text(json.dumps(whole))
     default = configs.flatten(configs.load("default"))
-    for found in (RunDir(run).config(), restore.restore(run, "best").config, rescore.finished(run)):
+    for found in (RunDir(run).config(), member.restore(run, "best").config, rescore.finished(run)):
         flat = configs.flatten(found)
         assert {field: flat[field] for field in PLACES} == {f: default[f] for f in PLACES}
         assert flat["model.width"] == whole["model"]["width"]
@@ -326,7 +326,7 @@ def test_a_checkpoint_that_claims_gigabytes_is_not_unpacked(run, what):
         store.delete_range(ts.KvStore.KeyRange("params.fc.bias/0", "params.fc.bias/1")).result()
         sealed(step)
     with pytest.raises(UserError, match=r"claims 2,048 MiB|params/fc/bias is \(536870912,\)"):
-        restore.restore(run, "best")
+        member.restore(run, "best")
 
 
 def test_what_is_no_regular_file_in_a_checkpoint_is_refused(run):
@@ -337,14 +337,14 @@ def test_what_is_no_regular_file_in_a_checkpoint_is_refused(run):
             kind(step / "extra" / "file")
             sealed(step)
         with limit(20), pytest.raises(UserError, match="no regular file"):
-            restore.restore(run, "best")
+            member.restore(run, "best")
     for step in steps(run):
         shutil.rmtree(step / "extra")
         (step / "state" / "_METADATA").unlink()
         fifo(step / "state" / "_METADATA")
         sealed(step)
     with limit(20), pytest.raises(UserError, match="_METADATA is no regular file"):
-        restore.restore(run, "best")
+        member.restore(run, "best")
 
 
 @pytest.mark.parametrize("name", ["meta/metadata", "checksums.json"])
@@ -356,7 +356,7 @@ def test_descriptions_of_a_checkpoint_of_another_kind(run, name, kind):
         if name != "checksums.json":
             sealed(step)
     with limit(20), pytest.raises(UserError) as said:
-        restore.restore(run, "best")
+        member.restore(run, "best")
     assert "\n" not in str(said.value)
 
 
@@ -395,20 +395,20 @@ def npz(path: Path, shape=(2, 128), *, compress=zipfile.ZIP_DEFLATED, **arrays) 
 )
 def test_arrays_are_checked_before_they_are_read(run, arrays, says):
     npz(run / "unlikeness.npz", **arrays)
-    model = load(run)
+    (model,) = load(run).members
     assert model.feature_width == 128
     with pytest.raises(UserError, match=says):
-        out_of_distribution.kept(model)
+        out_of_distribution.read(model)
 
 
 def test_an_npz_that_is_no_file(run):
-    model = load(run)
+    (model,) = load(run).members
     for kind in (fifo, endless, content(b"PK\3\4"), folder):
         with contextlib.suppress(FileNotFoundError, IsADirectoryError):
             (run / "unlikeness.npz").unlink()
         kind(run / "unlikeness.npz")
         with limit(20), pytest.raises(UserError, match=r"unlikeness\.npz: cannot be read"):
-            out_of_distribution.kept(model)
+            out_of_distribution.read(model)
 
 
 # Predictions, crossval folders.
@@ -479,7 +479,7 @@ def test_linked_sub_folders_are_not_written(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "robustness").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="robustness: is a symbolic link"):
-        RunDir(tmp_path / "run").place("robustness", "predictions")
+        RunDir(tmp_path / "run").path("robustness", "predictions")
 
 
 def test_two_processes_lose_no_line_of_the_ledger(tmp_path):
@@ -488,7 +488,7 @@ def test_two_processes_lose_no_line_of_the_ledger(tmp_path):
         "from leukjax.rundir import RunDir\n"
         "sys.stdin.readline()\n"
         "for step in range(100):\n"
-        "    RunDir(sys.argv[1]).note_opening(step, by=sys.argv[2])\n"
+        "    RunDir(sys.argv[1]).record_test_access(step, by=sys.argv[2])\n"
     )
     processes = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path), by], stdin=subprocess.PIPE)
@@ -499,7 +499,7 @@ def test_two_processes_lose_no_line_of_the_ledger(tmp_path):
         process.stdin.close()
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
     lines = [json.loads(x) for x in (tmp_path / "test_openings.jsonl").read_text().splitlines()]
-    assert RunDir(tmp_path).openings() == len(lines) == 200
+    assert RunDir(tmp_path).test_accesses() == len(lines) == 200
     for by in ("evaluate", "robustness"):
         assert [line["step"] for line in lines if line["by"] == by] == list(range(100))
 
@@ -509,9 +509,9 @@ def test_a_ledger_that_is_a_link_or_a_pipe_is_not_written(tmp_path):
     ledger = tmp_path / "test_openings.jsonl"
     ledger.symlink_to(tmp_path / "victim")
     with pytest.raises(UserError, match="cannot be written"):
-        RunDir(tmp_path).note_opening(1)
+        RunDir(tmp_path).record_test_access(1)
     ledger.unlink()
     os.mkfifo(ledger)
     with limit(20), pytest.raises(UserError, match=r"cannot be (read|written)"):
-        RunDir(tmp_path).note_opening(1)
+        RunDir(tmp_path).record_test_access(1)
     assert (tmp_path / "victim").read_text() == "precious"

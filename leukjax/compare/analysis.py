@@ -9,12 +9,13 @@ import numpy as np
 from leukjax.compare import compatibility
 from leukjax.compare.baseline import larger_class
 from leukjax.compare.load_results import Entry, join, mean
-from leukjax.metrics import calibration, clustered, comparisons, confusion, intervals
+from leukjax.metrics import calibration, clustered, comparisons
 from leukjax.metrics.calibration import Bin
 from leukjax.metrics.comparisons import Comparison
-from leukjax.metrics.intervals import Interval, interval
+from leukjax.metrics.evaluation import score
+from leukjax.metrics.intervals import Interval
 from leukjax.metrics.predictions import Predictions
-from leukjax.metrics.scores import NAMES, Scores, predicted_class, scores, subject_table
+from leukjax.metrics.scores import NAMES, Scores, scores
 from leukjax.report.provenance import About
 
 # Named before the numbers are seen: they decide what is said in words.
@@ -211,43 +212,15 @@ def _baseline(entries: Sequence[Entry], positive: str) -> Scored | None:
 
 def _score(entry: Entry, positive: str) -> Scored:
     p = entry.predictions
-    plain = scores(p.labels, p.probabilities, p.classes, positive)
-    named = positive or p.classes[0]  # not used above two classes
-    by_image = intervals.intervals(p.labels, p.probabilities, p.group, p.classes, named)
+    found = score(p, positive)
+    plain, by_image = found.scores, dict(found.by_image)
     for name in NAMES:
         if name not in by_image:
             why = plain.reasons.get(name, "no interval by groups is known to cover")
             groups = len(np.unique(p.group))
             by_image[name] = Interval(plain.values[name], None, None, "none", groups, why)
-    table = subject_table(p.labels, p.probabilities, p.subject, p.group)
-    by_subject, why = None, ""
-    if isinstance(table, str):
-        why = table
-    else:
-        by_subject = intervals.intervals(
-            table.labels, table.probabilities, table.groups, p.classes, named
-        )
     each = [scores(m.labels, m.probabilities, m.classes, positive) for m in entry.members]
-    return Scored(by_image, by_subject, why, _by_class(p), plain, each)
-
-
-def _by_class(predictions: Predictions) -> dict[str, dict[str, Interval]]:
-    """Precision, recall, specificity, F1 and AUROC of each class against the rest."""
-    whole = data_of(predictions)
-    called = predicted_class(predictions.probabilities)
-    found = {}
-    for c, name in enumerate(predictions.classes):
-        is_class = (predictions.labels == c).astype(int)
-        p = predictions.probabilities[:, c].astype(np.float64)
-
-        def against_rest(p: np.ndarray, labels: np.ndarray = is_class) -> clustered.Grouped:
-            both = np.stack([1 - p, p], axis=1)
-            return dataclasses.replace(whole, labels=labels, probabilities=both)
-
-        called_so = against_rest((called == c).astype(float))
-        found[name] = {score: interval(score, called_so, 1) for score in confusion.ONE_CLASS}
-        found[name]["auroc"] = interval("auroc", against_rest(p), 1)
-    return found
+    return Scored(by_image, found.by_subject, found.no_subjects, found.by_class, plain, each)
 
 
 def _pairs(entries: Sequence[Entry], positive: str, *, primary: bool) -> list[Pair]:

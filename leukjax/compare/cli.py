@@ -13,6 +13,7 @@ from pathlib import Path
 
 from absl import flags, logging
 
+from leukjax import command
 from leukjax.errors import UserError
 
 FLAGS = flags.FlagValues()
@@ -24,8 +25,7 @@ flags.DEFINE_string(
 
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
     """Check the flags, compare, say who wins."""
-    if names or overrides:
-        raise UserError("--config: compare takes finished runs and no config")
+    command.refuse_config(names, overrides, reason="compare takes finished runs and no config")
     if not arguments:
         raise UserError("nothing to compare; give work directories, crossval folders or CSVs")
 

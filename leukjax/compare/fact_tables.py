@@ -123,7 +123,7 @@ def choices(study: Study) -> Table | None:
 def _openings(entry: Entry) -> str:
     """How often the test images were read: by the ledger of a study, or by each run."""
     if entry.out_of_fold is not None and entry.study is not None:
-        accesses = [line["model"] for line in RunDir(entry.study).accesses_of_study()]
+        accesses = [line["model"] for line in RunDir(entry.study).study_accesses()]
         if accesses:
             return f"{accesses.count(entry.name)} (for the ensemble)"
     return ", ".join(dict.fromkeys(str(_openings_of(run)) for run in entry.runs))
@@ -131,7 +131,7 @@ def _openings(entry: Entry) -> str:
 
 def _openings_of(run: Run) -> int:
     """By the run's ledger, which goes on after the run has ended."""
-    return RunDir(run.folder).openings() or int(run.summary["test_openings"])
+    return RunDir(run.folder).test_accesses() or int(run.summary["test_openings"])
 
 
 def trials(study: Study) -> Table | None:

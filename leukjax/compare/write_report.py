@@ -1,6 +1,7 @@
 """From arguments to a folder with the report in it."""
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,29 @@ from leukjax.storage import write_atomic
 
 INDEX = ".files.json"  # names of the tables and figures of a report, for the next one there
 _FILE = re.compile(r"[A-Za-z0-9_-]+\.(csv|tex|png|svg)")
+
+
+def compare_runs(
+    runs: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str] = "report",
+    *,
+    positive: str = "",
+) -> list[str]:
+    """Compares trained models, and writes a report that opens offline.
+
+    Args:
+      runs: work directories of finished runs, folders of cross-validations, or CSV files of
+        predictions; ``"NAME=PATH"`` names one, ``"NAME=RUN,RUN"`` takes several seeds as one model.
+      output: folder to write.
+      positive: class of precision, recall, F1 and AUROC. Default: that of the runs.
+
+    Returns:
+      The verdict, in sentences.
+
+    Raises:
+      ValueError: the inputs cannot be compared, or the output folder cannot be written.
+    """
+    return write_report([os.fspath(run) for run in runs], Path(output), positive)
 
 
 def write_report(arguments: Sequence[str], output: Path, positive: str = "") -> list[str]:
@@ -37,7 +61,7 @@ def write_report(arguments: Sequence[str], output: Path, positive: str = "") -> 
     except OSError as error:
         raise UserError(f"--output={output}: cannot be made ({error.strerror})") from error
     own = RunDir(output)
-    texts, figures, before = own.place("tables"), own.place("figures"), _index(output / INDEX)
+    texts, figures, before = own.path("tables"), own.path("figures"), _index(output / INDEX)
     index = {
         "tables": [f"{one.name}{end}" for one in document.tables() for end in (".csv", ".tex")],
         "figures": [f"{one.name}{end}" for one in document.pictures() for end in (".png", ".svg")],
@@ -53,7 +77,7 @@ def write_report(arguments: Sequence[str], output: Path, positive: str = "") -> 
     write_atomic(output / "report.html", page.html(document, figures))
     for folder, names in before.items():
         for name in set(names) - set(index[folder]):
-            (own.place(folder) / name).unlink(missing_ok=True)
+            (own.path(folder) / name).unlink(missing_ok=True)
     write_atomic(output / INDEX, json.dumps(index, indent=1) + "\n")
     return verdict.verdict(study)
 

@@ -1,1 +1,1 @@
-"""Trains several models over folds and seeds."""
+"""Cross-validation: trains several models over the same folds and seeds."""

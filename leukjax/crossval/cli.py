@@ -1,11 +1,11 @@
-"""Train several models over the same folds and seeds, and join what they say.
+"""Train several models over the same folds and seeds, and collect their predictions.
 
 python -m leukjax.crossval configs/cnn.py:cnmc configs/resnet50.py:cnmc configs/hybrid_vit.py:cnmc
     --config.data.root=FOLDER --folds=5 --seeds=3 --workdir=runs/study
 
-Changes of fields (--config.…) apply to all configs. Each device of the machine takes one run at a
-time. The same command again goes on where a stopped or killed one was; docs/crossval.md says what
-each file of the work directory is.
+--config.FIELD=VALUE changes a field of all configs. Each device of the machine trains one run at a
+time. The same command again resumes a stopped or killed study; docs/crossval.md describes the files
+of the work directory.
 """
 
 import re
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
+from leukjax import command
 from leukjax.errors import UserError
 
 FLAGS = flags.FlagValues()
@@ -21,28 +22,30 @@ flags.DEFINE_integer(
     "folds", 5, "folds of groups; one tests, the next validates", lower_bound=3, flag_values=FLAGS
 )
 flags.DEFINE_integer(
-    "seeds", 3, "runs of each model and fold, from seed on", lower_bound=1, flag_values=FLAGS
-)
+    "seeds", 3, "runs per model and fold, with seeds from `seed` on", lower_bound=1,
+    flag_values=FLAGS,
+)  # fmt: skip
 flags.DEFINE_bool(
-    "pool", False, "fold the held-out test part as well; nothing is held out", flag_values=FLAGS
+    "pool", False, "fold the held-out split as well; nothing is held out", flag_values=FLAGS
 )
 flags.DEFINE_multi_string(
     "sweep",
     [],
-    "FIELD=VALUE,VALUE,…: values to choose from on each fold's validation part; several: a grid",
+    "FIELD=VALUE,VALUE,…: values to choose from on each fold's validation split; several: a grid",
     flag_values=FLAGS,
 )
-flags.DEFINE_bool("retry", False, "try failed runs again", flag_values=FLAGS)
-flags.DEFINE_string("shard", "1/1", "NUMBER/OF: this machine's share of the runs, counted from 1",
-                    flag_values=FLAGS)  # fmt: skip
+flags.DEFINE_bool("retry", False, "train failed runs again", flag_values=FLAGS)
+flags.DEFINE_string(
+    "shard", "1/1", "NUMBER/COUNT: this machine's share of the runs, from 1", flag_values=FLAGS
+)
 
 
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
-    """Check the flags, train, join."""
+    """Checks the flags, trains, writes the tables."""
     if not FLAGS.workdir:
         raise UserError("--workdir is missing; name the folder of the study")
 
-    # Imported late: the flags above answer at once, JAX and TFDS take seconds.
+    # Imported late: JAX and TFDS take seconds, and the errors above need neither.
     from leukjax.crossval import plan, run_study
 
     study = plan.make(
@@ -54,12 +57,12 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
         pool=FLAGS.pool,
         sweep=FLAGS.sweep,
     )
-    run_study.run(study, _shard(FLAGS.shard), retry=FLAGS.retry)
+    run_study.run(study, _shard(FLAGS.shard), retry=FLAGS.retry, imports=command.imports(FLAGS))
 
 
 def _shard(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)/(\d+)", text)
-    number, of = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not 1 <= number <= of:
-        raise UserError(f"--shard={text}: must read NUMBER/OF, as in 2/8, counted from 1")
-    return number, of
+    number, count = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= number <= count:
+        raise UserError(f"--shard={text}: must read NUMBER/COUNT, as in 2/8, counted from 1")
+    return number, count

@@ -1,6 +1,6 @@
-"""What a study consists of: models that share folds and seeds, the trials, the order of the work.
+"""The plan of a study: models that share folds and seeds, the trials of a sweep, and all jobs.
 
-The plan is a pure function of the command line; ``crossval.json`` is its record.
+It is a pure function of the command line; ``crossval.json`` records it.
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ from leukjax.errors import UserError
 from leukjax.storage import read_text, write_atomic
 
 FILE = "crossval.json"
-# What must be the same in all models (`split.*` too), or nothing could be paired. Pixels may differ
-# (image size, crop, noise filter): folds are made of groups.
+# Fields that all models share (and `split.*`), so that their predictions are paired. The images may
+# differ (size, crop, noise filter), because folds are made of groups.
 _SHARED = (
     "seed",
     "data.name",
@@ -39,9 +39,9 @@ class Job:
     """One training: a run, or a trial of a sweep.
 
     Attributes:
-      model: its name.
+      model: name of the model.
       fold, seed: of the run.
-      trial: number of the trial, counted from 0; None for a run.
+      trial: number of the trial, from 0; None for a run.
     """
 
     model: str
@@ -57,22 +57,22 @@ class Job:
 
     @property
     def folder(self) -> str:
-        """Below the study's folder."""
+        """The work directory, relative to the study's folder."""
         return f"{'runs' if self.trial is None else 'trials'}/{self.name}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """All that one command asks for.
+    """The models, folds, seeds and trials of one command.
 
     Attributes:
-      folder: of the study.
-      sources: model -> config as it was named on the command line.
-      configs: model -> its config, with ``split`` as the folds have it.
+      folder: the study's work directory.
+      sources: model -> config as named on the command line.
+      configs: model -> its config, with the folds in ``split``.
       folds: number of folds.
-      seeds: of the runs.
-      pool: whether the held-out part is folded as well.
-      trials: the values of each trial of a sweep; empty without one.
+      seeds: seeds of the runs.
+      pool: whether the held-out split is folded as well.
+      trials: the swept values of each trial; empty without a sweep.
     """
 
     folder: Path
@@ -89,21 +89,23 @@ class Study:
         return tuple(self.configs)
 
     def runs(self, model: str | None = None) -> list[Job]:
-        """All runs, of one model or of all: by model, fold, seed."""
-        chosen = self.models if model is None else (model,)
-        return [Job(*of) for of in itertools.product(chosen, range(self.folds), self.seeds)]
+        """All runs of one model, or of all models: by model, fold, seed."""
+        models = self.models if model is None else (model,)
+        return list(
+            itertools.starmap(Job, itertools.product(models, range(self.folds), self.seeds))
+        )
 
-    def tried(self, model: str, fold: int) -> list[Job]:
+    def trial_jobs(self, model: str, fold: int) -> list[Job]:
         """The trials of a fold, all with the first seed."""
         seed = self.seeds[0]
         return [Job(model, fold, seed, number) for number in range(len(self.trials))]
 
     def path(self, job: Job) -> Path:
-        """Where a job's work directory is, or will be."""
+        """The work directory of a job."""
         return self.folder / job.folder
 
     def config(self, job: Job, values: Mapping[str, Any]) -> ConfigDict:
-        """The config of a run or trial, with what the sweep chose or tries."""
+        """The config of a run or trial, with the values that the sweep chose or tries."""
         config = self.configs[job.model].copy_and_resolve_references()
         for field, value in values.items():
             configs.set_field(config, field, value)
@@ -111,22 +113,38 @@ class Study:
         config.seed = job.seed
         return config
 
-    def places(self, model: str) -> Values:
-        """Fields that say where files of this machine are and how it works, of this start."""
+    def machine_fields(self, model: str) -> Values:
+        """Fields of a model's config that depend on the machine: paths and runtime settings."""
         flat = configs.flatten(self.configs[model])
         return {field: flat[field] for field in flat if configs.may_be_given_again(field)}
 
     def share(self, shard: tuple[int, int]) -> list[Job]:
-        """The runs of one machine of several; `shard` is (number counted from 1, of how many).
+        """The runs of one of several machines.
 
-        With a sweep a fold stays on one machine, since its runs wait for its trials.
+        With a sweep all runs of a fold are on one machine, since they wait for its trials.
+
+        Args:
+          shard: number of the machine, from 1, and number of machines.
         """
         number, count = shard
         runs = self.runs()
         units = [[run] for run in runs]
         if self.trials:
-            units = [list(of) for _, of in itertools.groupby(runs, lambda r: (r.model, r.fold))]
+            folds = itertools.groupby(runs, lambda run: (run.model, run.fold))
+            units = [list(runs_of_fold) for _, runs_of_fold in folds]
         return [run for unit in units[number - 1 :: count] for run in unit]
+
+    def jobs(self, runs: Sequence[Job]) -> list[Job]:
+        """These runs, and before those of each fold its trials."""
+        jobs: dict[Job, None] = {}
+        for run in runs:
+            jobs |= dict.fromkeys(self.trial_jobs(run.model, run.fold))
+            jobs[run] = None
+        return list(jobs)
+
+    def log_file(self, name: str) -> Path:
+        """The file for the output of the job of this name."""
+        return self.folder / "logs" / f"{name}.txt"
 
 
 def make(
@@ -139,40 +157,40 @@ def make(
     pool: bool,
     sweep: Sequence[str],
 ) -> Study:
-    """The study of a command line.
+    """Returns the study of a command line.
 
     Args:
-      folder: of the study.
+      folder: work directory of the study.
       sources: configs, ``PATH.py[:ARGUMENT]``.
       overrides: changes of fields, for all configs.
       folds: at least 3: one tests, one validates, the others train.
-      seeds: how many, from the configs' own seed on.
-      pool: fold the held-out part as well.
+      seeds: number of seeds, from the configs' own seed on.
+      pool: fold the held-out split as well.
       sweep: texts ``FIELD=VALUE,VALUE,…``; several make a grid.
 
     Raises:
-      UserError: a wrong config or field, or configs that do not share what makes them comparable.
+      UserError: a wrong config or field, or configs whose models could not be compared.
     """
     if not sources:
         raise UserError(
-            "no config named; for instance: crossval configs/cnn.py configs/resnet50.py"
+            "no config is given; for instance: crossval configs/cnn.py configs/resnet50.py"
         )
     taken = {"split.folds": "--folds", "split.fold": "--folds", "split.held_out": "--pool"}
     for field, _ in overrides:
         if field in taken:
-            raise UserError(f"--config.{field}: set by {taken[field]} here; leave it away")
-    named: dict[str, ConfigDict] = {}
+            raise UserError(f"--config.{field}: set by {taken[field]} here; leave it out")
+    by_model: dict[str, ConfigDict] = {}
     for source in sources:
         name = model_name(source)
-        if name in named:
-            raise UserError(f"{source}: a second model called {name}; rename one config file")
-        named[name] = _folded(configs.load(source, overrides), folds, pool)
-    _check_shared(named)
-    first = next(iter(named.values()))
+        if name in by_model:
+            raise UserError(f"{source}: a second model with the name {name}; rename a config file")
+        by_model[name] = _with_folds(configs.load(source, overrides), folds, pool)
+    _check_shared(by_model)
+    first = next(iter(by_model.values()))
     study = Study(
         folder,
-        dict(zip(named, sources, strict=True)),
-        named,
+        dict(zip(by_model, sources, strict=True)),
+        by_model,
         folds,
         tuple(range(first.seed, first.seed + seeds)),
         pool,
@@ -193,7 +211,7 @@ def grid(sweep: Sequence[str]) -> tuple[Values, ...]:
     """``["a.b=1,2", "c=x"]`` -> ``({"a.b": "1", "c": "x"}, {"a.b": "2", "c": "x"})``.
 
     Raises:
-      UserError: a text of another form, a field named twice, or one that no sweep may change.
+      UserError: a text of another form, a field named twice, or one that all runs share.
     """
     fields: dict[str, list[str]] = {}
     for text in sweep:
@@ -202,7 +220,7 @@ def grid(sweep: Sequence[str]) -> tuple[Values, ...]:
         if not equals or not field or not all(listed) or len(set(listed)) < len(listed):
             raise UserError(f"--sweep={text}: must read FIELD=VALUE,VALUE,… with different values")
         if field in fields:
-            raise UserError(f"--sweep={text}: {field} is swept twice; give all values in one")
+            raise UserError(f"--sweep={text}: {field} is swept twice; give all values in one list")
         if _is_shared(field) or field == "checkpoint.metric":
             raise UserError(f"--sweep={text}: shared by all runs of a study; sweep another field")
         fields[field] = listed
@@ -213,16 +231,16 @@ def grid(sweep: Sequence[str]) -> tuple[Values, ...]:
     )
 
 
-def _folded(config: ConfigDict, folds: int, pool: bool) -> ConfigDict:
+def _with_folds(config: ConfigDict, folds: int, pool: bool) -> ConfigDict:
     if config.split.protocol == "image":
         raise UserError(
-            "--config.split.protocol=image: folds are made of whole groups, and the held-out part "
-            "must be; give subject or official"
+            "--config.split.protocol=image: the folds and the held-out split are made of whole "
+            "groups; give subject or official"
         )
     if config.split.protocol == "kfold" and not pool:
         raise UserError(
-            "--config.split.protocol=kfold: holds nothing out; give the protocol whose test part "
-            "is to be held out (subject, official, auto), or --pool"
+            "--config.split.protocol=kfold: holds nothing out; give the protocol whose test split "
+            "is held out (subject, official, auto), or --pool"
         )
     config.split.held_out = "none" if pool else config.split.protocol
     config.split.protocol = "kfold"
@@ -232,15 +250,15 @@ def _folded(config: ConfigDict, folds: int, pool: bool) -> ConfigDict:
     return config
 
 
-def _check_shared(named: Mapping[str, ConfigDict]) -> None:
-    (first, config), *others = named.items()
-    ours = configs.flatten(config)
-    for other, config in others:
-        theirs = configs.flatten(config)
-        for field, value in ours.items():
-            if _is_shared(field) and theirs[field] != value:
+def _check_shared(by_model: Mapping[str, ConfigDict]) -> None:
+    (first, config), *others = by_model.items()
+    expected = configs.flatten(config)
+    for model, config in others:
+        fields = configs.flatten(config)
+        for field, value in expected.items():
+            if _is_shared(field) and fields[field] != value:
                 raise UserError(
-                    f"{field}: {value!r} in {first}, {theirs[field]!r} in {other}; models are "
+                    f"{field}: {value!r} in {first}, {fields[field]!r} in {model}; models are "
                     f"compared on the same folds of the same data: give --config.{field} for all"
                 )
 
@@ -250,32 +268,32 @@ def _is_shared(field: str) -> bool:
 
 
 def claim(study: Study) -> None:
-    """Write ``crossval.json``, or check that the study in the folder is this one.
+    """Writes ``crossval.json``, or checks that the folder holds this study.
 
     Raises:
-      UserError: it is another one; the message names every difference.
+      UserError: it holds another one; the message names every difference.
     """
-    now = _record(study)
+    record = _record(study)
     path = study.folder / FILE
     if not path.exists():
         if (study.folder / "config.json").exists():
             raise UserError(f"--workdir={study.folder}: holds a single run; choose another folder")
-        write_atomic(path, json.dumps(now, indent=1) + "\n")
+        write_atomic(path, json.dumps(record, indent=1) + "\n")
         return
     try:
         before = json.loads(read_text(path))
-        changed = configs.differences(before, now, ignore=_free(study))
+        changed = configs.differences(before, record, ignore=_free(study))
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: cannot be read; choose another --workdir") from error
     if changed:
         raise UserError(
-            f"--workdir={study.folder} holds a study that differs from this one: "
+            f"--workdir={study.folder}: holds a study that differs from this one: "
             f"{'; '.join(changed)}; undo the change or choose another --workdir"
         )
 
 
 def _free(study: Study) -> list[str]:
-    """What may change between two starts: where files lie, how a config was spelt."""
+    """Fields that may change between two starts: paths, and how a config is named."""
     free = [f"fields.{field}" for field in configs.free_fields()] + ["config"]
     return [f"models.{model}.{field}" for model in study.models for field in free]
 

@@ -1,102 +1,111 @@
-"""What a study shows while it runs: all jobs at a glance, and the time that is left.
+"""Progress of a study: a block of lines on a terminal, else one line per job that ended."""
 
-On a terminal a block of lines that is drawn again and again; elsewhere a line for each end.
-"""
-
-import shutil
 import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
+from tqdm import tqdm
+
 from leukjax import terminal
-from leukjax.crossval import job_result
-from leukjax.crossval.job_result import Answer
+from leukjax.crossval import workers
 from leukjax.crossval.plan import Job, Study
-from leukjax.training.metric_writer import read_metrics, seconds_trained
+from leukjax.crossval.workers import JobResult
+from leukjax.rundir import RunDir
 from leukjax.training.throughput import duration
 
-_REDRAW = 1.0  # seconds between two drawings
+_REDRAW = 1.0  # seconds
 TODO, RUNNING, FINISHED, FAILED = "todo", "running", "done", "failed"
 # Signs of runs, and the smaller ones of trials.
 _SIGNS = {TODO: "□▫", RUNNING: "▶▸", FINISHED: "■▪", FAILED: "✗✗"}
 _PLAIN = {TODO: "..", RUNNING: ">>", FINISHED: "#o", FAILED: "xx"}
 
 
-class Board:
-    """State of every job of this machine's share."""
+class Progress:
+    """The state of every job of this machine's share."""
 
-    def __init__(self, study: Study, jobs: Sequence[Job], workers: int, out: TextIO | None = None):
-        """All jobs count as done until `expect` and `failed` say otherwise."""
-        self._study, self._workers, self._out = study, workers, out or sys.stderr
+    def __init__(self, study: Study, jobs: Sequence[Job], devices: int, out: TextIO | None = None):
+        """Jobs count as done until `expect` is called.
+
+        Args:
+          study: the study.
+          jobs: of this machine.
+          devices: number of jobs that run at a time.
+          out: stream; None: standard error.
+        """
+        self._study, self._devices = study, devices
+        out = out or sys.stderr
         self._state = dict.fromkeys(jobs, FINISHED)
         self._seconds: dict[str, list[float]] = {model: [] for model in study.models}
         self._began: dict[Job, tuple[float, int]] = {}  # time, device
-        self._live = self._out.isatty()
-        self._drawn, self._last = 0, 0.0  # lines on the screen, time of the last drawing
-        encoding = (self._out.encoding or "ascii").lower().replace("-", "")
+        self._live, self._last = out.isatty(), 0.0
+        self._out = terminal.Raw(out)  # tqdm moves the cursor; every text of ours is escaped
+        # One bar per line of the block; each shows its description alone.
+        self._bars: list[tqdm] = []
+        encoding = (out.encoding or "ascii").lower().replace("-", "")
         self._signs = _SIGNS if encoding.startswith("utf") else _PLAIN
 
     def expect(self, waiting: Sequence[Job], failed: Sequence[Job]) -> None:
-        """Say what is to be done, and what failed in an earlier start; the rest is done."""
+        """Sets which jobs are to do, and which failed earlier; the others are done."""
         for job in self._state:
             if job in failed:
                 self._state[job] = FAILED
             elif job in waiting:
                 self._state[job] = TODO
-            elif seconds := seconds_trained(self._study.path(job)):
+            elif seconds := RunDir(self._study.path(job)).seconds_trained():
                 self._seconds[job.model].append(seconds)
 
     def started(self, job: Job, device: int) -> None:
-        """A job begins."""
+        """Marks a job as running."""
         self._state[job] = RUNNING
         self._began[job] = (time.monotonic(), device)
         self.draw(now=True)
 
-    def ended(self, job: Job, answer: Answer) -> None:
-        """A job ended, well or not; without a terminal this is a line."""
-        if job in self._began:
-            del self._began[job]
-        well = answer.status == job_result.DONE or (
-            answer.status == job_result.DIVERGED and job.trial is not None
-        )
-        self._state[job] = FINISHED if well else FAILED
-        if well:
-            self._seconds[job.model].append(answer.seconds)
+    def ended(self, job: Job, result: JobResult) -> None:
+        """Marks a job as done or failed."""
+        self._began.pop(job, None)
+        diverged = result.status == workers.DIVERGED and job.trial is not None
+        is_done = result.status == workers.DONE or diverged
+        self._state[job] = FINISHED if is_done else FAILED
+        if is_done:
+            self._seconds[job.model].append(result.seconds)
         done = sum(state == FINISHED for state in self._state.values())
-        count = f"[{done}/{len(self._state)}]"
-        if answer.status == job_result.DONE:
-            if not self._live:
-                took = duration(answer.seconds)
-                self.say(f"{count} {job.name} done in {took}{self._score(job)}; {self.left()} left")
-        else:
-            self.say(f"{count} {job.name} {answer.status}: {answer.message}")
+        start = f"[{done}/{len(self._state)}] {job.name}"
+        if result.status != workers.DONE:
+            self.write(f"{start} {result.status}: {result.message}")
+        elif not self._live:
+            took = duration(result.seconds)
+            self.write(f"{start} done in {took}{self._score(job)}; {self.left()} left")
 
-    def say(self, text: str) -> None:
-        """Print a line above the block."""
-        self._erase()
-        print(terminal.escape(text), file=self._out, flush=True)
+    def write(self, text: str) -> None:
+        """Prints a line above the block."""
+        tqdm.write(terminal.escape(text), file=self._out)
+        self._out.flush()
         self.draw(now=True)
 
     def draw(self, *, now: bool = False) -> None:
-        """Draw the block again, at most once a second unless it must be now."""
+        """Draws the block; at most once a second unless `now`."""
         if not self._live or not (now or time.monotonic() - self._last > _REDRAW):
             return
-        width = shutil.get_terminal_size().columns - 1
-        lines = [terminal.escape(line)[:width] for line in self.lines(width)]
-        self._erase()
-        self._out.write("".join(line + "\n" for line in lines))
-        self._out.flush()
-        self._drawn, self._last = len(lines), time.monotonic()
+        self._last = time.monotonic()
+        for index, line in enumerate(self.lines()):
+            if index == len(self._bars):
+                self._bars.append(
+                    tqdm(file=self._out, position=index, bar_format="{desc}", leave=True,
+                         dynamic_ncols=True)
+                )  # fmt: skip
+            self._bars[index].set_description_str(terminal.escape(line))
 
-    def _erase(self) -> None:
-        if self._drawn:
-            terminal.control(self._out, f"\x1b[{self._drawn}F\x1b[J")
-            self._drawn = 0
+    def close(self) -> None:
+        """Leaves the last block on the screen; later lines are printed below it."""
+        self._live = False
+        for bar in self._bars:
+            bar.close()
+        self._bars = []
 
-    def lines(self, width: int) -> list[str]:
-        """The block: a title, a line a model, a line a running job."""
+    def lines(self) -> list[str]:
+        """The block: a title, one line per model, one line per device."""
         states = list(self._state.values())
         failed = states.count(FAILED)
         counts = [
@@ -110,34 +119,39 @@ class Board:
         for model in self._study.models:
             jobs = {job: state for job, state in self._state.items() if job.model == model}
             done = sum(state == FINISHED for state in jobs.values())
-            start = f"  {model:<{longest}}  {done:>3}/{len(jobs):<3}  "
-            cells = self._cells(jobs)
-            lines.append(start + (cells if len(start + cells) <= width else ""))
-        for job, (began, device) in self._began.items():
-            spent = duration(time.monotonic() - began)
-            lines.append(f"  device {device}: {job.name}, {spent}{self._progress(job)}")
+            signs = self._signs_of(jobs)
+            lines.append(f"  {model:<{longest}}  {done:>3}/{len(jobs):<3}  {signs}")
+        running = {device: (job, began) for job, (began, device) in self._began.items()}
+        for device in range(self._devices):
+            text = "idle"
+            if device in running:
+                job, began = running[device]
+                spent = duration(time.monotonic() - began)
+                text = f"{job.name}, {spent}{self._epoch(job)}"
+            lines.append(f"  device {device}: {text}")
         return lines
 
-    def _cells(self, jobs: Mapping[Job, str]) -> str:
+    def _signs_of(self, jobs: Mapping[Job, str]) -> str:
+        """One sign per job, in groups of folds."""
         folds: dict[int, str] = {}
         for job, state in jobs.items():
             sign = self._signs[state][0 if job.trial is None else 1]
             folds[job.fold] = folds.get(job.fold, "") + sign
         return " ".join(folds.values())
 
-    def _progress(self, job: Job) -> str:
-        lines = read_metrics(self._study.path(job))
+    def _epoch(self, job: Job) -> str:
+        lines = RunDir(self._study.path(job)).history()
         if not lines:
             return ", starting"
         epochs = self._study.configs[job.model].train.epochs
-        speed = next((x["images_per_second"] for x in lines[::-1] if "images_per_second" in x), 0)
-        rate = f", {speed:,.0f} images/s" if speed else ""
+        rates = [line["images_per_second"] for line in lines if "images_per_second" in line]
+        rate = f", {rates[-1]:,.0f} images/s" if rates and rates[-1] else ""
         return f", epoch {lines[-1]['epoch']:g} of {epochs:g}{self._score(job)}{rate}"
 
     def _score(self, job: Job) -> str:
         """The best validation score so far."""
         metric = self._study.configs[job.model].checkpoint.metric
-        lines = read_metrics(self._study.path(job))
+        lines = RunDir(self._study.path(job)).history()
         scores = [x[metric] for x in lines if x["part"] == "val" and x.get(metric) is not None]
         if not scores:
             return ""
@@ -145,19 +159,18 @@ class Board:
         return f", {metric.replace('_', ' ')} {best:.3f} on validation"
 
     def left(self) -> str:
-        """``1:23:45`` until all is done, by what the jobs of each model took so far.
+        """Time left, as ``1:23:45``, estimated from the finished jobs of each model.
 
-        A model of which none is done is taken for as slow as the others are on average, and "~"
-        says so.
+        "~" marks an estimate in which a model without finished jobs counts as fast as the others.
         """
         known = {model: statistics.fmean(s) for model, s in self._seconds.items() if s}
-        to_do = [job for job, state in self._state.items() if state in (TODO, RUNNING)]
+        remaining = [job for job, state in self._state.items() if state in (TODO, RUNNING)]
         if not known:
-            return "?" if to_do else "0:00"
-        guess = statistics.fmean(known.values())
-        seconds = sum(known.get(job.model, guess) for job in to_do)
+            return "?" if remaining else "0:00"
+        average = statistics.fmean(known.values())
+        seconds = sum(known.get(job.model, average) for job in remaining)
         now = time.monotonic()
         for job, (began, _) in self._began.items():
-            seconds -= min(now - began, known.get(job.model, guess))
-        about = "~" if any(job.model not in known for job in to_do) else ""
-        return about + duration(seconds / max(1, min(self._workers, len(to_do))))
+            seconds -= min(now - began, known.get(job.model, average))
+        about = "~" if any(job.model not in known for job in remaining) else ""
+        return about + duration(seconds / max(1, min(self._devices, len(remaining))))

@@ -1,84 +1,94 @@
-"""One start of a study: fresh or going on, to the end or to the next stop."""
+"""One start of a study, new or resumed, until it is finished or stopped."""
 
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from absl import logging
 
 from leukjax import distributed, storage
-from leukjax.crossval import collect, plan, scheduler, summary
+from leukjax.crossval import plan, scheduler, summary
 from leukjax.crossval.plan import Job, Study
-from leukjax.crossval.progress import Board
+from leukjax.crossval.progress import Progress
+from leukjax.crossval.scheduler import Scheduler
 from leukjax.crossval.workers import Workers, find_devices
 from leukjax.data import datasets, loader
 from leukjax.data import split as data_split
 from leukjax.errors import UserError
-from leukjax.models import summary as summary_of
-from leukjax.training import compiled_functions, workdir
-from leukjax.training.assemble import split_of
+from leukjax.models import summary as model_summary
+from leukjax.models.registry import model_from_config
+from leukjax.rundir import RunDir
+from leukjax.training.training_data import split_of
 
 
-def run(study: Study, shard: tuple[int, int], *, retry: bool) -> None:
-    """Train this machine's share, and join the tables once every share is done.
+def run(study: Study, shard: tuple[int, int], *, retry: bool, imports: Sequence[str] = ()) -> None:
+    """Trains this machine's share, and writes the tables once all shares are done.
+
+    Args:
+      study: the plan.
+      shard: number of this machine, from 1, and number of machines.
+      retry: start failed jobs again.
+      imports: files and modules that every worker imports.
 
     Raises:
-      UserError: configs, data or folder do not allow it, or runs failed; one line says what to do.
-      Stopped: a signal asked for it; everything is saved.
+      UserError: configs, data or folder do not allow it, or runs failed.
+      Stopped: on a signal; everything is saved.
     """
     if os.environ.get(distributed.ENVIRONMENT[0]):
         raise UserError(
             f"environment: {distributed.ENVIRONMENT[0]} is set; crossval is one process a machine, "
-            "and --shard=NUMBER/OF splits the runs over several"
+            "and --shard=NUMBER/COUNT splits the runs over several"
         )
-    number, of = shard
-    own = study.folder if of == 1 else study.folder / f".shard-{number}-of-{of}"
-    with workdir.locked(own) as lock:
+    number, count = shard
+    locked = study.folder if count == 1 else study.folder / f".shard-{number}-of-{count}"
+    with RunDir(locked).lock() as lock:
         _check_data(study)
         plan.claim(study)
         share = study.share(shard)
-        jobs = scheduler.all_jobs(study, share)
+        jobs = study.jobs(share)
         if retry:
             scheduler.forget_failures(study, jobs)
         devices = find_devices()
-        _say_what(study, jobs, shard, len(devices))
-        board = Board(study, jobs, len(devices))
-        workers = Workers(devices, study.folder / "logs", lock.fileno())
-        conductor = scheduler.Conductor(study, workers, board)
+        _log_plan(study, jobs, shard, len(devices))
+        progress = Progress(study, jobs, len(devices))
+        pool = Workers(devices, study.folder / "logs", lock.fileno(), imports)
         try:
-            conductor.train(share)
-            _report_failures(study, jobs)
-            if not all(scheduler.is_done(study, one) for one in study.runs()):
-                missing = sum(not scheduler.is_done(study, one) for one in study.runs())
-                logging.info(
-                    "this share is done; the tables are written with the last of all shares "
-                    "(%d runs are missing)",
-                    missing,
-                )
-                return
-            with _one_joins(study):
-                collect.write(study)
-                if not study.pool:
-                    conductor.open_held_out()
-                summary.write_and_print(study)
+            _train_and_collect(study, share, Scheduler(study, pool, progress))
         finally:
-            workers.close()
+            pool.close()
+
+
+def _train_and_collect(study: Study, share: Sequence[Job], jobs: Scheduler) -> None:
+    jobs.train(share)
+    _report_failures(study, study.jobs(share))
+    missing = sum(not scheduler.is_done(study, run) for run in study.runs())
+    if missing:
+        logging.info(
+            "this share is done; the last share to end writes the tables (%d runs are missing)",
+            missing,
+        )
+        return
+    # One of several shards that end together at a time: the held-out split is accessed once.
+    with storage.lock(study.folder / ".join.lock", wait=True):
+        summary.write_tables(study)
+        if not study.pool:
+            jobs.predict_held_out()
+        summary.write_and_print(study)
 
 
 def _check_data(study: Study) -> None:
-    """Prepare the data, and prove that every model takes them and every fold can be made.
+    """Prepares the data, and checks that every model accepts them and every fold can be made.
 
     Raises:
       UserError: too few groups, a fold without a class, models that would not share the folds, or
-        an image size that a model cannot take.
+        an image size that a model does not support.
     """
     folds: dict[int, str] = {}
     for model in study.models:
         config = study.configs[model]
         records = datasets.prepare(config.data)
-        # By its shapes alone: a model says here what its images must be.
-        summary_of.table(
-            compiled_functions.make_module(config, len(records.classes), "cpu"),
+        # Computes shapes alone, and raises if the model does not support the image size.
+        model_summary.table(
+            model_from_config(config, len(records.classes), "cpu"),
             config.data.image_size,
         )
         fewest = len(records.manifest)
@@ -89,13 +99,13 @@ def _check_data(study: Study) -> None:
             checksum = data_split.checksum(records.manifest, split)
             if folds.setdefault(fold, checksum) != checksum:
                 raise UserError(
-                    f"{model}: its folds are not those of {study.models[0]}; give the same data "
-                    "fields for all models"
+                    f"{model}: its folds differ from those of {study.models[0]}; give the same "
+                    "data fields for all models"
                 )
         loader.check_fills(study.configs[model].train.batch_size, fewest)
 
 
-def _say_what(study: Study, jobs: Sequence[Job], shard: tuple[int, int], devices: int) -> None:
+def _log_plan(study: Study, jobs: Sequence[Job], shard: tuple[int, int], devices: int) -> None:
     trials = sum(job.trial is not None for job in jobs)
     share = f", share {shard[0]} of {shard[1]}" if shard[1] > 1 else ""
     logging.info(
@@ -113,19 +123,11 @@ def _say_what(study: Study, jobs: Sequence[Job], shard: tuple[int, int], devices
 def _report_failures(study: Study, jobs: Sequence[Job]) -> None:
     failed = scheduler.failures(study, jobs)
     for name, message in failed.items():
-        logging.warning("%s failed: %s; all that it said: %s", name, message,
-                        scheduler.log_file(study, name))  # fmt: skip
+        logging.warning("%s failed: %s; its output: %s", name, message, study.log_file(name))
     if failed:
         waiting = sum(not scheduler.is_done(study, job) for job in jobs) - len(failed)
         also = f", and {waiting} wait for them" if waiting else ""
         raise UserError(
             f"{len(failed)} of {len(jobs)} runs and trials failed ({', '.join(failed)}){also}; "
-            "mend the cause and start again with --retry"
+            "fix the cause and start again with --retry"
         )
-
-
-@contextlib.contextmanager
-def _one_joins(study: Study) -> Iterator[None]:
-    """Of several shards that end together one joins at a time, so that test is opened once."""
-    with storage.lock(study.folder / ".join.lock", wait=True):
-        yield

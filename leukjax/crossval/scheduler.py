@@ -1,41 +1,42 @@
-"""The work of a study: every device gets the next job until all are done, or a signal comes."""
+"""The scheduler of a study: gives each free device the next job, until all are done or stopped."""
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from leukjax.crossval import held_out, job_result, trials
-from leukjax.crossval.job_result import Answer
+from leukjax.crossval import collect, trials, workers
 from leukjax.crossval.plan import Job, Study
-from leukjax.crossval.progress import Board
-from leukjax.crossval.workers import Workers
+from leukjax.crossval.progress import Progress
+from leukjax.crossval.workers import JobResult, Workers
 from leukjax.errors import Stopped, UserError
+from leukjax.rundir import SUMMARY
 from leukjax.storage import read_text, write_atomic
 from leukjax.training.preemption import StopRequest
 
-POLL = 0.5  # seconds between two looks at the running jobs
+POLL = 0.5  # seconds between two polls of the running jobs
 
 
 def is_done(study: Study, job: Job) -> bool:
     """Whether a run has its summary, or a trial its result."""
     if job.trial is None:
-        return (study.path(job) / "summary.json").exists()
+        return (study.path(job) / SUMMARY).exists()
     return trials.is_done(study, job)
 
 
 def failures(study: Study, jobs: Sequence[Job]) -> dict[str, str]:
-    """Name of each job that failed -> why."""
-    found = {job.name: _failure_file(study, job.name) for job in jobs}
+    """Returns the message of each job that failed, by the job's name."""
+    files = {job.name: _failure_file(study, job.name) for job in jobs}
     return {
         name: json.loads(read_text(file))["message"]
-        for name, file in found.items()
+        for name, file in files.items()
         if file.exists()
     }
 
 
 def forget_failures(study: Study, jobs: Sequence[Job]) -> None:
-    """Let failed jobs be tried again."""
+    """Lets failed jobs be started again."""
     for job in jobs:
         _failure_file(study, job.name).unlink(missing_ok=True)
 
@@ -44,94 +45,81 @@ def _failure_file(study: Study, name: str) -> Path:
     return study.folder / "failures" / f"{name.replace('/', '-')}.json"
 
 
-def log_file(study: Study, name: str) -> Path:
-    """Where a job's own words go."""
-    return study.folder / "logs" / f"{name}.txt"
+class Scheduler:
+    """Gives jobs to workers and collects their results."""
 
-
-def all_jobs(study: Study, runs: Sequence[Job]) -> list[Job]:
-    """These runs, and before those of each fold its trials."""
-    jobs: dict[Job, None] = {}
-    for run in runs:
-        jobs |= dict.fromkeys(study.tried(run.model, run.fold))
-        jobs[run] = None
-    return list(jobs)
-
-
-class Conductor:
-    """Gives jobs to workers and takes their answers."""
-
-    def __init__(self, study: Study, workers: Workers, board: Board):
-        """Nothing is started yet."""
-        self._study, self._workers, self._board = study, workers, board
+    def __init__(self, study: Study, pool: Workers, progress: Progress):
+        """Starts nothing yet."""
+        self._study, self._pool, self._progress = study, pool, progress
         self._stop = StopRequest()
 
     def train(self, runs: Sequence[Job]) -> None:
-        """Do these runs and the trials that they wait for; failed ones are left alone.
+        """Does these runs and the trials that they wait for, but not those that failed before.
 
         Raises:
-          Stopped: a signal asked for it; everything is saved.
+          Stopped: on a signal; everything is saved.
         """
         study = self._study
-        jobs = all_jobs(study, runs)
-        before = failures(study, jobs)
-        failed = [job for job in jobs if job.name in before]
+        jobs = study.jobs(runs)
+        failed_before = failures(study, jobs)
+        failed = [job for job in jobs if job.name in failed_before]
         waiting = [job for job in jobs if job not in failed and not is_done(study, job)]
-        self._board.expect(waiting, failed)
-        with StopRequest() as self._stop:
-            while waiting or self._workers.busy:
-                for device in self._workers.free:
+        self._progress.expect(waiting, failed)
+        with contextlib.closing(self._progress), StopRequest() as self._stop:
+            while waiting or self._pool.busy:
+                for device in self._pool.free:
                     job = self._next(waiting)
                     if job is None:
                         break
-                    self._board.started(job, device)
-                    self._workers.give(device, job, self._message(job))
-                if not self._workers.busy:
-                    return  # what still waits is of folds with a failed trial
-                self._answers()
+                    self._progress.started(job, device)
+                    self._pool.give(device, job, self._message(job))
+                if not self._pool.busy:
+                    return  # the jobs that still wait are of folds with a failed trial
+                for job, result in self._poll():
+                    self._end(job, result)
 
-    def open_held_out(self) -> None:
-        """Score every model's ensemble on the held-out part, where that is not done.
+    def predict_held_out(self) -> None:
+        """Predicts the held-out split with every model's ensemble, unless that is done.
 
         Raises:
-          Stopped: a signal asked for it.
-          UserError: it cannot be done.
+          Stopped: on a signal.
+          UserError: a model failed.
         """
         study = self._study
-        waiting = [m for m in study.models if not held_out.table(study.folder, m).exists()]
+        waiting = [m for m in study.models if not collect.held_out_file(study.folder, m).exists()]
         failed: list[str] = []
         with StopRequest() as self._stop:
-            while waiting or self._workers.busy:
-                for device in self._workers.free[: len(waiting)]:
+            while waiting or self._pool.busy:
+                for device in self._pool.free[: len(waiting)]:
                     model = waiting.pop(0)
-                    self._board.say(f"opening the held-out part for the ensemble of {model}")
+                    self._progress.write(f"predicting the held-out split with all runs of {model}")
                     message = {
                         "kind": "held_out",
                         "study": str(study.folder),
                         "model": model,
                         "folders": [str(study.path(run)) for run in study.runs(model)],
-                        "places": study.places(model),
-                        "log": str(log_file(study, f"{model}/held_out")),
+                        "machine_fields": study.machine_fields(model),
+                        "log": str(study.log_file(f"{model}/held_out")),
                     }
-                    self._workers.give(device, model, message)
+                    self._pool.give(device, model, message)
                 failed += [
-                    f"{model}: {answer.message}"
-                    for model, answer in self._poll()
-                    if answer.status != job_result.DONE
+                    f"{model}: {result.message}"
+                    for model, result in self._poll()
+                    if result.status != workers.DONE
                 ]
         if failed:
-            raise UserError(f"held-out part: {'; '.join(failed)}; the same command tries it again")
+            raise UserError(f"held-out split: {'; '.join(failed)}; the same command tries it again")
 
     def _next(self, waiting: list[Job]) -> Job | None:
-        """The first job that can begin; a run waits for the trials of its fold."""
+        """Removes and returns the first job that can start; a run waits for its fold's trials."""
         for job in list(waiting):
             try:
-                ready = self._values(job) is not None
+                is_ready = self._values(job) is not None
             except UserError as error:
                 waiting.remove(job)
-                self._end(job, Answer(job_result.FAILED, str(error)))
+                self._end(job, JobResult(workers.FAILED, str(error)))
                 continue
-            if ready:
+            if is_ready:
                 waiting.remove(job)
                 return job
         return None
@@ -148,37 +136,33 @@ class Conductor:
             "kind": "run" if job.trial is None else "trial",
             "config": self._study.config(job, values).to_dict(),
             "folder": str(self._study.path(job)),
-            "log": str(log_file(self._study, job.name)),
+            "log": str(self._study.log_file(job.name)),
         }
 
-    def _answers(self) -> None:
-        for job, answer in self._poll():
-            self._end(job, answer)
-
-    def _end(self, job: Job, answer: Answer) -> None:
-        good = (job_result.DONE,) if job.trial is None else (job_result.DONE, job_result.DIVERGED)
-        if answer.status not in good:
-            content = {"message": answer.message or answer.status}
+    def _end(self, job: Job, result: JobResult) -> None:
+        diverged = job.trial is not None and result.status == workers.DIVERGED
+        if result.status != workers.DONE and not diverged:
+            content = {"message": result.message or result.status}
             write_atomic(_failure_file(self._study, job.name), json.dumps(content) + "\n")
-        self._board.ended(job, answer)
+        self._progress.ended(job, result)
 
-    def _poll(self) -> list[tuple[Any, Answer]]:
-        """What has ended.
+    def _poll(self) -> list[tuple[Any, JobResult]]:
+        """Returns the jobs that have ended.
 
         Raises:
-          Stopped: a signal came. Workers that are busy have saved by then.
+          Stopped: on a signal. Busy workers have saved by then.
         """
-        ended = self._workers.wait(POLL)
-        self._board.draw()
+        ended = self._pool.wait(POLL)
+        self._progress.draw()
         # A queue may send its signal to the workers as well, and theirs may come first.
-        theirs = any(answer.status == job_result.STOPPED for _, answer in ended)
-        reason = self._stop.requested() or ("SIGTERM" if theirs else "")
+        worker_stopped = any(result.status == workers.STOPPED for _, result in ended)
+        reason = self._stop.requested() or ("SIGTERM" if worker_stopped else "")
         if reason:
-            self._board.say(f"{reason}: the running jobs save and stop")
-            self._workers.terminate()
-            self._workers.close()
+            self._progress.write(f"{reason}: the running jobs save and stop")
+            self._pool.terminate()
+            self._pool.close()
             raise Stopped(
                 f"{reason}; everything is saved in {self._study.folder}; "
-                "the same command goes on from here"
+                "the same command resumes from here"
             )
         return ended

@@ -1,81 +1,169 @@
-"""The end of a study for its reader: ``summary.md``, and the same on the screen."""
+"""Tables of a finished study: ``summary.md`` (scores) and ``fairness.md`` (what models share)."""
 
 import dataclasses
 import statistics
+from typing import Any
 
-from leukjax.crossval import collect, held_out
+from leukjax import config as configs
+from leukjax.crossval import collect, trials
 from leukjax.crossval.plan import Study
-from leukjax.evaluate import scores as scored
+from leukjax.evaluate import scores as evaluation
 from leukjax.evaluate.rescore import mean
-from leukjax.metrics import predictions as tables_of
+from leukjax.metrics import predictions
 from leukjax.metrics.scores import scores
+from leukjax.models.registry import option_names
 from leukjax.report.provenance import About
 from leukjax.report.text_tables import COLUMNS, number, render
 from leukjax.rundir import RunDir
-from leukjax.storage import write_atomic
+from leukjax.storage import csv_text, write_atomic
+
+# Fields of a config that change no number, or that a row of the table names better.
+_LEFT_OUT = ("seed", "split.", "model.name", "checkpoint.metric")  # besides the free fields
+
+
+def write_tables(study: Study) -> None:
+    """Writes ``out_of_fold.csv``, ``trials.csv``, ``fairness.csv`` and ``fairness.md``.
+
+    Raises:
+      UserError: runs of one fold were tested on different images.
+    """
+    write_atomic(study.folder / collect.OUT_OF_FOLD, collect.out_of_fold_table(study))
+    write_atomic(study.folder / "trials.csv", trials.table(study))
+    aspects = compare_settings(study)
+    rows = [[name, "yes" if shared else "no", *values] for name, shared, values in aspects]
+    table = csv_text(["aspect", "shared", *study.models], rows)
+    write_atomic(study.folder / "fairness.csv", table)
+    write_atomic(study.folder / "fairness.md", _fairness(study, aspects))
 
 
 def write_and_print(study: Study) -> None:
-    """Write ``summary.md`` and print it as plain text."""
-    write_atomic(study.folder / "summary.md", _text(study, markdown=True))
-    print("\n" + _text(study, markdown=False))
+    """Writes ``summary.md`` and prints it as plain text."""
+    write_atomic(study.folder / "summary.md", _summary(study, markdown=True))
+    print("\n" + _summary(study, markdown=False))
 
 
-def _text(study: Study, *, markdown: bool) -> str:
-    about = scored.about_of(study.path(study.runs()[0]), "held-out test")  # of all runs
-    parts = [_out_of_fold(study, about, markdown=markdown)]
-    if not study.pool:
-        parts.append(_held_out(study, about, markdown=markdown))
-    ending = [
+def compare_settings(study: Study) -> list[tuple[str, bool, list[str]]]:
+    """Returns (aspect, whether all models share it, its value for each model).
+
+    Data, folds, seeds and the budget of tuning come first, then the architectures, then each field
+    of the configs.
+    """
+    summaries = [RunDir(study.path(study.runs(model)[0])).summary() for model in study.models]
+    model_configs = list(study.configs.values())
+    swept = list(study.trials[0]) if study.trials else []
+    budget = f"{len(study.trials)} a fold: {', '.join(swept)}" if swept else "none"
+    data = RunDir(study.path(study.runs()[0])).data()
+    held_out = f"test part of the protocol {model_configs[0].split.held_out}"
+
+    def same(value: Any) -> list[Any]:
+        return [value] * len(summaries)
+
+    aspects: dict[str, list[Any]] = {
+        "data": [summary["data"] for summary in summaries],
+        "images and groups": same(f"{data['images']:,} and {data['groups']:,}"),
+        "folds": same(study.folds),
+        "held out of all folds": same("nothing" if study.pool else held_out),
+        "seed of the split": [config.split.seed for config in model_configs],
+        "seeds of training": same(" ".join(map(str, study.seeds))),
+        "tuning": same(budget),
+        "chosen by, on validation": [config.checkpoint.metric for config in model_configs],
+        "architecture": [summary["model"] for summary in summaries],
+        "parameters": [f"{summary['parameters']:,}" for summary in summaries],
+        "FLOPs an image": [f"{summary['flops_per_image']:,}" for summary in summaries],
+    }
+    fields = [configs.flatten(config) for config in model_configs]
+    for field in fields[0]:
+        if field in configs.free_fields() or field.startswith(_LEFT_OUT):
+            continue
+        aspects[field] = [
+            "swept" if field in swept else _value(field, values[field], values["model.name"])
+            for values in fields
+        ]
+    texts = {aspect: list(map(str, values)) for aspect, values in aspects.items()}
+    return [(aspect, len(set(values)) == 1, values) for aspect, values in texts.items()]
+
+
+def _value(field: str, value: Any, family: str) -> Any:
+    section, name = field.split(".")[0], field.split(".")[-1]
+    if section == "model" and name not in (*option_names(family), "fused"):
+        return "–"  # this architecture has no such field
+    empty = {"init.weights": "random", "data.positive": "the data set's"}
+    return empty.get(field, "none") if value == "" else value
+
+
+def _fairness(study: Study, aspects: list[tuple[str, bool, list[str]]]) -> str:
+    differing = [[aspect, *values] for aspect, is_shared, values in aspects if not is_shared]
+    shared = [[aspect, values[0]] for aspect, is_shared, values in aspects if is_shared]
+    sections = []
+    if differing:
+        left = range(len(study.models) + 1)
+        table = render(["", *study.models], differing, markdown=True, left=left)
+        sections += ["## What differs between the models\n", table + "\n"]
+    table = render(["", "all models"], shared, markdown=True, left=(0, 1))
+    sections += ["## What all models share\n", table + "\n"]
+    return "\n".join(sections)
+
+
+def _summary(study: Study, *, markdown: bool) -> str:
+    about = evaluation.about_of(study.path(study.runs()[0]), "held-out test")  # of all runs
+    sections = _out_of_fold(study, about, markdown=markdown)
+    notes = [
         f"Intervals, paired tests and figures: leukjax.compare {study.folder} --output=report/",
         f"What the models share and where they differ: {study.folder / 'fairness.md'}",
     ]
     if not study.pool:
-        of = [line["model"] for line in RunDir(study.folder).accesses_of_study()]
-        counts = ", ".join(f"{of.count(model)} for {model}" for model in study.models)
-        ending.append(f"Openings of the held-out part: {counts} (ledger.jsonl).")
-    parts.append("\n".join(f"- {line}" if markdown else line for line in ending))
-    return "\n".join(parts) + "\n"
+        ensembles = {
+            f"{model}, ensemble": evaluation.score(
+                predictions.read(collect.held_out_file(study.folder, model)), about.positive
+            )
+            for model in study.models
+        }
+        sections.append(evaluation.table(ensembles, about, markdown=markdown))
+        accesses = [line["model"] for line in RunDir(study.folder).study_accesses()]
+        counts = ", ".join(f"{accesses.count(model)} for {model}" for model in study.models)
+        notes.append(f"Accesses to the held-out split: {counts} (ledger.jsonl).")
+    sections.append(_notes(notes, markdown=markdown))
+    return "\n".join(sections)
 
 
-def _out_of_fold(study: Study, about: About, *, markdown: bool) -> str:
+def _out_of_fold(study: Study, about: About, *, markdown: bool) -> list[str]:
     """Scores of the mean over seeds with intervals, a baseline, and the range over seeds."""
     about = dataclasses.replace(about, part="out-of-fold")
-    each = {
+    by_seed = {
         model: [collect.of_seed(study, model, seed) for seed in study.seeds]
         for model in study.models
     }
-    found = {model: mean(seeds) for model, seeds in each.items()}
-    found["larger class"] = collect.larger_class(study)
-    parts = [scored.table(found, about, markdown=markdown)]
-    notes = [f"{study.folds} folds; every folded image is scored by models that never saw it."]
-    notes += ["Larger class: every image gets the class frequencies of its fold's training part."]
-    if len(study.seeds) > 1:
-        notes += [f"The scores are of the mean probability over {len(study.seeds)} seeds."]
-    parts.append("\n".join(f"- {line}" if markdown else line for line in notes) + "\n")
-    if len(study.seeds) > 1:
-        body = []
-        for model, seeds in each.items():
-            alone = [scores(p.labels, p.probabilities, p.classes, about.positive) for p in seeds]
-            body.append([model, *(_over_seeds([of.values[name] for of in alone])
-                                  for name in COLUMNS)])  # fmt: skip
-        title = "Single seeds, out of fold: mean, lowest to highest (no confidence interval)"
-        table = render(["", *COLUMNS.values()], body, markdown=markdown)
-        parts.append((f"**{title}**\n\n" if markdown else f"{title}\n") + table + "\n")
-    return "\n".join(parts)
+    by_model = {model: mean(seeds) for model, seeds in by_seed.items()}
+    by_model["larger class"] = collect.class_frequencies(study)
+    notes = [
+        f"{study.folds} folds; every folded image is scored by models that never saw it.",
+        "Larger class: every image gets the class frequencies of its fold's training split.",
+    ]
+    scored = {name: evaluation.score(p, about.positive) for name, p in by_model.items()}
+    tables = [evaluation.table(scored, about, markdown=markdown)]
+    if len(study.seeds) == 1:
+        return [*tables, _notes(notes, markdown=markdown)]
+    notes.append(f"The scores are of the mean probability over {len(study.seeds)} seeds.")
+    rows = []
+    for model, seeds in by_seed.items():
+        values = [
+            scores(seed.labels, seed.probabilities, seed.classes, about.positive).values
+            for seed in seeds
+        ]
+        rows.append([model, *(_mean_and_range([x[name] for x in values]) for name in COLUMNS)])
+    title = "Single seeds, out of fold: mean, lowest to highest (no confidence interval)"
+    table = render(["", *COLUMNS.values()], rows, markdown=markdown)
+    heading = f"**{title}**\n\n" if markdown else f"{title}\n"
+    return [*tables, _notes(notes, markdown=markdown), heading + table + "\n"]
 
 
-def _over_seeds(values: list[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
+def _notes(notes: list[str], *, markdown: bool) -> str:
+    return "\n".join(f"- {note}" if markdown else note for note in notes) + "\n"
+
+
+def _mean_and_range(values: list[float | None]) -> str:
+    defined = [value for value in values if value is not None]
+    if len(defined) < len(values):
         return number(None)
-    centre = number(statistics.fmean(known))
-    return centre if len(known) == 1 else f"{centre}\n{min(known):.3f}–{max(known):.3f}"
-
-
-def _held_out(study: Study, about: About, *, markdown: bool) -> str:
-    found = {
-        f"{model}, ensemble": tables_of.read(held_out.table(study.folder, model))
-        for model in study.models
-    }
-    return scored.table(found, about, markdown=markdown)
+    centre = number(statistics.fmean(defined))
+    return centre if len(defined) == 1 else f"{centre}\n{min(defined):.3f}–{max(defined):.3f}"

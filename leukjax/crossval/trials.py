@@ -1,10 +1,9 @@
-"""A sweep: every fold tries the same values, validation chooses, nothing else is looked at.
+"""A sweep: every fold tries the same values, and its validation split chooses among them.
 
-A trial is a work directory whose test part stays closed. The chosen one becomes the run of the
-first seed, by its name alone; the other seeds of the fold are trained with its values.
+A trial is a work directory whose test split is never read. The chosen trial is renamed to the run
+of the first seed; the other seeds of the fold are trained with its values.
 """
 
-import io
 import json
 import shutil
 from pathlib import Path
@@ -12,33 +11,31 @@ from typing import Any
 
 from leukjax.crossval.plan import Job, Study, Values
 from leukjax.errors import UserError
-from leukjax.storage import csv_writer, read_text, write_atomic
-from leukjax.training.metric_writer import read_metrics
+from leukjax.rundir import RunDir
+from leukjax.storage import csv_text, read_text, write_atomic
 
 RESULT = "trial.json"
 
 
 def write_result(folder: Path, metric: str, best_step: int) -> None:
-    """Leave a trial's best validation score in its folder: the mark that it is done."""
-    (line,) = [
-        line for line in read_metrics(folder) if line["part"] == "val" and line["step"] == best_step
-    ]
+    """Writes a trial's best validation score into its folder, which marks it as done."""
+    history = RunDir(folder).history()
+    (line,) = [line for line in history if line["part"] == "val" and line["step"] == best_step]
     result = {"score": line[metric], "epoch": line["epoch"], "failure": ""}
     write_atomic(folder / RESULT, json.dumps(result) + "\n")
 
 
 def write_divergence(folder: Path, message: str) -> None:
-    """The same for a trial that went astray: it counts as one, and is not chosen."""
+    """Marks a trial that diverged as done; it is never chosen."""
     result = {"score": None, "epoch": None, "failure": message}
     write_atomic(folder / RESULT, json.dumps(result) + "\n")
 
 
 def choose(study: Study, model: str, fold: int) -> Values | None:
-    """The values for the runs of a fold; None while a trial is missing.
+    """Returns the values for the runs of a fold; None while a trial is missing.
 
-    The best validation score is taken, of equal ones the first. What is chosen is written down,
-    then the other trials give back the space of their checkpoints, and the chosen one gets the name
-    of the first seed's run.
+    Chooses the best validation score, the first of equal ones. Records the choice, then removes the
+    checkpoints of the other trials and renames the chosen one to the run of the first seed.
 
     Raises:
       UserError: every trial diverged.
@@ -47,7 +44,7 @@ def choose(study: Study, model: str, fold: int) -> Values | None:
         return {}
     path = _choice_file(study, model, fold)
     if not path.exists():
-        jobs = study.tried(model, fold)
+        jobs = study.trial_jobs(model, fold)
         files = [study.path(job) / RESULT for job in jobs]
         if not all(file.exists() for file in files):
             return None
@@ -64,7 +61,7 @@ def choose(study: Study, model: str, fold: int) -> Values | None:
 
 
 def is_done(study: Study, job: Job) -> bool:
-    """Whether a trial has its result; the chosen one may carry the name of a run by now."""
+    """Whether a trial has its result; the chosen one may already be renamed to a run."""
     choice = _choice_file(study, job.model, job.fold)
     return choice.exists() or (study.path(job) / RESULT).exists()
 
@@ -74,17 +71,15 @@ def _choice_file(study: Study, model: str, fold: int) -> Path:
 
 
 def _best(results: list[dict[str, Any]], *, lower: bool) -> int | None:
-    scored = [
-        (result["score"] if lower else -result["score"], number)
-        for number, result in enumerate(results)
-        if result["score"] is not None
-    ]
-    return min(scored)[1] if scored else None
+    """Returns the number of the best trial; None if all diverged."""
+    sign = 1 if lower else -1
+    scores = {n: sign * x["score"] for n, x in enumerate(results) if x["score"] is not None}
+    return min(scores, key=scores.__getitem__, default=None)
 
 
 def _tidy(study: Study, model: str, fold: int, chosen: int) -> None:
     run = study.path(Job(model, fold, study.seeds[0]))
-    for job in study.tried(model, fold):
+    for job in study.trial_jobs(model, fold):
         folder = study.path(job)
         if job.trial == chosen:
             if folder.exists() and not run.exists():
@@ -95,20 +90,17 @@ def _tidy(study: Study, model: str, fold: int, chosen: int) -> None:
 
 
 def table(study: Study) -> str:
-    """The text of ``trials.csv``: every trial of every model and fold, and what was chosen."""
+    """Returns the text of ``trials.csv``: every trial of every model and fold."""
     fields = list(study.trials[0]) if study.trials else []
-    text = io.StringIO()
-    out = csv_writer(text)
-    ending = ("metric", "score", "epoch", "chosen", "failure")
-    out.writerow(["model", "fold", "trial", "seed", *fields, *ending])
+    rows = []
     for model in study.models if study.trials else ():
         metric = study.configs[model].checkpoint.metric
         for fold in range(study.folds):
             choice = json.loads(read_text(_choice_file(study, model, fold)))
-            for job, result in zip(study.tried(model, fold), choice["trials"], strict=True):
+            for job, result in zip(study.trial_jobs(model, fold), choice["trials"], strict=True):
                 assert job.trial is not None
                 values = study.trials[job.trial]
-                out.writerow(
+                rows.append(
                     [
                         model,
                         fold,
@@ -122,4 +114,5 @@ def table(study: Study) -> str:
                         result["failure"],
                     ]
                 )
-    return text.getvalue()
+    ending = ("metric", "score", "epoch", "chosen", "failure")
+    return csv_text(["model", "fold", "trial", "seed", *fields, *ending], rows)

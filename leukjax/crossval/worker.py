@@ -1,8 +1,8 @@
-"""A process that does one job after another on one device.
+"""A worker process, which does one job after another on one device.
 
-Jobs come as lines of JSON on standard input, answers go as lines to standard output; all that a
-job says goes to its own file. One process for many jobs, so that one compilation serves all folds
-and seeds of a config; a process of its own, so that a job that dies takes nothing with it.
+Reads jobs as lines of JSON from standard input and writes results as lines to standard output; the
+output of a job goes to its own log file. One process does many jobs, so that one compilation serves
+all folds and seeds of a config; a job that crashes ends only its own worker.
 """
 
 import dataclasses
@@ -21,81 +21,83 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from leukjax import command, storage
-from leukjax.crossval import held_out, job_result, trials
-from leukjax.crossval.job_result import Answer
+from leukjax.crossval import collect, trials, workers
+from leukjax.crossval.workers import JobResult
 from leukjax.errors import Diverged, Stopped, UserError
-from leukjax.report import run_report
-from leukjax.training import session
+from leukjax.training.run_report import write_report
+from leukjax.training.trainer import train
 
 FLAGS = flags.FlagValues()
 
 
-def do(job: dict[str, Any]) -> None:
-    """Do one job: a run, a trial, or the opening of the held-out part.
+def run_job(job: dict[str, Any]) -> JobResult:
+    """Does one job, and returns how it ended; catches every exception."""
+    began = time.perf_counter()
+    status, message = workers.DONE, ""
+    try:
+        _do(job)
+    except Stopped as stop:
+        status, message = workers.STOPPED, str(stop)
+    except Diverged as error:
+        status, message = workers.DIVERGED, str(error)
+    except UserError as error:
+        status, message = workers.FAILED, str(error)
+    except Exception as error:
+        traceback.print_exc()
+        status = workers.FAILED
+        message = storage.describe_failure(error) or f"{type(error).__name__}: {error}"
+    message = " ".join(message.split())
+    if message:
+        print(f"{status}: {message}", file=sys.stderr)
+    sys.stdout.flush()  # an idle worker ends by os._exit
+    return JobResult(status, message, round(time.perf_counter() - began, 3))
 
-    A run ends with its out-of-fold part scored, its summary and figures written; a trial is judged
-    by validation alone.
+
+def _do(job: dict[str, Any]) -> None:
+    """Does one job: a run, a trial, or an access to the held-out split.
+
+    A run ends with its out-of-fold split evaluated, its summary and its figures; a trial is
+    evaluated on validation alone.
     """
     if job["kind"] == "held_out":
         folders = [Path(folder) for folder in job["folders"]]
-        held_out.score(Path(job["study"]), job["model"], folders, list(job["places"].items()))
+        collect.predict_held_out(
+            Path(job["study"]), job["model"], folders, list(job["machine_fields"].items())
+        )
         return
     config, folder = ConfigDict(job["config"]), Path(job["folder"])
     if job["kind"] == "run":
-        run_report.write_and_print(session.run(config, folder))
+        print(write_report(train(config, folder)))
         return
     try:
-        outcome = session.run(config, folder, open_test=False)
+        outcome = train(config, folder, score=())
     except Diverged as error:
         trials.write_divergence(folder, str(error))
         raise
     trials.write_result(folder, config.checkpoint.metric, outcome.best_step)
 
 
-def answer(job: dict[str, Any]) -> Answer:
-    """Do one job; whatever goes wrong in it is part of the answer."""
-    began = time.perf_counter()
-    status, message = job_result.DONE, ""
-    try:
-        do(job)
-    except Stopped as stop:
-        status, message = job_result.STOPPED, str(stop)
-    except Diverged as error:
-        status, message = job_result.DIVERGED, str(error)
-    except UserError as error:
-        status, message = job_result.FAILED, str(error)
-    except Exception as error:
-        traceback.print_exc()
-        line = storage.describe_failure(error) or f"{type(error).__name__}: {error}"
-        status, message = job_result.FAILED, line
-    message = " ".join(message.split())
-    if message:
-        print(f"{status}: {message}", file=sys.stderr)
-    sys.stdout.flush()  # an idle worker ends without ceremony
-    return Answer(status, message, round(time.perf_counter() - began, 3))
-
-
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
-    """Answer until standard input ends."""
-    back = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
-    os.dup2(2, 1)  # whatever else prints must not look like an answer
+    """Does jobs until standard input ends."""
+    results = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    os.dup2(2, 1)  # other output must not look like a result
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study decides, and sends SIGTERM
     jobs: queue.Queue[dict[str, Any]] = queue.Queue()
     busy = threading.Event()
     threading.Thread(target=_read, args=(jobs, busy), daemon=True).start()
-    print(json.dumps(dataclasses.asdict(Answer(job_result.READY))), file=back)
+    print(json.dumps(dataclasses.asdict(JobResult(workers.READY))), file=results)
     while True:
         job = jobs.get()
-        _say_to(Path(job["log"]))
-        given = answer(job)
+        _redirect_output(Path(job["log"]))
+        result = run_job(job)
         busy.clear()
-        print(json.dumps(dataclasses.asdict(given)), file=back)
-        if given.status == job_result.STOPPED:
-            raise Stopped(given.message)
+        print(json.dumps(dataclasses.asdict(result)), file=results)
+        if result.status == workers.STOPPED:
+            raise Stopped(result.message)
 
 
 def _read(jobs: "queue.Queue[dict[str, Any]]", busy: threading.Event) -> None:
-    """Take jobs as they come. The input ends with the study, however that ended: save and stop."""
+    """Queues jobs as they arrive. The input ends when the study does: then saves and stops."""
     text = b""
     while chunk := os.read(0, 1 << 16):
         *lines, text = (text + chunk).split(b"\n")
@@ -107,8 +109,8 @@ def _read(jobs: "queue.Queue[dict[str, Any]]", busy: threading.Event) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _say_to(path: Path) -> None:
-    """Standard output and error go to the end of this file from now on."""
+def _redirect_output(path: Path) -> None:
+    """Appends standard output and error to this file from now on."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     sys.stdout.flush()

@@ -216,10 +216,9 @@ class Batches:
         need = self._workers * (self._prefetch // self._workers + 2) * size
         return UserError(
             f"data.workers: /dev/shm{_shared_memory()} is too small for batches of "
-            f"{size / 1e6:,.1f} MB from {self._workers} processes, about "
-            f"{need / 1e6:,.0f} MB in all. Enlarge it "
-            "(docker run --shm-size), or read in threads with --config.data.workers=0, and start "
-            "again"
+            f"{size / 1e6:,.1f} MB from {self._workers} processes, about {need / 1e6:,.0f} MB in "
+            "all. Enlarge it (docker run --shm-size), or read in threads with "
+            "--config.data.workers=0, and start again"
         )
 
     def _check(self, step: int) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from absl import logging
@@ -81,6 +81,7 @@ class Source(ABC):
       official_parts: `Entry.phase` -> "train", "val" or "test" of the published split; {} if the
         data set has none.
       bad_images: "error" stops at an image that cannot be decoded, "skip" leaves it out.
+      config_fields: fields with which a config makes the same data set, recorded by runs.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Source(ABC):
     background: str = "black"
     official_parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     bad_images: str = "error"
+    config_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     version: ClassVar[str] = "1.0.0"  # raise it if the meaning of prepared records changes
     citation: ClassVar[str] = ""

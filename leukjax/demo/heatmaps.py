@@ -10,7 +10,7 @@ from jaxtyping import Float32, Int, UInt8
 from leukjax.explain import explainer
 from leukjax.explain.attribution.methods import METHODS, Settings, usual
 from leukjax.explain.attribution.network import choose_layer
-from leukjax.predict.predictor import Model
+from leukjax.predict.member import Member
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class _Member:
     """A run that explains: its place among the members, its method and layer."""
 
     row: int
-    model: Model
+    model: Member
     method: str
     settings: Settings
 
@@ -34,7 +34,7 @@ class Heat:
       runs: how many the map is the mean of: those that see the same pixels as the first.
     """
 
-    def __init__(self, members: Sequence[Model]):
+    def __init__(self, members: Sequence[Member]):
         """Choose methods and layers."""
         self._members = [
             _member(row, member)
@@ -61,7 +61,7 @@ class Heat:
         return np.asarray(total / self.runs, np.float32)
 
 
-def _member(row: int, model: Model) -> _Member:
+def _member(row: int, model: Member) -> _Member:
     method = usual(model.preprocessing["model"]["name"])[0]
     settings = Settings()
     if METHODS[method].fits == "convolutional":

@@ -6,7 +6,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 from leukjax import storage
-from leukjax.predict.predictor import Model
+from leukjax.predict.member import Member
 from leukjax.report.provenance import model_name
 
 MAX_BYTES = 1 << 20  # of a card
@@ -29,7 +29,7 @@ class Card:
     html: str
 
 
-def card(model: Model) -> Card:
+def card(model: Member) -> Card:
     """Read what a work directory says of its model."""
     about = model.preprocessing
     heat = f", temperature {model.temperature:.3g}" if model.temperature != 1 else ""

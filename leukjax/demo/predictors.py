@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
@@ -12,13 +11,10 @@ from leukjax.demo.options import Options
 from leukjax.errors import UserError
 from leukjax.metrics.predictions import mean
 from leukjax.metrics.selective import Threshold, answers
-from leukjax.predict import selective
-from leukjax.predict.out_of_distribution import Unlikeness
-from leukjax.predict.predict_files import unlikeness_kept
-from leukjax.predict.predictor import NOT_FINITE, Model, load
-from leukjax.predict.test_time_augmentation import dihedral
-
-Prepared = tuple[UInt8[np.ndarray, "s s 3"], ...]  # as each run sees it
+from leukjax.predict import out_of_distribution
+from leukjax.predict.member import Member
+from leukjax.predict.out_of_distribution import FeatureDistance
+from leukjax.predict.predictor import NOT_FINITE, Predictor, Prepared, load
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +25,7 @@ class Answer:
       probabilities: of each class.
       low, high: the least and the largest probability of each class over `Judges.over`.
       abstained: the largest probability is below the confidence from which on there are answers.
-      unlikeness: `Unlikeness.of`, mean over the runs; None where it is not known.
+      unlikeness: `FeatureDistance.score`, mean over the runs; None where it is not known.
       heat: in [0, 1], for the class with the largest probability.
     """
 
@@ -46,18 +42,23 @@ class Judges:
     """The runs that answer. Made by `appoint`.
 
     Attributes:
-      members: the runs.
+      predictor: the runs.
       tta: probabilities are means over the eight views.
       threshold: from which confidence on there are answers; None = always.
       likes: one for each run, or none.
       heat: makes the heat maps.
     """
 
-    members: tuple[Model, ...]
+    predictor: Predictor
     tta: bool
     threshold: Threshold | None
-    likes: tuple[Unlikeness, ...]
+    likes: tuple[FeatureDistance, ...]
     heat: Heat
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The runs."""
+        return self.predictor.members
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -67,7 +68,7 @@ class Judges:
     @property
     def batch_size(self) -> int:
         """Images that are answered together at most."""
-        return self.members[0].batch_size
+        return self.predictor.batch_size
 
     @property
     def over(self) -> str:
@@ -76,28 +77,20 @@ class Judges:
 
     def prepare(self, rgb: UInt8[np.ndarray, "h w 3"]) -> Prepared:
         """An image as each run sees it; runs of one recipe share it."""
-        ready: dict[tuple, np.ndarray] = {}
-        for member in self.members:
-            if member.recipe not in ready:
-                ready[member.recipe] = member.preprocess(rgb)
-        return tuple(ready[member.recipe] for member in self.members)
+        return self.predictor.prepare(rgb)
 
     def answer(self, images: Sequence[Prepared]) -> list[Answer]:
         """An answer for each of up to `batch_size` images."""
         columns = [np.stack(column) for column in zip(*images, strict=True)]
-        looks, features = [], []
-        for member, column in zip(self.members, columns, strict=True):
-            seen = self._views(column)
-            found = member.answers(seen.reshape(-1, *column.shape[1:]))
-            looks.append(found.probabilities.reshape(*seen.shape[:2], -1))
-            features.append(found.features[: len(column)])  # the first view is the image itself
-        by_view = np.stack(looks)  # [members, views, n, c]
-        by_member = by_view.mean(1) if self.tta else by_view[:, 0]
-        each = by_view[0] if self.over == "views" else by_member
-        probabilities = mean(list(by_member))
+        with_views = self.tta or self.over == "views"
+        outputs = dataclasses.replace(self.predictor, tta=with_views).submit(columns)()
+        use_views = self.tta or not with_views
+        by_member = [o.probabilities if use_views else o.views[0] for o in outputs]
+        each = outputs[0].views if self.over == "views" else np.stack(by_member)
+        probabilities = mean(by_member)
         if not np.isfinite(probabilities).all():
             raise UserError(NOT_FINITE)
-        unlike = [like.of(own) for like, own in zip(self.likes, features, strict=False)]
+        unlike = [like.score(o.features) for like, o in zip(self.likes, outputs, strict=False)]
         heat = self.heat.maps(columns, probabilities.argmax(1))
         least = self.threshold.confidence if self.threshold else 0.0
         return [
@@ -112,22 +105,14 @@ class Judges:
             for row in range(len(images))
         ]
 
-    def _views(self, images: UInt8[np.ndarray, "n s s 3"]) -> UInt8[np.ndarray, "v n s s 3"]:
-        if self.over == "members" and not self.tta:
-            return images[None]
-        # Of one shape, however many images there are: one compilation.
-        padded = np.zeros((self.batch_size, *images.shape[1:]), np.uint8)
-        padded[: len(images)] = images
-        return np.asarray(dihedral(jnp.asarray(padded)))[:, : len(images)]
-
 
 def appoint(runs: Sequence[str], options: Options) -> Judges:
     """Load the runs.
 
     Raises:
-      UserError: as in `model.load` and `confidence.choose`.
+      UserError: as in `load` and `Predictor.choose_threshold`.
     """
-    loaded = load(
+    predictor = load(
         runs,
         options.step,
         tta=options.tta,
@@ -136,7 +121,6 @@ def appoint(runs: Sequence[str], options: Options) -> Judges:
     )
     threshold = None
     if options.max_error is not None:
-        threshold = selective.choose(loaded.members, options.max_error)
-    # The views are looked at one by one here.
-    members = tuple(dataclasses.replace(member, tta=False) for member in loaded.members)
-    return Judges(members, options.tta, threshold, tuple(unlikeness_kept(members)), Heat(members))
+        threshold = predictor.choose_threshold(options.max_error)
+    distances = tuple(out_of_distribution.read_all(predictor))
+    return Judges(predictor, options.tta, threshold, distances, Heat(predictor.members))

@@ -11,13 +11,12 @@ from pathlib import Path
 
 from absl import flags
 
+from leukjax import command
 from leukjax.errors import UserError
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_list("workdir", [], "finished run; several, parted by commas: an ensemble",
-                  flag_values=FLAGS)  # fmt: skip
+command.define_run_flags(FLAGS, "workdir", "tta")
 flags.DEFINE_enum("part", "test", ["val", "test"], "what is scored", flag_values=FLAGS)
-flags.DEFINE_bool("tta", False, "mean over eight turned and mirrored views", flag_values=FLAGS)
 flags.DEFINE_string(
     "threshold",
     "youden",
@@ -32,13 +31,9 @@ flags.DEFINE_string(
 
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
     """Check the flags, predict, score."""
-    if names or arguments:
-        raise UserError(f"{[*names, *arguments][0]}: not understood; a run knows its own config")
-    folders = [Path(name) for name in FLAGS.workdir]
-    if not folders:
-        raise UserError("--workdir is missing; name the folder of a finished run")
-    if len(set(folders)) < len(folders):
-        raise UserError(f"--workdir={','.join(FLAGS.workdir)}: names a run twice")
+    command.refuse_config(names)
+    command.refuse_arguments(arguments, "a run has its own config")
+    folders = [Path(folder) for folder in command.run_folders(FLAGS)]
     if len(folders) > 1 and not FLAGS.output:
         raise UserError("--output is missing; name a folder for the scores of the ensemble")
     name = f"{FLAGS.part}-tta" if FLAGS.tta else FLAGS.part
@@ -47,8 +42,8 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
     from leukjax.evaluate import evaluate_run
     from leukjax.rundir import RunDir
 
-    own = RunDir(folders[0])
-    output = Path(FLAGS.output) if FLAGS.output else own.place("evaluation", name)
+    first = RunDir(folders[0])
+    output = Path(FLAGS.output) if FLAGS.output else first.path("evaluation", name)
     evaluate_run.run(
         folders, FLAGS.part, FLAGS.threshold, output, tta=FLAGS.tta, overrides=overrides
     )

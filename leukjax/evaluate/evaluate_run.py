@@ -1,24 +1,24 @@
-"""What `leukjax.evaluate` does: predictions once more, their scores, and an operating point."""
+"""The work of `leukjax.evaluate`: predicts a part again, scores it, and sets an operating point."""
 
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from leukjax.evaluate import scores
 from leukjax.evaluate.rescore import finished, mean, predict_again
-from leukjax.evaluate.scores import Operating
+from leukjax.evaluate.scores import Evaluation, OperatingPoint
 from leukjax.metrics import thresholds
 from leukjax.metrics.intervals import Interval
 from leukjax.metrics.predictions import Predictions
 from leukjax.report.provenance import About
 from leukjax.report.text_tables import number, render, span
+from leukjax.rundir import RunDir
 from leukjax.storage import write_atomic
-from leukjax.training import final_evaluation
 
-_SHOWN = ("recall", "specificity", "precision", "f1", "accuracy", "balanced_accuracy")
+_COLUMNS = ("recall", "specificity", "precision", "f1", "accuracy", "balanced_accuracy")
 
 
 def run(
@@ -30,48 +30,48 @@ def run(
     tta: bool = False,
     overrides: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Write ``predictions.csv``, ``scores.json`` and ``summary.md`` and print the summary.
+    """Writes ``predictions.csv``, ``scores.json`` and ``summary.md``, and prints the summary.
 
     Args:
       folders: finished runs; several are an ensemble.
       part: "val" or "test".
-      criterion: of the threshold; see `metrics.operating`.
+      criterion: of the threshold; see `thresholds.choose`.
       output: folder to write.
-      tta: mean probability over the eight dihedral views of each image.
-      overrides: changes of where the data lie.
+      tta: average over the eight rotated and mirrored views of each image.
+      overrides: where the data are now, for instance ``data.root``.
 
     Raises:
-      UserError: folders without a finished run, or members that do not go together.
+      UserError: folders without a finished run, or members with different classes or images.
     """
     for folder in folders:
-        finished(folder, overrides)  # all are there before the first takes its time
+        finished(folder, overrides)  # all are checked before the first takes its time
     about = scores.about_of(folders[0], part)
-    two = len(about.classes) == 2
-    if two:
+    binary = len(about.classes) == 2
+    if binary:
         thresholds.check(criterion)
 
-    def predicted(part: str) -> Predictions:
+    def predict(part: str) -> Predictions:
         again = functools.partial(
             predict_again, part=part, tta=tta, by="evaluate", overrides=overrides
         )
         return mean([again(folder) for folder in folders])
 
-    # Validation first: the threshold stands before test is opened.
-    validation = predicted("val") if two or part == "val" else None
-    found = validation if part == "val" and validation is not None else predicted(part)
+    # Validation first: the threshold is chosen before test is accessed.
+    validation = predict("val") if binary or part == "val" else None
+    predictions = validation if part == "val" and validation is not None else predict(part)
+    evaluation = scores.score(predictions, about.positive)
     points = {}
-    if validation is not None and two:
-        points = _points(criterion, validation, found, about.positive)
-    found.write(output / "predictions.csv")
-    content = _content(folders, part, found, points, about)
-    content["tta"] = tta
+    if validation is not None and binary:
+        points = scores.operating_points(criterion, validation, predictions, about.positive)
+    predictions.write(output / "predictions.csv")
+    content = _content(folders, part, evaluation, points, about) | {"tta": tta}
     write_atomic(output / "scores.json", json.dumps(content, indent=1) + "\n")
     name = folders[0].name if len(folders) == 1 else f"ensemble of {len(folders)} runs"
     name += ", eight views" if tta else ""
     text = {
         markdown: "\n".join(
             [
-                scores.table({name: found}, about, markdown=markdown),
+                scores.table({name: evaluation}, about, markdown=markdown),
                 *_thresholds(points, part, about, markdown=markdown),
                 *_ending(folders, part, output),
             ]
@@ -82,67 +82,55 @@ def run(
     print("\n" + text[False])
 
 
-def _points(
-    criterion: str, validation: Predictions, found: Predictions, positive: str
-) -> dict[str, Operating]:
-    """By image, and by subject where subjects have a class: each with a threshold of its own."""
-    points = {"image": scores.at_threshold(criterion, validation, found, positive)}
-    subjects = scores.by_subject(validation), scores.by_subject(found)
-    if not isinstance(subjects[0], str) and not isinstance(subjects[1], str):
-        points["subject"] = scores.at_threshold(criterion, subjects[0], subjects[1], positive)
-    return points
-
-
 def _content(
     folders: list[Path],
     part: str,
-    found: Predictions,
-    points: dict[str, Operating],
+    evaluation: Evaluation,
+    points: Mapping[str, OperatingPoint],
     about: About,
 ) -> dict[str, Any]:
-    subjects = scores.by_subject(found)
+    subjects = evaluation.by_subject
     return {
         "runs": [str(folder) for folder in folders],
         "part": part,
-        "images": len(found),
-        "classes": list(found.classes),
+        "images": len(evaluation.predictions),
+        "classes": list(about.classes),
         "positive": about.positive,
         "synthetic": about.synthetic,
         "leaky": about.leaky,
-        "by_image": _as_json(scores.with_intervals(found, about.positive)),
-        "by_subject": None
-        if isinstance(subjects, str)
-        else _as_json(scores.with_intervals(subjects, about.positive)),
+        "by_image": _as_json(evaluation.by_image),
+        "by_subject": None if subjects is None else _as_json(subjects),
         "operating_points": {unit: point.as_json() for unit, point in points.items()},
-        "test_openings": {str(folder): final_evaluation.openings(folder) for folder in folders},
+        "test_openings": {str(folder): RunDir(folder).test_accesses() for folder in folders},
     }
 
 
-def _as_json(found: dict[str, Interval]) -> dict[str, Any]:
-    return {name: dataclasses.asdict(interval) for name, interval in found.items()}
+def _as_json(intervals: Mapping[str, Interval]) -> dict[str, Any]:
+    return {name: dataclasses.asdict(interval) for name, interval in intervals.items()}
 
 
 def _thresholds(
-    points: dict[str, Operating], part: str, about: About, *, markdown: bool
+    points: Mapping[str, OperatingPoint], part: str, about: About, *, markdown: bool
 ) -> list[str]:
+    """The table of operating points; nothing without any."""
     if not points:
         return []
-    first = next(iter(points.values()))
-    rule = thresholds.describe(first.criterion)
-    title = f"{about.positive} where its probability reaches a threshold: {rule}"
+    rule = thresholds.describe(points["image"].criterion)
+    title = f"{about.positive} from a probability on: {rule}"
     if part == "val":
-        title += " (and scored there: too good)"
+        title += " (chosen and scored on the same images: too optimistic)"
     body = []
     for unit, point in points.items():
-        cells = [f"{number(of.value)}\n{span(of, 2)}" for of in map(point.scores.get, _SHOWN) if of]
-        body.append([f"by {unit}", f"{point.threshold:.4g}", *(cell.rstrip() for cell in cells)])
-    header = ["", "threshold", *(name.replace("_", "\n") for name in _SHOWN)]
+        shown = [point.scores[name] for name in _COLUMNS]
+        cells = [f"{number(score.value)}\n{span(score, 2)}".rstrip() for score in shown]
+        body.append([f"by {unit}", f"{point.threshold:.4g}", *cells])
+    header = ["", "threshold", *(name.replace("_", "\n") for name in _COLUMNS)]
     return [f"**{title}**\n" if markdown else title, render(header, body, markdown=markdown), ""]
 
 
 def _ending(folders: list[Path], part: str, output: Path) -> list[str]:
     lines = [f"Predictions and all scores: {output}"]
     if part == "test":
-        counts = [str(final_evaluation.openings(folder)) for folder in folders]
-        lines.append(f"Openings of test so far: {', '.join(counts)} (test_openings.jsonl).")
+        counts = [str(RunDir(folder).test_accesses()) for folder in folders]
+        lines.append(f"Accesses to test so far: {', '.join(counts)} (test_openings.jsonl).")
     return lines

@@ -1,4 +1,4 @@
-"""A finished run's best epoch, once more on some part of its split."""
+"""Predicts a part of a finished run's split again, with the best checkpoint."""
 
 import dataclasses
 import functools
@@ -16,11 +16,11 @@ from leukjax.data import split as data_split
 from leukjax.errors import UserError
 from leukjax.metrics import predictions as tables
 from leukjax.metrics.predictions import Predictions
-from leukjax.predict import predictor as applied
+from leukjax.predict.predictor import load
 from leukjax.rundir import RunDir
-from leukjax.training.assemble import split_of
+from leukjax.training.training_data import split_of
 
-_MOST_PIXELS = 2**26  # bytes of a batch of a finished run, whatever its config says
+_MAX_BATCH_BYTES = 2**26  # of a batch of a finished run, whatever its config says
 
 
 def predict_again(
@@ -31,14 +31,14 @@ def predict_again(
     by: str = "",
     overrides: Sequence[tuple[str, Any]] = (),
 ) -> Predictions:
-    """The best epoch of a finished run on a part of its split.
+    """Predicts a part of a finished run's split with its best checkpoint.
 
     Args:
       folder: the work directory.
-      part: "val", "test" or "held_out"; an opening of test is noted before it is read.
-      tta: mean probability over the eight dihedral views of each image.
-      by: who opens test, for the run's ledger.
-      overrides: changes of where the data lie.
+      part: "val", "test" or "held_out"; an access to test is recorded before it is read.
+      tta: average over the eight rotated and mirrored views of each image.
+      by: the command that accesses test, for the run's ledger.
+      overrides: where the data are now, for instance ``data.root``.
 
     Raises:
       UserError: no finished run, other images than it was trained with, or an empty part.
@@ -57,10 +57,9 @@ def predict_again(
     rows = split.rows(part)
     if not len(rows):
         raise UserError(f"--workdir={folder}: its split has no part {part}")
-    model = applied.load(folder, tta=tta, batch_size=batch_size_of(config))
-    assert isinstance(model, applied.Model)  # one folder, one model
+    predictor = load(folder, tta=tta, batch_size=batch_size_of(config))
     if part == "test":
-        run.note_opening(model.step, by=by)
+        run.record_test_access(predictor.members[0].step, by=by)
     manifest = records.manifest
     return Predictions(
         classes=records.classes,
@@ -68,16 +67,16 @@ def predict_again(
         subject=manifest.subject[rows],
         group=manifest.group[rows],
         labels=manifest.label[rows],
-        probabilities=model.predict(records.images(rows)),
+        probabilities=predictor.predict_records([records], rows),
     )
 
 
 def finished(folder: Path, overrides: Sequence[tuple[str, Any]] = ()) -> ConfigDict:
-    """The config of a finished run whose images are to be read.
+    """Returns the config of a finished run whose images are to be read.
 
     Raises:
-      UserError: no run, an unfinished one, a change on which numbers depend, or images in a folder
-        that the user does not name.
+      UserError: no run, an unfinished one, an override on which numbers depend, or images in a
+        folder that the user does not name.
     """
     run = RunDir(folder)
     run.require("summary.json")
@@ -85,9 +84,9 @@ def finished(folder: Path, overrides: Sequence[tuple[str, Any]] = ()) -> ConfigD
 
 
 def batch_size_of(config: ConfigDict) -> int:
-    """Images on the devices at once: those of the run's own evaluation, as far as they fit."""
+    """Returns the batch size of the run's own evaluation, bounded by memory."""
     wanted = config.train.eval_batch_size or config.train.batch_size
-    return max(1, min(wanted, _MOST_PIXELS // (config.data.image_size**2 * 3)))
+    return max(1, min(wanted, _MAX_BATCH_BYTES // (config.data.image_size**2 * 3)))
 
 
 @functools.lru_cache(maxsize=1)
@@ -97,7 +96,7 @@ def _records(data: str) -> data_records.Records:
 
 
 def mean(members: Sequence[Predictions]) -> Predictions:
-    """The mean probability of several models of the same images.
+    """Averages the probabilities of several models for the same images.
 
     Raises:
       UserError: they have other classes, or are not of the same images in the same order.

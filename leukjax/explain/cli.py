@@ -14,11 +14,10 @@ from pathlib import Path
 from absl import flags
 
 from leukjax import command
-from leukjax.errors import UserError
 
 FLAGS = flags.FlagValues()
 FLAGS.set_gnu_getopt(True)  # flags may stand behind the paths
-flags.DEFINE_list("workdir", [], "work directory of a run, or several: RUN,RUN", flag_values=FLAGS)
+command.define_run_flags(FLAGS, "workdir", "step", batch_size=16, threads=8)
 flags.DEFINE_string("output", "explanations", "folder to write", flag_values=FLAGS)
 flags.DEFINE_list(
     "method",
@@ -53,28 +52,19 @@ flags.DEFINE_integer(
     4096,
     flag_values=FLAGS,
 )
-flags.DEFINE_string("step", "best", "best, latest, or a number of steps", flag_values=FLAGS)
 flags.DEFINE_boolean("overlays", True, "draw them; maps and table are quicker", flag_values=FLAGS)
-flags.DEFINE_integer("batch_size", 16, "images on the devices at once", 1, 2**16, flag_values=FLAGS)
-flags.DEFINE_integer("threads", 8, "that read images", 1, 256, flag_values=FLAGS)
 
 
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
     """Check the flags, explain, write the folder."""
-    if names or overrides:
-        raise UserError("--config: not taken here; a run knows its own")
-    runs = [name for name in FLAGS.workdir if name]
-    if not runs:
-        raise UserError("--workdir is missing; give the work directory of a trained run")
-    if len({Path(run).resolve() for run in runs}) < len(runs):
-        raise UserError("--workdir: a run is named twice")
-    step = command.step_of(FLAGS.step)
+    command.refuse_config(names, overrides)
+    folders, options = command.run_folders(FLAGS), command.run_options(FLAGS)
 
     # Imported late: the flags above answer at once, JAX takes seconds.
     from leukjax.explain import explain_files
 
     explain_files.write(
-        runs,
+        folders,
         arguments,
         Path(FLAGS.output),
         explain_files.Options(
@@ -84,9 +74,7 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
             kind=FLAGS.score,
             baseline=FLAGS.baseline,
             steps=FLAGS.steps,
-            step=step,
-            batch_size=FLAGS.batch_size,
-            threads=FLAGS.threads,
+            **options,
             overlays=FLAGS.overlays,
         ),
     )

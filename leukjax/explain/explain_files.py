@@ -174,7 +174,7 @@ def _ask(run: Run, pixels: list, baseline: str) -> _Found:
     model = run.model
     images = np.stack([model.preprocess(image) for image in pixels])
     background = model.preprocessing["background"]
-    probabilities = model.answers(images).probabilities
+    probabilities = model.outputs(images).probabilities
     targets = probabilities.argmax(1)
     if run.target is not None:
         targets = np.full(len(images), run.target)

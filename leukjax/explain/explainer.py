@@ -20,7 +20,7 @@ from leukjax.explain.attribution.integrated_gradients import (
 from leukjax.explain.attribution.methods import METHODS, Settings, attribute
 from leukjax.explain.attribution.network import Network, score
 from leukjax.images.normalize import standardize, to_float
-from leukjax.predict.predictor import Model
+from leukjax.predict.member import Member
 
 MOST_STEPS = 1024  # points of integrated gradients
 
@@ -48,13 +48,13 @@ class Reasons(NamedTuple):
         return (self.steps > 0) & ~(self.incompleteness <= TOLERANCE)
 
 
-def network_of(model: Model) -> Network:
+def network_of(model: Member) -> Network:
     """The network in float32 on every device: bfloat16 would round small attributions away."""
     return Network(model.module.clone(dtype=jnp.float32), model.variables)
 
 
 def explain(
-    model: Model,
+    model: Member,
     images: UInt8[np.ndarray, "n s s 3"],
     targets: Int[np.ndarray, " n"],
     method: str,
@@ -77,10 +77,8 @@ def explain(
     parts = []
     for start in range(0, max(1, len(images)), size):
         own = images[start : start + size]
-        padded = np.zeros((size, *images.shape[1:]), np.uint8)
-        padded[: len(own)] = own
-        classes = np.zeros(size, np.int32)
-        classes[: len(own)] = targets[start : start + size]
+        padded = model.padded(own)
+        classes = model.padded(np.asarray(targets[start : start + size], np.int32))
         blank = padded if baseline != "blurred" else _blurred(padded, model)
         variables, batch, classes, blank = model.on_devices(padded, classes, blank)
         statistics = tuple(
@@ -167,6 +165,6 @@ def _explain(
     return maps, scores, score(base, targets, settings.kind)
 
 
-def _blurred(images: UInt8[np.ndarray, "n s s 3"], model: Model) -> UInt8[np.ndarray, "n s s 3"]:
+def _blurred(images: UInt8[np.ndarray, "n s s 3"], model: Member) -> UInt8[np.ndarray, "n s s 3"]:
     edge, sigma = model.preprocessing["background"], images.shape[1] / 12
     return np.stack([blurred(image, foreground(image, edge), sigma) for image in images])

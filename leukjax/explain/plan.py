@@ -10,7 +10,7 @@ from leukjax.explain.attribution import network
 from leukjax.explain.attribution.methods import METHODS, Settings
 from leukjax.explain.attribution.network import FEATURE_MAP, Kind
 from leukjax.explain.attribution.occlusion import window_for
-from leukjax.predict.predictor import Model
+from leukjax.predict.member import Member
 
 PREDICTED = "predicted"
 
@@ -41,14 +41,14 @@ class Run:
       target: the class to explain; None = what it predicts.
     """
 
-    model: Model
+    model: Member
     name: str
     methods: tuple[str, ...]
     settings: Settings
     target: int | None
 
 
-def choose(models: Sequence[Model], options: Options) -> list[Run]:
+def choose(models: Sequence[Member], options: Options) -> list[Run]:
     """What each run is asked.
 
     Raises:

@@ -1,137 +1,114 @@
-"""Write a trained run in a form that other programs read.
+"""Write a trained run in a format for other programs.
 
 python -m leukjax.export --workdir=RUN --format=safetensors --output=FOLDER
 
 safetensors: FOLDER/model.safetensors in timm's layout (of the best epoch; the moving averages
-    where the run keeps them), and FOLDER/preprocessing.json: what turns an image into its input.
+    where the run keeps them), and FOLDER/preprocessing.json, which describes its input.
     In PyTorch: timm.create_model(NAME, num_classes=2, checkpoint_path="FOLDER/model.safetensors")
-stablehlo: FOLDER/model.stablehlo, model.json and predict.py: images of uint8 in, probabilities out,
+stablehlo: FOLDER/model.stablehlo, model.json and predict.py: uint8 images in, probabilities out,
     for CPU, CUDA and TPU. `python FOLDER/predict.py IMAGE…` needs jax, flatbuffers and Pillow.
-onnx: FOLDER/model.onnx, the same as ONNX (float32); predict.py needs onnxruntime and Pillow. Takes
-    `pip install 'leukjax[onnx]'` in an environment of its own; docs/export.md says why.
+onnx: FOLDER/model.onnx, the same as ONNX (float32); predict.py needs onnxruntime and Pillow. Needs
+    `pip install 'leukjax[onnx]'` in an environment of its own; docs/export.md explains why.
 """
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import flags
 
+from leukjax import command
 from leukjax.errors import UserError
 
+FORMATS = ("safetensors", "stablehlo", "onnx")
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", "", "folder of the finished run", flag_values=FLAGS)
-flags.DEFINE_string("format", "safetensors", "of the file", flag_values=FLAGS)
-flags.DEFINE_string("output", "", "folder that gets the files", flag_values=FLAGS)
-flags.DEFINE_bool(
-    "calibrated",
-    False,
-    "stablehlo, onnx: probabilities at the temperature that fits validation",
-    flag_values=FLAGS,
-)
+flags.DEFINE_string("format", "safetensors", f"one of {', '.join(FORMATS)}", flag_values=FLAGS)
+flags.DEFINE_string("output", "", "folder to write", flag_values=FLAGS)
+command.define_run_flags(FLAGS, "calibrated")
 
 
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
-    """Check the flags, write."""
-    if names or overrides or arguments:
-        given = arguments[0] if arguments else "--config"
-        raise UserError(f"{given}: not understood; the run has its own config")
+    """Checks the flags and writes the files."""
+    command.refuse_config(names, overrides)
+    command.refuse_arguments(arguments)
     for flag in ("workdir", "output"):
         if not getattr(FLAGS, flag):
             raise UserError(f"--{flag} is missing; see --help")
     if FLAGS.format not in FORMATS:
-        raise UserError(f"--format={FLAGS.format}: not known; one of {', '.join(FORMATS)}")
+        raise UserError(f"--format={FLAGS.format}: unknown; one of {', '.join(FORMATS)}")
     if FLAGS.calibrated and FLAGS.format == "safetensors":
         raise UserError(f"--calibrated: {FLAGS.format} holds weights and no probabilities")
-    FORMATS[FLAGS.format](Path(FLAGS.workdir), Path(FLAGS.output))
+    workdir, output = Path(FLAGS.workdir), Path(FLAGS.output)
+    if FLAGS.format == "safetensors":
+        write_safetensors(workdir, output)
+    else:
+        write_function(workdir, output, FLAGS.format, calibrated=FLAGS.calibrated)
 
 
-@contextlib.contextmanager
-def _writing(output: Path) -> Iterator[None]:
-    """What the disk refuses here is the output's fault; what it refuses to read is not."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"--output={output}: cannot be written ({error.strerror})") from error
-
-
-def safetensors(workdir: Path, output: Path) -> None:
-    """Write ``model.safetensors`` and ``preprocessing.json``.
+def write_safetensors(workdir: Path, output: Path) -> None:
+    """Writes ``model.safetensors`` and ``preprocessing.json``.
 
     Raises:
       UserError: no finished run, a family that timm does not have, or the folder cannot be written.
     """
-    # Imported late: the flags answer at once.
+    # Imported late: the flags are checked at once, JAX takes seconds.
     import numpy as np
     from flax import traverse_util
 
-    from leukjax.predict.restore import restore
+    from leukjax.predict.member import restore
     from leukjax.storage import write_atomic
     from leukjax.weights import write
 
-    run = restore(workdir, "best")
-    variables = traverse_util.flatten_dict(run.variables)
+    member = restore(workdir)
+    variables = traverse_util.flatten_dict(member.variables)
     tensors = write.timm_tensors(
-        run.preprocessing["model"]["name"],
+        member.preprocessing["model"]["name"],
         {path: np.asarray(value) for path, value in variables.items()},
-        run.step,
+        member.step,
     )
-    description = json.dumps(run.preprocessing, indent=1) + "\n"
+    description = json.dumps(member.preprocessing, indent=1) + "\n"
     with _writing(output):
         write_atomic(output / "preprocessing.json", description)
         write_atomic(output / "model.safetensors", write.safetensors(tensors, description))
-    print(f"{output / 'model.safetensors'}: {len(tensors)} tensors of step {run.step}")
+    print(f"{output / 'model.safetensors'}: {len(tensors)} tensors of step {member.step}")
 
 
-def stablehlo(workdir: Path, output: Path) -> None:
-    """Write ``model.stablehlo``, ``model.json`` and the loader ``predict.py``.
-
-    Raises:
-      UserError: no finished run, or the folder cannot be written.
-    """
-    from leukjax import runtime
-    from leukjax.export import stablehlo as program
-    from leukjax.predict import predictor as models
-
-    runtime.set_numerics()
-    model = models.load(workdir, calibrated=FLAGS.calibrated)
-    assert isinstance(model, models.Model)  # an ensemble is a list of runs
-    with _writing(output):
-        program.write(model, output)
-    _say(output / program.PROGRAM, model.step, f"for {', '.join(program.PLATFORMS)}")
-
-
-def onnx(workdir: Path, output: Path) -> None:
-    """Write ``model.onnx``, ``model.json`` and the loader ``predict.py``.
+def write_function(workdir: Path, output: Path, name: str, *, calibrated: bool) -> None:
+    """Writes ``model.stablehlo`` or ``model.onnx``, ``model.json`` and the loader ``predict.py``.
 
     Raises:
-      UserError: no finished run, the extra is not installed, a network that is not converted, or
-        the folder cannot be written.
+      UserError: no finished run; for ONNX: the extra is not installed or the network cannot be
+        converted; or the folder cannot be written.
     """
-    from leukjax.export import onnx as program
+    from leukjax.export import onnx, stablehlo
 
-    program.check_installed()
+    if name == "onnx":
+        onnx.check_installed()
     from leukjax import runtime
-    from leukjax.predict import predictor as models
+    from leukjax.predict.predictor import load
 
     runtime.set_numerics()
-    model = models.load(workdir, calibrated=FLAGS.calibrated)
-    assert isinstance(model, models.Model)
+    predictor = load(workdir, calibrated=calibrated)
     with _writing(output):
-        program.write(model, output)
-    _say(output / program.PROGRAM, model.step, "checked with onnxruntime")
+        if name == "onnx":
+            onnx.write(predictor, output)
+            file, note = output / onnx.PROGRAM, "checked with onnxruntime"
+        else:
+            stablehlo.write(predictor, output)
+            file, note = output / stablehlo.PROGRAM, f"for {', '.join(stablehlo.PLATFORMS)}"
+    size, loader = file.stat().st_size / 2**20, output / stablehlo.LOADER
+    print(
+        f"{file}: step {predictor.member.step}, {size:.1f} MiB, {note}; python {loader} IMAGE… "
+        "applies it"
+    )
 
 
-def _say(file: Path, step: int, what: str) -> None:
-    size = file.stat().st_size / 2**20
-    loader = file.with_name("predict.py")
-    print(f"{file}: step {step}, {size:.1f} MiB, {what}; python {loader} IMAGE… applies it")
-
-
-# What a format is written by: (work directory, output folder) -> nothing.
-FORMATS: dict[str, Callable[[Path, Path], None]] = {
-    "safetensors": safetensors,
-    "stablehlo": stablehlo,
-    "onnx": onnx,
-}
+@contextlib.contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """Turns an OSError into an error of --output."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"--output={output}: cannot be written ({error.strerror})") from error

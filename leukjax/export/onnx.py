@@ -1,4 +1,4 @@
-"""A trained run as an ONNX file, converted by jax2onnx (the extra ``onnx``)."""
+"""Exports a trained run as ONNX, converted by jax2onnx (the extra ``onnx``)."""
 
 import dataclasses
 import importlib.util
@@ -8,44 +8,45 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, UInt8
 
 from leukjax.errors import UserError
 from leukjax.export import stablehlo
-from leukjax.export.resolve_platforms import unbranched
-from leukjax.predict.predictor import Model
+from leukjax.export.resolve_platforms import resolved
+from leukjax.predict.member import Member
+from leukjax.predict.predictor import Predictor
 
 PROGRAM = "model.onnx"
 INPUT, OUTPUT = "images", "probabilities"
-CLOSE = 1e-4  # that probabilities of onnxruntime have to be to those of the run
-LARGEST = 2**31  # bytes of one protocol buffer
+TOLERANCE = 1e-4  # largest difference of onnxruntime's probabilities from the run's
+MAX_BYTES = 2**31  # of one protocol buffer
 
 
-def write(model: Model, folder: Path) -> None:
-    """Write ``model.onnx``, its description and the loader.
+def write(predictor: Predictor, folder: Path) -> None:
+    """Writes ``model.onnx``, its description and the loader.
 
-    ``model.onnx`` takes and gives what `stablehlo.write`'s program does, in float32 whatever the
-    run computes in. Before it is written, onnxruntime answers with it about noise, and has to give
-    the run's probabilities.
+    ``model.onnx`` has the inputs and outputs of `stablehlo.write`, and computes in float32 whatever
+    the run computes in. Before it is written, onnxruntime predicts noise with it, and must agree
+    with the run.
 
     Args:
-      model: one run; its temperature is inside as well, test-time augmentation is not.
-      folder: made if it is not there.
+      predictor: one run. Its temperature is exported as well, test-time augmentation is not.
+      folder: created if missing.
 
     Raises:
-      UserError: the extra is not installed, the model cannot be converted, or onnxruntime gives
-        other probabilities.
+      UserError: an ensemble, the extra is not installed, the network cannot be converted, or
+        onnxruntime returns other probabilities.
       OSError: the folder cannot be written.
     """
     check_installed()
-    blob, opset = program(model)
-    difference = _difference(model, blob)
-    if not difference <= CLOSE:
+    member = predictor.member
+    blob, opset = serialize(member)
+    difference = _difference(member, blob)
+    if not difference <= TOLERANCE:
         raise UserError(
-            f"--format=onnx: onnxruntime {version('onnxruntime')} gives probabilities that differ "
-            f"by {difference:.2g} from the run's; nothing is written; use --format=stablehlo"
+            f"onnxruntime {version('onnxruntime')} returns probabilities that differ by "
+            f"{difference:.2g} from the run's; nothing is written; use the format stablehlo"
         )
-    about = stablehlo.description(model) | {
+    about = stablehlo.description(member) | {
         "platforms": [f"ONNX opset {opset}"],
         "compute_dtype": "float32",
         "input_name": INPUT,
@@ -55,74 +56,71 @@ def write(model: Model, folder: Path) -> None:
     about["versions"] = about["versions"] | {
         name: version(name) for name in ("jax2onnx", "onnx", "onnxruntime")
     }
-    stablehlo.ship(folder, PROGRAM, blob, about)
+    stablehlo.write_files(folder, PROGRAM, blob, about)
 
 
 def check_installed() -> None:
-    """Raises UserError where the extra is not."""
+    """Raises UserError if the extra is not installed."""
     for name in ("jax2onnx", "onnxruntime"):
         if importlib.util.find_spec(name) is None:
             raise UserError(
-                f"--format=onnx: {name} is not installed; pip install 'leukjax[onnx]' in an "
-                "environment of its own (docs/export.md says why)"
+                f"{name} is not installed; pip install 'leukjax[onnx]' in an environment of its "
+                "own (docs/export.md explains why)"
             )
 
 
-def program(model: Model) -> tuple[bytes, int]:
-    """The serialised ONNX model, and its opset.
+def serialize(member: Member) -> tuple[bytes, int]:
+    """Returns the serialized ONNX model and its opset.
 
     Raises:
       UserError: jax2onnx cannot convert the network, or it is too large for one file.
     """
     from jax2onnx import to_onnx
 
-    plain = _in_float32(model)
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(plain.variables))
-    if size >= LARGEST:
+    member = _in_float32(member)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(member.variables))
+    if size >= MAX_BYTES:
         raise UserError(
-            f"--format=onnx: the network has {size / 2**30:.1f} GiB and an ONNX file holds less "
-            "than 2; use --format=stablehlo"
+            f"the network has {size / 2**30:.1f} GiB and an ONNX file holds less than 2; use the "
+            "format stablehlo"
         )
-
-    def answer(images: UInt8[Array, "n s s 3"]) -> Float32[Array, "n c"]:
-        return jax.nn.softmax(plain.logits(plain.normalize(images)) / plain.temperature)
-
     (count,) = jax.export.symbolic_shape("n")
-    side = plain.image_size
+    side = member.image_size
     images = jax.ShapeDtypeStruct((count, side, side, 3), jnp.uint8)
     try:
         converted = to_onnx(
-            unbranched(answer),
+            resolved(stablehlo.probabilities_of(member)),
             [images],
             model_name="leukjax",
             input_names=[INPUT],
             output_names=[OUTPUT],
         )
-    except Exception as error:  # each of its operators has its own
+    except Exception as error:  # each of its operators raises its own
         raise UserError(
-            f"--format=onnx: jax2onnx {version('jax2onnx')} cannot convert this network "
-            f"({type(error).__name__}: {error}); use --format=stablehlo"
+            f"jax2onnx {version('jax2onnx')} cannot convert this network "
+            f"({type(error).__name__}: {error}); use the format stablehlo"
         ) from error
     return converted.SerializeToString(), converted.opset_import[0].version
 
 
-def _in_float32(model: Model) -> Model:
-    return dataclasses.replace(model, module=model.module.clone(dtype=jnp.float32), tta=False)
+def _in_float32(member: Member) -> Member:
+    return dataclasses.replace(member, module=member.module.clone(dtype=jnp.float32))
 
 
-def _difference(model: Model, blob: bytes) -> float:
+def _difference(member: Member, blob: bytes) -> float:
     """Largest difference of onnxruntime's probabilities, over batches of several sizes."""
     import onnxruntime
 
-    plain = _in_float32(model)
+    member = _in_float32(member)
     session = onnxruntime.InferenceSession(blob, providers=["CPUExecutionProvider"])
-    draw, side = np.random.default_rng(0), plain.image_size
+    rng, side = np.random.default_rng(0), member.image_size
     largest = 0.0
     for count in (1, 3):
-        # Dark, bright, coloured: one brightness and one tint an image, and noise.
-        tint = draw.uniform(0, 255, (count, 1, 1, 3))
-        noise = draw.normal(0, 40, (count, side, side, 3))
+        # Dark, bright, coloured: one brightness and one tint per image, and noise.
+        tint = rng.uniform(0, 255, (count, 1, 1, 3))
+        noise = rng.normal(0, 40, (count, side, side, 3))
         images = np.clip(tint + noise, 0, 255).astype(np.uint8)
-        (found,) = session.run([OUTPUT], {INPUT: images})
-        largest = max(largest, float(np.abs(found - plain.predict(images)).max()))
+        (probabilities,) = session.run([OUTPUT], {INPUT: images})
+        expected = member.outputs(images).probabilities
+        largest = max(largest, float(np.abs(probabilities - expected).max()))
     return largest

@@ -1,9 +1,9 @@
-"""A function as other formats can hold it: JAX's choices between platforms made, and no calls.
+"""Rewrites a JAX function for converters: choices between platforms are made, calls are inlined.
 
-Models choose the form of their convolutions, poolings and norms when a program is lowered
+Models choose the form of their convolutions, poolings and norms when they are lowered
 (`lax.platform_dependent`, the primitives ``platform_index`` and ``cond``). A converter that starts
-from what JAX traced meets both forms and the choice between them, for which other formats have no
-word. Here the choice is made while the function is traced, so that nothing else of it changes.
+from the traced function meets all forms and the choice between them, which other formats cannot
+express. Here the choice is made while the function is traced; nothing else changes.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jaxtyping import Array
 
-# Whose inside takes their place; the key of their parameters under which it stands.
+# Primitives that are replaced by their inner jaxpr, and the parameter that holds it.
 _CALLS = {
     "jit": "jaxpr",
     "custom_jvp_call": "call_jaxpr",
@@ -21,15 +21,15 @@ _CALLS = {
     "closed_call": "call_jaxpr",
     "checkpoint": "jaxpr",
 }
-# A pooling over four dimensions, images and channels counted: more than onnxruntime takes.
+# A pooling over four dimensions, batch and channels included: onnxruntime has no such operator.
 _AVOIDED = "reduce_window_max"
 
 
-def unbranched(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """The same function of one array, without branches by platform; to be traced, not called often.
+def resolved(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """Returns the same function of one array without branches by platform; meant to be traced.
 
-    Taken is the branch of platforms that have none of their own: native convolutions. Where that
-    has a pooling of XLA's, CPU's form by comparisons is taken. Equal up to the order of sums.
+    It takes the default branch: native convolutions. Where that has a pooling by XLA, it takes the
+    CPU's form, which uses comparisons. Results are equal up to the order of sums.
     """
 
     def traced(x: Array) -> Array:
@@ -41,42 +41,40 @@ def unbranched(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
 
 
 def _evaluate(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
-    """What `jax.core.eval_jaxpr` does, but for calls, and for choices by platform."""
+    """Does what `jax.core.eval_jaxpr` does, with calls inlined and platforms resolved."""
     values = dict(zip(jaxpr.constvars, consts, strict=True))
     values.update(zip(jaxpr.invars, arguments, strict=True))
-    platforms = {}  # by the variable that would hold the number of a branch
+    platforms = {}  # keyed by the variable that would hold the index of a branch
     for equation in jaxpr.eqns:
         name, parameters = equation.primitive.name, equation.params
         if name == "platform_index":
             platforms[equation.outvars[0]] = parameters["platforms"]
             continue
-        chosen = None
-        if name == "cond" and equation.invars[0] in platforms:
-            chosen = _choose(platforms[equation.invars[0]], parameters["branches"])
-            inputs = equation.invars[1:]
+        inner, atoms = None, equation.invars
+        if name == "cond" and atoms[0] in platforms:
+            inner = _choose(platforms[atoms[0]], parameters["branches"])
+            atoms = atoms[1:]
+        elif name in _CALLS:
+            inner = parameters[_CALLS[name]]
+        inputs = [atom.val if isinstance(atom, Literal) else values[atom] for atom in atoms]
+        if isinstance(inner, ClosedJaxpr):
+            results = _evaluate(inner.jaxpr, inner.consts, inputs)
+        elif inner is not None:
+            results = _evaluate(inner, (), inputs)
+        elif name == "optimization_barrier":  # has no effect where XLA compiles nothing
+            results = inputs
         else:
-            inputs = equation.invars
-        given = [atom.val if isinstance(atom, Literal) else values[atom] for atom in inputs]
-        if name in _CALLS:
-            chosen = parameters[_CALLS[name]]
-        if isinstance(chosen, ClosedJaxpr):
-            results = _evaluate(chosen.jaxpr, chosen.consts, given)
-        elif chosen is not None:
-            results = _evaluate(chosen, (), given)
-        elif name == "optimization_barrier":  # orders nothing where nothing is compiled by XLA
-            results = given
-        else:
-            found = equation.primitive.bind(*given, **parameters)
-            results = found if equation.primitive.multiple_results else [found]
+            output = equation.primitive.bind(*inputs, **parameters)
+            results = output if equation.primitive.multiple_results else [output]
         values.update(zip(equation.outvars, results, strict=True))
     return [atom.val if isinstance(atom, Literal) else values[atom] for atom in jaxpr.outvars]
 
 
 def _choose(platforms: Sequence[Any], branches: Sequence[ClosedJaxpr]) -> ClosedJaxpr:
-    """One of the branches; `platforms` holds the names for each, None for all the others."""
-    rest = branches[platforms.index(None)]
-    if _AVOIDED not in _primitives(rest.jaxpr):
-        return rest
+    """Chooses a branch; `platforms` holds the platforms of each, None for the default."""
+    default = branches[platforms.index(None)]
+    if _AVOIDED not in _primitives(default.jaxpr):
+        return default
     return next(
         branch
         for names, branch in zip(platforms, branches, strict=True)
@@ -85,10 +83,11 @@ def _choose(platforms: Sequence[Any], branches: Sequence[ClosedJaxpr]) -> Closed
 
 
 def _primitives(jaxpr: Jaxpr) -> set[str]:
-    found = set()
+    """Names of all primitives, those of inner jaxprs included."""
+    names = set()
     for equation in jaxpr.eqns:
-        found.add(equation.primitive.name)
+        names.add(equation.primitive.name)
         inner = equation.params.get(_CALLS.get(equation.primitive.name, ""))
         if inner is not None:
-            found |= _primitives(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner)
-    return found
+            names |= _primitives(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner)
+    return names

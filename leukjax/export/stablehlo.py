@@ -1,4 +1,4 @@
-"""A trained run as one file that needs no leukjax: StableHLO for CPU, CUDA and TPU."""
+"""Exports a trained run as StableHLO for CPU, CUDA and TPU: one file that needs no leukjax."""
 
 import hashlib
 import json
@@ -13,89 +13,99 @@ from jaxtyping import Array, Float32, UInt8
 
 from leukjax import data
 from leukjax.data.datasets import cnmc
-from leukjax.predict.predictor import Model
+from leukjax.predict.member import Member
+from leukjax.predict.predictor import Predictor
 from leukjax.storage import write_atomic
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-PROGRAM, ABOUT, LOADER = "model.stablehlo", "model.json", "predict.py"
+PROGRAM, DESCRIPTION, LOADER = "model.stablehlo", "model.json", "predict.py"
 
 
-def write(model: Model, folder: Path) -> None:
-    """Write the program, its description and a loader.
+def write(predictor: Predictor, folder: Path) -> None:
+    """Writes the exported function, its description and a loader.
 
-    ``model.stablehlo`` takes uint8[n, S, S, 3], n free, at the training size, and gives
-    probabilities float32[n, classes]: scaling, normalisation, network and softmax are inside. It
-    computes in the precision that the run has on this machine (float32 on CPU). ``model.json`` says
-    what an image goes through before. ``predict.py`` decodes images by the rules of leukjax, does
-    that and calls the program; it needs jax, flatbuffers and Pillow.
+    ``model.stablehlo`` takes uint8[n, S, S, 3] at the training size, with n free, and returns
+    probabilities float32[n, classes]: scaling, normalization, network and softmax are inside. It
+    computes in the precision that the run has on this machine (float32 on CPU). ``model.json``
+    describes how an image is prepared. ``predict.py`` decodes images by the rules of leukjax,
+    prepares them and calls the function; it needs jax, flatbuffers and Pillow.
 
     Args:
-      model: one run; its temperature is inside as well, test-time augmentation is not.
-      folder: made if it is not there.
+      predictor: one run. Its temperature is exported as well, test-time augmentation is not.
+      folder: created if missing.
 
     Raises:
+      UserError: an ensemble.
       OSError: the folder cannot be written.
     """
-    ship(folder, PROGRAM, program(model), description(model))
+    member = predictor.member
+    write_files(folder, PROGRAM, serialize(member), description(member))
 
 
-def ship(folder: Path, name: str, blob: bytes, about: dict[str, Any]) -> None:
-    """Write a program under a name, what is to be said about it, and the loader.
+def write_files(folder: Path, name: str, blob: bytes, about: dict[str, Any]) -> None:
+    """Writes an exported function, its description and the loader.
 
     Raises:
       OSError: the folder cannot be written.
     """
     about = {**about, "file": name, "sha256": hashlib.sha256(blob).hexdigest()}
     write_atomic(folder / name, blob)
-    write_atomic(folder / ABOUT, json.dumps(about, indent=1) + "\n")
+    write_atomic(folder / DESCRIPTION, json.dumps(about, indent=1) + "\n")
     write_atomic(folder / LOADER, loader())
 
 
 def loader() -> str:
-    """The loader as one file that needs no leukjax: the decoder's modules are copied into it."""
+    """Returns the source of the loader, which needs no leukjax: the decoder is copied into it."""
     return _inlined(Path(__file__).with_name("predict_template.py"))
 
 
 def _inlined(path: Path) -> str:
-    """The source of a module, with that of the modules of `leukjax.data` in place of imports."""
+    """The source of a module with its imports from `leukjax.data` replaced by their source."""
     folder = Path(data.__file__).parent
     return re.sub(
         r"^from leukjax\.data\.(\w+) import .*\n",
-        lambda found: _inlined(folder / f"{found[1]}.py"),
+        lambda match: _inlined(folder / f"{match[1]}.py"),
         path.read_text(encoding="utf-8"),
         flags=re.MULTILINE,
     )
 
 
-def program(model: Model) -> bytes:
-    """The serialised program, for every platform of `PLATFORMS`."""
-
-    def answer(images: UInt8[Array, "n s s 3"]) -> Float32[Array, "n c"]:
-        return jax.nn.softmax(model.logits(model.normalize(images)) / model.temperature)
-
+def serialize(member: Member) -> bytes:
+    """Returns the serialized function, for every platform of `PLATFORMS`."""
     (count,) = export.symbolic_shape("n")
-    side = model.image_size
+    side = member.image_size
     images = jax.ShapeDtypeStruct((count, side, side, 3), jnp.uint8)
-    return bytes(export.export(jax.jit(answer), platforms=PLATFORMS)(images).serialize())
+    function = jax.jit(probabilities_of(member))
+    return bytes(export.export(function, platforms=PLATFORMS)(images).serialize())
 
 
-def description(model: Model) -> dict[str, Any]:
-    """What a user of the program needs to know."""
-    said = model.preprocessing
-    kept = (
+def probabilities_of(member: Member) -> Any:
+    """Returns the function from prepared images to probabilities."""
+
+    def probabilities(images: UInt8[Array, "n s s 3"]) -> Float32[Array, "n c"]:
+        return jax.nn.softmax(member.logits(member.normalize(images)) / member.temperature)
+
+    return probabilities
+
+
+def description(member: Member) -> dict[str, Any]:
+    """Returns what a user of the exported function needs to know."""
+    preprocessing = member.preprocessing
+    copied = (
         *("classes", "positive", "data", "synthetic", "background", "crop", "denoise"),
         *("image_size", "resize", "scale", "mean", "std", "compute_dtype", "versions"),
     )
-    # [size of the image, window]: what `Model.preprocess` cuts; 0 = images of any size.
-    windows = [[0, said["crop"]]] if said["crop"] else []
-    if said["data"] == "cnmc":
+    # [size of the image, window], as `Member.preprocess` crops; 0 = images of any size.
+    windows = [[0, preprocessing["crop"]]] if preprocessing["crop"] else []
+    if preprocessing["data"] == "cnmc":
         windows.insert(0, [cnmc.FINAL_SIDE, cnmc.SIDE])
+    side = member.image_size
     return {
-        **{name: said[name] for name in kept},
+        **{name: preprocessing[name] for name in copied},
         "windows": windows,
-        "temperature": float(model.temperature),
-        "step": model.step,
+        "temperature": float(member.temperature),
+        "step": member.step,
         "platforms": list(PLATFORMS),
-        "inputs": f"uint8[n, {model.image_size}, {model.image_size}, 3], RGB",
-        "outputs": f"float32[n, {len(model.classes)}], probabilities in the order of classes",
+        "inputs": f"uint8[n, {side}, {side}, 3], RGB",
+        "outputs": f"float32[n, {len(member.classes)}], probabilities in the order of classes",
     }

@@ -20,7 +20,7 @@ _LEFT_RIGHT, _UP_DOWN, _TURN, _ANGLE, _ZOOM, _BRIGHTNESS, _CONTRAST = range(7)
 
 
 @dataclasses.dataclass(frozen=True)
-class AugmentOptions:
+class Augment:
     """What may happen to an image; the names are those of `config.augment`.
 
     Attributes:
@@ -55,7 +55,7 @@ def augment(
     key: PRNGKeyArray,
     images: Float[Array, "b h w c"],
     positions: Int[Array, " b"],
-    options: AugmentOptions,
+    options: Augment,
 ) -> Float[Array, "b h w c"]:
     """One random view of each image.
 

@@ -142,24 +142,30 @@ class Subjects:
     accuracy: Float[np.ndarray, " s"]
 
 
+class MixedSubjectsError(ValueError):
+    """Predictions have no scores by subject; the message is a clause that says why."""
+
+
 def subject_table(
     labels: Int[np.ndarray, " n"],
     probabilities: Float[np.ndarray, "n c"],
     subjects: Shaped[np.ndarray, " n"],
     groups: Shaped[np.ndarray, " n"],
-) -> Subjects | str:
-    """Predictions by subject; or, where that has no meaning, a sentence why.
+) -> Subjects:
+    """Averages predictions by subject.
 
-    A subject whose cells are of several classes (a smear field, say) has no class of its own.
+    Raises:
+        MixedSubjectsError: there are no images, or a subject has cells of several classes (a smear
+            field, for instance) and so no class of its own.
     """
     if not len(labels):
-        return "there are no images"
+        raise MixedSubjectsError("there are no images")
     names, first, member, cells = np.unique(
         subjects, return_index=True, return_inverse=True, return_counts=True
     )
     mixed = np.unique(member[labels != labels[first][member]])
     if len(mixed):
-        return (
+        raise MixedSubjectsError(
             f"{len(mixed)} of {len(names)} subjects have cells of several classes"
             f" ({names[mixed[0]]}, for one)"
         )
@@ -178,9 +184,10 @@ def by_subject(
     positive: str,
 ) -> Scores:
     """All scores with the subject as the unit: its class against its cells' mean probability."""
-    table = subject_table(labels, probabilities, subjects, subjects)
-    if isinstance(table, str):
-        return _undefined(table, classes)
+    try:
+        table = subject_table(labels, probabilities, subjects, subjects)
+    except MixedSubjectsError as error:
+        return _undefined(str(error), classes)
     return scores(table.labels, table.probabilities, classes, positive)
 
 

@@ -1,29 +1,31 @@
-"""Big Transfer (Kolesnikov et al. 2020): a ResNet made to be fine-tuned.
+"""Big Transfer (Kolesnikov et al. 2020): a ResNet designed for fine-tuning.
 
-Pre-activation bottlenecks (He et al. 2016b), weight-standardised convolutions and GroupNorm.
-Nothing depends on the batch, and the weights that Google published start it. Parameters are named
-after timm's (``stage1_0/norm1/scale`` is ``stages.0.blocks.0.norm1.weight``).
+Pre-activation bottlenecks (He et al. 2016b), weight-standardised convolutions and GroupNorm: no
+result depends on the other images of the batch. Google published weights for it. Parameters are
+named after timm's (``stage1_0/norm1/scale`` is ``stages.0.blocks.0.norm1.weight``).
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, DTypeLike, Float
 
-from leukjax.errors import UserError
 from leukjax.models import norms
 from leukjax.models.cpu.pooling import max_pool
 from leukjax.models.layers import (
     StandardizedConv,
     StochasticDepth,
+    check_options,
     exposed,
     linear_rates,
     run_block,
 )
+from leukjax.models.registry import register_model, register_preset
 from leukjax.models.resnet import EXPANSION, STAGES
+
+DEPTHS = (50, 101, 152)
 
 
 class PreActivationBlock(nn.Module):
@@ -32,70 +34,75 @@ class PreActivationBlock(nn.Module):
     Attributes:
       width: channels inside the block.
       strides: of its 3x3 convolution and of the shortcut.
+      conv: makes a convolution from features, window and strides.
+      norm: makes a normalisation.
       drop: probability that an image skips the block's residual in training.
-      lean: in training, a normalisation and its ReLU are one (`lean_norms`).
     """
 
     width: int
     strides: tuple[int, int]
-    conv: Callable[..., nn.Module]
-    norm: Callable[..., nn.Module]
+    conv: functools.partial[Any]
+    norm: functools.partial[Any]
     drop: float = 0.0
-    lean: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n p q o"]:
-        followed = functools.partial(norms.followed, train=train, lean=self.lean)
-        plan = [
-            (self.width, 1, (1, 1)),
-            (self.width, 3, self.strides),
-            (self.width * EXPANSION, 1, (1, 1)),
-        ]
-        shortcut, y = x, x
-        for number, (features, window, stride) in enumerate(plan, 1):
-            y = followed(self.norm(name=f"norm{number}"), y, norms.After())
-            if number == 1 and (self.strides != (1, 1) or x.shape[-1] != plan[-1][0]):
-                shortcut = self.conv(plan[-1][0], (1, 1), self.strides, name="downsample_conv")(y)
-            y = self.conv(features, (window, window), stride, name=f"conv{number}")(y)
-        y = StochasticDepth(self.drop, name="stochastic_depth")(y, train=train)
-        return shortcut + y
+        channels = self.width * EXPANSION
+        y = self.norm(name="norm1")(x, train=train, relu=True)
+        shortcut = x
+        if self.strides != (1, 1) or x.shape[-1] != channels:
+            shortcut = self.conv(channels, (1, 1), self.strides, name="downsample_conv")(y)
+        y = self.conv(self.width, (1, 1), name="conv1")(y)
+        y = self.norm(name="norm2")(y, train=train, relu=True)
+        y = self.conv(self.width, (3, 3), self.strides, name="conv2")(y)
+        y = self.norm(name="norm3")(y, train=train, relu=True)
+        y = self.conv(channels, (1, 1), name="conv3")(y)
+        return shortcut + StochasticDepth(self.drop, name="stochastic_depth")(y, train=train)
 
 
 class BiT(nn.Module):
     """Images to logits, for images of any size.
 
     Attributes:
+      num_classes: number of logits.
       depth: 50, 101 or 152.
       width: channels of the first stage; each later stage doubles them. BiT's "x1" is 64.
-      norm, norm_batch: as in ``resnet.ResNet``; the published weights have ``group``.
-      dropout: before the head.
+      norm, norm_batch: as in `resnet.ResNet`; the published weights have ``group``.
+      dropout: rate before the head.
       stochastic_depth: rate of the last block, growing linearly from 0.
-      remat: compute the inside of each block again in the backward pass, to save memory.
       dtype: of convolutions; parameters, statistics, pooling and head are float32.
-      lean: as in ``resnet.ResNet``.
+      remat: recompute the inside of each block in the backward pass, to save memory.
     """
 
-    classes: int
+    num_classes: int
     depth: int = 50
     width: int = 64
     norm: str = "group"
     norm_batch: int = 0
     dropout: float = 0.0
     stochastic_depth: float = 0.0
-    remat: bool = False
     dtype: DTypeLike = jnp.float32
-    lean: bool = False
+    remat: bool = False
+
+    norm_layers: ClassVar[norms.Layers] = norms.Layers()
+
+    def __post_init__(self) -> None:
+        check_options(self, depth=DEPTHS)
+        super().__post_init__()
+
+    @property
+    def description(self) -> str:
+        """Name for readers."""
+        return f"BiT R{self.depth}x{self.width / 64:g}"
 
     @nn.compact
     def __call__(self, images: Float[Array, "n h w 3"], *, train: bool) -> Float[Array, "n c"]:
-        if self.depth < 50:
-            raise UserError(f"--config.model.depth={self.depth}: bit has 50, 101 and 152")
-        norm = functools.partial(norms.chosen(self.norm, self.norm_batch), epsilon=1e-5)
+        norm = norms.make_norm(self.norm, self.norm_batch, self.norm_layers, epsilon=1e-5)
         conv = functools.partial(
             StandardizedConv, padding="HALF", dtype=self.dtype, in_variance=True
         )
-        x: Any = conv(self.width, (7, 7), (2, 2), name="stem_conv")(images)
-        # No ReLU before it, so that the zeros around it, which are the reference's, can be maxima.
+        x = conv(self.width, (7, 7), (2, 2), name="stem_conv")(images)
+        # No ReLU comes before the max pool, so the reference's padding with zeros can be a maximum.
         x = max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2), "VALID")
 
         drops = iter(linear_rates(self.stochastic_depth, sum(STAGES[self.depth])))
@@ -107,17 +114,22 @@ class BiT(nn.Module):
                     conv=conv,
                     norm=norm,
                     drop=next(drops),
-                    lean=self.lean,
                     name=f"stage{stage + 1}_{number}",
                 )
                 x = run_block(block, x, train=train, remat=self.remat)
-        x = norms.followed(norm(name="norm"), x, norms.After(), train=train, lean=self.lean)
+        x = norm(name="norm")(x, train=train, relu=True)
         x = exposed(self, "feature_map", x)
         self.sow("intermediates", "feature_map", x)
 
         pooled = jnp.mean(x.astype(jnp.float32), (1, 2))
         self.sow("intermediates", "pooled", pooled)
         pooled = nn.Dropout(self.dropout, deterministic=not train)(pooled)
-        logits = nn.Dense(self.classes, kernel_init=nn.initializers.zeros, name="head")(pooled)
+        head = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")
+        logits = head(pooled)
         self.sow("intermediates", "logits", logits)
         return logits
+
+
+register_model("bit", BiT)
+for _depth, _factor in ((50, 1), (50, 3), (101, 1), (101, 3), (152, 2), (152, 4)):
+    register_preset(f"resnetv2_{_depth}x{_factor}_bit", "bit", depth=_depth, width=64 * _factor)

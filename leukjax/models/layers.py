@@ -6,7 +6,7 @@ it is traced: the same traced model can be exported for another platform.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -15,12 +15,14 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float
 
+from leukjax.errors import UserError
 from leukjax.models import initializers
 from leukjax.models.cpu import convolution
 from leukjax.models.cpu.convolution import Pads, Pair
-from leukjax.models.fused.conv_norm import Pointwise
 
 Padding = str | Pads
+
+NORMS = ("batch", "group", "frozen")  # of the option `norm`
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _ONE_PIXEL: dict[str, Any] = {"strides": (1, 1), "pads": ((0, 0), (0, 0))}
@@ -184,20 +186,22 @@ class Conv(nn.Module):
     padding: Padding = "SAME"
     dtype: DTypeLike = jnp.float32
     kernel_init: nn.initializers.Initializer = initializers.he_fan_out
-    pending: bool = False  # a 1x1 convolution that is left to the normalisation after it
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n p q o"] | Pointwise:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n p q o"]:
         shape = (*self.window, x.shape[-1], self.features)
         kernel = self.weights(self.param("kernel", self.kernel_init, shape, jnp.float32))
-        if self.pending:
-            rows, columns = self.strides
-            return Pointwise(x[:, ::rows, ::columns].astype(self.dtype), kernel)
-        return conv(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.padding)
+        return self.convolve(x.astype(self.dtype), kernel)
 
     def weights(self, kernel: Float[Array, "kh kw c o"]) -> Float[Array, "kh kw c o"]:
-        """What the images are convolved with."""
+        """Returns the float32 weights of the convolution."""
         return kernel
+
+    def convolve(
+        self, x: Float[Array, "n h w c"], kernel: Float[Array, "kh kw c o"]
+    ) -> Float[Array, "n p q o"]:
+        """Returns the convolution of features with the weights."""
+        return conv(x, kernel.astype(self.dtype), self.strides, self.padding)
 
 
 class StandardizedConv(Conv):
@@ -221,6 +225,28 @@ class StandardizedConv(Conv):
         if self.in_variance:
             return (centred * lax.rsqrt(variance + 1e-10)).reshape(kernel.shape)
         return (centred / (jnp.sqrt(variance) + 1e-5)).reshape(kernel.shape)
+
+
+def check_options(model: nn.Module, **choices: Collection[Any]) -> None:
+    """Checks the options that most models have, and those with given choices.
+
+    Raises:
+      ValueError: naming the first option with a wrong value.
+    """
+    for name in ("zero_init", "remat"):
+        choices[name] = (True, False)
+    for name, allowed in {"norm": NORMS, **choices}.items():
+        value: Any = getattr(model, name, None)
+        if value is not None and value not in allowed:
+            raise UserError(f"{name}={value}: must be one of {', '.join(map(str, allowed))}")
+    for name, low in (("width", 1), ("norm_batch", 0)):
+        value = getattr(model, name, low)
+        if value < low:
+            raise UserError(f"{name}={value}: must be at least {low}")
+    for name in ("dropout", "stochastic_depth"):
+        value = getattr(model, name, 0.0)
+        if not 0 <= value < 1:
+            raise UserError(f"{name}={value}: a probability, at least 0 and less than 1")
 
 
 def exposed(module: nn.Module, name: str, x: Float[Array, "*dims"]) -> Float[Array, "*dims"]:

@@ -1,23 +1,29 @@
-"""ResNet (He et al. 2016), version 1.5: a bottleneck's stride sits in its 3x3 convolution.
+"""ResNet (He et al. 2016), version 1.5: a bottleneck's stride is in its 3x3 convolution.
 
 Padding, order of operations and parameter counts are those of timm and torchvision; parameters
 are named after theirs (``layer1_0/conv1/kernel`` is ``layer1.0.conv1.weight``).
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, DTypeLike, Float
 
 from leukjax.models import norms
-from leukjax.models.fused import conv_norm
 from leukjax.models.initializers import fan_in
-from leukjax.models.layers import Conv, StochasticDepth, exposed, linear_rates, run_block
+from leukjax.models.layers import (
+    Conv,
+    StochasticDepth,
+    check_options,
+    exposed,
+    linear_rates,
+    run_block,
+)
+from leukjax.models.registry import register_model, register_preset
 
-# Blocks a stage; from depth 50 on, a block is a bottleneck.
+# Blocks per stage; from depth 50 on, a block is a bottleneck.
 STAGES = {
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
@@ -33,90 +39,84 @@ class Block(nn.Module):
 
     Attributes:
       width: channels inside the block.
-      strides: of its 3x3 (first 3x3) convolution and of the shortcut.
+      bottleneck: whether it is one.
+      strides: of its (first) 3x3 convolution and of the shortcut.
+      conv: makes a convolution from features, window and strides.
+      norm: makes a normalisation.
+      zero_init: start the scale of the last normalisation at 0.
       drop: probability that an image skips the block's residual in training.
-      fold: of a bottleneck, see `folded`.
-      by_image: fold only where statistics of each image are less to move than its features.
-      lean: in training, normalisations and what comes after them are one (`lean_norms`).
     """
 
     width: int
     bottleneck: bool
     strides: tuple[int, int]
-    conv: Callable[..., nn.Module]
-    norm: Callable[..., nn.Module]
+    conv: functools.partial[Any]
+    norm: functools.partial[Any]
     zero_init: bool
     drop: float = 0.0
-    fold: bool = False
-    by_image: bool = False
-    lean: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n p q o"]:
-        width, strides = self.width, self.strides
-        if self.bottleneck:
-            plan = [(width, 1, (1, 1)), (width, 3, strides), (width * EXPANSION, 1, (1, 1))]
-        else:
-            plan = [(width, 3, strides), (width, 3, (1, 1))]
-
-        followed = functools.partial(norms.followed, train=train, lean=self.lean)
         y = x
-        for number, (features, window, stride) in enumerate(plan[:-1], 1):
-            y = self.conv(features, (window, window), stride, name=f"conv{number}")(y)
-            y = followed(self.norm(name=f"norm{number}"), y, norms.After())
-        pays = not self.by_image or conv_norm.pays_by_image(y)
-        if train and self.fold and pays:
-            return self._folded(x, y, strides)
+        if self.bottleneck:
+            y = self.conv(self.width, (1, 1), name="conv1")(y)
+            y = self.norm(name="norm1")(y, train=train, relu=True)
+            y = self.conv(self.width, (3, 3), self.strides, name="conv2")(y)
+            y = self.norm(name="norm2")(y, train=train, relu=True)
+            last = functools.partial(self.conv, self.width * EXPANSION, (1, 1), name="conv3")
+        else:
+            y = self.conv(self.width, (3, 3), self.strides, name="conv1")(y)
+            y = self.norm(name="norm1")(y, train=train, relu=True)
+            last = functools.partial(self.conv, self.width, (3, 3), name="conv2")
+        return self.add_residual(x, y, last, train=train)
 
-        (features, window, stride), number = plan[-1], len(plan)
-        y = self.conv(features, (window, window), stride, name=f"conv{number}")(y)
+    def add_residual(
+        self, x: Array, y: Array, last: functools.partial[Any], *, train: bool
+    ) -> Float[Array, "n p q o"]:
+        """Returns the end of the block: last convolution and normalisation, sum, ReLU.
+
+        `models.fused` has another form of this method.
+
+        Args:
+          x: input of the block.
+          y: input of its last convolution.
+          last: makes that convolution.
+          train: whether this is a training step.
+        """
+        y = last()(y)
         if x.shape != y.shape:
-            x = self.conv(features, (1, 1), strides, name="downsample_conv")(x)
-            x = followed(self.norm(name="downsample_norm"), x, norms.After(relu=False))
-        scale_init = nn.initializers.zeros if self.zero_init else nn.initializers.ones
-        norm = self.norm(name=f"norm{number}", scale_init=scale_init)
-        if self.drop == 0:
-            return followed(norm, y, norms.After(shortcut=x))
-        y = followed(norm, y, norms.After(relu=False))
-        y = StochasticDepth(self.drop, name="stochastic_depth")(y, train=train)
-        return nn.relu(x + y)
+            x = self.conv(y.shape[-1], (1, 1), self.strides, name="downsample_conv")(x)
+            x = self.norm(name="downsample_norm")(x, train=train)
+        return self.last_norm(y, x, train=train)
 
-    def _folded(self, x: Array, y: Array, strides: tuple[int, int]) -> Array:
-        """The end of a bottleneck in training, without the features before its normalisations."""
-        features = self.width * EXPANSION
-        conv = functools.partial(self.conv, features, (1, 1), pending=True)
-        if x.shape != (*y.shape[:3], features):
-            pending = conv(strides, name="downsample_conv")(x)
-            x = self.norm(name="downsample_norm")(*pending, train=True)
+    def last_norm(self, y: Any, shortcut: Array, *, train: bool) -> Float[Array, "n p q o"]:
+        """Returns the block's output from that of its last convolution and the shortcut."""
         scale_init = nn.initializers.zeros if self.zero_init else nn.initializers.ones
-        norm = self.norm(name="norm3", scale_init=scale_init)
-        pending = conv(name="conv3")(y)
+        norm = self.norm(name="norm3" if self.bottleneck else "norm2", scale_init=scale_init)
         if self.drop == 0:
-            return norm(*pending, train=True, shortcut=x)
-        y = norm(*pending, train=True)
-        y = StochasticDepth(self.drop, name="stochastic_depth")(y, train=True)
-        return nn.relu(x + y)
+            return norm(y, train=train, shortcut=shortcut, relu=True)
+        y = StochasticDepth(self.drop, name="stochastic_depth")(norm(y, train=train), train=train)
+        return nn.relu(shortcut + y)
 
 
 class ResNet(nn.Module):
     """Images to logits, for images of any size.
 
     Attributes:
+      num_classes: number of logits.
       depth: 18, 34, 50, 101 or 152.
       width: channels of the first stage; each later stage doubles them.
-      norm: ``batch``, ``group`` or ``frozen`` (batch normalisation that never looks at the batch).
-      norm_batch: images a BatchNorm sub-batch, 0 = the whole batch.
+      norm: ``batch``, ``group`` or ``frozen`` (batch normalisation that never uses the batch).
+      norm_batch: images per BatchNorm sub-batch, 0 = the whole batch.
       zero_init: the scale of each block's last normalisation starts at 0, so that a block begins
         as the identity (Goyal et al. 2017).
-      dropout: before the head.
+      dropout: rate before the head.
       stochastic_depth: rate of the last block, growing linearly from 0 (Huang et al. 2016).
       dtype: of convolutions; parameters, statistics, pooling and head are float32.
-      remat: compute the inside of each block again in the backward pass, to save memory.
-      fold: in training, a bottleneck's wide convolutions and their BatchNorms are one (`folded`).
-      lean: in training, normalisations and what comes after them are one (`lean_norms`).
+      remat: recompute the inside of each block in the backward pass, to save memory.
     """
 
-    classes: int
+    num_classes: int
     depth: int = 50
     width: int = 64
     norm: str = "batch"
@@ -126,42 +126,51 @@ class ResNet(nn.Module):
     stochastic_depth: float = 0.0
     dtype: DTypeLike = jnp.float32
     remat: bool = False
-    fold: bool = False
-    lean: bool = False
+
+    block: ClassVar[type[Block]] = Block
+    norm_layers: ClassVar[norms.Layers] = norms.Layers()
+
+    def __post_init__(self) -> None:
+        check_options(self, depth=STAGES)
+        super().__post_init__()
+
+    @property
+    def description(self) -> str:
+        """Name for readers."""
+        return f"ResNet-{self.depth}"
 
     @nn.compact
     def __call__(self, images: Float[Array, "n h w 3"], *, train: bool) -> Float[Array, "n c"]:
-        norm = norms.chosen(self.norm, self.norm_batch)
+        norm = norms.make_norm(self.norm, self.norm_batch, self.norm_layers)
         conv = functools.partial(Conv, padding="HALF", dtype=self.dtype)
-        x: Any = conv(self.width, (7, 7), (2, 2), name="conv1")(images)
-        after = norms.After(pool=((3, 3), (2, 2), "HALF"))
-        x = norms.followed(norm(name="norm1"), x, after, train=train, lean=self.lean)
+        x = conv(self.width, (7, 7), (2, 2), name="conv1")(images)
+        x = norm(name="norm1")(x, train=train, relu=True, pool=((3, 3), (2, 2), "HALF"))
 
-        block = functools.partial(
-            Block,
-            bottleneck=self.depth >= 50,
-            conv=conv,
-            norm=norm,
-            zero_init=self.zero_init,
-            fold=self.fold and self.norm == "batch" and self.depth >= 50,
-            lean=self.lean,
-        )
         drops = iter(linear_rates(self.stochastic_depth, sum(STAGES[self.depth])))
         for stage, blocks in enumerate(STAGES[self.depth]):
             for number in range(blocks):
-                own = block(
+                block = self.block(
                     self.width * 2**stage,
+                    bottleneck=self.depth >= 50,
                     strides=(2, 2) if stage > 0 and number == 0 else (1, 1),
+                    conv=conv,
+                    norm=norm,
+                    zero_init=self.zero_init,
                     drop=next(drops),
                     name=f"layer{stage + 1}_{number}",
                 )
-                x = run_block(own, x, train=train, remat=self.remat)
+                x = run_block(block, x, train=train, remat=self.remat)
         x = exposed(self, "feature_map", x)
         self.sow("intermediates", "feature_map", x)
 
         pooled = jnp.mean(x.astype(jnp.float32), (1, 2))
         self.sow("intermediates", "pooled", pooled)
         pooled = nn.Dropout(self.dropout, deterministic=not train)(pooled)
-        logits = nn.Dense(self.classes, kernel_init=fan_in, name="fc")(pooled)
+        logits = nn.Dense(self.num_classes, kernel_init=fan_in, name="fc")(pooled)
         self.sow("intermediates", "logits", logits)
         return logits
+
+
+register_model("resnet", ResNet)
+for _depth in STAGES:
+    register_preset(f"resnet{_depth}", "resnet", depth=_depth)

@@ -1,10 +1,10 @@
-"""From a stream of image files to a stream of rows: decoded in threads, answered in batches."""
+"""From a stream of image files to a stream of predictions: decoded in threads, in batches."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from leukjax.data import image_limits
 from leukjax.data.decode import decode
@@ -12,23 +12,25 @@ from leukjax.data.image_stream import Item
 from leukjax.data.parallel import map_in_order
 from leukjax.errors import UserError
 from leukjax.metrics.predictions import mean
-from leukjax.predict.out_of_distribution import Unlikeness
-from leukjax.predict.predictor import NOT_FINITE, Answers, Model
+from leukjax.predict.member import Outputs, overlapped
+from leukjax.predict.out_of_distribution import FeatureDistance
+from leukjax.predict.predictor import NOT_FINITE, Predictor, Prepared
 
-# A batch is closed after so many items for each of its places, however many of them were bad.
-_PATIENCE = 4
+# A batch is closed after this many items per slot, however many of them were bad.
+_MAX_ITEMS_PER_SLOT = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What is known of one image.
+    """The prediction of one image file.
 
     Attributes:
       path: as in `Item`.
-      probabilities: mean over the models; None where there is an error.
-      unlikeness: mean over the models (`Unlikeness.of`); None where it was not asked for.
+      probabilities: mean over the members; None where there is an error.
+      unlikeness: out-of-distribution score, mean over the members (`FeatureDistance.score`); None
+        where it is not computed.
       conversions: what had to be converted ("CMYK", "EXIF rotation", …).
-      error: why there is no answer, in one line; "" where there is one.
+      error: why there is no prediction, in one line; else "".
     """
 
     path: str
@@ -38,108 +40,90 @@ class Row:
     error: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Loaded:
-    row: Row
-    pixels: tuple[UInt8[np.ndarray, "s s 3"], ...]  # one for each model; none where bad
+# The row of an item so far, and its prepared images; None where the file is bad.
+Loaded = tuple[Row, Prepared | None]
 
 
-def rows(
-    models: Sequence[Model],
+def stream(
+    predictor: Predictor,
     items: Iterable[Item],
     *,
-    threads: int,
-    unlikeness: Sequence[Unlikeness] = (),
+    threads: int = 8,
+    distances: Sequence[FeatureDistance] = (),
 ) -> Iterator[Row]:
-    """A row for each item, in the items' order.
+    """Yields a row for each item, in the items' order; a bad file gives a row with its error.
 
-    What is read ahead is bounded: two batches on the devices, one that fills, and four images a
-    thread. A file that is bad gives a row that says why.
+    Memory is bounded: two batches on the devices, one that fills, and four images per thread.
 
     Args:
-      models: of equal classes; of several, the mean probability is given.
+      predictor: the runs.
       items: the files.
-      threads: that read, decode and prepare.
-      unlikeness: one for each model, or none.
+      threads: threads that read, decode and prepare.
+      distances: one for each member, or none.
     """
-    size = min(model.batch_size for model in models)
-    waiting: Callable[[], list[Row]] | None = None
-    for part in _parts(map_in_order(lambda item: _load(models, item), items, threads), size):
-        following = _submit(models, part, unlikeness)
-        if waiting is not None:  # read only now that the next batch is under way
-            yield from waiting()
-        waiting = following
-    if waiting is not None:
-        yield from waiting()
+    loaded = map_in_order(lambda item: _load(predictor, item), items, threads)
+    batches = _batches(loaded, predictor.batch_size)
+    for rows in overlapped(_submit(predictor, batch, distances) for batch in batches):
+        yield from rows
 
 
-def _load(models: Sequence[Model], item: Item) -> _Loaded:
+def _load(predictor: Predictor, item: Item) -> Loaded:
     with image_limits.one_image():
-        return _prepared(models, item)
+        try:
+            image, conversions = decode(item.read(), item.path)
+        except UserError as error:
+            return Row(item.path, error=" ".join(str(error).split())), None
+        return Row(item.path, conversions=conversions), predictor.prepare(image)
 
 
-def _prepared(models: Sequence[Model], item: Item) -> _Loaded:
-    try:
-        image, conversions = decode(item.read(), item.path)
-    except UserError as error:
-        return _Loaded(Row(item.path, error=" ".join(str(error).split())), ())
-    # Members of an ensemble mostly see the same pixels: they are prepared once.
-    ready: dict[tuple, np.ndarray] = {}
-    for model in models:
-        if model.recipe not in ready:
-            ready[model.recipe] = model.preprocess(image)
-    row = Row(item.path, conversions=conversions)
-    return _Loaded(row, tuple(ready[model.recipe] for model in models))
-
-
-def _parts(loaded: Iterable[_Loaded], size: int) -> Iterator[list[_Loaded]]:
-    """Runs of items that hold up to `size` good ones."""
-    part: list[_Loaded] = []
+def _batches(loaded: Iterable[Loaded], size: int) -> Iterator[list[Loaded]]:
+    """Splits items into lists that hold up to `size` good ones."""
+    batch: list[Loaded] = []
     good = 0
-    for one in loaded:
-        part.append(one)
-        good += bool(one.pixels)
-        if good == size or len(part) == _PATIENCE * size:
-            yield part
-            part, good = [], 0
-    if part:
-        yield part
+    for item in loaded:
+        batch.append(item)
+        good += item[1] is not None
+        if good == size or len(batch) == _MAX_ITEMS_PER_SLOT * size:
+            yield batch
+            batch, good = [], 0
+    if batch:
+        yield batch
 
 
 def _submit(
-    models: Sequence[Model], part: list[_Loaded], unlikeness: Sequence[Unlikeness]
+    predictor: Predictor, batch: list[Loaded], distances: Sequence[FeatureDistance]
 ) -> Callable[[], list[Row]]:
-    good = [one.pixels for one in part if one.pixels]
-    if not good:
-        return lambda: [one.row for one in part]
-    pending = [
-        model.submit(np.stack(pixels))
-        for model, pixels in zip(models, zip(*good, strict=True), strict=True)
-    ]
+    prepared = [images for _, images in batch if images is not None]
+    if not prepared:
+        return lambda: [row for row, _ in batch]
+    columns = [np.stack(column) for column in zip(*prepared, strict=True)]
+    wait = predictor.submit(columns)
 
     def finish() -> list[Row]:
-        answers = _mean([result() for result in pending], unlikeness)
-        return [_answered(one.row, **next(answers)) if one.pixels else one.row for one in part]
+        outputs = wait()
+        results = iter(_results(outputs, distances))
+        return [row if images is None else _filled(row, *next(results)) for row, images in batch]
 
     return finish
 
 
-def _answered(row: Row, probabilities: np.ndarray, unlikeness: float | None = None) -> Row:
-    """The row with its answer; an answer that is not finite is an error."""
+def _results(
+    outputs: Sequence[Outputs], distances: Sequence[FeatureDistance]
+) -> Iterator[tuple[np.ndarray, float | None]]:
+    """Probabilities and out-of-distribution score of each image, means over the members."""
+    probabilities = mean([output.probabilities for output in outputs])
+    if not distances:
+        yield from ((row, None) for row in probabilities)
+        return
+    scores = [d.score(output.features) for d, output in zip(distances, outputs, strict=True)]
+    for row, value in zip(probabilities, np.stack(scores).mean(axis=0), strict=True):
+        yield row, float(value)
+
+
+def _filled(row: Row, probabilities: np.ndarray, unlikeness: float | None = None) -> Row:
+    """The row with its prediction; one that is not finite is an error."""
     if not np.isfinite(probabilities).all():
         return dataclasses.replace(row, error=f"{row.path}: {NOT_FINITE}")
     if unlikeness is not None and not np.isfinite(unlikeness):
         return dataclasses.replace(row, error=f"{row.path}: the features are not finite")
     return dataclasses.replace(row, probabilities=probabilities, unlikeness=unlikeness)
-
-
-def _mean(each: list[Answers], unlikeness: Sequence[Unlikeness]) -> Iterator[dict]:
-    """The fields of `Row` that the models fill, one image after the other."""
-    probabilities = mean([one.probabilities for one in each])
-    if not unlikeness:
-        for row in probabilities:
-            yield {"probabilities": row}
-        return
-    measured = [like.of(one.features) for like, one in zip(unlikeness, each, strict=True)]
-    for row, value in zip(probabilities, np.stack(measured).mean(axis=0), strict=True):
-        yield {"probabilities": row, "unlikeness": float(value)}

@@ -18,22 +18,13 @@ from leukjax.errors import UserError
 
 FLAGS = flags.FlagValues()
 FLAGS.set_gnu_getopt(True)  # flags may stand behind the paths
-flags.DEFINE_list("workdir", [], "work directory of a run, or several: RUN,RUN", flag_values=FLAGS)
+command.define_run_flags(
+    FLAGS, "workdir", "step", "tta", "calibrated", "max_error", batch_size=32, threads=8
+)
 flags.DEFINE_string(
     "output",
     "predictions.csv",
     "table to write; an older one is replaced only if it is named here",
-    flag_values=FLAGS,
-)
-flags.DEFINE_string("step", "best", "best, latest, or a number of steps", flag_values=FLAGS)
-flags.DEFINE_bool("tta", False, "mean over eight turned and mirrored views", flag_values=FLAGS)
-flags.DEFINE_bool(
-    "calibrated", False, "probabilities at the temperature that fits validation", flag_values=FLAGS
-)
-flags.DEFINE_float(
-    "max_error",
-    None,
-    "abstain from a confidence on that keeps the share of wrong answers below this",
     flag_values=FLAGS,
 )
 flags.DEFINE_bool(
@@ -52,19 +43,12 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "submission", "", "C-NMC: file for the challenge (.zip, or text)", flag_values=FLAGS
 )
-flags.DEFINE_integer("batch_size", 32, "images on the devices at once", 1, 2**16, flag_values=FLAGS)
-flags.DEFINE_integer("threads", 8, "that read and prepare images", 1, 256, flag_values=FLAGS)
 
 
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
     """Check the flags, predict, write the tables."""
-    if names or (overrides and not FLAGS.flag_unlike):
-        raise UserError("--config: not taken here; a run has its own config")
-    if not FLAGS.workdir:
-        raise UserError("--workdir is missing; give the work directory of a trained run")
-    if FLAGS.max_error is not None and not 0 < FLAGS.max_error < 1:
-        raise UserError(f"--max_error={FLAGS.max_error:g}: a share; give more than 0, less than 1")
-    step = command.step_of(FLAGS.step)
+    command.refuse_config(names, () if FLAGS.flag_unlike else overrides)
+    folders, options = command.run_folders(FLAGS, repeats=True), command.run_options(FLAGS)
     output, pattern = Path(FLAGS.output), _pattern(FLAGS.subject_pattern)
     if not FLAGS["output"].present:
         _refuse_to_replace(output, pattern is not None)
@@ -73,19 +57,14 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
     from leukjax.predict import predict_files
 
     predict_files.write(
-        FLAGS.workdir,
+        folders,
         arguments,
         output,
         predict_files.Options(
-            step=step,
-            tta=FLAGS.tta,
-            calibrated=FLAGS.calibrated,
-            max_error=FLAGS.max_error,
+            **options,
             flag_unlike=FLAGS.flag_unlike,
             subject_pattern=pattern,
             submission=Path(FLAGS.submission) if FLAGS.submission else None,
-            batch_size=FLAGS.batch_size,
-            threads=FLAGS.threads,
             overrides=overrides,
         ),
     )

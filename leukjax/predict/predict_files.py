@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from absl import logging
@@ -13,10 +13,11 @@ from leukjax.data import image_stream
 from leukjax.data.archive import IMAGES
 from leukjax.data.parallel import progress
 from leukjax.errors import UserError
-from leukjax.predict import out_of_distribution, selective
-from leukjax.predict.batching import Row, rows
-from leukjax.predict.out_of_distribution import Unlikeness
-from leukjax.predict.predictor import NOT_FINITE, Model, load
+from leukjax.predict import out_of_distribution
+from leukjax.predict.batching import Row, stream
+from leukjax.predict.member import Member
+from leukjax.predict.out_of_distribution import FeatureDistance
+from leukjax.predict.predictor import NOT_FINITE, Predictor, load
 from leukjax.predict.submission import Submission
 from leukjax.predict.tables import Table
 from leukjax.rundir import RunDir
@@ -25,7 +26,7 @@ from leukjax.storage import is_special, open_output
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The flags of `leukjax.predict`, which says what they are."""
+    """The flags of `leukjax.predict`; see there."""
 
     step: int | str = "best"
     tta: bool = False
@@ -40,14 +41,98 @@ class Options:
 
 
 def write(runs: Sequence[str], paths: Sequence[str], output: Path, options: Options) -> None:
-    """Predict, and write the table whole; what is wrong with runs or paths is said before.
+    """Predicts images and writes the table; runs, paths and options are checked first.
 
     Raises:
-      UserError: a run, path, option or output that will not do; or not one image could be read.
+      UserError: a run, path, option or output that cannot be used; or no file could be read.
     """
     runtime.set_numerics()
-    runtime.hold_memory()  # before JAX looks for devices: what follows does
+    runtime.hold_memory()  # before JAX looks for devices, which the next lines do
     image_stream.check(paths)
+    _check_outputs(output, paths, options)
+    predictor = load(
+        runs,
+        options.step,
+        tta=options.tta,
+        calibrated=options.calibrated,
+        batch_size=options.batch_size,
+        threads=options.threads,
+    )
+    runtime.start(RunDir(predictor.workdirs[0]).config(options.overrides))
+    for member in predictor.members:
+        _log(member)
+    total = image_stream.count(paths)
+    submission = None
+    if options.submission:
+        names = (item.path for item in image_stream.items(paths))
+        submission = Submission(options.submission, predictor.classes, names)
+    distances = _distances(predictor, options)
+    table = _table(predictor, options, bool(distances))
+    rows = stream(
+        predictor, image_stream.items(paths), threads=options.threads, distances=distances
+    )
+    counts = _write_table(output, table, progress(rows, total, "predicting"), submission)
+    if options.subject_pattern:
+        table.subjects.write(output.with_name(f"{output.stem}-subjects.csv"))
+    if submission:
+        submission.write()
+    counts.log(output)
+
+
+def _write_table(
+    output: Path, table: Table, rows: Iterable[Row], submission: Submission | None
+) -> "_Counts":
+    counts = _Counts()
+    try:
+        with open_output(output) as file:
+            file.write(table.header())
+            for row in rows:
+                file.write(table.line(row))
+                counts.add(row)
+                if submission and row.probabilities is not None:
+                    submission.add(row.path, table.most_likely(row.probabilities))
+    except OSError as error:  # those of the images are in their rows
+        reason = error.strerror or error
+        raise UserError(f"--output={output}: cannot be written ({reason}); choose another") from (
+            error
+        )
+    return counts
+
+
+def _distances(predictor: Predictor, options: Options) -> list[FeatureDistance]:
+    """The out-of-distribution distances of the members, or none.
+
+    Without the flag they are used where every run has them on disk: they cost nothing then.
+    """
+    if options.flag_unlike:
+        return [out_of_distribution.of_run(m, options.overrides) for m in predictor.members]
+    return out_of_distribution.read_all(predictor) if options.flag_unlike is None else []
+
+
+def _table(predictor: Predictor, options: Options, has_unlikeness: bool) -> Table:
+    """The columns for the options, and the confidence from which images get a class."""
+    confidence = None
+    if options.max_error is not None:
+        threshold = predictor.choose_threshold(options.max_error)
+        confidence = threshold.confidence
+        logging.info(
+            "abstaining below a confidence of %.4g: on validation %.1f %% of the images reach it, "
+            "%.1f %% of these are wrong (mean over %d groups)",
+            threshold.confidence,
+            100 * threshold.answered,
+            100 * threshold.wrong,
+            threshold.groups,
+        )
+    return Table(
+        predictor.classes,
+        confidence=confidence,
+        unlikeness=has_unlikeness,
+        unlikeness_last=options.flag_unlike is None,
+        subject_pattern=options.subject_pattern,
+    )
+
+
+def _check_outputs(output: Path, paths: Sequence[str], options: Options) -> None:
     _check_target("output", output, paths)
     if options.subject_pattern and is_special(output):
         raise UserError(
@@ -56,99 +141,10 @@ def write(runs: Sequence[str], paths: Sequence[str], output: Path, options: Opti
         )
     if options.submission:
         _check_target("submission", options.submission, paths)
-    model = load(
-        runs,
-        options.step,
-        tta=options.tta,
-        calibrated=options.calibrated,
-        batch_size=options.batch_size,
-    )
-    runtime.start(RunDir(model.members[0].workdir).config(options.overrides))
-    for member in model.members:
-        _say(member)
-    total = image_stream.count(paths)
-    submission = None
-    if options.submission:
-        names = (item.path for item in image_stream.items(paths))
-        submission = Submission(options.submission, model.classes, names)
-    likes = _likes(model.members, options)
-    table = _table(model.classes, model.members, options, bool(likes))
-    answers = rows(
-        model.members, image_stream.items(paths), threads=options.threads, unlikeness=likes
-    )
-    count = _Count()
-    try:
-        with open_output(output) as file:
-            file.write(table.header())
-            for row in progress(answers, total, "predicting"):
-                file.write(table.line(row))
-                count.add(row)
-                if submission and row.probabilities is not None:
-                    submission.add(row.path, model.classes[int(row.probabilities.argmax())])
-    except OSError as error:  # those of the images are in their rows
-        reason = error.strerror or error
-        raise UserError(f"--output={output}: cannot be written ({reason}); choose another") from (
-            error
-        )
-    if options.subject_pattern:
-        table.subjects.write(output.with_name(f"{output.stem}-subjects.csv"))
-    if submission:
-        submission.write()
-    count.say(output)
-
-
-def _likes(models: Sequence[Model], options: Options) -> list[Unlikeness]:
-    """What measures how unlike the training images an image is, one for each run; or none.
-
-    Without the flag it is measured where every run has kept it: it costs nothing then.
-    """
-    if options.flag_unlike:
-        return [out_of_distribution.of_run(model, options.overrides) for model in models]
-    return unlikeness_kept(models) if options.flag_unlike is None else []
-
-
-def unlikeness_kept(models: Sequence[Model]) -> list[Unlikeness]:
-    """The runs' own, where each has kept it: making it takes the data and writes a file."""
-    found = []
-    for model in models:
-        try:
-            like = out_of_distribution.kept(model)
-        except UserError as error:
-            logging.warning("%s; how unlike images are is not shown", error)
-            return []
-        if like is None:
-            return []
-        found.append(like)
-    return found
-
-
-def _table(
-    classes: Sequence[str], models: Sequence[Model], options: Options, has_unlikeness: bool
-) -> Table:
-    """The columns that the options ask for, and the confidence from which on there is an answer."""
-    least = None
-    if options.max_error is not None:
-        chosen = selective.choose(models, options.max_error)
-        least = chosen.confidence
-        logging.info(
-            "answers from a confidence of %.4g on: on validation %.1f %% of the images got one, "
-            "%.1f %% of these a wrong one (mean over %d groups)",
-            chosen.confidence,
-            100 * chosen.answered,
-            100 * chosen.wrong,
-            chosen.groups,
-        )
-    return Table(
-        classes,
-        confidence=least,
-        unlikeness=has_unlikeness,
-        unlikeness_last=options.flag_unlike is None,
-        subject_pattern=options.subject_pattern,
-    )
 
 
 def _check_target(flag: str, target: Path, paths: Sequence[str]) -> None:
-    """Refuse to write over a folder, or over what is to be read."""
+    """Raises UserError for an output that is a folder, or would overwrite an input."""
     try:
         if target.is_dir():
             raise UserError(f"--{flag}={target}: is a folder; give the name of a file in it")
@@ -159,25 +155,25 @@ def _check_target(flag: str, target: Path, paths: Sequence[str]) -> None:
             error
         )
     if read or target.suffix.lower() in IMAGES:
-        raise UserError(f"--{flag}={target}: would take the place of an image; choose another name")
+        raise UserError(f"--{flag}={target}: would overwrite an image; choose another name")
 
 
-def _say(model: Model) -> None:
-    synthetic = ", trained on drawn (SYNTHETIC) cells" if model.preprocessing["synthetic"] else ""
-    heat = f", temperature {model.temperature:.3g}" if model.temperature != 1 else ""
+def _log(member: Member) -> None:
+    synthetic = ", trained on SYNTHETIC cells" if member.preprocessing["synthetic"] else ""
+    calibrated = f", temperature {member.temperature:.3g}" if member.temperature != 1 else ""
     logging.info(
         "%s: %s at step %d, %d px%s%s",
-        model.workdir,
-        model.preprocessing["model"]["name"],
-        model.step,
-        model.image_size,
-        heat,
+        member.workdir,
+        member.preprocessing["model"]["name"],
+        member.step,
+        member.image_size,
+        calibrated,
         synthetic,
     )
 
 
-class _Count:
-    """What is said at the end."""
+class _Counts:
+    """Counts the images, for the log at the end."""
 
     def __init__(self) -> None:
         self._images = self._bad = self._unlike = 0
@@ -192,15 +188,15 @@ class _Count:
         for name in row.conversions:
             self._conversions[name] = self._conversions.get(name, 0) + 1
 
-    def say(self, output: Path) -> None:
+    def log(self, output: Path) -> None:
         if self._bad == self._images:
-            what = "has an answer" if NOT_FINITE in self._first_error else "is an image"
+            what = "has a prediction" if NOT_FINITE in self._first_error else "is an image"
             raise UserError(f"not one of {self._images:,} files {what}: {self._first_error}")
         if self._conversions:
             counts = ", ".join(f"{name}: {n:,}" for name, n in sorted(self._conversions.items()))
             logging.info("converted to 8-bit RGB (%s images)", counts)
         if self._unlike:
-            logging.warning("%s images are unlike those of the training", f"{self._unlike:,}")
+            logging.warning("%s images are unlike the training images", f"{self._unlike:,}")
         if self._bad:
             logging.warning("%s files are bad; the first: %s", f"{self._bad:,}", self._first_error)
         logging.info("wrote %s: %s images", output, f"{self._images - self._bad:,}")

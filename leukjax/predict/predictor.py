@@ -1,217 +1,63 @@
-"""A trained run at work: images in, probabilities out; no records, no split, no data needed."""
+"""`Predictor`: one trained run, or an ensemble of several, ready to classify images."""
 
 import dataclasses
-import functools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.sharding import Mesh
-from jaxtyping import Array, Float, Float32, UInt8
+from jaxtyping import Float, Float32, Int, UInt8
 
-from leukjax import sharding
-from leukjax.data import preprocess
-from leukjax.data.datasets import cnmc
+from leukjax.data import archive, image_limits
+from leukjax.data.decode import MIN_SIDE, decode
+from leukjax.data.parallel import map_in_order
 from leukjax.errors import UserError
-from leukjax.images.normalize import standardize, to_float
-from leukjax.metrics.predictions import mean
-from leukjax.predict import inputs
-from leukjax.predict.inputs import Image, PathLike
-from leukjax.predict.restore import Restored, restore, temperature
-from leukjax.predict.test_time_augmentation import dihedral
+from leukjax.metrics import calibration, selective
+from leukjax.metrics.evaluation import Evaluation, score
+from leukjax.metrics.predictions import Predictions, mean
+from leukjax.predict.member import Member, Outputs, concatenate, overlapped, restore
+from leukjax.rundir import RunDir
 
 NOT_FINITE = "the network gives no finite probability"
-
-
-class Answers(NamedTuple):
-    """What a model says of n images: probabilities, and the features that they rest on."""
-
-    probabilities: Float32[np.ndarray, "n c"]
-    features: Float32[np.ndarray, "n d"]  # before the head, of the image as it is
+PathLike = str | os.PathLike[str]
+Image = PathLike | UInt8[np.ndarray, "h w 3"]
+# One image as each member of a predictor sees it.
+Prepared = tuple[UInt8[np.ndarray, "s s 3"], ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Model(Restored):
-    """One run at one step. Made by `load`.
+class Predictor:
+    """One trained run, or several that predict together. Made by `load`.
+
+    The probabilities of several runs are averaged in float64.
 
     Attributes:
-      workdir, step, config, preprocessing, module, variables: as in `Restored`;
-        ``module.apply(variables, normalised images, train=False)`` gives logits.
-      batch_size: images that go to the devices at once; fewer are padded to as many, so that one
-        compilation serves all.
-      tta: whether probabilities are means over the eight views of `views.dihedral`.
-      temperature: logits are divided by it before the softmax; 1 = as trained.
+      members: the runs.
+      tta: average over the eight rotated and mirrored views of each image.
+      threads: threads that read and prepare images.
     """
 
-    batch_size: int
+    members: tuple[Member, ...]
     tta: bool = False
-    temperature: float = 1.0
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names, in the order of the probabilities."""
-        return tuple(self.preprocessing["classes"])
-
-    @property
-    def positive(self) -> str:
-        """The class that precision and recall speak of; "" above two classes."""
-        return self.preprocessing["positive"]
-
-    @property
-    def image_size(self) -> int:
-        """Pixels a side of what the network sees."""
-        return self.preprocessing["image_size"]
-
-    @property
-    def members(self) -> tuple["Model", ...]:
-        """This model, as an ensemble of one."""
-        return (self,)
-
-    @property
-    def recipe(self) -> tuple[Any, ...]:
-        """What `preprocess` depends on: models of equal recipes see the same pixels."""
-        names = ("data", "image_size", "crop", "denoise", "background")
-        return tuple(self.preprocessing[name] for name in names)
-
-    def preprocess(self, rgb: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s 3"]:
-        """The pixels of an image of any size, prepared as the run prepared its own.
-
-        Models of C-NMC cut the 600 px images of its final phase to the 450 px of the others.
-        """
-        data, size, crop, denoise, background = self.recipe
-        if data == "cnmc" and rgb.shape[:2] == (cnmc.FINAL_SIDE,) * 2:
-            rgb = preprocess.window(rgb, cnmc.SIDE)
-        return preprocess.process(rgb, size, crop, denoise, background)
-
-    def normalize(self, images: UInt8[Array, "n s s 3"]) -> Float32[Array, "n s s 3"]:
-        """From prepared pixels to the numbers that the network sees."""
-        mean, std = self._statistics
-        return standardize(to_float(jnp.asarray(images)), jnp.asarray(mean), jnp.asarray(std))
-
-    def logits(self, normalized: Float[Array, "n s s 3"]) -> Float32[Array, "n c"]:
-        """Logits of normalised images; differentiable, and not scaled by the temperature."""
-        logits: Any = self.module.apply(self.variables, normalized, train=False)
-        return logits.astype(jnp.float32)
-
-    def predict(
-        self, images: Iterable[Image] | UInt8[np.ndarray, "n s s 3"]
-    ) -> Float32[np.ndarray, "n c"]:
-        """Probabilities, a row an image.
-
-        Args:
-          images: files and arrays uint8[h, w, 3] of any size, which are prepared as the run's own
-            images were; or one array uint8[n, S, S, 3] of images that are prepared already.
-
-        Raises:
-          UserError: a file that cannot be read or is no image (`BadImage`), or an array of another
-            kind; or the network gives no finite probability.
-        """
-        prepared = inputs.prepared(images, self.preprocess, self.image_size)
-        probabilities = self.answers(prepared).probabilities
-        bad = ~np.isfinite(probabilities).all(axis=1)
-        if bad.any():
-            raise UserError(
-                f"{self.workdir}: {NOT_FINITE} for {bad.sum():,} of {len(bad):,} images; "
-                "its checkpoint is damaged: copy the run again, or train again"
-            )
-        return probabilities
-
-    @functools.cached_property
-    def feature_width(self) -> int:
-        """Numbers of a row of `features`."""
-        shape = (1, self.image_size, self.image_size, 3)
-        images = jax.ShapeDtypeStruct(shape, jnp.float32)
-        look = functools.partial(self.module.apply, train=False, mutable=["intermediates"])
-        _, seen = jax.eval_shape(look, self.variables, images)
-        return int(seen["intermediates"]["pooled"][0].shape[-1])
-
-    def features(self, images: UInt8[np.ndarray, "n s s 3"]) -> Float32[np.ndarray, "n d"]:
-        """What stands before the head (``pooled``), a row for each prepared image."""
-        return self.answers(images).features
-
-    def answers(self, images: UInt8[np.ndarray, "n s s 3"]) -> Answers:
-        """Probabilities and features of any number of prepared images."""
-        starts = range(0, max(1, len(images)), self.batch_size)
-        # All are dispatched before the first is read, so that the device never waits.
-        pending = [self.submit(images[start : start + self.batch_size]) for start in starts]
-        parts = [result() for result in pending]
-        return Answers(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-    def submit(self, images: UInt8[np.ndarray, "n s s 3"]) -> Callable[[], Answers]:
-        """Start on up to `batch_size` prepared images; calling the result waits for the answers."""
-        count, size = len(images), self.image_size
-        batch = np.zeros((self.batch_size, size, size, 3), np.uint8)
-        batch[:count] = images
-        variables, device = self.on_devices(batch)
-        results = _answer(
-            self.module, variables, self._statistics, self.temperature, device, self.tta
-        )
-        return lambda: Answers(*(value[:count] for value in jax.device_get(results)))
-
-    def on_devices(self, *arrays: np.ndarray) -> tuple[Any, ...]:
-        """The variables on every device, and arrays of `batch_size` rows shared out among them."""
-        mesh, variables = self._placed
-        return variables, *(sharding.put(a, sharding.batch_sharding(mesh)) for a in arrays)
-
-    @functools.cached_property
-    def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        values = (self.preprocessing["mean"], self.preprocessing["std"])
-        return np.asarray(values[0], np.float32), np.asarray(values[1], np.float32)
-
-    @functools.cached_property
-    def _placed(self) -> tuple[Mesh, Any]:
-        """Every device of this process takes a share of each batch."""
-        mesh = Mesh(np.array(jax.local_devices()), ("data",))
-        return mesh, jax.device_put(self.variables, sharding.replicated(mesh))
-
-
-@functools.partial(jax.jit, static_argnames=("module", "tta"))
-def _answer(
-    module: nn.Module,
-    variables: Any,
-    statistics: tuple[Float32[Array, "3"], Float32[Array, "3"]],
-    temperature: float,
-    images: UInt8[Array, "n s s 3"],
-    tta: bool,
-) -> tuple[Float32[Array, "n c"], Float32[Array, "n d"]]:
-    """Compiled once for all runs of an architecture: their values are arguments."""
-
-    def look(images: Array) -> tuple[Array, Array]:
-        logits, seen = module.apply(
-            variables,
-            standardize(to_float(images), *statistics),
-            train=False,
-            mutable=["intermediates"],
-        )
-        logits = jnp.asarray(logits, jnp.float32)
-        return jax.nn.softmax(logits / temperature), seen["intermediates"]["pooled"][0]
-
-    if not tta:
-        return look(images)
-    probabilities, features = jax.lax.map(look, dihedral(images))
-    return probabilities.mean(axis=0), features[0]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Ensemble:
-    """Several runs that answer together: the mean of their probabilities. Made by `load`."""
-
-    members: tuple[Model, ...]
+    threads: int = 8
 
     def __post_init__(self) -> None:
-        """Raises UserError where the class lists differ."""
+        """Raises UserError if the members have different classes."""
         first, *others = self.members
         for other in others:
             if other.classes != first.classes:
                 raise UserError(
-                    f"{other.workdir}: tells apart {', '.join(other.classes)}, and {first.workdir} "
-                    f"{', '.join(first.classes)}; an ensemble needs the same classes"
+                    f"{other.workdir} has the classes {', '.join(other.classes)} and "
+                    f"{first.workdir} {', '.join(first.classes)}; an ensemble needs the same "
+                    "classes in the same order"
                 )
+
+    def __repr__(self) -> str:
+        runs = ", ".join(f"{member.workdir} (step {member.step})" for member in self.members)
+        return f"Predictor({runs}: {', '.join(self.classes)})"
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -219,32 +65,272 @@ class Ensemble:
         return self.members[0].classes
 
     @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    @property
     def positive(self) -> str:
-        """As in `Model`."""
+        """The positive class of precision and recall; "" above two classes."""
         return self.members[0].positive
 
-    def predict(self, images: Iterable[Image]) -> Float[np.ndarray, "n c"]:
-        """Probabilities, a row an image; images as in `Model.predict`, none of them prepared."""
-        decoded = [inputs.decoded(image) for image in images]
-        return mean([member.predict(decoded) for member in self.members])
+    @property
+    def image_size(self) -> int:
+        """Side of the prepared images of the first member, in pixels."""
+        return self.members[0].image_size
+
+    @property
+    def batch_size(self) -> int:
+        """Images per dispatch."""
+        return min(member.batch_size for member in self.members)
+
+    @property
+    def member(self) -> Member:
+        """The only member.
+
+        Raises:
+          UserError: there are several.
+        """
+        if len(self.members) > 1:
+            raise UserError(f"one run is needed, and the predictor has {len(self.members)}")
+        return self.members[0]
+
+    @property
+    def workdirs(self) -> tuple[Path, ...]:
+        """The work directories of the members."""
+        return tuple(member.workdir for member in self.members)
+
+    def prepare(self, rgb: UInt8[np.ndarray, "h w 3"]) -> Prepared:
+        """Prepares an image of any size for each member, as its run prepared its own images."""
+        ready: dict[tuple, np.ndarray] = {}
+        for member in self.members:
+            if member.recipe not in ready:
+                ready[member.recipe] = member.preprocess(rgb)
+        return tuple(ready[member.recipe] for member in self.members)
+
+    def predict(
+        self, images: Iterable[Image] | UInt8[np.ndarray, "n s s 3"]
+    ) -> Float[np.ndarray, "n c"]:
+        """Returns probabilities, one row per image.
+
+        Args:
+          images: files and arrays uint8[h, w, 3] of any size, which are prepared as the runs
+            prepared their own images; or one array uint8[n, S, S, 3] of prepared images.
+
+        Returns:
+          float32[n, classes] of one run; the float64 mean of several.
+
+        Raises:
+          UserError: a file that cannot be read or is no image (`BadImage`), an array of another
+            shape or dtype, or a network that gives no finite probability.
+        """
+        return self._check_finite(self._outputs(images))
+
+    def features(
+        self, images: Iterable[Image] | UInt8[np.ndarray, "n s s 3"]
+    ) -> Float32[np.ndarray, "n d"]:
+        """Returns the inputs of the classification head, one row per image; of several runs side
+        by side. Images and errors as in `predict`.
+        """
+        return np.concatenate([outputs.features for outputs in self._outputs(images)], axis=1)
+
+    def evaluate(self, data: Any, *, threshold: float | None = None) -> Evaluation:
+        """Predicts labelled images and scores the predictions.
+
+        Args:
+          data: a `Dataset`, a `Subset` of one, or `Records`.
+          threshold: predict the positive class where its probability reaches it; None = predict the
+            class with the largest probability.
+
+        Returns:
+          Scores by image and by subject with intervals over groups; printing it prints a table.
+
+        Raises:
+          ValueError: a class that the runs do not have, or a network without finite probabilities.
+        """
+        predictions = self.predict_dataset(data)
+        name = getattr(data, "name", "")
+        return score(predictions, self.positive, threshold=threshold, name=name)
+
+    def predict_dataset(self, data: Any) -> Predictions:
+        """Predicts the images of a `Dataset`, a `Subset` of one, or `Records`, in their order.
+
+        Raises:
+          ValueError: as `evaluate`.
+        """
+        dataset, rows = data, None
+        if hasattr(data, "dataset"):
+            dataset, rows = data.dataset, np.asarray(data.rows)
+        unknown = sorted(set(dataset.classes) - set(self.classes))
+        if unknown:
+            raise UserError(
+                f"the data have the class {unknown[0]!r}, which the run does not know; its classes "
+                f"are {', '.join(self.classes)}"
+            )
+        records = self._records(dataset)
+        manifest = records[0].manifest
+        rows = np.arange(len(manifest)) if rows is None else rows
+        label_of = np.array([self.classes.index(name) for name in dataset.classes], np.int32)
+        return Predictions(
+            classes=self.classes,
+            id=manifest.id[rows],
+            subject=manifest.subject[rows],
+            group=manifest.group[rows],
+            labels=label_of[manifest.label[rows]],
+            probabilities=self.predict_records(records, rows),
+        )
+
+    def predict_records(
+        self, records: Sequence[Any], rows: Int[np.ndarray, " n"]
+    ) -> Float[np.ndarray, "n c"]:
+        """Returns probabilities of prepared records, batch by batch.
+
+        Args:
+          records: `Records`, one for each member.
+          rows: rows of their manifests.
+
+        Raises:
+          UserError: a network gives no finite probability.
+        """
+        return self._check_finite(self._batched(self._record_batches(records, rows)))
+
+    def submit(
+        self, columns: Sequence[UInt8[np.ndarray, "n s s 3"]]
+    ) -> Callable[[], list[Outputs]]:
+        """Dispatches up to `batch_size` prepared images; the returned function waits for them.
+
+        Args:
+          columns: the images as each member sees them.
+
+        Returns:
+          A function that returns the outputs of each member.
+        """
+        pending = [
+            member.submit(images, tta=self.tta)
+            for member, images in zip(self.members, columns, strict=True)
+        ]
+        return lambda: [wait() for wait in pending]
+
+    def choose_threshold(self, max_error: float) -> selective.Threshold:
+        """Chooses the confidence below which to abstain (`selective.threshold`).
+
+        It is chosen on the validation predictions of the runs, at their temperatures.
+
+        Raises:
+          UserError: the runs were validated on different images (one run may have trained on what
+            another is validated on), `tta` is set (validation has no views), or no threshold keeps
+            the share of wrong answers below `max_error`.
+        """
+        if self.tta:
+            raise UserError(
+                "max_error is chosen on validation predictions, which are made without tta; set "
+                "only one of them"
+            )
+        tables = [_validation(member) for member in self.members]
+        first = tables[0]
+        for member, table in zip(self.members, tables, strict=True):
+            same = np.array_equal(table.id, first.id) and np.array_equal(table.labels, first.labels)
+            if not same:
+                raise UserError(
+                    f"max_error: {member.workdir} and {self.workdirs[0]} were validated on "
+                    "different images; give runs of one split"
+                )
+        probabilities = mean([table.probabilities for table in tables])
+        return selective.threshold(first.labels, probabilities, first.group, max_error)
+
+    def _outputs(self, images: Iterable[Image] | UInt8[np.ndarray, "n s s 3"]) -> list[Outputs]:
+        if isinstance(images, str | os.PathLike):
+            raise UserError(f"{images}: give a list of images, as in predict([{str(images)!r}])")
+        if isinstance(images, np.ndarray):
+            self._check_prepared(images)
+            return [member.outputs(images, tta=self.tta) for member in self.members]
+        prepared = map_in_order(self._read, images, self.threads)
+        return self._batched(_columns(prepared, self.batch_size))
+
+    def _read(self, image: Image) -> Prepared:
+        with image_limits.one_image():
+            return self.prepare(read(image))
+
+    def _check_prepared(self, images: np.ndarray) -> None:
+        sizes = {member.image_size for member in self.members}
+        shapes = {(size, size, 3) for size in sizes}
+        if images.dtype != np.uint8 or {images.shape[1:]} != shapes:
+            side = " or ".join(f"[n, {size}, {size}, 3]" for size in sorted(sizes))
+            raise UserError(
+                f"images: {images.dtype}{list(images.shape)}; an array of prepared images is "
+                f"uint8{side}; give images of other sizes as a list"
+            )
+
+    def _batched(self, batches: Iterable[Sequence[np.ndarray]]) -> list[Outputs]:
+        """The outputs of each member for a stream of batches."""
+        parts = list(overlapped(self.submit(columns) for columns in batches))
+        if not parts:
+            return [
+                member.outputs(np.zeros((0, member.image_size, member.image_size, 3), np.uint8))
+                for member in self.members
+            ]
+        return [concatenate(list(column)) for column in zip(*parts, strict=True)]
+
+    def _record_batches(
+        self, records: Sequence[Any], rows: Int[np.ndarray, " n"]
+    ) -> Iterator[list[np.ndarray]]:
+        for start in range(0, len(rows), self.batch_size):
+            part = rows[start : start + self.batch_size]
+            ready: dict[int, np.ndarray] = {}
+            for source in records:
+                if id(source) not in ready:
+                    ready[id(source)] = source.images(part)
+            yield [ready[id(source)] for source in records]
+
+    def _records(self, dataset: Any) -> list[Any]:
+        """The records of a data set for each member; members of one recipe share them."""
+        ready: dict[tuple, Any] = {}
+        for member in self.members:
+            _, size, crop, denoise, _ = member.recipe
+            if (size, crop, denoise) not in ready and hasattr(dataset, "prepare"):
+                ready[size, crop, denoise] = dataset.prepare(size, crop=crop, denoise=denoise)
+            elif (size, crop, denoise) not in ready:
+                if dataset.image_size != size:
+                    raise UserError(
+                        f"the records have {dataset.image_size} px and {member.workdir} {size} px"
+                    )
+                ready[size, crop, denoise] = dataset
+        return [ready[member.recipe[1:4]] for member in self.members]
+
+    def _check_finite(self, outputs: Sequence[Outputs]) -> Float[np.ndarray, "n c"]:
+        """The mean probabilities, all of them finite."""
+        for member, output in zip(self.members, outputs, strict=True):
+            bad = ~np.isfinite(output.probabilities).all(axis=1)
+            if bad.any():
+                raise UserError(
+                    f"{member.workdir}: {NOT_FINITE} for {bad.sum():,} of {len(bad):,} images; "
+                    "its checkpoint is damaged: copy the run again, or train again"
+                )
+        if len(outputs) == 1:
+            return outputs[0].probabilities
+        return mean([output.probabilities for output in outputs])
 
 
 def load(
     runs: PathLike | Sequence[PathLike],
     step: int | str = "best",
     *,
+    model: nn.Module | None = None,
     tta: bool = False,
     calibrated: bool = False,
     batch_size: int = 32,
-) -> Model | Ensemble:
-    """A trained run, ready to predict; or several, as an ensemble.
+    threads: int = 8,
+) -> Predictor:
+    """Loads a trained run, or several as an ensemble.
 
     Args:
       runs: a work directory, or a list of them.
-      step: ``best`` (on validation), ``latest``, or a number of optimiser steps.
-      tta: average over the eight turned and mirrored views of each image.
+      step: ``best`` (on validation), ``latest``, or a number of optimizer steps.
+      model: the Flax module of the runs; None = made from the config of each.
+      tta: average over the eight rotated and mirrored views of each image.
       calibrated: divide logits by the temperature that fits the run's validation predictions.
-      batch_size: images on the devices at once; raised to a multiple of their number.
+      batch_size: images per dispatch; raised to a multiple of the number of devices.
+      threads: threads that read and prepare images.
 
     Raises:
       UserError: no run there, none with a finished checkpoint, a damaged one, or class lists that
@@ -253,15 +339,43 @@ def load(
     folders = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
     if not folders:
         raise UserError("no run is given; give the work directory of one")
-    devices = jax.local_device_count()
-    batch_size = -(-batch_size // devices) * devices
-    models = tuple(
-        Model(
-            **vars(restore(Path(folder), step)),
-            batch_size=batch_size,
-            tta=tta,
-            temperature=temperature(Path(folder), step) if calibrated else 1.0,
-        )
-        for folder in folders
-    )
-    return models[0] if len(models) == 1 else Ensemble(models)
+    members = [
+        restore(Path(run), step, module=model, batch_size=batch_size, calibrated=calibrated)
+        for run in folders
+    ]
+    return Predictor(tuple(members), tta, threads)
+
+
+def read(image: Image) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns the pixels of a file, or an array after a check of its dtype and shape.
+
+    Raises:
+      UserError: a file that cannot be read or is no image (`BadImage`), or another array.
+    """
+    if not isinstance(image, np.ndarray):
+        try:
+            return decode(archive.read_file(Path(image), str(image)), str(image))[0]
+        except OSError as error:
+            raise UserError(f"{image}: cannot be read ({error.strerror or error})") from error
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise UserError(f"images: {image.dtype}{list(image.shape)}; an image is uint8[h, w, 3]")
+    if min(image.shape[:2]) < MIN_SIDE:
+        raise UserError(f"images: {list(image.shape)}; the minimum is {MIN_SIDE} pixels per side")
+    return image
+
+
+def _columns(prepared: Iterator[Prepared], size: int) -> Iterator[list[np.ndarray]]:
+    """Batches of images, as each member sees them."""
+    while batch := list(islice(prepared, size)):
+        yield [np.stack(column) for column in zip(*batch, strict=True)]
+
+
+def _validation(member: Member) -> Predictions:
+    """The validation predictions of a run, at the temperature of its member."""
+    table = RunDir(member.workdir).predictions("val")
+    if table.classes != member.classes:
+        raise UserError(f"{member.workdir}/predictions/val.csv: has other classes than the model")
+    if member.temperature == 1.0:
+        return table
+    rescaled = calibration.rescale(table.probabilities, member.temperature)
+    return dataclasses.replace(table, probabilities=rescaled)

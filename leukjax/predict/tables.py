@@ -1,4 +1,4 @@
-"""The tables of `leukjax.predict`: one row an image, one row a subject."""
+"""The tables of `leukjax.predict`: one row per image, one row per subject."""
 
 import io
 import re
@@ -6,20 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
-from leukjax import expressions
 from leukjax.metrics.selective import answers
 from leukjax.predict.batching import Row
 from leukjax.storage import csv_writer, write_atomic
 
 
 class Table:
-    """Turns rows into lines of CSV, as they come.
+    """Formats rows as lines of CSV, one by one.
 
-    Columns: path, predicted, p_<class>…; where asked for: abstained, unlikeness and unlike,
-    subject; conversions, error; where known without being asked for: unlikeness and unlike.
-    docs/predict.md says what they hold.
+    Columns: path, predicted, p_<class>…; on request: abstained, unlikeness and unlike, subject;
+    conversions, error; if available without a request: unlikeness and unlike. docs/predict.md
+    describes them.
     """
 
     def __init__(
@@ -31,15 +30,15 @@ class Table:
         subject_pattern: re.Pattern[str] | None,
         unlikeness_last: bool = False,
     ):
-        """Choose the columns.
+        """Chooses the columns.
 
         Args:
           classes: names, in the order of the probabilities.
-          confidence: abstain below it; None = answer always.
-          unlikeness: whether the rows hold it.
+          confidence: abstain below it; None = never.
+          unlikeness: whether the rows have an out-of-distribution score.
           subject_pattern: its first group, searched in the path, is the subject; None = no column.
-          unlikeness_last: its columns are the last ones; they were added when the others had their
-            places.
+          unlikeness_last: put the columns of the out-of-distribution score last, where they were
+            added without a request.
         """
         self._classes = tuple(classes)
         self._confidence = confidence
@@ -49,7 +48,7 @@ class Table:
         self.subjects = Subjects(classes)
 
     def header(self) -> bytes:
-        """The first line."""
+        """Returns the first line."""
         return _line(
             [
                 "path",
@@ -65,65 +64,69 @@ class Table:
         )
 
     def line(self, row: Row) -> bytes:
-        """The line of an image, which is counted for its subject."""
-        answer = self.predicted(row)
-        cells = [row.path, answer]
+        """Returns the line of an image, and counts it for its subject."""
+        predicted = self.predicted(row)
+        cells = [row.path, predicted]
         if row.probabilities is None:
             cells += [""] * len(self._classes)
-        else:  # nine digits give a float32 back to the last bit
+        else:  # nine digits keep every bit of a float32
             cells += [f"{value:.9g}" for value in row.probabilities]
         if self._confidence is not None:
-            cells.append("" if row.error else _yes(not answer))
+            cells.append("" if row.error else _yes(not predicted))
         value = row.unlikeness
         flag = ["", ""] if value is None else [f"{value:.4g}", _yes(value > 1)]
         if self._unlikeness:
             cells += flag
         if self._pattern:
-            match = expressions.search(self._pattern, row.path, "subject_pattern")
+            match = self._pattern.search(row.path)
             subject = (match[1] or "") if match else ""
             cells.append(subject)
-            self.subjects.add(subject, row, answer)
+            self.subjects.add(subject, row, predicted)
         last = flag if self._unlikeness_last else []
         return _line([*cells, ", ".join(row.conversions), row.error, *last])
 
     def predicted(self, row: Row) -> str:
-        """The class with the largest probability; "" for a bad file, and where it abstains."""
+        """Returns the predicted class; "" for a bad file and below the confidence."""
         if row.probabilities is None:
             return ""
         if self._confidence is not None and not answers(row.probabilities, self._confidence):
             return ""
-        return self._classes[int(row.probabilities.argmax())]
+        return self.most_likely(row.probabilities)
+
+    def most_likely(self, probabilities: Float[np.ndarray, " c"]) -> str:
+        """Returns the class with the largest probability."""
+        return self._classes[int(probabilities.argmax())]
 
 
 class Subjects:
-    """Sums by subject: the mean probability of its images."""
+    """Averages the probabilities of the images of each subject."""
 
     def __init__(self, classes: Sequence[str]):
         self._classes = tuple(classes)
         self._sums: dict[str, np.ndarray] = {}
         self._counts: dict[str, list[int]] = {}  # images, answered, bad
 
-    def add(self, subject: str, row: Row, answer: str) -> None:
-        """Count an image; one that abstained counts in the mean, a bad file does not."""
+    def add(self, subject: str, row: Row, predicted: str) -> None:
+        """Counts an image. One without a class counts in the mean, a bad file does not."""
         counts = self._counts.setdefault(subject, [0, 0, 0])
         sums = self._sums.setdefault(subject, np.zeros(len(self._classes)))
         counts[0] += 1
-        counts[1] += bool(answer)
+        counts[1] += bool(predicted)
         counts[2] += row.probabilities is None
         if row.probabilities is not None:
             sums += row.probabilities
 
     def write(self, path: Path) -> None:
-        """Write ``subject, images, answered, bad, predicted, p_<class>…``, sorted by subject."""
+        """Writes ``subject, images, answered, bad, predicted, p_<class>…``, sorted by subject."""
         names = (f"p_{name}" for name in self._classes)
         lines = [_line(["subject", "images", "answered", "bad", "predicted", *names])]
         for subject in sorted(self._sums):
             images, answered, bad = self._counts[subject]
             counts = [str(images), str(answered), str(bad)]
-            lines.append(_line([subject, *counts, *self._of(subject, images - bad)]))
+            lines.append(_line([subject, *counts, *self._prediction(subject, images - bad)]))
         write_atomic(path, b"".join(lines))
 
-    def _of(self, subject: str, good: int) -> list[str]:
+    def _prediction(self, subject: str, good: int) -> list[str]:
         if not good:
             return [""] * (1 + len(self._classes))
         mean: Float32[np.ndarray, " c"] = (self._sums[subject] / good).astype(np.float32)

@@ -17,8 +17,8 @@ from leukjax.images.distort import DISTORTIONS, SEVERITIES, distort, seeds_of
 from leukjax.images.normalize import to_float
 from leukjax.preview.contact_sheet import sheet
 from leukjax.report.style import save_as
-from leukjax.training.assemble import make_batches, split_of
-from leukjax.training.hyperparameters import step_options
+from leukjax.training.hyperparameters import augment_options
+from leukjax.training.training_data import make_batches, split_of
 
 
 def write(config: ConfigDict, output: Path, *, rows: int, views: int) -> None:
@@ -32,7 +32,7 @@ def write(config: ConfigDict, output: Path, *, rows: int, views: int) -> None:
     split = split_of(config, records)
     size = min(rows, len(split.rows("train")))
     batch = make_batches(config, records, split.rows("train"), size, training=True).batch(0)
-    options = step_options(config, records.background).augment
+    options = augment_options(config, records.background)
     raw, positions = to_float(jnp.asarray(batch["image"])), jnp.arange(size)
     key = jax.random.key(config.seed)
     seen = [

@@ -4,15 +4,12 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
+from leukjax.models.registry import describe
+
 
 def model_name(model: ConfigDict) -> str:
-    """A model's name for a reader, from the section `model` of its config."""
-    return {
-        "cnn": "CNN",
-        "resnet": f"ResNet-{model.depth}",
-        "hybrid_vit": f"hybrid ViT ({model.variant})",
-        "bit": f"BiT R{model.depth}x{model.width / 64:g}",
-    }[model.name]
+    """Returns a model's name for readers, from the section `model` of its config."""
+    return describe(model)
 
 
 @dataclasses.dataclass(frozen=True)

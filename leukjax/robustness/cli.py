@@ -12,10 +12,11 @@ from pathlib import Path
 
 from absl import flags
 
+from leukjax import command
 from leukjax.errors import UserError
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_list("workdir", [], "work directories of finished runs", flag_values=FLAGS)
+command.define_run_flags(FLAGS, "workdir")
 flags.DEFINE_enum("part", "test", ["val", "test"], "which images", flag_values=FLAGS)
 flags.DEFINE_list("distortions", ["all"], "names, or all", flag_values=FLAGS)
 flags.DEFINE_enum(
@@ -37,14 +38,9 @@ flags.DEFINE_string(
 
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
     """Check the flags, measure, report."""
-    if arguments or names:
-        given = (arguments or [f"--config={names[0]}"])[0]
-        raise UserError(f"{given}: not understood; runs are named by --workdir=RUN[,RUN…]")
-    runs = [Path(name) for name in FLAGS.workdir if name]
-    if not runs:
-        raise UserError("--workdir is missing; give the folder of a finished run")
-    if len({run.resolve() for run in runs}) < len(runs):
-        raise UserError("--workdir: a run is named twice")
+    command.refuse_config(names)
+    command.refuse_arguments(arguments, "runs are named by --workdir=RUN[,RUN…]")
+    runs = [Path(folder) for folder in command.run_folders(FLAGS)]
     reference = Path(FLAGS.reference) if FLAGS.reference else None
 
     # Imported late: the flags above answer at once, JAX and TFDS take seconds.

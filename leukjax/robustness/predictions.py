@@ -34,7 +34,7 @@ from leukjax.images.distort import (
 )
 from leukjax.metrics import predictions
 from leukjax.metrics.predictions import Predictions
-from leukjax.predict import predictor as models
+from leukjax.predict.predictor import load
 from leukjax.rundir import RunDir
 from leukjax.storage import write_atomic
 
@@ -148,17 +148,17 @@ def predict(run: Path, part: str, found: Material, wanted: Sequence[Case]) -> di
     Raises:
       UserError: no run that can be loaded; or another process is at it.
     """
-    folder, first = RunDir(run).place(folder_of(run, part).name), wanted[0].background
+    folder, first = RunDir(run).path(folder_of(run, part).name), wanted[0].background
     places = {case: case.path(folder, first) for case in wanted}
     for place in places.values():  # before anything is written or removed
-        RunDir(folder).place(*place.relative_to(folder).parts)
+        RunDir(folder).path(*place.relative_to(folder).parts)
     with RunDir(folder).lock():
-        model = models.load(run)
-        assert isinstance(model, models.Model)
-        _keep_or_drop(folder, model.step, found)
+        predictor = load(run)
+        step = predictor.members[0].step
+        _keep_or_drop(folder, step, found)
         missing = [case for case, place in places.items() if not os.path.lexists(place)]
         if missing and part == "test":
-            RunDir(run).note_opening(model.step, by="robustness")
+            RunDir(run).record_test_access(step, by="robustness")
         seeds = seeds_of(found.table.id.tolist())
         for case in progress(missing, len(missing), f"distorting {run.name}", "sets"):
             images = found.images
@@ -172,7 +172,7 @@ def predict(run: Path, part: str, found: Material, wanted: Sequence[Case]) -> di
                     background=case.background,
                     cell=found.cell,
                 )
-            answer = dataclasses.replace(found.table, probabilities=model.predict(images))
+            answer = dataclasses.replace(found.table, probabilities=predictor.predict(images))
             answer.write(places[case])
     return places
 
@@ -226,6 +226,6 @@ def _remove_predictions(folder: Path) -> None:
     names = [f"{CLEAN}-0.csv"]
     names += [f"{name}-{severity}.csv" for name in DISTORTIONS for severity in SEVERITIES]
     for below in ((), ("masked",), ("as_published",)):
-        where = run.place("predictions", *below)
+        where = run.path("predictions", *below)
         for name in names:
             (where / name).unlink(missing_ok=True)

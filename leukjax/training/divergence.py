@@ -37,9 +37,11 @@ def check_metrics(
     first = int(np.argmin(finite)) - len(finite)  # from the end
     loss, norm = metrics["loss"][first], metrics["grad_norm"][first]
     what = f"loss is {loss}" if not np.isfinite(loss) else f"gradient norm is {norm}"
+    rate = ""
+    if "learning_rate" in metrics:
+        rate = f", learning rate {metrics['learning_rate'][first]:.3g}"
     raise Diverged(
-        f"the {what} at step {end + 1 + first}, learning rate "
-        f"{metrics['learning_rate'][first]:.3g}: {_ADVICE}; {_last_good(checkpoints)}"
+        f"the {what} at step {end + 1 + first}{rate}: {_ADVICE}; {_last_good(checkpoints)}"
     )
 
 

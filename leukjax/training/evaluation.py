@@ -1,28 +1,52 @@
-"""A state and a part of the data become predictions."""
+"""Predictions of a state on images."""
+
+from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
+from leukjax.data.loader import Batches
+from leukjax.data.records import Records
 from leukjax.metrics.predictions import Predictions
 from leukjax.metrics.scores import softmax
-from leukjax.training.assemble import Run
-from leukjax.training.prefetch import Feed
+from leukjax.training.prefetch import DevicePrefetcher
+from leukjax.training.run import Run
 from leukjax.training.state import TrainState
+from leukjax.training.step import EvalStep
 
 
-def predict(run: Run, state: TrainState, part: str) -> Predictions:
-    """Run the evaluation step over a part; each image counts once, on every process alike."""
-    batches = run.eval_batches(part)
+def predict(run: Run, state: TrainState, split: str) -> Predictions:
+    """Predictions of a state on a split of its run, on every process alike."""
+    return predict_batches(
+        run.eval_batches(split),
+        run.mesh,
+        run.compiled.eval_step,
+        state,
+        run.data.records,
+        run.placement.device_images,
+    )
+
+
+def predict_batches(
+    batches: Batches,
+    mesh: Mesh,
+    eval_step: EvalStep,
+    state: TrainState,
+    records: Records,
+    device_images: Any = None,
+) -> Predictions:
+    """Runs the evaluation step over batches; each image counts once."""
     steps = range(batches.steps_per_epoch)
-    feed = Feed(batches, run.mesh, 0, len(steps), pixels=run.residence.pixels)
-    pending = [run.eval_step(state, batch) for batch in feed]
-    # Read once all are under way, so that the device never waits for the host.
+    feed = DevicePrefetcher(batches, mesh, 0, len(steps), device_images=device_images)
+    pending = [eval_step(state, batch) for batch in feed]
+    # Read when all are dispatched, so that the device never waits for the host.
     logits = np.concatenate([jax.device_get(batch) for batch in pending])
     rows = np.concatenate([batches.indices(step) for step in steps])
     counts = np.concatenate([batches.mask(step) for step in steps])
-    manifest, rows = run.records.manifest, rows[counts]
+    manifest, rows = records.manifest, rows[counts]
     return Predictions(
-        classes=run.records.classes,
+        classes=records.classes,
         id=manifest.id[rows],
         subject=manifest.subject[rows],
         group=manifest.group[rows],

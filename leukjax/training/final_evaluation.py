@@ -1,8 +1,7 @@
-"""The end of a run: its best epoch is scored once on test; what prediction needs is written."""
+"""The end of a run: the best checkpoint is evaluated on test once; preprocessing is recorded."""
 
-import json
+from collections.abc import Sequence
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,51 +9,48 @@ import numpy as np
 
 from leukjax import distributed
 from leukjax.checkpoints.checkpoints import Checkpoints
-from leukjax.metrics.predictions import read as read_predictions
 from leukjax.rundir import RunDir
-from leukjax.storage import write_atomic
 from leukjax.training import divergence
-from leukjax.training.assemble import Run
 from leukjax.training.evaluation import predict
-from leukjax.training.metric_writer import Log, read_metrics
+from leukjax.training.metric_writer import MetricWriter
+from leukjax.training.run import Run
 
 
-def score_best(run: Run, checkpoints: Checkpoints, log: Log) -> int:
-    """Restore the best checkpoint and write its predictions on validation and test.
+def score_best(run: Run, checkpoints: Checkpoints, log: MetricWriter, splits: Sequence[str]) -> int:
+    """Restores the best checkpoint and writes its predictions on some splits.
 
-    Every opening of the test part is a line in ``test_openings.jsonl``, written before the part is
-    read: a run killed while it scores opens it once more, and says so.
+    Every access to the test split is a line in ``test_openings.jsonl``, written before the split is
+    read: a run killed while it scores reads it once more, and says so.
+
+    Args:
+      run: at its end.
+      checkpoints: of the run.
+      log: of the run.
+      splits: "val", "test".
 
     Returns:
       The step of the best checkpoint.
     """
     step = checkpoints.best()
-    if distributed.from_first((run.workdir / "predictions" / "test.csv").exists):
-        return step  # a start after the end: test is not opened again
-    state = divergence.restore(checkpoints, step, run.form)
-    for part in ("val", "test"):
-        if part == "test":
-            note_opening(run.workdir, step)
-        log.say(f"scoring step {step} on {part}: {len(run.rows[part])} images")
-        predictions = predict(run, state, part)
-        if jax.process_index() == 0:
-            predictions.write(run.workdir / "predictions" / f"{part}.csv")
+    run_dir, is_first = RunDir(run.workdir), jax.process_index() == 0
+    if not splits or distributed.from_first(lambda: run_dir.has_predictions(splits[-1])):
+        return step  # a start after the end: test is not read again
+    state = divergence.restore(checkpoints, step, run.compiled.form)
+    for part in splits:
+        if part == "test" and is_first:
+            run_dir.record_test_access(step)
+        log.say(
+            f"evaluating the best checkpoint (step {step}) on {part}: "
+            f"{len(run.data.rows(part))} images"
+        )
+        table = predict(run, state, part)
+        if is_first:
+            run_dir.write_predictions(part, table)
     return step
 
 
-def openings(workdir: Path) -> int:
-    """How often the test part of a run was opened."""
-    return RunDir(workdir).openings()
-
-
-def note_opening(workdir: Path, step: int, **more: str) -> None:
-    """Add a line to the ledger; call it before the part is read."""
-    if jax.process_index() == 0:
-        RunDir(workdir).note_opening(step, **more)
-
-
 def lost(run: Run, newest: int) -> dict[str, int]:
-    """What a finished run should hold and does not, counted on the disk: all 0, or work was lost.
+    """Counts on disk what a finished run should hold and does not; all 0 unless work was lost.
 
     Args:
       run: the run.
@@ -64,27 +60,28 @@ def lost(run: Run, newest: int) -> dict[str, int]:
       ``steps`` of training that no checkpoint holds, ``evaluations`` that the log lacks, and
       ``predictions`` (images of validation and test) that the tables lack.
     """
+    run_dir = RunDir(run.workdir)
     every = run.steps("train.eval_every")
     due = {*range(every, run.total_steps + 1, every), run.total_steps}
-    done = {line["step"] for line in read_metrics(run.workdir) if line["part"] == "val"}
-    tables = (run.workdir / "predictions" / f"{part}.csv" for part in ("val", "test"))
-    images = len(run.rows["val"]) + len(run.rows["test"])
+    done = {line["step"] for line in run_dir.history() if line["part"] == "val"}
+    tables = [run_dir.predictions(part) for part in ("val", "test")]
+    images = len(run.data.rows("val")) + len(run.data.rows("test"))
     return {
         "steps": run.total_steps - newest,
         "evaluations": len(due - done),
-        "predictions": images - sum(len(read_predictions(table)) for table in tables),
+        "predictions": images - sum(map(len, tables)),
     }
 
 
 def write_preprocessing(run: Run) -> None:
-    """Write ``preprocessing.json``: all that turns a new image into this run's probabilities."""
+    """Writes ``preprocessing.json``: how a new image becomes probabilities of this run."""
     config, settings = run.config, jax.device_get(run.settings)
     content: dict[str, Any] = {
-        "classes": list(run.records.classes),
-        "positive": run.positive,
-        "data": run.records.name,
-        "synthetic": run.records.synthetic,
-        "background": run.records.background,
+        "classes": list(run.data.records.classes),
+        "positive": run.data.positive,
+        "data": config.data.name,
+        "synthetic": run.data.records.synthetic,
+        "background": run.data.records.background,
         "crop": config.data.crop,
         "denoise": config.data.denoise,
         "image_size": config.data.image_size,
@@ -99,7 +96,7 @@ def write_preprocessing(run: Run) -> None:
     if run.initial.facts:
         content["init"] = dict(run.initial.facts)
     if jax.process_index() == 0:
-        write_atomic(run.workdir / "preprocessing.json", json.dumps(content, indent=1) + "\n")
+        RunDir(run.workdir).write_json("preprocessing.json", content)
 
 
 def versions() -> dict[str, str]:

@@ -12,9 +12,8 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from leukjax import expressions
 from leukjax.errors import UserError
-from leukjax.models.layer_groups import depths
+from leukjax.models.summary import layer_groups
 from leukjax.sharding import path_name
 
 
@@ -38,7 +37,7 @@ class FineTuning:
         A stage that lies k before the head has ``layer_decay ** k`` (Clark et al. 2020, section
         3.2), the head itself `head_rate`.
         """
-        stages = depths(_paths(params))
+        stages = layer_groups(_paths(params))
         frozen = self._frozen(stages)
         head = max(stages.values())
 
@@ -137,7 +136,7 @@ class FineTuning:
 
 def _matching(expression: str, paths: list[str]) -> list[str]:
     pattern = re.compile(expression)
-    return [p for p in paths if expressions.search(pattern, p, "config.optimizer.freeze")]
+    return [path for path in paths if pattern.search(path)]
 
 
 def _paths(params: Any) -> list[str]:

@@ -1,6 +1,8 @@
 """What of a config enters the step: choices that are compiled in, and values that are not."""
 
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,32 +14,48 @@ from leukjax import distributed
 from leukjax.data import records as data_records
 from leukjax.data.image_stats import foreground
 from leukjax.errors import UserError
-from leukjax.images.augment import AugmentOptions
+from leukjax.images.augment import Augment
 from leukjax.images.normalize import foreground_statistics
 from leukjax.models.hybrid_vit import stride
 from leukjax.training import state as states
 from leukjax.training.fine_tuning import FineTuning
 from leukjax.training.losses import LossOptions
+from leukjax.training.optimizers import Schedule, from_config
 from leukjax.training.step import StepOptions
 
 _FEWEST_TOKENS = 4  # along one side of an image: with fewer, attention has little to relate
 
 
-def step_options(config: ConfigDict, background: str) -> StepOptions:
-    """What of the config is compiled into the step."""
-    return StepOptions(
-        augment=AugmentOptions(
-            **config.augment.to_dict(),
-            background="black" if background == "black" else "edge",
-        ),
-        loss=LossOptions(config.loss.name, config.loss.label_smoothing, config.loss.focal_gamma),
-        schedule=config.optimizer.schedule,
-        final=config.optimizer.final,
-        step_factor=config.optimizer.step_factor,
-        accumulate=config.train.accumulate,
-        ema_decay=config.train.ema_decay,
-        fine_tuning=FineTuning.of(config.optimizer),
+def augment_options(config: ConfigDict, background: str) -> Augment:
+    """The section ``augment`` of a config, for images with a "black" or "bright" background."""
+    return Augment(
+        **config.augment.to_dict(), background="black" if background == "black" else "edge"
     )
+
+
+def step_options(
+    config: ConfigDict, background: str, python: Mapping[str, Any] | None = None
+) -> StepOptions:
+    """What is compiled into the step.
+
+    Args:
+      config: of the run.
+      background: of the images, "black" or "bright".
+      python: fields of `StepOptions` that were given in Python.
+    """
+    options = config.optimizer
+    fields: dict[str, Any] = {
+        "augment": augment_options(config, background),
+        "loss": LossOptions(config.loss.name, config.loss.label_smoothing, config.loss.focal_gamma),
+        "schedule": Schedule(options.schedule, options.final, options.step_factor),
+        "accumulate": config.train.accumulate,
+        "ema_decay": config.train.ema_decay,
+        "fine_tuning": FineTuning.of(options),
+        **(python or {}),
+    }
+    if "optimizer" not in fields:
+        fields["optimizer"] = from_config(options)
+    return StepOptions(**fields)
 
 
 def make_settings(
@@ -45,14 +63,57 @@ def make_settings(
     records: data_records.Records,
     rows: np.ndarray,
     steps_per_epoch: int,
-    total_steps: int,
     trained_with: tuple[list[float], list[float]] | None = None,
 ) -> states.Settings:
-    """What of the config and the training part enters the step as values.
+    """What of the config and the training split enters the step as values.
 
     `trained_with` are mean and standard deviation of the weights that the run starts from.
     """
+    mean, std = distributed.from_first(lambda: _statistics(config, records, rows, trained_with))
+    labels = records.manifest.label[rows]
+    weights = _class_weights(config.loss.class_weights, labels, records.classes)
+    return _settings(config, mean, std, weights, steps_per_epoch)
 
+
+def settings_without_data(
+    config: ConfigDict,
+    num_classes: int,
+    steps_per_epoch: int | None,
+    trained_with: tuple[list[float], list[float]] | None = None,
+) -> states.Settings:
+    """The same where there are no data to fit anything to.
+
+    Raises:
+      ValueError: something would have to be fitted, or a duration in epochs has no length.
+    """
+    statistics = [
+        trained_with[index] if trained_with and config.data[name] == "auto" else config.data[name]
+        for index, name in enumerate(("mean", "std"))
+    ]
+    for name, value in zip(("mean", "std"), statistics, strict=True):
+        if value in ("auto", "fit"):
+            raise ValueError(
+                f"{name} is fitted to training images: call init_state(train), or give {name} as "
+                "three numbers"
+            )
+    if config.loss.class_weights == "balanced":
+        raise ValueError("class_weights='balanced' needs training images: call init_state(train)")
+    mean, std = (
+        _three(value, f"data.{name}") if isinstance(value, str) else value
+        for name, value in zip(("mean", "std"), statistics, strict=True)
+    )
+    weights = _class_weights(config.loss.class_weights, np.zeros(0, int), ("",) * num_classes)
+    if steps_per_epoch is None:
+        options = config.optimizer
+        if options.schedule != "constant" or not options.warmup.startswith("0 "):
+            raise ValueError("the schedule of the learning rate needs steps_per_epoch")
+        steps_per_epoch = 1
+    return _settings(config, mean, std, weights, steps_per_epoch)
+
+
+def _settings(
+    config: ConfigDict, mean: Any, std: Any, class_weights: np.ndarray, steps_per_epoch: int
+) -> states.Settings:
     def steps(field: str) -> float:
         section, name = field.split(".")
         return float(
@@ -64,17 +125,13 @@ def make_settings(
             )
         )
 
-    mean, std = distributed.from_first(lambda: _statistics(config, records, rows, trained_with))
-    labels = records.manifest.label[rows]
     return states.Settings(
         seed=jnp.uint32(config.seed),
         mean=jnp.asarray(mean, jnp.float32),
         std=jnp.asarray(std, jnp.float32),
-        class_weights=jnp.asarray(
-            _class_weights(config.loss.class_weights, labels, records.classes), jnp.float32
-        ),
+        class_weights=jnp.asarray(class_weights, jnp.float32),
         learning_rate=jnp.float32(config.optimizer.learning_rate),
-        total_steps=jnp.float32(total_steps),
+        total_steps=jnp.float32(max(1, round(config.train.epochs * steps_per_epoch))),
         warmup_steps=jnp.float32(steps("optimizer.warmup")),
         step_every=jnp.float32(max(1.0, steps("optimizer.step_every"))),
     )

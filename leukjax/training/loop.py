@@ -1,14 +1,13 @@
-"""The loop: evaluate, save, take the batch, step, log.
+"""The training loop: evaluate, save, take the batch, step, log.
 
-The order is what makes a resume exact. At step k the state holds k updates and nothing of batch k.
-A checkpoint of step k is all that is needed to go on: evaluation and log lines of step k are on the
-disk before it is saved, batch k is a function of (seed, k), and so are the random numbers of its
-step. A run restored at k goes on with batch k as if it had never stopped.
+This order makes a resume exact. At step k the state holds k updates and nothing of batch k. A
+checkpoint of step k is all that is needed to resume: evaluation and log lines of step k are on disk
+before it is saved, and batch k and the random numbers of its step are functions of (seed, k). A run
+restored at step k takes batch k as if it had never stopped.
 
-One call of the compiled step does `train.steps_per_call` steps, or one where fewer are left to the
-next evaluation, checkpoint or end of a trace (`calls`): so these fall on the steps that the config
-names, and what is above holds for every call as it does for a step. Only a request to stop may
-come inside a call; it is answered after it.
+One dispatch does ``train.steps_per_call`` steps, or one step if fewer are left before the next
+evaluation, checkpoint or end of a trace (`chunk_steps`), so that these happen at the steps that the
+config names. Only a request to stop may arrive within a dispatch; it is answered after it.
 """
 
 import contextlib
@@ -22,24 +21,31 @@ import numpy as np
 from leukjax.checkpoints.checkpoints import Checkpoints
 from leukjax.errors import Stopped
 from leukjax.metrics.scores import scores
+from leukjax.rundir import RunDir
 from leukjax.training import divergence
-from leukjax.training.assemble import Run
-from leukjax.training.dispatch import calls
 from leukjax.training.evaluation import predict
-from leukjax.training.metric_writer import Log, seconds_trained
+from leukjax.training.metric_writer import MetricWriter
 from leukjax.training.preemption import StopRequest
-from leukjax.training.prefetch import Feed
+from leukjax.training.prefetch import DevicePrefetcher, chunk_steps
 from leukjax.training.profiler import Trace
+from leukjax.training.run import Run
 from leukjax.training.state import TrainState
 from leukjax.training.throughput import Pace
 
 
-def train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, log: Log) -> None:
-    """Train from the state of step `start` to the end of the run; the end is in `checkpoints`.
+def train(
+    run: Run,
+    state: TrainState,
+    start: int,
+    checkpoints: Checkpoints,
+    log: MetricWriter,
+    stop: StopRequest | None = None,
+) -> None:
+    """Trains from the state of step `start` to the end of the run, which is then in `checkpoints`.
 
     Raises:
-      Stopped: a signal asked for it; everything is saved.
-      Diverged: loss, gradient or parameters are not finite; the checkpoints before it stand.
+      Stopped: `stop` was requested; everything is saved.
+      Diverged: loss, gradient or parameters are not finite; the checkpoints before it are kept.
     """
     total = run.total_steps
     eval_every, save_every = run.steps("train.eval_every"), run.steps("checkpoint.every")
@@ -47,43 +53,48 @@ def train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, log
         batch_size=run.config.train.batch_size,
         total_steps=total,
         flops_per_image=run.training_flops,
-        seconds_before=seconds_trained(run.workdir),
+        seconds_before=RunDir(run.workdir).seconds_trained(),
     )
-    first, traced = run.config.profile.first, run.config.profile.steps
-    # Of several processes one: traces of one machine would take each other's names.
     trace = Trace(
-        run.workdir / "profile", first=first, count=traced if jax.process_index() == 0 else 0
+        run.workdir / "profile",
+        first=run.config.profile.first,
+        count=run.config.profile.steps,
+        is_recorder=jax.process_index() == 0,
     )
     plan = functools.partial(
-        calls,
+        chunk_steps,
         start,
         total,
         run.config.train.steps_per_call,
         every=(eval_every, save_every),
-        at=(first, first + traced) if traced else (),
+        at=trace.ends,
     )
-    feed = Feed(
+    feed = DevicePrefetcher(
         run.train_batches,
         run.mesh,
         start,
         total,
-        pixels=run.residence.pixels,
+        device_images=run.placement.device_images,
         counts=(count for _, count in plan()),
     )
-    compiled: set[int] = set()  # numbers of steps a call that have run
+    compiled: set[int] = set()  # numbers of steps per dispatch that have run
     pending: tuple[int, dict[str, jax.Array]] | None = None
     last: dict[str, float] = {}
 
-    with StopRequest() as stop, contextlib.closing(trace), jax.transfer_guard("disallow"):
+    with (
+        stop or contextlib.nullcontext(),
+        contextlib.closing(trace),
+        jax.transfer_guard("disallow"),
+    ):
         for step, count in itertools.chain(plan(), [(total, 0)]):
-            fresh = step > start
-            stopping = stop.requested()  # asked once: what is saved here is what is said
-            evaluate = fresh and (step % eval_every == 0 or step == total)
-            save = fresh and (evaluate or step % save_every == 0 or bool(stopping))
+            is_new = step > start
+            stopping = stop.requested() if stop else ""  # once: what is saved is what is reported
+            evaluate = is_new and (step % eval_every == 0 or step == total)
+            save = is_new and (evaluate or step % save_every == 0 or bool(stopping))
             score = None
             if save and pending is not None:
-                last, pending = _read(log, checkpoints, *pending), None
-            if save:  # never a step that went wrong: it would be resumed from, or chosen as best
+                last, pending = _read(run, log, checkpoints, *pending), None
+            if save:  # never a diverged state: it would be resumed from, or chosen as the best
                 with pace.paused():
                     divergence.check_state(state, step, checkpoints)
             if evaluate:
@@ -94,21 +105,22 @@ def train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, log
             if save:
                 with pace.paused():
                     checkpoints.save(step, state, {}, score)
+                    run.notify("checkpoint", step, {"score": score})
             trace.before(step, state)
             if stopping:
                 checkpoints.wait()
                 raise Stopped(
                     f"{stopping} at step {step} of {total}, saved in {run.workdir}; "
-                    "the same command goes on from here"
+                    "the same command resumes from here"
                 )
             if step == total:
                 break
             batch = next(feed)
-            state, metrics = run.train_steps[count](state, batch)
-            # The metrics of a call are read when the next one is under way, so that the device
+            state, metrics = run.compiled.train_steps[count](state, batch)
+            # The metrics of a dispatch are read when the next one is running, so that the device
             # never waits for the host.
             if pending is not None:
-                last = _read(log, checkpoints, *pending)
+                last = _read(run, log, checkpoints, *pending)
             pending = (step + count, metrics)
             if count not in compiled:
                 jax.block_until_ready(metrics)
@@ -118,19 +130,20 @@ def train(run: Run, state: TrainState, start: int, checkpoints: Checkpoints, log
 
 
 def _read(
-    log: Log, checkpoints: Checkpoints, step: int, metrics: dict[str, jax.Array]
+    run: Run, log: MetricWriter, checkpoints: Checkpoints, step: int, metrics: dict[str, jax.Array]
 ) -> dict[str, float]:
-    """The metrics of the last step of a call that ended at `step`."""
-    of_steps = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
-    values = divergence.check_metrics(of_steps, step, checkpoints)
+    """The metrics of the last step of a dispatch that ended at `step`."""
+    by_step = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
+    values = divergence.check_metrics(by_step, step, checkpoints)
     log.step(step, values["loss"])
+    run.notify("step", step, values)
     return values
 
 
 def _evaluate(
-    run: Run, state: TrainState, step: int, last: dict[str, float], log: Log, pace: Pace
+    run: Run, state: TrainState, step: int, last: dict[str, float], log: MetricWriter, pace: Pace
 ) -> float | None:
-    """Log the training since the last evaluation and the scores on the validation part.
+    """MetricWriter the training since the last evaluation and the scores on the validation part.
 
     Returns:
       The score that chooses the best checkpoint; None where it is undefined.
@@ -146,11 +159,15 @@ def _evaluate(
         "grad_norm": float(totals.grad_norm / totals.steps),
     }
     predictions = predict(run, state, "val")
-    found = scores(predictions.labels, predictions.probabilities, run.records.classes, run.positive)
-    val_line = {**where, "part": "val", **found.values}
+    found = scores(
+        predictions.labels, predictions.probabilities, run.data.classes, run.data.positive
+    )
+    own = run.own_scores(predictions.labels, predictions.probabilities)
+    val_line = {**where, "part": "val", **found.values, **own}
     log.write(train_line)
     log.write(val_line)
     log.epoch(train_line, val_line, left=pace.time_left(step))
     for name, reason in found.reasons.items():
         log.say(f"  {name} is undefined: {reason}")
+    run.notify("evaluation", step, {"train": train_line, "val": val_line})
     return found.values[run.config.checkpoint.metric]

@@ -1,78 +1,252 @@
-"""The optimizer of a config: an optax transformation whose learning rate is a value.
+"""Optimizers: from a config, registered by name, or any optax transformation.
 
-The training step calls any optax transformation and applies its updates as they are. That of a
-config takes the learning rate as an extra argument of ``update``. Learning rate and lengths of the
-schedule are values in the state, so that one compiled step serves all folds, seeds and rates.
+The optimizer of a config takes the learning rate as an argument of ``update``. Learning rate and
+lengths of the schedule are values in the state, so that one compiled step serves all folds, seeds
+and learning rates. An optax transformation given in Python has its own learning rate, compiled in.
 """
 
+import ast
+import dataclasses
+import difflib
+import functools
+import inspect
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-from leukjax import expressions
+from leukjax.config import fields
+from leukjax.errors import UserError
 from leukjax.sharding import path_name
 from leukjax.training.fine_tuning import FineTuning
+from leukjax.training.optimizer_registry import BY_FIELDS, CUSTOM, registered
+
+# Fields of `optimizer` that enter the step as values or through its options, not through `update`.
+_NOT_COMPILED = ("learning_rate", "warmup", "step_every", "schedule", "final", "step_factor")
+_FIELDS_OF_BY_FIELDS = ("b1", "b2", "eps", "momentum", "weight_decay")
+_MASKS = ("mask", "weight_decay_mask")
+_MAX_OPTIONS = 2_000  # characters
 
 
-def make_transform(options: ConfigDict) -> optax.GradientTransformationExtraArgs:
-    """Clipping, weight decay and Adam, AdamW or momentum, in the order the literature has them.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Optimizer:
+    """What turns gradients into updates. Hashed by identity: it is part of compilation keys.
 
-    Frozen parameters have no part in any of it. ``update`` needs ``learning_rate=``.
+    Attributes:
+      init: parameters -> the state that the optimizer keeps.
+      update: (gradients, state, parameters, learning rate) -> (updates, state).
+      has_own_rate: the learning rate of `update` is ignored.
+      evaluation_params: (state, parameters) -> the parameters to evaluate, where they are others
+        than those that are trained.
     """
-    return by_learning_rate(FineTuning.of(options).wrap(_for_all(options)))
+
+    init: Callable[[Any], Any]
+    update: Callable[[Any, Any, Any, Any], tuple[Any, Any]]
+    has_own_rate: bool = False
+    evaluation_params: Callable[[Any, Any], Any] | None = None
 
 
-def by_learning_rate(
-    transform: optax.GradientTransformation,
-) -> optax.GradientTransformationExtraArgs:
-    """A transformation whose updates are multiplied by ``-learning_rate``, an extra argument.
+def from_optax(transform: optax.GradientTransformation) -> Optimizer:
+    """An optax transformation as it is, as ``optax.adamw(1e-3)``; it has its own learning rate.
 
-    It is `optax.chain` with `optax.scale_by_learning_rate`, for a rate that is not known when the
-    transformation is made. The state is that of `transform` alone.
+    Raises:
+      TypeError: it is no optax transformation.
+      ValueError: its ``update`` needs more than gradients, state and parameters, as that of
+        ``optax.lbfgs``.
     """
-    inner = optax.with_extra_args_support(transform)
+    if not (callable(getattr(transform, "init", None)) and hasattr(transform, "update")):
+        raise TypeError(f"optimizer: expected an optax transformation, got {transform!r}")
+    params = {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}
+    try:
+        jax.eval_shape(lambda p: transform.update(p, transform.init(p), p), params)
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        raise ValueError(
+            "optimizer: its update needs more arguments than gradients, state and parameters "
+            f"({error}); optimizers with a line search cannot be used"
+        ) from error
+    return Optimizer(
+        transform.init,
+        lambda grads, state, params, rate: transform.update(grads, state, params),
+        has_own_rate=True,
+        evaluation_params=_schedule_free(transform.init, params),
+    )
 
-    def update(
-        updates: Any, state: Any, params: Any = None, *, learning_rate: Any, **extra: Any
-    ) -> tuple[Any, Any]:
-        updates, state = inner.update(updates, state, params, **extra)
-        return jax.tree.map(lambda u: -learning_rate * u, updates), state
 
-    return optax.GradientTransformationExtraArgs(inner.init, update)
+def from_config(options: ConfigDict) -> Optimizer:
+    """The optimizer of the section ``optimizer`` of a config; the same object for equal options.
+
+    Frozen parameters have no part in any of it.
+
+    Raises:
+      UserError: options that the optimizer does not have.
+    """
+    static = {name: value for name, value in options.items() if name not in _NOT_COMPILED}
+    return _from_items(tuple(sorted(static.items())))
 
 
-def _for_all(options: ConfigDict) -> optax.GradientTransformation:
+@functools.lru_cache(maxsize=32)
+def _from_items(items: tuple[tuple[str, Any], ...]) -> Optimizer:
+    options = ConfigDict(dict(items))
+    if options.name == CUSTOM:
+        raise UserError(
+            "--config.optimizer.name=custom: stands for an optimizer given in Python; use "
+            "leukjax.Trainer, or register it"
+        )
+    if options.name in BY_FIELDS:
+        return _by_fields(options)
+    return _by_factory(options)
+
+
+def _by_fields(options: ConfigDict) -> Optimizer:
+    """Clipping, weight decay and Adam, AdamW or momentum, in the order of the literature."""
+    if options.options:
+        raise UserError(
+            f"--config.optimizer.options={options.options}: {options.name} has fields of its own "
+            f"({', '.join(_FIELDS_OF_BY_FIELDS)}); set those"
+        )
     decay = (
         [optax.add_decayed_weights(options.weight_decay, mask=decays(options.decay_mask))]
         if options.weight_decay
         else []
     )
-    clip = [optax.clip_by_global_norm(options.clip_norm)] if options.clip_norm else []
     if options.name == "sgd":
-        return optax.chain(*clip, *decay, optax.trace(decay=options.momentum))
-    adam = optax.scale_by_adam(b1=options.b1, b2=options.b2, eps=options.eps)
-    if options.name == "adam":
-        return optax.chain(*clip, *decay, adam)
-    return optax.chain(*clip, adam, *decay)  # Loshchilov & Hutter 2019, algorithm 2
+        parts = [*decay, optax.trace(decay=options.momentum)]
+    else:
+        adam = optax.scale_by_adam(b1=options.b1, b2=options.b2, eps=options.eps)
+        # Loshchilov & Hutter 2019, algorithm 2: AdamW decays after the division by the moments.
+        parts = [*decay, adam] if options.name == "adam" else [adam, *decay]
+    transform = FineTuning.of(options).wrap(optax.chain(*_clip(options), *parts))
+
+    def update(grads: Any, state: Any, params: Any, rate: Any) -> tuple[Any, Any]:
+        updates, state = transform.update(grads, state, params)
+        return jax.tree.map(lambda u: -rate * u, updates), state
+
+    return Optimizer(transform.init, update)
 
 
-def decays(expression: str):
+def _by_factory(options: ConfigDict) -> Optimizer:
+    """An optax factory, called in each step with the learning rate of that step."""
+    factory = _factory(options.name)
+    keywords = _keywords(options, factory)
+    fine_tuning = FineTuning.of(options)
+
+    def make(rate: Any) -> optax.GradientTransformation:
+        transform = factory(learning_rate=rate, **keywords)
+        return fine_tuning.wrap(optax.chain(*_clip(options), transform))
+
+    def update(grads: Any, state: Any, params: Any, rate: Any) -> tuple[Any, Any]:
+        return make(rate).update(grads, state, params)
+
+    example = {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}
+    try:
+        plain = factory(learning_rate=0.0, **keywords)
+        jax.eval_shape(lambda p: plain.update(p, plain.init(p), p), example)
+    except Exception as error:  # whatever the values of the options make of it
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"--config.optimizer.options={options.options}: {options.name} refuses it ({line})"
+        ) from error
+    evaluation_params = _schedule_free(plain.init, example)
+    if evaluation_params is not None and fine_tuning.freezes:
+        raise UserError(
+            f"--config.optimizer.name={options.name}: cannot freeze parameters; set "
+            "optimizer.freeze='' and optimizer.freeze_stages=0"
+        )
+    init = make(jnp.float32(0)).init
+    return Optimizer(init, update, evaluation_params=evaluation_params)
+
+
+def _clip(options: ConfigDict) -> list[optax.GradientTransformation]:
+    return [optax.clip_by_global_norm(options.clip_norm)] if options.clip_norm else []
+
+
+def _factory(name: str) -> Callable[..., optax.GradientTransformation]:
+    if name in registered:
+        return registered[name]
+    return getattr(optax, name, None) or getattr(optax.contrib, name)
+
+
+def _keywords(options: ConfigDict, factory: Callable[..., Any]) -> dict[str, Any]:
+    """The options of a factory, with the mask of weight decay where it takes one."""
+    for field in _FIELDS_OF_BY_FIELDS:
+        if options[field] != fields()[f"optimizer.{field}"].default:
+            raise UserError(
+                f"--config.optimizer.{field}={options[field]}: belongs to "
+                f"{', '.join(BY_FIELDS)}; for {options.name} set "
+                f"--config.optimizer.options='{field}={options[field]}'"
+            )
+    keywords = parse_options(options.options)
+    parameters = inspect.signature(factory).parameters
+    known = [name for name in parameters if name != "learning_rate" and name not in _MASKS]
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    for name in keywords:
+        if name not in known and not takes_any:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            guess = f"did you mean {close[0]}?" if close else f"it has {', '.join(known)}"
+            raise UserError(
+                f"--config.optimizer.options={options.options}: {options.name} has no option "
+                f"{name}; {guess}"
+            )
+    for name in _MASKS:
+        if name in parameters:
+            keywords[name] = decays(options.decay_mask)
+    return keywords
+
+
+def parse_options(text: str) -> dict[str, Any]:
+    """``"b1=0.95, nesterov=True"`` as a dictionary of Python literals; runs no code.
+
+    Raises:
+      UserError: anything but names with literals.
+    """
+    where = f"--config.optimizer.options={text[:200]}"
+    if len(text) > _MAX_OPTIONS:
+        raise UserError(f"{where}…: longer than {_MAX_OPTIONS:,} characters")
+    try:
+        call = ast.parse(f"options({text})", mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+            raise ValueError
+        found: dict[str, Any] = {}
+        for keyword in call.keywords:
+            if keyword.arg is None:
+                raise ValueError
+            found[keyword.arg] = ast.literal_eval(keyword.value)
+        return found
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise UserError(
+            f"{where}: must read NAME=VALUE, …, as in b1=0.95, nesterov=True"
+        ) from error
+
+
+def _schedule_free(init: Callable[[Any], Any], example: Any) -> Callable[[Any, Any], Any] | None:
+    """The rule for the evaluated parameters of a schedule-free optimizer (Defazio et al. 2024)."""
+    kind = optax.contrib.ScheduleFreeState
+
+    def states(state: Any) -> list[Any]:
+        leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kind))
+        return [leaf for leaf in leaves if isinstance(leaf, kind)]
+
+    if not states(jax.eval_shape(init, example)):
+        return None
+    return lambda state, params: optax.contrib.schedule_free_eval_params(states(state)[0], params)
+
+
+def decays(expression: str) -> Callable[[Any], Any]:
     """A mask function: true for the parameters whose path matches the regular expression."""
-
     pattern = re.compile(expression)
 
-    def matches(path, _) -> bool:
-        return (
-            expressions.search(pattern, path_name(path), "config.optimizer.decay_mask") is not None
+    def mask(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: pattern.search(path_name(path)) is not None, params
         )
-
-    def mask(params):
-        return jax.tree_util.tree_map_with_path(matches, params)
 
     return mask
 
@@ -88,30 +262,37 @@ def average_decay(step: Int[Array, ""], decay: float) -> Float[Array, ""]:
     return jnp.minimum(jnp.float32(decay), (1 + now) / (10 + now))
 
 
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How the learning rate changes after the warm-up; see the section ``optimizer``."""
+
+    name: str = "constant"
+    final: float = 0.0
+    step_factor: float = 0.1
+
+
 def learning_rate(
     step: Int[Array, ""],
+    schedule: Schedule,
     *,
-    schedule: str,
     peak: Float[Array, ""],
     total_steps: Float[Array, ""],
     warmup_steps: Float[Array, ""],
     step_every: Float[Array, ""],
-    final: float,
-    step_factor: float,
 ) -> Float[Array, ""]:
     """Learning rate of a step (counted from 0).
 
     A linear warm-up, ``peak * (step + 1) / warmup_steps``, then ``constant``; ``cosine`` from the
     peak to ``final * peak`` at the last step (Loshchilov & Hutter 2017, equation 5, one cycle); or
-    ``step``, multiplied by `step_factor` every `step_every` steps.
+    ``step``, multiplied by ``step_factor`` every `step_every` steps.
     """
     now = step.astype(jnp.float32)
-    if schedule == "cosine":
+    if schedule.name == "cosine":
         length = jnp.maximum(total_steps - warmup_steps, 1.0)
         progress = jnp.clip((now - warmup_steps) / length, 0.0, 1.0)
-        factor = final + (1 - final) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
-    elif schedule == "step":
-        factor = step_factor ** jnp.floor(now / step_every)
+        factor = schedule.final + (1 - schedule.final) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+    elif schedule.name == "step":
+        factor = schedule.step_factor ** jnp.floor(now / step_every)
     else:
         factor = jnp.float32(1.0)
     warm = jnp.minimum((now + 1) / jnp.maximum(warmup_steps, 1.0), 1.0)

@@ -20,10 +20,8 @@ from leukjax import sharding
 from leukjax.compiler import compiled, targets
 from leukjax.errors import UserError
 from leukjax.storage import write_atomic
-from leukjax.training import state as states
-from leukjax.training.compiled_functions import make_module, programs
-from leukjax.training.hyperparameters import step_options
-from leukjax.training.lookup import PIXELS
+from leukjax.training.data_placement import DEVICE_IMAGES
+from leukjax.training.trainer import Trainer
 
 RESULT, PROGRAM = "preflight.json", "preflight.hlo.txt"
 # Nothing of the data is read, so its classes are not known; two or three change nothing that
@@ -130,7 +128,7 @@ def largest_batch(config: ConfigDict, count: int, once: int, twice: int, usable:
 def lower(
     config: ConfigDict, target: targets.Target, count: int, resident: int = 0
 ) -> jax.stages.Lowered:
-    """The step of `train.step` for so many devices of a target, with a batch of any pixels.
+    """The step of `train.step` for so many devices of a target, with a batch of any images.
 
     With `resident` records on every device, from which the batch is taken by index.
     """
@@ -142,31 +140,12 @@ def lower_on(
     config: ConfigDict, mesh: jax.sharding.Mesh, platform: str, resident: int = 0
 ) -> jax.stages.Lowered:
     """The same for a platform (cpu, cuda, tpu), on the devices of a mesh, which may be others."""
-    pixels = sharding.replicated(mesh) if resident else None
-    module = make_module(config, CLASSES, platform)
-    settings = _settings()
-    options = step_options(config, background="black")
-    made = programs(module, config, options, settings, mesh, pixels)
+    image_sharding = sharding.replicated(mesh) if resident else None
+    trainer = Trainer.from_config(config, num_classes=CLASSES, mesh=mesh, platform=platform)
+    made = trainer.compiled("black", image_sharding)
     step: Any = made.train_steps[1]  # jitted
     batch = _batch(config, mesh, resident)
     return step.trace(made.form, batch).lower(lowering_platforms=(platform,))
-
-
-def _settings() -> states.Settings:
-    def array(dtype: Any, *size: int) -> Any:
-        return jax.ShapeDtypeStruct(size, dtype)
-
-    number = array(jnp.float32)
-    return states.Settings(
-        seed=array(jnp.uint32),
-        mean=array(jnp.float32, 3),
-        std=array(jnp.float32, 3),
-        class_weights=array(jnp.float32, CLASSES),
-        learning_rate=number,
-        total_steps=number,
-        warmup_steps=number,
-        step_every=number,
-    )
 
 
 def _batch(config: ConfigDict, mesh: jax.sharding.Mesh, resident: int) -> dict[str, Any]:
@@ -183,7 +162,7 @@ def _batch(config: ConfigDict, mesh: jax.sharding.Mesh, resident: int) -> dict[s
     }
     if resident:
         everywhere = sharding.replicated(mesh)
-        return batch | {PIXELS: array(jnp.uint8, resident, side, side, 3, place=everywhere)}
+        return batch | {DEVICE_IMAGES: array(jnp.uint8, resident, side, side, 3, place=everywhere)}
     return batch | {"image": array(jnp.uint8, examples, side, side, 3)}
 
 

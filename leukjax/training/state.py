@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import linen as nn
 from flax import struct
 from jax.sharding import Mesh
@@ -71,11 +70,30 @@ class TrainState(struct.PyTreeNode):
         return self.replace(totals=jax.device_put(Totals.zero(), places))
 
 
+def settings_form(num_classes: int) -> Settings:
+    """Shapes and dtypes of the settings; no arrays."""
+
+    def array(*shape: int, dtype: Any = jnp.float32) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    number = array()
+    return Settings(
+        seed=array(dtype=jnp.uint32),
+        mean=array(3),
+        std=array(3),
+        class_weights=array(num_classes),
+        learning_rate=number,
+        total_steps=number,
+        warmup_steps=number,
+        step_every=number,
+    )
+
+
 def make_init(
     module: nn.Module,
-    transform: optax.GradientTransformation,
-    like: Settings,
+    init_optimizer: Callable[[Any], Any],
     *,
+    num_classes: int,
     image_size: int,
     ema: bool,
     mesh: Mesh,
@@ -85,9 +103,18 @@ def make_init(
 
     No device ever holds more than its share, so that a model larger than one device can start.
 
+    Args:
+      module: the model.
+      init_optimizer: parameters -> the optimizer's state.
+      num_classes: of the model.
+      image_size: pixels per side of the images.
+      ema: whether evaluated parameters are kept beside the trained ones.
+      mesh: the devices.
+      rules: how parameters are sharded.
+
     Returns:
-      The function, and a tree of the state's form with the sharding of each array; `form` makes of
-      both what `Checkpoints.restore` takes.
+      The function, and the form of the state: the shape, dtype and sharding of each array, which
+      is what `Checkpoints.restore` takes.
     """
 
     def init(settings: Settings) -> TrainState:
@@ -100,23 +127,18 @@ def make_init(
             step=jnp.zeros((), jnp.int32),
             params=params,
             batch_stats=statistics,
-            opt_state=transform.init(params),
+            opt_state=init_optimizer(params),
             ema_params=copy(params),
             ema_batch_stats=copy(statistics),
             totals=jax.tree.map(jnp.asarray, Totals.zero()),
             settings=settings,
         )
 
-    shardings = sharding.tree_shardings(jax.eval_shape(init, like), mesh, rules)
-    return jax.jit(init, out_shardings=shardings), shardings
-
-
-def form(
-    init: Callable[[Settings], TrainState], like: Settings, shardings: TrainState
-) -> TrainState:
-    """Shapes, dtypes and shardings of the state that `init` makes; no array is allocated."""
-    return jax.tree.map(
+    shapes = jax.eval_shape(init, settings_form(num_classes))
+    shardings = sharding.tree_shardings(shapes, mesh, rules)
+    form = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        jax.eval_shape(init, like),
+        shapes,
         shardings,
     )
+    return jax.jit(init, out_shardings=shardings), form

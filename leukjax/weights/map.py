@@ -11,7 +11,6 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from leukjax import expressions
 from leukjax.errors import UserError
 from leukjax.models.hybrid_vit import resize_position_embeddings
 from leukjax.storage import csv_writer
@@ -99,7 +98,7 @@ def match(
     expression = re.compile(allow)
 
     def allowed(name: str) -> bool:
-        return bool(allow and expressions.search(expression, name, "config.init.allow"))
+        return bool(allow and expression.search(name))
 
     values: dict[Path, np.ndarray] = {}
     rows, wrong = [], []

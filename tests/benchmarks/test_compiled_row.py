@@ -14,9 +14,9 @@ from compiled_grid import OURS, PLAIN, Row
 from leukjax import config as configs
 from leukjax.compiler.targets import TARGETS, Target
 from leukjax.errors import UserError
-from leukjax.models import bit, cnn, hybrid_vit, norms
+from leukjax.models import bit, cnn, hybrid_vit, norms, registry
 from leukjax.models.fused import norms as lean_norms
-from leukjax.training import compiled_functions
+from leukjax.training import compiled
 
 SMALL = (("data.image_size", 32), ("model.width", 4), ("model.variant", "small"))
 
@@ -41,13 +41,13 @@ PARTS = {
         (cnn, "max_pool"),
         (lean_norms, "two_sums"),
         (hybrid_vit, "TransformerBlock"),
-        (compiled_row.preflight, "make_module"),
+        (registry, "model_from_config"),
     )
 }
 
 
 def lowered(config, lever="", contender=OURS, fields=SMALL):
-    compiled_functions._make.cache_clear()  # a row is a process of its own
+    compiled._cached.cache_clear()  # a row is a process of its own
     request = Row("h100", 1, contender, config, 4, lever, fields).request(Path("p"), [])
     made = configs.load(request["config"], request["fields"])
     return compiled_row.LOWER[contender](made, TARGETS["h100"], request)

@@ -326,7 +326,7 @@ def test_the_summary_of_a_study_scores_as_the_report_does(tmp_path, markdown):
         runs=lambda model=None: [job for job in jobs if model in (None, job.model)],
         path=lambda job: folder / job.path,
     )  # fmt: skip
-    text = summary._text(study, markdown=markdown)
+    text = summary._summary(study, markdown=markdown)
     scored = make_study(read_entries([str(folder)])).scored
     for model in ("cnn", "hybrid_vit"):
         one = scored[model].by_image["balanced_accuracy"]

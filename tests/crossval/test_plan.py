@@ -1,4 +1,4 @@
-"""What a command line asks for: jobs, configs, shards, and refusals of one line."""
+"""Plan of a study: jobs, configs, shards, and errors."""
 
 import json
 from pathlib import Path
@@ -35,11 +35,10 @@ def test_models_share_folds_and_seeds():
         "protocol": "kfold", "held_out": "auto", "folds": 5, "fold": 4, "seed": 0
     }  # fmt: skip
     assert (config.seed, config.optimizer.learning_rate) == (2, 3e-4)
-    # The study's own config is as it was.
+    # The study's own config is unchanged.
     assert study.configs["resnet50"].optimizer.learning_rate == 1e-4
     assert make(pool=True).configs["cnn"].split.held_out == "none"
-    started_elsewhere = make(overrides=[("seed", "7")])
-    assert started_elsewhere.seeds == (7, 8)
+    assert make(overrides=[("seed", "7")]).seeds == (7, 8)
 
 
 @pytest.mark.parametrize("sweep", [(), ("optimizer.learning_rate=1e-4,1e-3",)])
@@ -49,9 +48,9 @@ def test_shards_are_a_partition(sweep):
     assert sorted((run for share in shares for run in share), key=study.runs().index) == (
         study.runs()
     )
-    if sweep:  # the runs of a fold wait for its trials, on one machine
-        places = {(run.model, run.fold): n for n, share in enumerate(shares) for run in share}
-        assert all(places[run.model, run.fold] == n for n, s in enumerate(shares) for run in s)
+    if sweep:  # a fold is on one machine, because its runs wait for its trials
+        machine = {(run.model, run.fold): n for n, share in enumerate(shares) for run in share}
+        assert all(machine[run.model, run.fold] == n for n, s in enumerate(shares) for run in s)
 
 
 def test_a_sweep_is_a_grid():
@@ -59,9 +58,9 @@ def test_a_sweep_is_a_grid():
     assert [tuple(values.values()) for values in study.trials] == [
         ("1e-4", "true"), ("1e-4", "false"), ("1e-3", "true"), ("1e-3", "false")
     ]  # fmt: skip
-    # Every model gets as many, all with the first seed.
-    assert {len(study.tried(model, 1)) for model in study.models} == {4}
-    assert {job.seed for job in study.tried("cnn", 0)} == {0}
+    # All models have the same number of trials, with the first seed.
+    assert {len(study.trial_jobs(model, 1)) for model in study.models} == {4}
+    assert {job.seed for job in study.trial_jobs("cnn", 0)} == {0}
 
 
 @pytest.mark.parametrize(
@@ -76,17 +75,17 @@ def test_a_sweep_is_a_grid():
         ({"sweep": ["checkpoint.metric=loss,auroc"]}, "shared by all runs"),
         ({"sweep": ["optimizer.learnin_rate=1,2"]}, "no such field; did you mean"),
         ({"sweep": ["optimizer.learning_rate=1e-3,-1"]}, "must be between 0 and"),
-        ({"overrides": [("split.protocol", "image")]}, "folds are made of whole groups"),
+        ({"overrides": [("split.protocol", "image")]}, "folds and the held-out split are made of"),
         ({"overrides": [("split.protocol", "kfold")]}, "holds nothing out; give the protocol"),
         ({"overrides": [("split.folds", "4")]}, "--config.split.folds: set by --folds here"),
     ],
 )
-def test_refusals(change, message):
+def test_errors(change, message):
     with pytest.raises(UserError, match=message):
         make(**change)
 
 
-def test_configs_that_cannot_be_paired(tmp_path):
+def test_configs_that_do_not_share_the_folds(tmp_path):
     other = tmp_path / "other.py"
     other.write_text(
         "from leukjax.config import load\n"
@@ -95,10 +94,10 @@ def test_configs_that_cannot_be_paired(tmp_path):
     )
     with pytest.raises(UserError, match=r"split.seed: 0 in cnn, 1 in other; .* --config.split.see"):
         make("cnn", str(other))
-    make("cnn", str(other), overrides=[("split.seed", "3")])  # other pixels are no hindrance
-    with pytest.raises(UserError, match="a second model called cnn"):
+    make("cnn", str(other), overrides=[("split.seed", "3")])  # the image size may differ
+    with pytest.raises(UserError, match="a second model with the name cnn"):
         make("cnn", "configs/cnn.py")
-    with pytest.raises(UserError, match="no config named"):
+    with pytest.raises(UserError, match="no config is given"):
         plan.make(tmp_path, (), (), folds=3, seeds=1, pool=False, sweep=())
 
 
@@ -107,7 +106,7 @@ def test_another_study_in_the_same_folder_is_refused(tmp_path):
     plan.claim(study)
     record = json.loads((tmp_path / plan.FILE).read_text())
     assert record["models"]["cnn"]["runs"][:2] == ["runs/cnn/fold0-seed0", "runs/cnn/fold0-seed1"]
-    # Where files lie may change, and how a config is spelt.
+    # Paths may change, and how a config is named.
     free = [("data.cache_dir", "elsewhere"), ("runtime.timeout", "9")]
     plan.claim(make("configs/cnn.py", "hybrid_vit", folder=tmp_path, overrides=free))
     for change, message in [

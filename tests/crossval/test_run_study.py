@@ -1,19 +1,15 @@
-"""What stands against a study is one line, before anything is trained or written."""
-
-import errno
-import fcntl
-import types
+"""Errors of crossval and evaluate are one line, before anything is trained or written."""
 
 import pytest
 
 from leukjax import command
-from leukjax.crossval import cli, run_study
+from leukjax.crossval import cli
 from leukjax.evaluate import cli as evaluate
 
 SMALL = ["data.smears_subjects=8", "data.smears_cells=2", "data.image_size=16"]
 
 
-def answer(capsys, module, *arguments: str) -> str:
+def error_line(capsys, module, *arguments: str) -> str:
     assert command.status(module.main, module.FLAGS, arguments, doc=None) == 1
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("error: ")
@@ -24,7 +20,7 @@ def answer(capsys, module, *arguments: str) -> str:
     ("flags", "message"),
     [
         (["--workdir="], "--workdir is missing"),
-        (["--shard=0/3"], "--shard=0/3: must read NUMBER/OF, as in 2/8, counted from 1"),
+        (["--shard=0/3"], "--shard=0/3: must read NUMBER/COUNT, as in 2/8, counted from 1"),
         (["--shard=4/3"], "--shard=4/3: must read"),
         (["--folds=5"], "class all has 3 groups, and 5 parts are to be filled: lower split.folds"),
         (["--config.split.protocol=official"], "official: no labelled image of"),
@@ -40,53 +36,34 @@ def test_crossval(tmp_path, monkeypatch, capsys, flags, message):
     monkeypatch.setenv("LEUKJAX_CACHE", str(tmp_path / "cache"))
     fields = [f"--config.{field}" for field in SMALL]
     folder = tmp_path / "study"
-    said = answer(capsys, cli, "cnn", "--folds=3", "--shard=1/1", f"--workdir={folder}",
+    line = error_line(capsys, cli, "cnn", "--folds=3", "--shard=1/1", f"--workdir={folder}",
                   *fields, *flags)  # fmt: skip
-    assert message in said
+    assert message in line
     assert not folder.exists()
 
 
-def test_several_processes_are_several_shards(tmp_path, monkeypatch, capsys):
+def test_several_processes_are_refused_in_favour_of_shards(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
-    said = answer(capsys, cli, "cnn", "--folds=3", "--shard=1/1", f"--workdir={tmp_path}")
-    assert "crossval is one process a machine, and --shard=NUMBER/OF splits" in said
+    line = error_line(capsys, cli, "cnn", "--folds=3", "--shard=1/1", f"--workdir={tmp_path}")
+    assert "crossval is one process a machine, and --shard=NUMBER/COUNT splits" in line
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--workdir="], "--workdir is missing"),
-        (["--workdir=a,a"], "--workdir=a,a: names a run twice"),
+        (["--workdir=a,a"], "--workdir=a,a: a run is named twice"),
         (["--workdir=a,b"], "--output is missing; name a folder for the scores of the ensemble"),
         (["--workdir=a"], "--workdir=a: holds no run"),
-        (["--workdir=a", "b"], "b: not understood; a run knows its own config"),
+        (["--workdir=a", "b"], "b: not understood; a run has its own config"),
     ],
 )
 def test_evaluate(tmp_path, monkeypatch, capsys, flags, message):
     monkeypatch.chdir(tmp_path)
-    assert message in answer(capsys, evaluate, *flags)
+    assert message in error_line(capsys, evaluate, *flags)
 
 
 def test_an_unfinished_run_is_not_scored_again(tmp_path, capsys):
     (tmp_path / "config.json").write_text("{}")
-    said = answer(capsys, evaluate, f"--workdir={tmp_path}")
-    assert "the run is not finished (summary.json is missing)" in said
-
-
-def test_the_lock_of_the_join_follows_no_link_and_is_optional(tmp_path, monkeypatch):
-    study = types.SimpleNamespace(folder=tmp_path)
-
-    def refused(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(fcntl, "flock", refused)  # as on some network file systems
-        with run_study._one_joins(study):
-            pass
-    target = tmp_path / "target"
-    target.write_text("content")
-    (tmp_path / ".join.lock").unlink()
-    (tmp_path / ".join.lock").symlink_to(target)
-    with pytest.raises(OSError, match="symbolic link"), run_study._one_joins(study):
-        pass
-    assert target.read_text() == "content"
+    line = error_line(capsys, evaluate, f"--workdir={tmp_path}")
+    assert "the run is not finished (summary.json is missing)" in line

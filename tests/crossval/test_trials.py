@@ -1,4 +1,4 @@
-"""Validation chooses among trials; the chosen one becomes a run; all are on record."""
+"""Validation chooses among trials; the chosen one becomes a run; all are recorded."""
 
 import csv
 import io
@@ -25,9 +25,9 @@ def study(tmp_path):
     )
 
 
-def leave(study, fold: int, scores: list[float | None]) -> None:
-    """Trials as workers leave them: a line of the log, checkpoints, the result."""
-    for job, score in zip(study.tried("cnn", fold), scores, strict=True):
+def write_trials(study, fold: int, scores: list[float | None]) -> None:
+    """Writes the folders of a fold's trials as workers do: metrics, checkpoints, result."""
+    for job, score in zip(study.trial_jobs("cnn", fold), scores, strict=True):
         folder: Path = study.path(job)
         (folder / "checkpoints").mkdir(parents=True)
         if score is None:
@@ -43,17 +43,17 @@ def leave(study, fold: int, scores: list[float | None]) -> None:
 
 def test_the_best_on_validation_becomes_the_run(study):
     assert trials.choose(study, "cnn", 0) is None  # a fold waits for its trials
-    leave(study, 0, [0.5, 0.75, None])
-    leave(study, 1, [0.7, 0.5, 0.7])  # of equal ones the first
-    leave(study, 2, [None, None, 0.25])
+    write_trials(study, 0, [0.5, 0.75, None])
+    write_trials(study, 1, [0.7, 0.5, 0.7])  # of equal ones the first
+    write_trials(study, 2, [None, None, 0.25])
     chosen = [trials.choose(study, "cnn", fold) for fold in range(3)]
     assert [values["optimizer.learning_rate"] for values in chosen] == ["1e-3", "1e-4", "1e-2"]
-    # Asked again, with the trial's folder gone, the answer is the same.
+    # The choice is the same after the trial's folder was renamed.
     assert [trials.choose(study, "cnn", fold) for fold in range(3)] == chosen
-    first = study.tried("cnn", 0)
+    first = study.trial_jobs("cnn", 0)
     assert (study.path(Job("cnn", 0, 0)) / "metrics.jsonl").exists()
     assert not study.path(first[1]).exists()
-    assert not (study.path(first[0]) / "checkpoints").exists()  # their space is given back
+    assert not (study.path(first[0]) / "checkpoints").exists()  # removed to free the disk
     assert all(trials.is_done(study, job) for job in first)
 
     rows = list(csv.DictReader(io.StringIO(trials.table(study))))
@@ -67,6 +67,6 @@ def test_the_best_on_validation_becomes_the_run(study):
 
 
 def test_all_diverged(study):
-    leave(study, 0, [None, None, None])
+    write_trials(study, 0, [None, None, None])
     with pytest.raises(UserError, match="cnn, fold 0: every trial diverged; --sweep smaller"):
         trials.choose(study, "cnn", 0)

@@ -1,4 +1,4 @@
-"""A device each; a worker that dies costs its job and nothing else."""
+"""One worker per device; a worker that dies costs only its job."""
 
 import os
 import signal
@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from leukjax.crossval import job_result, workers
+from leukjax.crossval import workers
 from leukjax.crossval.workers import Workers, environments
 
-# Stands for leukjax.crossval.worker: does what the job says.
+# In place of leukjax.crossval.worker: does what the job says.
 FAKE = """
 import json, os, signal, sys, time
 print(json.dumps({"status": "ready"}), flush=True)
@@ -29,25 +29,26 @@ def pool(tmp_path, monkeypatch):
     real = workers.subprocess.Popen
 
     def start(command, **options):
-        assert command[1:] == ["-m", "leukjax.crossval.worker"]
+        assert command[1:] == ["-m", "leukjax.crossval.worker", "--import=my_net.py"]
         return real([sys.executable, fake], **options)
 
     monkeypatch.setattr(workers.subprocess, "Popen", start)
     with open(os.devnull) as keep:
-        pool = Workers([{"DEVICE": "a"}, {"DEVICE": "b"}], tmp_path / "logs", keep.fileno())
+        pool = Workers([{"DEVICE": "a"}, {"DEVICE": "b"}], tmp_path / "logs", keep.fileno(),
+                       ["my_net.py"])  # fmt: skip
         yield pool
         pool.close()
 
 
 def ended(pool):
-    found = []
-    while not found:
-        found = pool.wait(10)
-    return found
+    results = []
+    while not results:
+        results = pool.wait(10)
+    return results
 
 
-def test_each_device_has_a_process_that_stays(pool):
-    said = []
+def test_each_device_keeps_its_process(pool):
+    messages = []
     for _ in range(2):
         pool.give(0, "one", {"do": "work"})
         pool.give(1, "two", {"do": "work"})
@@ -55,10 +56,10 @@ def test_each_device_has_a_process_that_stays(pool):
         both = {}
         while len(both) < 2:
             both |= dict(ended(pool))
-        said.append((both["one"].message, both["two"].message))
+        messages.append((both["one"].message, both["two"].message))
         assert pool.free == [0, 1]
-    assert said[0] == said[1]
-    assert [text.split()[1] for text in said[0]] == ["a", "b"]
+    assert messages[0] == messages[1]
+    assert [text.split()[1] for text in messages[0]] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -66,22 +67,22 @@ def test_each_device_has_a_process_that_stays(pool):
     [
         (
             {"do": "die", "signal": signal.SIGKILL},
-            job_result.FAILED,
-            "killed by SIGKILL, perhaps for",
+            workers.FAILED,
+            "killed by SIGKILL, perhaps because",
         ),
-        ({"do": "die", "signal": signal.SIGSEGV}, job_result.FAILED, "killed by SIGSEGV;"),
-        ({"do": "die", "signal": signal.SIGTERM}, job_result.STOPPED, "SIGTERM"),
-        ({"do": "leave"}, job_result.FAILED, "ended with status 3"),
+        ({"do": "die", "signal": signal.SIGSEGV}, workers.FAILED, "killed by SIGSEGV;"),
+        ({"do": "die", "signal": signal.SIGTERM}, workers.STOPPED, "SIGTERM"),
+        ({"do": "leave"}, workers.FAILED, "ended with status 3"),
     ],
 )
-def test_a_dead_worker_is_an_answer_and_is_replaced(pool, job, status, message):
+def test_a_dead_worker_is_reported_and_replaced(pool, job, status, message):
     pool.give(0, "bad", job)
-    [(name, answer)] = ended(pool)
-    assert (name, answer.status) == ("bad", status)
-    assert message in answer.message
+    [(name, result)] = ended(pool)
+    assert (name, result.status) == ("bad", status)
+    assert message in result.message
     pool.give(0, "good", {"do": "work"})
-    [(name, answer)] = ended(pool)
-    assert (name, answer.status) == ("good", job_result.DONE)
+    [(name, result)] = ended(pool)
+    assert (name, result.status) == ("good", workers.DONE)
 
 
 def test_a_process_sees_one_device():
@@ -90,7 +91,7 @@ def test_a_process_sees_one_device():
         {"CUDA_VISIBLE_DEVICES": "0"},
         {"CUDA_VISIBLE_DEVICES": "1"},
     ]
-    # What a queue gave is what there is.
+    # Devices that the queue has hidden stay hidden.
     given = {"CUDA_VISIBLE_DEVICES": "3,GPU-ab12"}
     names = [env["CUDA_VISIBLE_DEVICES"] for env in environments("gpu", 2, given)]
     assert names == ["3", "GPU-ab12"]

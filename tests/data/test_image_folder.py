@@ -92,6 +92,14 @@ def test_a_pattern_that_does_not_fit(root, pattern, message):
     assert str(caught.value).startswith("data.subject_pattern: ")
 
 
+def test_a_pattern_that_takes_exponential_time_is_stopped(root, monkeypatch):
+    """It may come from the config of another person's run."""
+    monkeypatch.setattr(image_folder, "_SEARCH_SECONDS", 0.5)
+    (root / "blast" / ("a" * 64 + "!.png")).write_bytes((root / "blast" / "p3_d.jpeg").read_bytes())
+    with pytest.raises(UserError, match=r"data.subject_pattern: '\(a\+\)\+\$' takes too long"):
+        make(root, subject_pattern="(a+)+$")
+
+
 ROWS = {
     "blast/p1_c.JPG": "A",
     "blast/p3_d.jpeg": "B",

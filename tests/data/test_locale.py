@@ -124,8 +124,8 @@ UNUSABLE = """
     from pathlib import Path
     from leukjax.data import cache
     from leukjax.errors import UserError
-    from leukjax.training import workdir
-    hold = lambda name: workdir.locked(Path(name)).__enter__()
+    from leukjax.rundir import RunDir
+    hold = lambda name: RunDir(name).lock().__enter__()
     for use in (cache.root, hold):
         try:
             use(sys.argv[2])

@@ -231,7 +231,7 @@ def test_proof_subjects_matter_to_a_small_network(newcomer):
     leukjax' own CNN, narrow; the nearest neighbours above say the same.
     """
     pixels, labels, table = newcomer
-    trainer = Trainer(CNN(classes=2, width=12), steps=300)
+    trainer = Trainer(CNN(num_classes=2, width=12), steps=300)
     scores = {
         protocol: [
             trainer.balanced_accuracy(pixels, labels, make_split(table, protocol, seed), seed)
@@ -251,7 +251,7 @@ def test_proof_a_good_model_reaches_nine_tenths(newcomer):
     """ResNet-50, eight epochs at 48 px from scratch, on subjects that it has not seen."""
     pixels, labels, table = newcomer
     split = make_split(table, "subject", 0)
-    trainer = Trainer(ResNet(classes=2, depth=50), steps=8 * (len(split.rows("train")) // 32))
+    trainer = Trainer(ResNet(num_classes=2, depth=50), steps=8 * (len(split.rows("train")) // 32))
     score = trainer.balanced_accuracy(pixels, labels, split, seed=0)
     print(f"balanced accuracy by subject {score:.3f}")
     assert score > 0.9

@@ -13,7 +13,7 @@ from absl import logging as absl_logging
 from form import Visitor, cell, encoded, form
 from starlette.datastructures import UploadFile
 
-from leukjax import command
+from leukjax import command, terminal
 from leukjax.demo.security import HEADERS, Guard, is_local
 from leukjax.demo.upload import printable
 
@@ -203,7 +203,7 @@ def test_a_failure_is_answered_with_headers_and_logged(other_page, monkeypatch, 
 
 def test_the_log_of_a_failure_has_its_traceback():
     """And that of another library has not: its errors reach people by other ways."""
-    command._quiet_logging()
+    terminal.quiet_logging()
     said = []
     for path in (command.__file__, logging.__file__):
         record = logging.LogRecord("x", logging.ERROR, path, 1, "failed", (), None)

@@ -50,9 +50,9 @@ def refusal(capsys, *flags: object) -> str:
 def test_what_is_refused_before_anything_is_loaded(capsys, tmp_path):
     assert "--workdir is missing" in refusal(capsys)
     assert "named twice" in refusal(capsys, "--workdir=a,./a")
-    assert "--config: not taken" in refusal(capsys, "--workdir=a", "--config=cnn")
+    assert "--config=cnn: not understood" in refusal(capsys, "--workdir=a", "--config=cnn")
     assert "x.png: not understood" in refusal(capsys, "--workdir=a", "x.png")
-    assert "--max_error=2: a share" in refusal(capsys, "--workdir=a", "--max_error=2")
+    assert "--max_error=2: must be a share" in refusal(capsys, "--workdir=a", "--max_error=2")
     assert "--step=x" in refusal(capsys, "--workdir=a", "--step=x")
     assert "--max_waiting=3" in refusal(capsys, "--workdir=a", "--max_waiting=3")
     empty = refusal(capsys, f"--workdir={tmp_path}", "--port=0")

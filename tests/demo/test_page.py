@@ -25,7 +25,7 @@ def test_probabilities_are_those_of_predict_and_the_range_that_of_the_views(visi
     rows = visitor.rows(*map(named, numbers))
     model = leukjax.load(trained_run)
     for row, number in zip(rows, numbers, strict=True):
-        prepared = model.preprocess(cell(number))
+        (prepared,) = model.prepare(cell(number))
         turned = [np.rot90(prepared, quarter) for quarter in range(4)]
         views = model.predict(np.stack([*turned, *(view[:, ::-1] for view in turned)]))
         for column, name in enumerate(model.classes):
@@ -69,7 +69,7 @@ def test_names_of_files_and_cards_are_no_html(visitor, trained_run, tmp_path):
         _, _, html = visitor.send((name, encoded(cell(1))), (name, b"bad"), path=path)
         assert "<img src=x" not in html
         assert html.count("&lt;img src=x onerror=alert(1)&gt;") >= 3
-    model = leukjax.load(trained_run)
+    model = leukjax.load(trained_run).member
     card = tmp_path / "model_card.md"
     card.write_text("# A\n\n<script>bad()</script>\n\n[b](javascript:c)\n\n![d](http://e/f.png)\n\n"
                     "| g |\n|--:|\n| h |\n")  # fmt: skip

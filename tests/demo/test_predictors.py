@@ -12,7 +12,8 @@ from leukjax.demo.options import Options
 from leukjax.demo.predictors import appoint
 from leukjax.demo.view_model import percent, shown
 from leukjax.metrics.selective import Threshold
-from leukjax.predict.out_of_distribution import Unlikeness
+from leukjax.predict.out_of_distribution import FeatureDistance
+from leukjax.predict.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +24,10 @@ def judges(trained_run):
 def test_of_an_ensemble_the_range_is_that_of_its_members(judges):
     (one,) = judges.members
     other = dataclasses.replace(one, variables=jax.tree.map(lambda x: 0.7 * x, one.variables))
-    two = dataclasses.replace(judges, members=(one, other), heat=type(judges.heat)((one, other)))
+    both = Predictor((one, other))
+    two = dataclasses.replace(judges, predictor=both, heat=type(judges.heat)(both.members))
     (answer,) = two.answer([two.prepare(cell(1))])
-    each = np.concatenate([member.predict([cell(1)]) for member in (one, other)])
+    each = np.concatenate([Predictor((member,)).predict([cell(1)]) for member in both.members])
     np.testing.assert_allclose(answer.probabilities, each.mean(0), atol=1e-5)
     np.testing.assert_allclose(answer.low, each.min(0), atol=1e-5)
     np.testing.assert_allclose(answer.high, each.max(0), atol=1e-5)
@@ -57,8 +59,8 @@ def test_it_abstains_below_the_confidence(judges, least, abstains):
 def test_unlikeness_is_that_of_the_features(judges):
     (model,) = judges.members
     image = judges.prepare(cell(1))
-    features = model.features(np.stack(image))
-    like = Unlikeness(model.step, np.zeros_like(features), np.eye(features.shape[1]), 2.0)
+    features = model.outputs(np.stack(image)).features
+    like = FeatureDistance(model.step, np.zeros_like(features), np.eye(features.shape[1]), 2.0)
     (answer,) = dataclasses.replace(judges, likes=(like,)).answer([image])
     assert answer.unlikeness == pytest.approx(np.linalg.norm(features) / 2, rel=1e-4)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from linear import Linear, Pooled, network
 
-from leukjax import models
 from leukjax.explain.attribution.methods import METHODS, Settings, attribute, fits
 from leukjax.explain.attribution.network import Network, choose_layer, layers, score
+from leukjax.models.registry import create_model
 
 SIZE = 12
 IMAGES = jax.random.normal(jax.random.key(1), (3, SIZE, SIZE, 3))
@@ -93,7 +93,7 @@ FAMILIES = {
 def random_network(family: str) -> tuple[Network, int]:
     """Every parameter drawn, those that start at 0 included, so that each layer matters."""
     options, size = FAMILIES[family]
-    module = models.create(family, 3, **options)
+    module = create_model(family, 3, **options)
     shapes = jax.eval_shape(
         lambda: module.init(jax.random.key(0), jnp.zeros((1, size, size, 3)), train=False)
     )
@@ -188,7 +188,7 @@ def test_maps_turn_with_image_and_network(family):
     ],
 )
 def test_the_deepest_layer_that_points_at_places_is_chosen(family, options, size, layer):
-    module = models.create(family, 2, **options)
+    module = create_model(family, 2, **options)
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     variables = jax.eval_shape(
         functools.partial(module.init, train=False), jax.random.key(0), images

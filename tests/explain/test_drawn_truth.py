@@ -10,11 +10,11 @@ import optax
 import pytest
 import scipy.stats
 
-from leukjax import models
 from leukjax.data.synthetic import specimens
 from leukjax.explain.attribution import curves, randomised
 from leukjax.explain.attribution.methods import METHODS, Settings, attribute, fits
 from leukjax.explain.attribution.network import Network
+from leukjax.models.registry import create_model
 
 SIZE = 48
 STEPS = 300
@@ -37,7 +37,7 @@ def drawn(subjects: range, *, nucleoli: bool):
 @functools.cache
 def learned():
     """A CNN that tells such cells from the same cells without, and images it has not seen."""
-    module = models.create("cnn", 2, width=8)
+    module = create_model("cnn", 2, width=8)
     one, other = (drawn(range(24), nucleoli=on)[0] for on in (False, True))
     images, labels = np.concatenate([one, other]), np.repeat([0, 1], [len(one), len(other)])
     mean, std = images[images.any(-1)].mean(0), images[images.any(-1)].std(0)

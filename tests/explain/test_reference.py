@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from leukjax import models
 from leukjax.explain.attribution import cam
 from leukjax.explain.attribution.methods import Settings, attribute
 from leukjax.explain.attribution.network import Network, tapped
+from leukjax.models.registry import create_model
 from leukjax.weights.axes import to_torch
 from leukjax.weights.layouts import TIMM
 
@@ -28,7 +28,7 @@ CNN_NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var
 @functools.cache
 def filled(case: str) -> Network:
     family, options, size = CASES[case]
-    module = models.create(family, 3, **options)
+    module = create_model(family, 3, **options)
     image = jnp.zeros((1, size, size, 3))
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), image, train=False))
 

@@ -7,15 +7,15 @@ import pytest
 from flax import traverse_util
 from linear import Pooled, network
 
-from leukjax import models
 from leukjax.errors import UserError
 from leukjax.explain.attribution import curves, randomised
 from leukjax.explain.attribution.methods import check, usual
 from leukjax.explain.attribution.network import Network
+from leukjax.models.registry import create_model
 
 
 def test_parts_are_in_the_order_of_the_computation_and_drawn_alone():
-    module = models.create("cnn", 2, width=4)
+    module = create_model("cnn", 2, width=4)
     variables = module.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)
     net = Network(module, {k: variables[k] for k in ("params", "batch_stats")})
     order = randomised.parts(net, 16)

@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 import leukjax
-from leukjax import models
 from leukjax.errors import UserError
 from leukjax.export import onnx
+from leukjax.models.registry import create_model
+from leukjax.predict.predictor import Predictor
 
 INSTALLED = all(importlib.util.find_spec(name) for name in ("jax2onnx", "onnxruntime"))
 installed = pytest.mark.skipif(not INSTALLED, reason="the extra onnx is not installed here")
@@ -35,14 +36,14 @@ def model(trained_run):
 
 def another(model, family: str):
     """The same run with an untrained network of another family, far from its start."""
-    module = models.create(family, len(model.classes), **FAMILIES[family])
+    module = create_model(family, len(model.classes), **FAMILIES[family])
     images = jnp.zeros((1, model.image_size, model.image_size, 3))
     variables = jax.jit(lambda: module.init(jax.random.key(0), images, train=False))()
     draw = np.random.default_rng(2)
     variables = jax.tree.map(
         lambda a: jnp.asarray(a + 0.05 * draw.normal(size=a.shape), jnp.float32), variables
     )
-    return dataclasses.replace(model, module=module, variables=variables)
+    return Predictor((dataclasses.replace(model.member, module=module, variables=variables),))
 
 
 @installed
@@ -79,8 +80,8 @@ def test_every_family_is_converted(model, family: str, tmp_path):
 
 @installed
 def test_a_program_that_answers_otherwise_is_not_written(model, tmp_path, monkeypatch):
-    other = onnx.program(dataclasses.replace(model, temperature=7.0))
-    monkeypatch.setattr(onnx, "program", lambda model: other)
+    other = onnx.serialize(dataclasses.replace(model.member, temperature=7.0))
+    monkeypatch.setattr(onnx, "serialize", lambda member: other)
     with pytest.raises(UserError, match=r"differ by .* from the run's; nothing is written"):
         onnx.write(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -88,14 +89,14 @@ def test_a_program_that_answers_otherwise_is_not_written(model, tmp_path, monkey
 
 @installed
 def test_what_is_not_converted_is_said_in_a_line(model, monkeypatch):
-    monkeypatch.setattr(onnx, "unbranched", lambda function: function)
+    monkeypatch.setattr(onnx, "resolved", lambda function: function)
     with pytest.raises(
         UserError, match=r"jax2onnx .* cannot convert this network .*platform_index"
     ):
-        onnx.program(model)
-    monkeypatch.setattr(onnx, "LARGEST", 2**10)
-    with pytest.raises(UserError, match="an ONNX file holds less than 2; use --format=stablehlo"):
-        onnx.program(model)
+        onnx.serialize(model.member)
+    monkeypatch.setattr(onnx, "MAX_BYTES", 2**10)
+    with pytest.raises(UserError, match="an ONNX file holds less than 2; use the format stablehlo"):
+        onnx.serialize(model.member)
 
 
 @pytest.mark.skipif(INSTALLED, reason="the extra onnx is installed here")
@@ -103,7 +104,7 @@ def test_without_the_extra_the_command_says_so(trained_run, tmp_path):
     done = export(f"--workdir={trained_run}", f"--output={tmp_path / 'out'}")
     assert done.returncode == 1
     assert (
-        "error: --format=onnx: jax2onnx is not installed; pip install 'leukjax[onnx]' in"
+        "error: jax2onnx is not installed; pip install 'leukjax[onnx]' in"
         in (done.stderr.splitlines()[-1])
     )
     assert not Path(tmp_path / "out").exists()

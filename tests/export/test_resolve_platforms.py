@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax.extend import core
 
-from leukjax import models
-from leukjax.export.resolve_platforms import unbranched
+from leukjax.export.resolve_platforms import resolved
+from leukjax.models.registry import create_model
 
 SMALL = {
     "cnn": {"width": 8},
@@ -27,7 +27,7 @@ def primitives(jaxpr: core.Jaxpr) -> set[str]:
 
 @pytest.mark.parametrize("family", SMALL)
 def test_the_same_logits_without_a_choice(family: str):
-    module = models.create(family, 3, **SMALL[family])
+    module = create_model(family, 3, **SMALL[family])
     images = np.random.default_rng(1).normal(size=(2, 32, 32, 3)).astype(np.float32)
     variables = jax.jit(lambda: module.init(jax.random.key(0), images, train=False))()
     # No head of zeros, no norm at its start.
@@ -40,13 +40,13 @@ def test_the_same_logits_without_a_choice(family: str):
 
     before = primitives(jax.make_jaxpr(logits)(images).jaxpr)
     assert {"platform_index", "cond"} <= before
-    after = jax.make_jaxpr(unbranched(logits))(images).jaxpr
+    after = jax.make_jaxpr(resolved(logits))(images).jaxpr
     gone = {"platform_index", "cond", "reduce_window_max", "optimization_barrier", "jit"}
     assert not primitives(after) & (gone | {"custom_vjp_call", "custom_jvp_call"})
     assert "conv_general_dilated" in primitives(after)
     expected = jax.jit(logits)(images)
     assert np.ptp(np.asarray(expected), axis=0).max() > 1e-3
-    np.testing.assert_allclose(jax.jit(unbranched(logits))(images), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(jax.jit(resolved(logits))(images), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_branch_that_is_no_choice_of_platform_stays():
@@ -54,4 +54,4 @@ def test_a_branch_that_is_no_choice_of_platform_stays():
         return jax.lax.cond(x.sum() > 0, jnp.sin, jnp.cos, x)
 
     for x in (np.array([1.0, 2.0]), np.array([-1.0, -2.0])):
-        np.testing.assert_allclose(unbranched(function)(x), function(x), rtol=1e-6)
+        np.testing.assert_allclose(resolved(function)(x), function(x), rtol=1e-6)

@@ -24,7 +24,7 @@ def ours(run: str, out: str) -> None:
     """Write what leukjax computes."""
     import leukjax
 
-    model = leukjax.load(run)
+    model = leukjax.load(run).member
     logits = model.logits(fill.images(2, model.image_size))
     content = {"logits": np.asarray(logits).tolist(), "image_size": model.image_size}
     (Path(out) / "logits.json").write_text(json.dumps(content))

@@ -6,7 +6,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from leukjax.errors import UserError
 from leukjax.images.augment import (
-    AugmentOptions,
+    Augment,
     augment,
     linear_map,
     permute,
@@ -14,8 +14,8 @@ from leukjax.images.augment import (
     resample,
 )
 
-EXACT = AugmentOptions(flip=True, quarter_turns=True)
-EVERYTHING = AugmentOptions(True, True, rotate=180, zoom=0.3, brightness=0.3, contrast=0.3)
+EXACT = Augment(flip=True, quarter_turns=True)
+EVERYTHING = Augment(True, True, rotate=180, zoom=0.3, brightness=0.3, contrast=0.3)
 
 
 def cells(n, size=24, seed=0):
@@ -87,7 +87,7 @@ def test_zoom_magnifies_and_the_outside_is_black_or_edge():
 def test_angles_and_zooms_fill_the_range_asked_for():
     marks = np.zeros((512, 33, 33, 3), np.float32)
     marks[:, 16, 22:25] = 1  # a bar right of the centre
-    view = run(marks, np.arange(512), AugmentOptions(rotate=30, zoom=0.5))[..., 0]
+    view = run(marks, np.arange(512), Augment(rotate=30, zoom=0.5))[..., 0]
     grid = np.arange(33) - 16
     mass = view.sum(axis=(1, 2))
     y = (view.sum(axis=2) @ grid) / mass
@@ -152,13 +152,13 @@ def test_seeds_and_positions_change_the_view():
 def test_switching_one_option_on_changes_no_other_draw():
     images, positions = cells(8), np.arange(8)
     flipped = run(images, positions, EXACT)
-    both = run(images, positions, AugmentOptions(True, True, brightness=1e-9))
+    both = run(images, positions, Augment(True, True, brightness=1e-9))
     np.testing.assert_allclose(both, flipped, atol=1e-6)
 
 
 def test_black_stays_exactly_black_and_values_stay_in_bounds():
     images = cells(64)
-    loud = AugmentOptions(brightness=0.9, contrast=0.9)
+    loud = Augment(brightness=0.9, contrast=0.9)
     views = run(images, np.arange(64), loud)
     outside = (images == 0).all(axis=-1)
     assert (views[outside] == 0).all()
@@ -197,8 +197,8 @@ def test_brightness_multiplies_and_a_black_image_survives_everything():
 
 def test_options_that_are_off_cost_nothing():
     images, positions = cells(2), np.arange(2)
-    np.testing.assert_array_equal(run(images, positions, AugmentOptions()), images)
-    program = jax.jit(lambda k, x, p: augment(k, x, p, AugmentOptions()))
+    np.testing.assert_array_equal(run(images, positions, Augment()), images)
+    program = jax.jit(lambda k, x, p: augment(k, x, p, Augment()))
     text = program.lower(jax.random.key(0), images, positions).compile().as_text()
     assert "fusion" not in text
     assert (

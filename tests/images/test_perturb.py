@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from leukjax.images.augment import AugmentOptions, augment
+from leukjax.images.augment import Augment, augment
 
 STRENGTHS = {"stain": 0.5, "illumination": 0.4, "blur": 20.0, "noise": 0.1, "debris": 6.0}
-ALL = AugmentOptions(**STRENGTHS)
+ALL = Augment(**STRENGTHS)
 
 
 def cells(n, size=24):
@@ -28,8 +28,7 @@ def run(images, positions, options):
 def test_each_changes_cells_alone_and_more_with_more(name):
     images, positions = cells(16), np.arange(16)
     little, much = (
-        run(images, positions, AugmentOptions(**{name: factor * STRENGTHS[name]}))
-        for factor in (0.25, 1)
+        run(images, positions, Augment(**{name: factor * STRENGTHS[name]})) for factor in (0.25, 1)
     )
     assert much.dtype == np.float32
     assert much.min() >= 0
@@ -47,7 +46,7 @@ def test_bright_backgrounds_are_distorted_too():
     images = 1 - cells(2)
     outside = (images == 1).all(axis=-1)
     for name in ("stain", "illumination", "noise"):
-        options = AugmentOptions(**{name: STRENGTHS[name]}, background="edge")
+        options = Augment(**{name: STRENGTHS[name]}, background="edge")
         if name != "stain":  # clear glass has no stain
             assert (run(images, np.arange(2), options)[outside] != 1).any()
 
@@ -62,8 +61,8 @@ def test_an_image_depends_on_its_key_and_pixels_only():
 
 def test_switching_one_on_changes_no_other_draw():
     images, positions = cells(4), np.arange(4)
-    stained = run(images, positions, AugmentOptions(stain=0.5))
-    both = run(images, positions, AugmentOptions(stain=0.5, noise=1e-9))
+    stained = run(images, positions, Augment(stain=0.5))
+    both = run(images, positions, Augment(stain=0.5, noise=1e-9))
     np.testing.assert_allclose(both, stained, atol=1e-6)
 
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from leukjax import models
 from leukjax.errors import UserError
+from leukjax.models.registry import create_model
 
 
 def _init(module, size, count=2):
@@ -15,7 +15,7 @@ def _init(module, size, count=2):
 
 
 def test_shapes_and_intermediate_results():
-    module = models.create("cnn", 3, width=8)
+    module = create_model("cnn", 3, width=8)
     images, variables = _init(module, 48)
     logits, state = jax.jit(
         lambda v: module.apply(v, images, train=False, mutable=["intermediates"])
@@ -27,20 +27,20 @@ def test_shapes_and_intermediate_results():
 
 
 def test_images_too_small_to_pool_are_refused():
-    with pytest.raises(UserError, match=r"data\.image_size=15"):
-        _init(models.create("cnn", 2, width=4), 15)
-    _init(models.create("cnn", 2, width=4), 16)
+    with pytest.raises(UserError, match=r"image_size=15: too small"):
+        _init(create_model("cnn", 2, width=4), 15)
+    _init(create_model("cnn", 2, width=4), 16)
 
 
 def test_images_of_another_size_than_in_training_are_refused():
-    module = models.create("cnn", 2, width=4)
+    module = create_model("cnn", 2, width=4)
     _, variables = _init(module, 32)
-    with pytest.raises(UserError, match=r"data\.image_size"):
+    with pytest.raises(UserError, match=r"image_size=48: gives 288 inputs .* which has 128"):
         module.apply(variables, jnp.zeros((1, 48, 48, 3)), train=False)
 
 
 def test_it_learns_to_tell_two_textures():
-    module = models.create("cnn", 2, width=4)
+    module = create_model("cnn", 2, width=4)
     images, variables = _init(module, 16, 16)
     labels = np.arange(16) % 2
     images[labels == 1, ::2] = 0

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from leukjax import models
+from leukjax.models.registry import create_model
 from leukjax.weights.axes import to_torch
 from leukjax.weights.layouts import TIMM
 
@@ -46,7 +46,7 @@ def filled(family, shapes):
 def test_logits_agree_with_the_reference(repository, name):
     golden, family, options = _golden(repository, name)
     expected = np.array(golden["logits"])
-    module = models.create(family, expected.shape[1], **options)
+    module = create_model(family, expected.shape[1], **options)
     if name.startswith("vit"):
         module = module.clone(gelu_tanh=False)  # timm computes GELU exactly
     images = fill.images(len(expected), golden["image_size"])
@@ -65,7 +65,7 @@ def test_logits_agree_with_the_reference(repository, name):
 @pytest.mark.parametrize("name", CASES)
 def test_parameter_counts_agree_with_the_reference(repository, name):
     golden, family, options = _golden(repository, name)
-    module = models.create(family, 1000, **options)
+    module = create_model(family, 1000, **options)
     image = jnp.zeros((1, 224, 224, 3))
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), image, train=False))
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))

@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from leukjax.errors import UserError
-from leukjax.models.norms import BatchNorm, GroupNorm, chosen
+from leukjax.models.norms import BatchNorm, GroupNorm, Layers, make_norm
 
 SHAPE = (8, 5, 4, 6)
 
@@ -105,8 +105,8 @@ def test_sub_batches_are_batches_of_their_own():
     )
 
 
-def test_a_batch_that_does_not_fall_into_sub_batches_is_refused():
-    with pytest.raises(UserError, match=r"model\.norm_batch=3"):
+def test_a_sub_batch_that_does_not_divide_the_batch_is_refused():
+    with pytest.raises(UserError, match="norm_batch=3"):
         _train(BatchNorm(sub_batch=3), train=True)(_variables(6), _features())
 
 
@@ -168,6 +168,6 @@ def test_statistics_are_float32_in_bfloat16_models():
 
 
 def test_the_layer_of_an_option():
-    assert chosen("group", 0) is GroupNorm
-    assert chosen("batch", 4)() == BatchNorm(sub_batch=4)
-    assert chosen("frozen", 0)() == BatchNorm(frozen=True)
+    assert make_norm("group", 0, Layers())() == GroupNorm()
+    assert make_norm("batch", 4, Layers())() == BatchNorm(sub_batch=4)
+    assert make_norm("frozen", 0, Layers(), epsilon=1e-3)() == BatchNorm(frozen=True, epsilon=1e-3)

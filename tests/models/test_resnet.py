@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from leukjax import models
+from leukjax.models.registry import create_model
 from leukjax.models.resnet import STAGES
 
 PARAMETERS = {18: 11_689_512, 34: 21_797_672, 50: 25_557_032, 101: 44_549_160, 152: 60_192_808}
@@ -16,7 +16,7 @@ def _images(count=2, size=32):
 
 
 def _small(**options):
-    return models.create("resnet", 3, **{"depth": 18, "width": 8, **options})
+    return create_model("resnet", 3, **{"depth": 18, "width": 8, **options})
 
 
 def _init(module, images):
@@ -25,7 +25,7 @@ def _init(module, images):
 
 @pytest.mark.parametrize("depth", STAGES)
 def test_shapes_and_published_parameter_counts(depth):
-    module = models.create("resnet", 1000, depth=depth)
+    module = create_model("resnet", 1000, depth=depth)
     images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
     logits, variables = jax.eval_shape(
         lambda x: module.init_with_output(jax.random.key(0), x, train=False), images
@@ -35,7 +35,7 @@ def test_shapes_and_published_parameter_counts(depth):
 
 
 def test_the_stride_of_a_bottleneck_sits_in_its_3x3_convolution():
-    module = models.create("resnet", 2, depth=50)
+    module = create_model("resnet", 2, depth=50)
     images = jnp.zeros((1, 64, 64, 3))
     _, state = jax.eval_shape(
         lambda: module.init_with_output(

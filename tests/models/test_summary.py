@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from leukjax import models
 from leukjax.models import summary
 from leukjax.models.cpu import convolution
+from leukjax.models.registry import create_model
 
 
 def test_resnet50_has_its_published_size():
-    table = summary.table(models.create("resnet", 1000, depth=50), 224)
+    table = summary.table(create_model("resnet", 1000, depth=50), 224)
     assert table.parameters == 25_557_032
     assert table.flops == pytest.approx(8.18e9, rel=1e-3)  # 4.09 G multiply-adds
     first = table.rows[0]
@@ -24,7 +24,7 @@ def test_resnet50_has_its_published_size():
 def test_every_parameter_is_in_the_table_and_flops_are_the_compilers(name, options, monkeypatch):
     # Winograd's convolutions multiply less; the table counts as everybody does.
     monkeypatch.setattr(convolution, "_by_tiles", lambda *_: False)
-    module = models.create(name, 3, **options)
+    module = create_model(name, 3, **options)
     table = summary.table(module, 64)
     images = jnp.zeros((1, 64, 64, 3))
     variables = jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=False))
@@ -37,7 +37,7 @@ def test_every_parameter_is_in_the_table_and_flops_are_the_compilers(name, optio
 
 
 def test_the_text_has_a_line_a_block_and_the_totals():
-    table = summary.table(models.create("resnet", 2, depth=18, width=8), 32)
+    table = summary.table(create_model("resnet", 2, depth=18, width=8), 32)
     lines = table.text().splitlines()
     assert lines[0].split() == ["layer", "output", "parameters", "MFLOPs"]
     assert [line.split()[0] for line in lines[1:]] == [

@@ -16,9 +16,11 @@ from leukjax.evaluate import rescore
 from leukjax.explain import cli
 from leukjax.metrics import predictions
 from leukjax.metrics.predictions import Predictions
-from leukjax.predict import batching, selective
+from leukjax.predict import batching
 from leukjax.predict import cli as predict
-from leukjax.predict.predictor import Answers, Ensemble
+from leukjax.predict import predictor as predictors
+from leukjax.predict.member import Outputs
+from leukjax.predict.predictor import Predictor
 
 # Three float32 members whose mean in float32 differs from that in float64.
 MEMBERS = np.random.default_rng(0).dirichlet([1, 1, 1], (3, 40)).astype(np.float32)
@@ -39,43 +41,46 @@ def tables() -> list[Predictions]:
     ]
 
 
-def models() -> list:
-    def member(p: np.ndarray):
+def outputs() -> list[Outputs]:
+    return [Outputs(p, np.zeros((40, 2), np.float32), p[None]) for p in MEMBERS]
+
+
+def predictor() -> Predictor:
+    def member(output: Outputs):
         return types.SimpleNamespace(
             classes=("a", "b", "c"),
             workdir=Path("run"),
             batch_size=40,
-            predict=lambda images: p,
-            answers=lambda images: Answers(p, np.zeros((40, 2), np.float32)),
-            tta=False,
+            image_size=8,
+            temperature=1.0,
+            submit=lambda images, tta: lambda: output,
+            outputs=lambda images, tta: output,
         )
 
-    return [member(p) for p in MEMBERS]
+    return Predictor(tuple(map(member, outputs())))
 
 
 def of_page() -> np.ndarray:
     heat = types.SimpleNamespace(maps=lambda columns, targets: np.zeros((40, 8, 8), np.float32))
-    judges = Judges(tuple(models()), False, None, (), heat)  # type: ignore[arg-type]
+    judges = Judges(predictor(), False, None, (), heat)  # type: ignore[arg-type]
     images = [(np.zeros((8, 8, 3), np.uint8),) * 3] * 40
     return np.stack([answer.probabilities for answer in judges.answer(images)])
 
 
 def of_threshold(monkeypatch) -> np.ndarray:
     seen = []
-    monkeypatch.setattr(selective, "_validation", lambda model: next(validation))
-    monkeypatch.setattr(selective, "_as_answered", lambda model, table: table.probabilities)
-    monkeypatch.setattr(selective.selective, "threshold", lambda _, p, *__: seen.append(p))
     validation = iter(tables())
-    selective.choose(models(), 0.1)
+    monkeypatch.setattr(predictors, "_validation", lambda member: next(validation))
+    monkeypatch.setattr(predictors.selective, "threshold", lambda _, p, *__: seen.append(p))
+    predictor().choose_threshold(0.1)
     return seen[0]
 
 
 def test_every_command_takes_the_same_mean(monkeypatch):
-    each = [Answers(p, np.zeros((40, 2), np.float32)) for p in MEMBERS]
     found = {
-        "predict": np.stack([row["probabilities"] for row in batching._mean(each, ())]),
+        "predict": np.stack([p for p, _ in batching._results(outputs(), ())]),
         "predict --max_error": of_threshold(monkeypatch),
-        "leukjax.load": Ensemble(tuple(models())).predict([]),
+        "leukjax.load": predictor().predict(np.zeros((40, 8, 8, 3), np.uint8)),
         "evaluate": rescore.mean(tables()).probabilities,
         "compare": load_results.mean(tables()).probabilities,
         "demo": of_page(),
@@ -116,7 +121,7 @@ def test_a_prediction_that_is_not_finite_is_an_error(nan_run, tmp_path, capsys):
     Image.fromarray(np.full((30, 30, 3), 90, np.uint8)).save(image)
     out = tmp_path / "out"
     assert start(predict, f"--workdir={nan_run}", image, f"--output={out}/p.csv") == 1
-    assert "not one of 1 files has an answer" in capsys.readouterr().err
+    assert "not one of 1 files has a prediction" in capsys.readouterr().err
     text = (out / "p.csv").read_text()
     assert "no finite probability" in text
     assert ",nan" not in text
@@ -133,8 +138,8 @@ def test_a_prediction_that_is_not_finite_is_an_error(nan_run, tmp_path, capsys):
 
 def test_good_images_are_answered_beside_one_that_is_not_finite():
     row = batching.Row("a.png")
-    good = batching._answered(row, np.array([0.5, 0.5]), 0.1)
-    bad = batching._answered(row, np.array([np.nan, 0.5]), 0.1)
+    good = batching._filled(row, np.array([0.5, 0.5]), 0.1)
+    bad = batching._filled(row, np.array([np.nan, 0.5]), 0.1)
     assert dataclasses.astuple(good)[2:] == (0.1, (), "")
     assert bad.probabilities is None
     assert bad.error == "a.png: the network gives no finite probability"

@@ -1,8 +1,10 @@
 """A trained run, loaded: the probabilities of the run itself, for any images in any batch."""
 
+import copy
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -14,13 +16,20 @@ import leukjax
 from leukjax.data import datasets
 from leukjax.errors import UserError
 from leukjax.metrics import calibration, predictions
-from leukjax.predict.predictor import Ensemble, Model
-from leukjax.predict.test_time_augmentation import dihedral
+from leukjax.predict import member as compiled
+from leukjax.predict.member import Member, dihedral
+from leukjax.predict.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
-def model(trained_run) -> Model:
+def predictor(trained_run) -> Predictor:
     return leukjax.load(trained_run, batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def model(predictor) -> Member:
+    (member,) = predictor.members
+    return member
 
 
 @pytest.fixture(scope="module")
@@ -48,54 +57,52 @@ def test_importing_leukjax_imports_no_jax():
 
 
 @pytest.mark.smoke
-def test_probabilities_are_those_of_the_run(model, test_part):
+def test_probabilities_are_those_of_the_run(predictor, test_part):
     images, expected = test_part
     assert len(images) > 16
-    found = model.predict(images)
+    found = predictor.predict(images)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
     assert found.dtype == np.float32
     # Not all alike: a model that ignores its input would pass every test of this file.
     assert np.ptp(found[:, 0]) > 0.01
 
 
-def test_batch_and_order_change_nothing(model, test_part, trained_run):
+def test_batch_and_order_change_nothing(predictor, test_part, trained_run):
     images, _ = test_part
-    expected = model.predict(images)
+    expected = predictor.predict(images)
     order = np.random.default_rng(0).permutation(len(images))
-    np.testing.assert_allclose(model.predict(images[order]), expected[order], rtol=0, atol=1e-5)
-    alone = np.concatenate([model.predict(image[None]) for image in images[:5]])
+    np.testing.assert_allclose(predictor.predict(images[order]), expected[order], rtol=0, atol=1e-5)
+    alone = np.concatenate([predictor.predict(image[None]) for image in images[:5]])
     np.testing.assert_allclose(alone, expected[:5], rtol=0, atol=1e-5)
     large = leukjax.load(trained_run, batch_size=64).predict(images)
     np.testing.assert_allclose(large, expected, rtol=0, atol=1e-5)
-    assert model.predict(images[:0]).shape == (0, 2)
+    assert predictor.predict(images[:0]).shape == (0, 2)
 
 
-def test_one_compilation_serves_every_number_of_images(model, test_part):
-    from leukjax.predict import predictor as module
-
+def test_one_compilation_serves_every_number_of_images(predictor, test_part):
     images, _ = test_part
-    model.predict(images)
-    before = module._answer._cache_size()
+    predictor.predict(images)
+    before = compiled._forward._cache_size()
     for count in (1, 2, 7, 16, 17):
-        model.predict(images[:count])
-    assert module._answer._cache_size() == before
+        predictor.predict(images[:count])
+    assert compiled._forward._cache_size() == before
 
 
-def test_files_arrays_and_prepared_images_agree(model, test_part, tmp_path):
+def test_files_arrays_and_prepared_images_agree(predictor, test_part, tmp_path):
     images, _ = test_part
     for number, image in enumerate(images[:3]):
         Image.fromarray(image).save(tmp_path / f"{number}.png")
     files = [tmp_path / f"{number}.png" for number in range(3)]
-    expected = model.predict(images[:3])
-    np.testing.assert_array_equal(model.predict(files), expected)
-    np.testing.assert_array_equal(model.predict([str(files[0]), images[1], files[2]]), expected)
+    expected = predictor.predict(images[:3])
+    np.testing.assert_array_equal(predictor.predict(files), expected)
+    np.testing.assert_array_equal(predictor.predict([str(files[0]), images[1], files[2]]), expected)
 
 
-def test_logits_and_features_belong_to_the_probabilities(model, test_part):
+def test_logits_and_features_belong_to_the_probabilities(predictor, model, test_part):
     images = test_part[0][:5]
     logits = model.logits(model.normalize(images))
-    np.testing.assert_allclose(jax.nn.softmax(logits), model.predict(images), atol=1e-6)
-    features = model.features(images)
+    np.testing.assert_allclose(jax.nn.softmax(logits), predictor.predict(images), atol=1e-6)
+    features = predictor.features(images)
     head = model.variables["params"]["fc"]
     np.testing.assert_allclose(features @ head["kernel"] + head["bias"], logits, atol=1e-5)
 
@@ -109,11 +116,11 @@ def test_views_are_the_eight_of_the_square():
     assert {v.tobytes() for v in again} == {v.tobytes() for v in views}
 
 
-def test_with_views_an_image_may_lie_as_it_likes(trained_run, model, test_part):
+def test_with_views_an_image_may_lie_as_it_likes(trained_run, predictor, test_part):
     images = test_part[0][:4]
     turning = leukjax.load(trained_run, tta=True, batch_size=16)
     found = turning.predict(images)
-    each = [model.predict(np.asarray(view)) for view in dihedral(images)]
+    each = [predictor.predict(np.asarray(view)) for view in dihedral(images)]
     np.testing.assert_allclose(found, np.mean(each, axis=0), atol=1e-6)
     assert np.ptp(each, axis=0).max() > 1e-3  # the views do differ for the plain model
     np.testing.assert_allclose(turning.predict(images[:, ::-1]), found, atol=1e-5)
@@ -132,20 +139,22 @@ def test_an_ensemble_is_the_mean(trained_run, test_part):
     images = list(test_part[0][:5])
     steps = [10, 5]
     first, second = (leukjax.load(trained_run, step) for step in steps)
-    both = Ensemble((first, second))
+    both = Predictor((*first.members, *second.members))
     expected = (first.predict(images) + second.predict(images)) / 2
     np.testing.assert_allclose(both.predict(images), expected, atol=1e-7)
     assert np.abs(first.predict(images) - second.predict(images)).max() > 1e-3
-    assert isinstance(leukjax.load([trained_run, trained_run]), Ensemble)
+    both = leukjax.load([trained_run, trained_run])
+    assert both.workdirs == (trained_run, trained_run)
+    assert both.features(images).shape == (5, 2 * first.members[0].feature_width)
 
 
 def test_images_of_the_final_phase_are_cut_not_shrunk(trained_run, tmp_path):
     config = changed(trained_run, tmp_path / "a", "config.json", '"smears"', '"cnmc"')
     run = changed(config, tmp_path / "run", "preprocessing.json", '"smears"', '"cnmc"')
-    cnmc = leukjax.load(run)
+    (cnmc,) = leukjax.load(run).members
     image = np.random.default_rng(0).integers(0, 256, (600, 600, 3)).astype(np.uint8)
     np.testing.assert_array_equal(cnmc.preprocess(image), cnmc.preprocess(image[75:525, 75:525]))
-    other = leukjax.load(trained_run)
+    (other,) = leukjax.load(trained_run).members
     assert (other.preprocess(image) != other.preprocess(image[75:525, 75:525])).any()
 
 
@@ -195,6 +204,42 @@ def test_a_damaged_best_checkpoint_is_never_used(trained_run, tmp_path):
         (["nowhere.png"], "nowhere.png: cannot be read"),
     ],
 )
-def test_other_things_than_images_are_refused(model, images, message):
+def test_other_things_than_images_are_refused(predictor, images, message):
     with pytest.raises(UserError, match=message):
-        model.predict(images)
+        predictor.predict(images)
+
+
+def test_evaluate_scores_a_data_set_by_image_and_by_subject(predictor, model):
+    prepared = records.prepare(model.config.data)
+    rows = np.arange(0, len(prepared.manifest), 3)
+    subset = types.SimpleNamespace(dataset=prepared, rows=rows, name="third")
+    found = predictor.evaluate(subset)
+    table = found.predictions
+    np.testing.assert_array_equal(table.id, prepared.manifest.id[rows])
+    expected = predictor.predict(prepared.images(rows))
+    np.testing.assert_array_equal(table.probabilities, expected)
+    right = expected.argmax(axis=1) == prepared.manifest.label[rows]
+    assert found.by_image["accuracy"].value == pytest.approx(right.mean())
+    assert found.counts["subjects"] == 18
+    assert repr(found).startswith("third: ")
+    strict = predictor.evaluate(subset, threshold=0.99)
+    assert strict.by_image["recall"].value <= found.by_image["recall"].value
+
+
+def test_labels_are_matched_by_the_name_of_their_class(predictor, model):
+    prepared = records.prepare(model.config.data)
+    swapped = copy.copy(prepared)
+    swapped.classes = prepared.classes[::-1]
+    labels = predictor.predict_dataset(swapped).labels
+    np.testing.assert_array_equal(labels, 1 - prepared.manifest.label)
+    swapped.classes = ("all", "blast")
+    with pytest.raises(UserError, match="'blast', which the run does not know"):
+        predictor.evaluate(swapped)
+
+
+def test_an_own_module_is_used_instead_of_the_config(trained_run, model, test_part):
+    images = test_part[0][:3]
+    own = leukjax.load(trained_run, model=model.module)
+    assert own.members[0].module is model.module
+    np.testing.assert_allclose(own.predict(images), leukjax.load(trained_run).predict(images))
+    assert repr(own).startswith(f"Predictor({trained_run} (step ")

@@ -12,8 +12,8 @@ from runs import TINY, assert_same_bits
 
 from leukjax import config as configs
 from leukjax.errors import Stopped
-from leukjax.training import session
-from leukjax.training.metric_writer import Log
+from leukjax.training import trainer
+from leukjax.training.metric_writer import MetricWriter
 
 # Every kind of state that a step may carry; 5 steps an epoch, saved every 4 and stopped at others.
 CHANGES = {
@@ -38,7 +38,7 @@ def train(tmp_path_factory):
 
     def run(name, changes):
         fields = TINY | CHANGES | places | changes
-        session.run(configs.load("cnn", fields), folder / name)
+        trainer.train(configs.load("cnn", fields), folder / name)
         return folder / name
 
     yield run
@@ -67,7 +67,7 @@ def test_shared_by_eight_devices_is_the_same_as_whole_on_each(train):
 
 
 def test_stopped_between_two_checkpoints_and_gone_on_in_other_modes(train, streamed, monkeypatch):
-    original = Log.step
+    original = MetricWriter.step
     said = []
 
     stops = [3, 7, 11]
@@ -79,9 +79,9 @@ def test_stopped_between_two_checkpoints_and_gone_on_in_other_modes(train, strea
             stops.pop(0)
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Log, "step", at_step)
+    monkeypatch.setattr(MetricWriter, "step", at_step)
     for changes in (SEVERAL, {"data.cache": "host"}, SEVERAL):
-        with pytest.raises(Stopped, match="the same command goes on"):
+        with pytest.raises(Stopped, match="the same command resumes"):
             train("stopped", changes)
     assert not stops
     assert_same_bits(streamed, train("stopped", SEVERAL))
@@ -100,9 +100,11 @@ def test_a_trace_covers_its_steps_and_no_others(train, monkeypatch):
         profiler.jax.profiler, "start_trace", lambda *_, **__: spans.append("start")
     )
     monkeypatch.setattr(profiler.jax.profiler, "stop_trace", lambda: spans.append("stop"))
-    original = Log.step
+    original = MetricWriter.step
     monkeypatch.setattr(
-        Log, "step", lambda log, step, loss: (spans.append(step), original(log, step, loss))
+        MetricWriter,
+        "step",
+        lambda log, step, loss: (spans.append(step), original(log, step, loss)),
     )
     options = {"profile.first": 2, "profile.steps": 2, "checkpoint.every": "1 epochs"}
     train("traced", SEVERAL | options | {"train.epochs": 1})

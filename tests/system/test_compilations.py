@@ -7,7 +7,7 @@ import pytest
 from runs import TINY
 
 from leukjax import config
-from leukjax.training import session
+from leukjax.training.trainer import train
 
 FOLDS = {"split.protocol": "kfold", "split.folds": 3, "split.held_out": "subject"}
 # Everything that may differ between the runs of a cross-validation of one config.
@@ -45,11 +45,11 @@ def test_one_compilation_serves_all(tmp_path, monkeypatch, compiled):
     once = {"train.epochs": 1.0, "runtime.compilation_cache": "none", "mesh.data": 1}
     for number, values in enumerate(VALUES):
         chosen = config.load("cnn", TINY | FOLDS | once | values)
-        session.run(chosen, tmp_path / str(number))
+        train(chosen, tmp_path / str(number))
     counts = {name: compiled.count(f"jit({name})") for name in ("init", "train_step", "eval_step")}
     assert counts == {"init": 1, "train_step": 1, "eval_step": 1}
 
     # And what is compiled in is compiled again: the count can differ.
     chosen = config.load("cnn", TINY | FOLDS | once | {"augment.flip": False})
-    session.run(chosen, tmp_path / "other")
+    train(chosen, tmp_path / "other")
     assert compiled.count("jit(train_step)") == 2

@@ -1,4 +1,4 @@
-"""A whole study: its tables follow from its runs', however often it was stopped."""
+"""A whole study: its tables follow from those of its runs, with and without interruptions."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ from runs import TINY, finish, start
 from leukjax.errors import UserError
 from leukjax.evaluate import evaluate_run
 from leukjax.metrics.predictions import read
-from leukjax.training.final_evaluation import openings
+from leukjax.rundir import RunDir
 
 FIELDS = TINY | {"data.smears_subjects": 24, "train.epochs": 1, "mesh.data": 1}
 
@@ -47,12 +47,18 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, cache):
     folder = tmp_path_factory.mktemp("study") / "study"
-    finish(crossval(folder, "--seeds=1"), cache)
+    user_code = folder.with_name("mine.py")
+    user_code.write_text("open(__file__ + '.log', 'a').write('imported\\n')\n")
+    finish(crossval(folder, "--seeds=1", f"--import={user_code}"), cache)
     return folder
 
 
+def test_the_command_and_its_worker_import_the_users_code(whole):
+    assert whole.with_name("mine.py.log").read_text() == "imported\n" * 2
+
+
 @pytest.mark.smoke("crossval")
-def test_every_folded_image_is_predicted_once_and_no_other(whole):
+def test_every_folded_image_is_predicted_exactly_once(whole):
     joined = table(whole / "predictions" / "out_of_fold.csv")
     parts = [table(whole / f"runs/cnn/fold{fold}-seed0" / "split.csv") for fold in range(3)]
     held_out = {row["id"] for row in parts[0] if row["part"] == "held_out"}
@@ -63,16 +69,16 @@ def test_every_folded_image_is_predicted_once_and_no_other(whole):
     assert len(ids) == len(set(ids))
     assert set(ids) == {row["id"] for row in parts[0]} - held_out
     for row in joined:
-        (own,) = [r for r in parts[int(row["fold"])] if r["id"] == row["id"]]
-        assert own["part"] == "test"
-        assert own["label"] == row["label"]
-    # The table holds what the runs wrote, to the last digit.
+        (image,) = [r for r in parts[int(row["fold"])] if r["id"] == row["id"]]
+        assert image["part"] == "test"
+        assert image["label"] == row["label"]
+    # The table has the values of the runs' own tables, to the last digit.
     run = table(whole / "runs/cnn/fold1-seed0/predictions/test.csv")
     first = {"model": "cnn", "seed": "0", "fold": "1"}
     assert [row for row in joined if row["fold"] == "1"] == [first | row for row in run]
 
 
-def test_the_held_out_part_is_opened_once_for_the_ensemble(whole, cache):
+def test_the_held_out_split_is_accessed_once_for_the_ensemble(whole, cache):
     ensemble = read(whole / "predictions/test/cnn.csv")
     members = [
         read(whole / f"predictions/test_members/cnn/fold{fold}-seed0.csv") for fold in range(3)
@@ -81,15 +87,15 @@ def test_the_held_out_part_is_opened_once_for_the_ensemble(whole, cache):
     np.testing.assert_allclose(ensemble.probabilities, mean, rtol=1e-6)
     split = table(whole / "runs/cnn/fold0-seed0/split.csv")
     assert sorted(ensemble.id) == [row["id"] for row in split if row["part"] == "held_out"]
-    one = [{"model": "cnn", "part": "held_out", "runs": 3}]
+    access = [{"model": "cnn", "part": "held_out", "runs": 3}]
     ledger = whole / "ledger.jsonl"
-    assert [json.loads(line) for line in ledger.read_text().splitlines()] == one
-    # The same command again does nothing again, and opens nothing.
+    assert [json.loads(line) for line in ledger.read_text().splitlines()] == access
+    # The same command again trains nothing and accesses nothing.
     before = {path: path.stat().st_mtime_ns for path in (whole / "runs").rglob("*.csv")}
     said = finish(crossval(whole, "--seeds=1"), cache)
-    assert "Openings of the held-out part: 1 for cnn" in said
+    assert "Accesses to the held-out split: 1 for cnn" in said
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert [json.loads(line) for line in ledger.read_text().splitlines()] == one
+    assert [json.loads(line) for line in ledger.read_text().splitlines()] == access
 
 
 @pytest.mark.smoke("evaluate")
@@ -101,10 +107,10 @@ def test_scored_again(whole, cache, tmp_path, monkeypatch, capsys):
     assert again.id.tolist() == before.id.tolist()
     np.testing.assert_allclose(again.probabilities, before.probabilities, rtol=1e-4)
     assert "and scored there: too good" in capsys.readouterr().out
-    assert openings(run) == 1
+    assert RunDir(run).test_accesses() == 1
 
     evaluate_run.run([run], "test", "sensitivity=0.9", tmp_path / "test", tta=True)
-    assert openings(run) == 2
+    assert RunDir(run).test_accesses() == 2
     assert json.loads((run / "test_openings.jsonl").read_text().splitlines()[1])["by"] == "evaluate"
     scores = json.loads((tmp_path / "test" / "scores.json").read_text())
     found = read(tmp_path / "test" / "predictions.csv")
@@ -136,7 +142,7 @@ def test_scored_again(whole, cache, tmp_path, monkeypatch, capsys):
 
 
 def until(process, condition) -> None:
-    """Wait for a moment in the life of a command."""
+    """Waits until the condition holds while the command runs."""
     deadline = time.monotonic() + 300
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -148,14 +154,14 @@ def until(process, condition) -> None:
 def test_stopped_killed_failed_and_started_again_ends_the_same(tmp_path, cache):
     flags = ("--seeds=2", "--sweep=optimizer.learning_rate=1e-4,1e-3")
     calm, rough = tmp_path / "calm", tmp_path / "rough"
-    # The undisturbed one on two machines, as it were: the second finds all done, and joins.
+    # The uninterrupted study runs as two shards; the second one writes the tables.
     said = finish(crossval(calm, *flags, "--shard=1/2", train__epochs=2), cache)
-    assert "the tables are written with the last of all shares (2 runs are missing)" in said
+    assert "the last share to end writes the tables (2 runs are missing)" in said
     assert not (calm / "predictions").exists()
     finish(crossval(calm, *flags, "--shard=2/2", train__epochs=2), cache)
 
     command = crossval(rough, *flags, train__epochs=2)
-    # Something is in the way of one run.
+    # One run fails: its folder holds a damaged config.
     (rough / "runs/cnn/fold0-seed1").mkdir(parents=True)
     (rough / "runs/cnn/fold0-seed1/config.json").write_text("no config")
     begun = [rough / f"trials/cnn/fold{fold}-trial1/metrics.jsonl" for fold in (0, 1)]
@@ -164,14 +170,14 @@ def test_stopped_killed_failed_and_started_again_ends_the_same(tmp_path, cache):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 75, err
-    assert "the same command goes on from here" in err
+    assert "the same command resumes from here" in err
 
     process = start(command, cache)
     until(process, begun[1].exists)
     process.kill()
     process.communicate()
 
-    # A worker that outlives its study saves and stops; meanwhile the folder is taken.
+    # A worker that outlives its study saves and stops; until then the folder is locked.
     deadline = time.monotonic() + 120
     while True:
         process = start(command, cache)
@@ -179,7 +185,7 @@ def test_stopped_killed_failed_and_started_again_ends_the_same(tmp_path, cache):
         if "another process is working in it" not in err or time.monotonic() > deadline:
             break
     assert process.returncode == 1
-    assert "1 of 12 runs and trials failed (cnn/fold0-seed1); mend the cause" in err
+    assert "1 of 12 runs and trials failed (cnn/fold0-seed1); fix the cause" in err
     assert not (rough / "predictions/out_of_fold.csv").exists()
 
     shutil.rmtree(rough / "runs/cnn/fold0-seed1")

@@ -14,7 +14,7 @@ from runs import command, finish
 TROUBLE = """
 import shutil
 from leukjax.training import metric_writer as log
-original = log.Log.step
+original = log.MetricWriter.step
 def trouble(self, step, loss):
     original(self, step, loss)
     run = self._path.parent
@@ -24,7 +24,7 @@ def trouble(self, step, loss):
         run.mkdir()
     if step == 10 and run.name == "closed":
         (run / "checkpoints").chmod(0o555)
-log.Log.step = trouble
+log.MetricWriter.step = trouble
 """
 
 
@@ -77,7 +77,7 @@ def test_full_disk_during_a_save(tmp_path):
     error, second = in_small_disk(command("cnn", place / "run"), place, "700k", tmp_path / "cache")
     assert "no space left on the device; free some and start again; the checkpoints" in error
     assert second.splitlines()[0] == "5"  # and nothing of the one that could not be saved
-    assert "going on from step 5 of 15" in second
+    assert "resuming from step 5 of 15" in second
 
 
 def test_full_disk_during_the_preparation(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from leukjax import config
 from leukjax.metrics import predictions, robustness
 from leukjax.robustness import predictions as suite
-from leukjax.training import session
+from leukjax.training.trainer import train
 
 FIELDS = {
     "data.image_size": 24,
@@ -26,7 +26,7 @@ NAMES = ("stain_shift", "defocus_blur", "gaussian_noise", "debris")
 def drops(folder, cache, changes) -> dict[str, float]:
     """Mean drop by distortion of a CNN trained with these changes."""
     chosen = config.load("cnn", FIELDS | {"data.cache_dir": str(cache)} | changes)
-    session.run(chosen, folder)
+    train(chosen, folder)
     found = suite.material(folder, "test")
     wanted = suite.cases(NAMES, ("masked",))
     places = suite.predict(folder, "test", found, wanted)

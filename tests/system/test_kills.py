@@ -31,11 +31,11 @@ loop.predict = lambda *rest: [jax.config.update("jax_transfer_guard", "allow"), 
 """
 BETWEEN_TWO_LINES_OF_THE_LOG = f"""
 from leukjax.training import metric_writer as log
-original = log.Log.write
+original = log.MetricWriter.write
 def dying(self, record):
     original(self, record)
     if record["step"] == 10 and record["part"] == "train": {KILL}
-log.Log.write = dying
+log.MetricWriter.write = dying
 """
 WHILE_AN_OLD_CHECKPOINT_IS_REMOVED = f"""
 import shutil
@@ -48,7 +48,7 @@ def dying(path, *rest, **options):
 shutil.rmtree = dying
 """
 DURING_THE_REPORT = f"""
-from leukjax.report import run_report
+from leukjax.training import run_report
 def dying(*_): {KILL}
 run_report.write_figures = dying
 """

@@ -58,7 +58,7 @@ def test_local_trains_on_the_drawn_cells(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "2 x CPU" in done.stderr
     assert "2 processes" in done.stderr
-    assert done.stderr.count("going on") == 0
+    assert done.stderr.count("resuming") == 0
     assert "CNN" in done.stdout
     assert metrics(tmp_path / "run")[-1]["part"] == "val"
 

@@ -20,21 +20,21 @@ CHANGES = {
 }
 AT_STEP = """
 from leukjax.training import metric_writer as log
-original = log.Log.step
+original = log.MetricWriter.step
 def at_step(self, step, loss):
     original(self, step, loss)
     if step == {step}: os.kill(os.getpid(), signal.{signal})
-log.Log.step = at_step
+log.MetricWriter.step = at_step
 """
 # JAX asks every second whether a signal came, and on a busy machine later: so small a run would be
 # over by then.
 AND_SLOWLY = """
 import time
-at_step_ = log.Log.step
+at_step_ = log.MetricWriter.step
 def slowly(self, step, loss):
     at_step_(self, step, loss)
     time.sleep(1.5 if step >= 4 else 0)
-log.Log.step = slowly
+log.MetricWriter.step = slowly
 """
 COUNT_ROWS = """
 from leukjax.data import records
@@ -144,7 +144,7 @@ def test_sigterm_on_one_stops_both_at_the_same_step(tmp_path, cache, pair, monke
     assert "stopped: SIGTERM at step" in said.pop()
     ended = together([plain, plain], cache, monkeypatch)
     assert [status for status, _ in ended] == [0, 0], ended
-    assert "going on from step" in ended[0][1]
+    assert "resuming from step" in ended[0][1]
     assert_same_bits(pair[0], tmp_path / "run")
 
 
@@ -218,7 +218,7 @@ def test_a_checkpoint_of_eight_devices_goes_on_on_one_and_the_reverse(tmp_path, 
         arguments = command("cnn", tmp_path / name, changes | {"mesh.fsdp": sharded})
         finish(with_patch(stop, arguments), cache, devices=devices[0], expect=75)
         said = finish(arguments, cache, devices=devices[1])
-        assert "going on from step 6" in said
+        assert "resuming from step 6" in said
         ours, theirs = parameters(tmp_path / name), parameters(tmp_path / "whole")
         for key in theirs:
             largest = np.max(np.abs(theirs[key]), initial=0)

@@ -22,11 +22,11 @@ CHANGES = {
 
 MID_EPOCH = """
 from leukjax.training import metric_writer as log
-original = log.Log.step
+original = log.MetricWriter.step
 def dying(self, step, loss):
     original(self, step, loss)
     if step == {step}: os.kill(os.getpid(), signal.SIGKILL)
-log.Log.step = dying
+log.MetricWriter.step = dying
 """
 DURING_SAVE = """
 from leukjax.checkpoints import checkpoints as checkpoint
@@ -85,7 +85,7 @@ def test_killed_and_started_again(tmp_path, cache, whole, name, patch, repeated)
     arguments = command("cnn", workdir, CHANGES)
     finish(with_patch(patch, arguments), cache, expect=-signal.SIGKILL)
     said = finish(arguments, cache)
-    assert "going on from step" in said
+    assert "resuming from step" in said
     assert_same_bits(whole, workdir)
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["starts"] == 2
@@ -115,8 +115,8 @@ def test_sigterm_saves_and_exits_75(tmp_path, cache, whole):
     patch = MID_EPOCH.replace("SIGKILL", "SIGTERM").format(step=7)
     said = finish(with_patch(patch, arguments), cache, expect=75)
     assert "SIGTERM at step 8" in said
-    assert "the same command goes on" in said
-    assert "going on from step 8" in finish(arguments, cache)
+    assert "the same command resumes" in said
+    assert "resuming from step 8" in finish(arguments, cache)
     assert_same_bits(whole, workdir)
 
 
@@ -140,7 +140,7 @@ def test_a_second_process_on_the_same_folder_is_refused(tmp_path, cache):
     arguments = command("cnn", tmp_path / "run", CHANGES)
     hold = "from leukjax.training import loop\nimport time\n"
     hold += "def train(*_): print('in', flush=True); time.sleep(600)\n"
-    hold += "from leukjax.training import session\nsession.train = train"
+    hold += "from leukjax.training import trainer\ntrainer.train_loop = train"
     first = start(with_patch(hold, arguments), cache)
     try:
         assert first.stdout.readline() == "in\n"

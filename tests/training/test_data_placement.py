@@ -1,4 +1,4 @@
-"""Where pixels lie: the choice from numbers, and the lookup on one device and on eight."""
+"""Where images are kept: the choice from numbers, and the lookup on one device and on eight."""
 
 from types import SimpleNamespace
 
@@ -13,12 +13,17 @@ from leukjax.data import image_store
 from leukjax.data.loader import Batches
 from leukjax.errors import UserError
 from leukjax.training import data_placement
-from leukjax.training.data_placement import GB, Machine, choose
-from leukjax.training.lookup import batch_shardings, images_of
-from leukjax.training.prefetch import Feed
+from leukjax.training.data_placement import (
+    GB,
+    MemoryBudget,
+    batch_shardings,
+    lookup_images,
+    plan_placement,
+)
+from leukjax.training.prefetch import DevicePrefetcher
 
-GPU = Machine(on_cpu=False, devices=4, host=8 * GB, device=2 * GB, disk=100 * GB)
-CPU = Machine(on_cpu=True, devices=1, host=8 * GB, device=0, disk=100 * GB)
+GPU = MemoryBudget(on_cpu=False, devices=4, host=8 * GB, device=2 * GB, disk=100 * GB)
+CPU = MemoryBudget(on_cpu=True, devices=1, host=8 * GB, device=0, disk=100 * GB)
 ROWS = np.random.default_rng(5).permutation(60)[:45]
 
 
@@ -48,8 +53,8 @@ def records(tmp_path):
 @pytest.mark.parametrize(
     ("wanted", "gigabytes", "machine", "mode", "shared", "why"),
     [
-        ("auto", 1.6, GPU, "device", False, "1.60 GB of pixels on each of 4 within 2.00 GB"),
-        ("auto", 7.9, GPU, "device", True, "7.90 GB of pixels over 4 within 2.00 GB"),
+        ("auto", 1.6, GPU, "device", False, "1.60 GB of images on each of 4 within 2.00 GB"),
+        ("auto", 7.9, GPU, "device", True, "7.90 GB of images over 4 within 2.00 GB"),
         ("auto", 8.1, GPU, "none", False, "above 8.00 GB (data.host_gb)"),
         ("auto", 7.9, CPU, "host", False, "the device's memory is the host's; 7.90 GB"),
         ("auto", 8.1, CPU, "none", False, "above 8.00 GB (data.host_gb)"),
@@ -62,14 +67,14 @@ def records(tmp_path):
     ],
 )
 def test_the_choice(wanted, gigabytes, machine, mode, shared, why):
-    choice = choose(wanted, int(gigabytes * GB), machine)
+    choice = plan_placement(wanted, int(gigabytes * GB), machine)
     assert (choice.mode, choice.sharded) == (mode, shared)
-    assert why in choice.why
+    assert why in choice.reason
 
 
-def test_pixels_that_fit_on_no_device_are_refused_when_asked_for():
+def test_images_that_fit_on_no_device_are_refused_when_asked_for():
     with pytest.raises(UserError, match=r"data\.cache=device: 8\.10 GB .* raise data\.device_gb"):
-        choose("device", int(8.1 * GB), GPU)
+        plan_placement("device", int(8.1 * GB), GPU)
 
 
 def _mesh(devices):
@@ -80,15 +85,15 @@ def _mesh(devices):
 @pytest.mark.parametrize(("devices", "shared"), [(1, False), (8, False), (8, True)])
 def test_a_step_sees_the_images_of_its_batch(records, devices, shared):
     mesh = _mesh(devices)
-    pixels = data_placement.put(records, mesh, sharded=shared)
-    assert pixels.sharding.spec == (PartitionSpec("data") if shared else PartitionSpec())
-    assert pixels.shape[0] == (64 if shared else 60)  # a multiple of the devices that share
+    images = data_placement.put_on_devices(records, mesh, sharded=shared)
+    assert images.sharding.spec == (PartitionSpec("data") if shared else PartitionSpec())
+    assert images.shape[0] == (64 if shared else 60)  # a multiple of the devices that share
     look = jax.jit(
-        lambda batch: images_of(batch, mesh, pixels.sharding),
-        in_shardings=(batch_shardings(mesh, pixels.sharding),),
+        lambda batch: lookup_images(batch, mesh, images.sharding),
+        in_shardings=(batch_shardings(mesh, images.sharding),),
     )
     batches = Batches(records, ROWS, 8, training=True, seed=3)
-    feed = Feed(batches, mesh, 2, 9, pixels=pixels)
+    feed = DevicePrefetcher(batches, mesh, 2, 9, device_images=images)
     for step, batch in enumerate(feed, 2):
         expected = batches.batch(step)
         np.testing.assert_array_equal(look(batch), expected.pop("image"))
@@ -100,9 +105,11 @@ def test_a_step_sees_the_images_of_its_batch(records, devices, shared):
 
 def test_batches_of_several_steps_come_as_one(records):
     mesh = _mesh(8)
-    pixels = data_placement.put(records, mesh, sharded=False)
+    images = data_placement.put_on_devices(records, mesh, sharded=False)
     batches = Batches(records, ROWS, 8, training=True, seed=3)
-    first, second, third = Feed(batches, mesh, 4, 9, pixels=pixels, counts=[3, 1, 1])
+    first, second, third = DevicePrefetcher(
+        batches, mesh, 4, 9, device_images=images, counts=[3, 1, 1]
+    )
     for place, step in enumerate((4, 5, 6)):
         np.testing.assert_array_equal(first["index"][place], batches.indices(step))
     np.testing.assert_array_equal(second["index"], batches.indices(7))
@@ -119,7 +126,7 @@ def test_several_steps_a_call_need_the_device(cache):
 def test_several_steps_a_call_say_what_auto_chose(records):
     config = configs.load("default", {"train.steps_per_call": 4})
     with pytest.raises(UserError, match=r"data\.cache=auto is host here .*; set data\.cache to"):
-        data_placement.settle(config, records, _mesh(1))
+        data_placement.place_dataset(config, records, _mesh(1))
 
 
 def test_auto_goes_on_without_a_cache_that_cannot_be_written(records, monkeypatch):
@@ -127,7 +134,9 @@ def test_auto_goes_on_without_a_cache_that_cannot_be_written(records, monkeypatc
         raise UserError("data.cache_dir: full")
 
     monkeypatch.setattr(image_store, "decode", refuse)
-    found = data_placement.settle(configs.load("default"), records, _mesh(1))
+    found = data_placement.place_dataset(configs.load("default"), records, _mesh(1))
     assert found.mode == "none"
     with pytest.raises(UserError, match="full"):
-        data_placement.settle(configs.load("default", {"data.cache": "host"}), records, _mesh(1))
+        data_placement.place_dataset(
+            configs.load("default", {"data.cache": "host"}), records, _mesh(1)
+        )

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_step import Trainer
+from test_step import Small
 
 from leukjax import config as configs
-from leukjax import models
 from leukjax.errors import UserError
-from leukjax.models.layer_groups import depths
+from leukjax.models.registry import create_model
+from leukjax.models.summary import layer_groups
 from leukjax.sharding import path_name
 from leukjax.training import optimizers, pretrained
 from leukjax.training.fine_tuning import FineTuning
@@ -31,7 +31,7 @@ def moved(trainer, steps=2):
 
 
 def test_frozen_parameters_keep_every_bit_and_no_slot():
-    trainer = Trainer(
+    trainer = Small(
         "cnn",
         1,
         optimizer__freeze="^conv[12]/|norm3/bias",
@@ -55,7 +55,7 @@ def test_frozen_parameters_keep_every_bit_and_no_slot():
 
 
 def test_a_linear_probe_changes_the_head_alone():
-    trainer = Trainer("cnn", 1, optimizer__freeze_stages=-1, model__norm="frozen")
+    trainer = Small("cnn", 1, optimizer__freeze_stages=-1, model__norm="frozen")
     statistics = named(trainer.state.batch_stats)
     changed, _, state = moved(trainer)
     assert changed == {"fc/kernel", "fc/bias"}
@@ -69,19 +69,18 @@ def test_rates_follow_the_depth():
         "default", {"optimizer.name": "sgd", "optimizer.momentum": 0.0}
     ).optimizer
     options.update(layer_decay=0.5, head_rate=3.0, freeze_stages=1)
-    transform = optimizers.make_transform(options)
+    transform = optimizers.from_config(options)
     stop = FineTuning.of(options).stop_frozen
     gradients = jax.grad(lambda p: sum(x.sum() for x in jax.tree.leaves(stop(p))))(params)
-    updates, _ = transform.update(gradients, transform.init(params), params, learning_rate=2.0)
+    updates, _ = transform.update(gradients, transform.init(params), params, 2.0)
     found = {name: float(value["kernel"][0]) for name, value in updates.items()}
     assert found == {"conv1": 0.0, "layer1_0": -0.5, "layer2_0": -1.0, "fc": -6.0}
 
 
 def test_no_optimizer_moves_a_frozen_parameter():
     """Weight decay of an optimizer that was not made from the config, for instance."""
-    trainer = Trainer(
-        "cnn", 1, transform=optax.adamw(1e-2, weight_decay=0.5), optimizer__freeze_stages=-1
-    )
+    adamw = optax.adamw(1e-2, weight_decay=0.5)
+    trainer = Small("cnn", 1, transform=adamw, optimizer__freeze="^(?!fc/)")
     assert moved(trainer, 1)[0] == {"fc/kernel", "fc/bias"}
 
 
@@ -98,8 +97,10 @@ def test_no_optimizer_moves_a_frozen_parameter():
     ],
 )
 def test_every_family_has_an_order(name, options, expected):
-    params = pretrained.shapes(models.create(name, 2, **options), 32)["params"]
-    stages = depths(path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params))
+    params = pretrained.shapes(create_model(name, 2, **options), 32)["params"]
+    stages = layer_groups(
+        path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)
+    )
     for module, stage in expected.items():
         found = {stages[path] for path in stages if path.split("/")[0] == module}
         assert found == {stage}, module

@@ -4,18 +4,19 @@ import errno
 import json
 import os
 
+from leukjax.rundir import RunDir
 from leukjax.training.metric_writer import (
-    Log,
+    MetricWriter,
     epoch_header,
     epoch_line,
-    read_metrics,
-    seconds_trained,
 )
 from leukjax.training.throughput import duration
 
 
 def _log(folder, start=0):
-    return Log(folder, start=start, total_steps=100, steps_per_epoch=10, positive="all")
+    return MetricWriter(
+        RunDir(folder), start=start, total_steps=100, steps_per_epoch=10, positive="all"
+    )
 
 
 def test_lines_after_the_restored_step_are_dropped(tmp_path):
@@ -25,7 +26,7 @@ def test_lines_after_the_restored_step_are_dropped(tmp_path):
     log.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 40, "part": "va')  # killed while it wrote
-    assert [record["step"] for record in read_metrics(tmp_path)] == [10, 20, 30]
+    assert [record["step"] for record in RunDir(tmp_path).history()] == [10, 20, 30]
     log = _log(tmp_path, start=20)
     log.write({"step": 30, "part": "val", "loss": 0.5})
     log.close()
@@ -38,11 +39,11 @@ def test_lines_after_the_restored_step_are_dropped(tmp_path):
 
 
 def test_seconds_add_up_over_starts(tmp_path):
-    assert seconds_trained(tmp_path) == 0
+    assert RunDir(tmp_path).seconds_trained() == 0
     log = _log(tmp_path)
     log.write({"step": 10, "part": "train", "elapsed": 12.5})
     log.close()
-    assert seconds_trained(tmp_path) == 12.5
+    assert RunDir(tmp_path).seconds_trained() == 12.5
 
 
 def test_tensorboard_opens_the_events(tmp_path):
@@ -87,4 +88,4 @@ def test_a_file_system_without_fsync_has_a_log_all_the_same(tmp_path, monkeypatc
     monkeypatch.setattr(os, "fsync", refused)
     log.write({"step": 10, "part": "val", "loss": 0.75})
     log.close()
-    assert [line["step"] for line in read_metrics(tmp_path)] == [10]
+    assert [line["step"] for line in RunDir(tmp_path).history()] == [10]

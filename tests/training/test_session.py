@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from leukjax import config as configs
 from leukjax.errors import Diverged, Stopped
-from leukjax.training import final_evaluation, session
-from leukjax.training.assemble import Run
+from leukjax.training import final_evaluation, trainer
+from leukjax.training.run import Run
 
 
 def _live() -> int:
@@ -28,7 +28,7 @@ def measure(monkeypatch):
 
     def start(config, folder, *, stop):
         before, found, size = _live(), [], 0
-        train, predict = session.train, final_evaluation.predict
+        train, predict = trainer.train_loop, final_evaluation.predict
 
         def training(run, state, *rest):
             nonlocal size
@@ -36,7 +36,7 @@ def measure(monkeypatch):
             found.append(_live() - before)
             if stop:
                 raise Stopped("measured")
-            # As `session` does: the only reference to the state is handed on.
+            # As `Trainer.run` does: the only reference to the state is handed on.
             held = [state]
             del state
             train(run, held.pop(), *rest)
@@ -46,10 +46,10 @@ def measure(monkeypatch):
             return predict(run, state, part)
 
         with monkeypatch.context() as patch:
-            patch.setattr(session, "train", training)
+            patch.setattr(trainer, "train_loop", training)
             patch.setattr(final_evaluation, "predict", predicting)
             try:
-                session.run(config, folder)
+                trainer.train(config, folder)
             except Stopped:
                 assert stop
         return [bytes_ / size for bytes_ in found]
@@ -88,6 +88,6 @@ def test_a_state_that_is_not_finite_is_not_saved(config, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Run, "fresh_state", poisoned)
     with pytest.raises(Diverged, match=r"batch_stats/\S+ is not finite after step 5: .* no check"):
-        session.run(config, tmp_path / "run")
+        trainer.train(config, tmp_path / "run")
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
     assert not (tmp_path / "run" / "predictions").exists()

@@ -5,34 +5,16 @@ import jax.numpy as jnp
 import pytest
 
 from leukjax import config as configs
-from leukjax import models, sharding
-from leukjax.training import optimizers
-from leukjax.training import state as states
+from leukjax.training.state import settings_form
+from leukjax.training.trainer import Trainer
 
 
 def _init(fsdp: bool):
-    config = configs.load("cnn", {"model.width": 128, "mesh.data": 8, "mesh.fsdp": fsdp})
-    mesh = sharding.make_mesh(config.mesh, config.train.batch_size)
-    like = states.Settings(
-        seed=jnp.uint32(0),
-        mean=jnp.zeros(3),
-        std=jnp.ones(3),
-        class_weights=jnp.ones(2),
-        **{
-            name: jnp.float32(1)
-            for name in ("learning_rate", "total_steps", "warmup_steps", "step_every")
-        },
-    )
-    init, shardings = states.make_init(
-        models.create("cnn", 2, **models.select("cnn", config.model)),
-        optimizers.make_transform(config.optimizer),
-        like,
-        image_size=32,
-        ema=True,
-        mesh=mesh,
-        rules=sharding.rules(config.mesh),
-    )
-    return init, shardings, like
+    fields = {"model.width": 128, "mesh.data": 8, "mesh.fsdp": fsdp, "data.image_size": 32}
+    config = configs.load("cnn", fields | {"train.ema_decay": 0.9})
+    compiled = Trainer.from_config(config, num_classes=2).compiled()
+    like = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), settings_form(2))
+    return compiled.init, compiled.form, like
 
 
 def _largest_and_total(state) -> tuple[int, int]:
@@ -45,12 +27,12 @@ def _largest_and_total(state) -> tuple[int, int]:
 
 
 def test_no_device_holds_more_than_its_share():
-    init, shardings, like = _init(fsdp=True)
+    init, form, like = _init(fsdp=True)
     state = init(like)
     held, total = _largest_and_total(state)
     assert held == pytest.approx(total / 8, rel=0.01)
     assert jax.tree.all(
-        jax.tree.map(lambda leaf, wanted: leaf.sharding == wanted, state, shardings)
+        jax.tree.map(lambda leaf, wanted: leaf.sharding == wanted.sharding, state, form)
     )
     # While it is made, too: arguments, results and everything between them, on one device.
     memory = init.lower(like).compile().memory_analysis()

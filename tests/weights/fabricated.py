@@ -8,7 +8,7 @@ import numpy as np
 import published_npz
 from safetensors.numpy import save_file
 
-from leukjax import models
+from leukjax.models.registry import create_model, select_options
 from leukjax.training import pretrained
 from leukjax.weights import layouts
 from leukjax.weights.map import Mapped, match
@@ -50,7 +50,7 @@ def torch_tensors(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
-def load(path: Path, classes: int, image_size: int, **options) -> tuple[models.nn.Module, Mapped]:
+def load(path: Path, classes: int, image_size: int, **options) -> tuple[nn.Module, Mapped]:
     """The model that a file calls for, and the file mapped to it."""
     tensors = open_file(path)
     layout = layouts.recognize(str(path), tensors.shapes)
@@ -58,12 +58,12 @@ def load(path: Path, classes: int, image_size: int, **options) -> tuple[models.n
     norm = "batch" if layout.family == "resnet" else "group"
     fields = {"norm": norm, "gelu_tanh": False, **wanted}
     name = fields["name"]
-    module = models.create(name, classes, **models.select(name, fields))
+    module = create_model(name, classes, **select_options(name, fields))
     return module, map_to(module, image_size, tensors, layout, **options)
 
 
 def map_to(
-    module: models.nn.Module, image_size: int, tensors: Tensors, layout: layouts.Layout, **options
+    module: nn.Module, image_size: int, tensors: Tensors, layout: layouts.Layout, **options
 ) -> Mapped:
     """The tensors mapped to a model."""
     import flax

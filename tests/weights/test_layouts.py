@@ -8,8 +8,8 @@ import published_npz
 import pytest
 from fabricated import GOLDEN, load, map_to, only_shapes, shapes_of, write
 
-from leukjax import models
 from leukjax.errors import UserError
+from leukjax.models.registry import create_model
 from leukjax.weights import layouts
 
 QUICK = ("timm_resnet18", "hybrid_npz")
@@ -60,7 +60,7 @@ def test_every_tensor_of_a_public_file_has_its_one_place(name):
     assert wanted == EXPECTED[name.split("/")[-1]]
     head = next(shape for key, shape in reversed(shapes.items()) if key.endswith("bias"))
     norm = "batch" if layout.family == "resnet" else "group"
-    module = models.create(wanted.pop("name"), head[0], norm=norm, **wanted)
+    module = create_model(wanted.pop("name"), head[0], norm=norm, **wanted)
     mapped = map_to(module, size, only_shapes(shapes), layout)
     assert set(mapped.counts()) <= {"loaded", "unused"}
     used = [tensor for row in mapped.rows for tensor in row.tensor.split(" + ")]

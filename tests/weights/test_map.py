@@ -9,8 +9,8 @@ import pytest
 from fabricated import load, map_to, only_shapes, write
 from safetensors.numpy import load_file, save_file
 
-from leukjax import models
 from leukjax.errors import UserError
+from leukjax.models.registry import create_model
 from leukjax.weights import layouts, names
 from leukjax.weights.axes import FLAX
 from leukjax.weights.map import adapt_input, match
@@ -129,7 +129,7 @@ def test_position_embeddings_are_resized(tmp_path):
 def test_numbers_that_no_model_can_hold_are_refused(tmp_path):
     path = write("timm_resnet18", tmp_path)
     good = load_file(path)
-    module = models.create("resnet", 10, depth=18)
+    module = create_model("resnet", 10, depth=18)
     for name, value, says in (
         ("layer1.0.bn1.running_var", -1.0, "running_var holds a variance below 0"),
         ("conv1.weight", np.nan, "conv1.weight holds numbers that are not finite"),

@@ -32,10 +32,18 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _SHIPPED = tuple(module.name for module in pkgutil.iter_modules(__path__))
 _registered: dict[str, Factory] = {}
 
+# What a config records of a data set that was given in Python and has no registered name.
+CUSTOM = "custom"
+
 
 def list_datasets() -> tuple[str, ...]:
     """Returns the names of all data sets, sorted."""
     return tuple(sorted({*_SHIPPED, *_registered}))
+
+
+def config_names() -> tuple[str, ...]:
+    """Returns the values that `data.name` can have: `CUSTOM` for a data set without a name."""
+    return (*list_datasets(), CUSTOM)
 
 
 def register_dataset(
@@ -79,6 +87,11 @@ def make_dataset(data: "ConfigDict") -> "Dataset":
       UserError: an unknown name (the nearest one is named), or what the data set raises.
     """
     names, name = list_datasets(), data.name
+    if name == CUSTOM:
+        raise UserError(
+            "the data set was given in Python and has no name: evaluate it in Python with "
+            "leukjax.load(run).evaluate(dataset), or register it before training and use --import"
+        )
     if name not in names:
         close = difflib.get_close_matches(name, names, n=1)
         guess = f"did you mean {close[0]!r}? " if close else ""

@@ -2,16 +2,18 @@
 
 import csv
 import io
+import json
 import os
 import re
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from leukjax import expressions
 from leukjax.data import levels
 from leukjax.data.archive import File, Files, native
 from leukjax.data.dataset import FileDataset, names_config_fields
@@ -91,6 +93,13 @@ class ImageFolder(FileDataset):
             subjects_known=bool(subject or subject_csv),
             background=background,
             bad_images=bad_images,
+            config_fields={
+                "data.root": os.path.abspath(root),
+                "data.subject_pattern": subject,
+                "data.subject_csv": os.path.abspath(subject_csv) if subject_csv else "",
+                "data.positive": positive,
+                "data.bad_images": bad_images,
+            },
             files=files,
         )
 
@@ -150,18 +159,49 @@ def _subjects(
         raise UserError(f"subject: {expression!r} is not a regular expression ({error})") from error
     if not pattern.groups:
         raise UserError("subject: the expression has no group: put the subject in parentheses")
-    subjects = {}
-    for location in locations:
-        match = expressions.search(pattern, location, "config.data.subject_pattern")
-        if match and match.group(1):
-            subjects[location] = match.group(1)
-    missing = [location for location in locations if location not in subjects]
+    subjects = dict(zip(locations, _first_groups(expression, locations), strict=True))
+    missing = [location for location in locations if not subjects[location]]
     if missing:
         raise UserError(
             f"subject: {expression!r} does not match {missing[0]} ({len(missing):,} of "
-            f"{len(locations):,} images). Change the expression or remove the file"
+            f"{len(locations):,} images). Change the expression or move the files"
         )
     return subjects, f"read from the names by '{expression}'"
+
+
+_SEARCH = """
+import json, re, sys
+pattern, names = json.load(sys.stdin)
+groups = [match and match[1] or "" for match in map(re.compile(pattern).search, names)]
+json.dump(groups, sys.stdout)
+"""
+_SEARCH_SECONDS = 10.0  # plus 0.1 ms per name; a usual pattern takes 1 us
+
+
+def _first_groups(pattern: str, locations: Sequence[str]) -> list[str]:
+    """Returns the first group of the match in each location; "" without a match.
+
+    Searches in a process with a time limit: the pattern may come from another person's run, and
+    some, like ``(a+)+$``, take a time that doubles with each letter.
+
+    Raises:
+      UserError: it takes too long.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", _SEARCH],
+            input=json.dumps([pattern, locations]),
+            capture_output=True,
+            encoding="utf-8",
+            timeout=_SEARCH_SECONDS + 1e-4 * len(locations),
+            check=True,
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"subject: {pattern!r} takes too long on {len(locations):,} names of files; "
+            "avoid a repetition inside a repeated group, as in (a+)+"
+        ) from None
+    return json.loads(done.stdout)
 
 
 def _from_csv(name: str, root: Path, locations: list[str]) -> dict[str, str]:

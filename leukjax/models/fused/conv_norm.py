@@ -32,10 +32,15 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 class Pointwise(NamedTuple):
-    """A 1x1 convolution that is still to be done."""
+    """Both factors of a 1x1 convolution that is still to be computed."""
 
     x: Float[Array, "n h w i"]
     kernel: Float[Array, "1 1 i o"]  # float32
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the result."""
+        return (*self.x.shape[:3], self.kernel.shape[-1])
 
 
 class _Sums(NamedTuple):

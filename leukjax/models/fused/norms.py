@@ -12,7 +12,7 @@ axis of ``[a, m, c]`` and a group of channels, for each of a parts (images, or p
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,9 @@ from jax import lax
 from jaxtyping import Array, Float, UInt8
 
 from leukjax.models.cpu.pooling import Window
+from leukjax.models.fused.conv_norm import Pointwise, conv_norm
+from leukjax.models.layers import resolve_padding
+from leukjax.models.norms import After, BatchNorm, GroupNorm, Layers
 
 
 class Statistics(NamedTuple):
@@ -241,3 +244,56 @@ def _given(
         mine = jnp.where(place == number, gradient, zero)
         parts.append(lax.pad(mine, zero, edges))
     return functools.reduce(jnp.add, parts)
+
+
+class FusedNorm:
+    """Fuses a normalisation with a 1x1 convolution before it, or with what follows it.
+
+    Attributes:
+      with_after: whether the latter, too.
+    """
+
+    epsilon: float
+    with_after: ClassVar[bool] = True
+
+    def normalize(
+        self, x: Any, scale: Array, bias: Array, parts: int, groups: int, after: After
+    ) -> tuple[Float[Array, "n p q c"], Float[Array, "a c"], Float[Array, "a c"]]:
+        """Does what `Norm.normalize` does; `x` may be a `Pointwise`."""
+        shortcut, relu, pool = after
+        if isinstance(x, Pointwise):
+            # With a shortcut conv_norm applies the ReLU, without one there is none.
+            each = 0 if groups == x.shape[-1] else groups
+            return conv_norm(*x, scale, bias, shortcut, parts, self.epsilon, each)
+        if not self.with_after:
+            normalize = super().normalize  # type: ignore[misc]  # of the Norm it is mixed into
+            return normalize(x, scale, bias, parts, groups, after)
+        if pool is not None:
+            size, strides, padding = pool
+            window = Window(size, strides, resolve_padding(padding, x.shape[1:3], size, strides))
+            return norm_relu_pool(x, scale, bias, parts, groups, self.epsilon, window)
+        flat = x.reshape(parts, -1, x.shape[-1])
+        if shortcut is None:
+            y, mean, variance = norm_relu(flat, scale, bias, groups, self.epsilon, relu)
+        else:
+            beside = shortcut.reshape(flat.shape)
+            y, mean, variance = norm_add_relu(flat, beside, scale, bias, groups, self.epsilon)
+        return y.reshape(x.shape), mean, variance
+
+
+class FusedBatchNorm(FusedNorm, BatchNorm):
+    """`BatchNorm` in the forms of `FusedNorm`."""
+
+
+class FusedGroupNorm(FusedNorm, GroupNorm):
+    """`GroupNorm` in the forms of `FusedNorm`."""
+
+
+class ConvFusedBatchNorm(FusedBatchNorm):
+    """`BatchNorm`, fused with a 1x1 convolution only."""
+
+    with_after = False
+
+
+LAYERS = Layers(FusedBatchNorm, FusedGroupNorm)
+CONV_LAYERS = Layers(ConvFusedBatchNorm, GroupNorm)

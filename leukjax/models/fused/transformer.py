@@ -18,6 +18,10 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float
 
+from leukjax.models import initializers
+from leukjax.models.layers import StochasticDepth
+from leukjax.models.transformer import TransformerBlock, glorot_qkv
+
 TILE = 8  # cuBLAS wants matrices of bfloat16 in multiples of 16 bytes
 
 
@@ -174,3 +178,49 @@ def _together(x: Float[Array, "n h u s"], tokens: int) -> Float[Array, "n t d"]:
 def _product(x: Array, y: Array, over_x: int, over_y: int) -> Array:
     """For each image and head, the product over one axis of each."""
     return lax.dot_general(x, y, (((over_x,), (over_y,)), ((0, 1), (0, 1))))
+
+
+class FusedTransformerBlock(TransformerBlock):
+    """A `TransformerBlock` that trains in the form of this module, with the same parameters."""
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "n t d"], *, train: bool
+    ) -> tuple[Float[Array, "n t d"], Float[Array, "n h t t"] | None]:
+        """Returns the tokens; and, in evaluation, the weights of the attention."""
+        if not train:
+            return super().__call__(x, train=False)
+        shape, features = x.shape, x.shape[-1]
+        norm = functools.partial(LayerNorm, epsilon=1e-6)
+        dense = functools.partial(Dense, dtype=self.dtype, kernel_init=initializers.glorot)
+        dropout = nn.Dropout(self.dropout, deterministic=False)
+        skip = StochasticDepth(self.drop)
+
+        def branch(y: Array) -> Array:
+            """Drops elements and whole images, the same ones as `TransformerBlock`."""
+            return skip(dropout(y.reshape(shape)), train=True).reshape(-1, features)
+
+        x = x.reshape(-1, features)
+        y = FusedAttention(self.heads, shape[1], self.dtype, name="attn")(norm(name="norm1")(x))
+        x = x + branch(y)
+        y = dense((4 * features,), gelu=self.gelu_tanh, name="fc1")(norm(name="norm2")(x))
+        y = dropout(y.reshape(*shape[:2], -1)).reshape(y.shape)
+        return (x + branch(dense((features,), name="fc2")(y))).reshape(shape), None
+
+
+class FusedAttention(nn.Module):
+    """`transformer.Attention` with the same parameters, on a matrix of all tokens."""
+
+    heads: int
+    tokens: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "m d"]) -> Float[Array, "m d"]:
+        features = x.shape[-1]
+        dense = functools.partial(Dense, dtype=self.dtype)
+        qkv_features = (3, self.heads, features // self.heads)
+        qkv = dense(qkv_features, kernel_init=glorot_qkv, name="qkv")(x)
+        mixed = attend(qkv.reshape(-1, self.tokens, 3 * features), self.heads)
+        project = dense((features,), kernel_init=initializers.glorot, name="proj")
+        return project(mixed.reshape(x.shape))

@@ -1,4 +1,4 @@
-"""The lean form of a transformer block: the parameters and numbers of the other."""
+"""The fused transformer block has the parameters and numbers of the plain one."""
 
 import functools
 
@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from leukjax import models
+from leukjax.models import fused
 from leukjax.models.fused import transformer
 from leukjax.models.hybrid_vit import VARIANTS, Variant
+from leukjax.models.registry import create_model
 from leukjax.models.transformer import TransformerBlock
 
 
@@ -63,20 +64,22 @@ def test_attention_is_jaxs(tokens):
 
 @pytest.fixture
 def blocks():
-    """A block in its lean form and in the other."""
-    make = functools.partial(TransformerBlock, 2, 0.1, 0.3)
-    return [make(True, jnp.float32, lean) for lean in (True, False)]
+    """A fused and a plain block."""
+    return [
+        block(2, 0.1, 0.3, True, jnp.float32)
+        for block in (transformer.FusedTransformerBlock, TransformerBlock)
+    ]
 
 
 def test_a_block_has_the_same_parameters(blocks):
     x = drawn(0, 2, 5, 12)
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    lean, other = (jax.jit(lambda b=b: b.init(keys, x, train=True))() for b in blocks)
-    assert jax.tree.structure(lean) == jax.tree.structure(other)
-    jax.tree.map(np.testing.assert_array_equal, lean, other)
+    ours, theirs = (jax.jit(lambda b=b: b.init(keys, x, train=True))() for b in blocks)
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
-def test_a_block_trains_as_the_other_and_drops_the_same(blocks):
+def test_a_fused_block_trains_like_the_plain_one_and_drops_the_same(blocks):
     x = drawn(0, 6, 5, 12)
     params = jax.jit(lambda: blocks[1].init(jax.random.key(0), x, train=False))()
 
@@ -88,9 +91,9 @@ def test_a_block_trains_as_the_other_and_drops_the_same(blocks):
 
 
 @pytest.mark.slow
-def test_a_hybrid_in_bfloat16_is_as_near_to_the_truth(monkeypatch):
+def test_a_fused_hybrid_in_bfloat16_is_as_accurate(monkeypatch):
     monkeypatch.setitem(VARIANTS, "tiny", Variant(stages=(1,), features=16, depth=1, heads=2))
-    make = functools.partial(models.create, "hybrid_vit", 2, variant="tiny", norm="group")
+    make = functools.partial(create_model, "hybrid_vit", 2, variant="tiny", norm="group")
     images = drawn(0, 4, 16, 16, 3)
     variables = jax.jit(lambda: make().init(jax.random.key(0), images, train=False))()
     variables["params"]["head"]["kernel"] += 0.1 * drawn(1, 16, 2)
@@ -104,8 +107,12 @@ def test_a_hybrid_in_bfloat16_is_as_near_to_the_truth(monkeypatch):
 
     truth = gradients(make())
     errors = [
-        float(jnp.linalg.norm(gradients(make(dtype=dtype, lean=lean)) - truth))
-        for dtype, lean in ((jnp.float32, True), (jnp.bfloat16, True), (jnp.bfloat16, False))
+        float(jnp.linalg.norm(gradients(module) - truth))
+        for module in (
+            fused.fuse(make(), "gpu"),
+            fused.fuse(make(dtype=jnp.bfloat16), "gpu"),
+            make(dtype=jnp.bfloat16),
+        )
     ]
     assert errors[0] < 1e-3 * float(jnp.linalg.norm(truth))
     assert errors[1] < 1.2 * errors[2]

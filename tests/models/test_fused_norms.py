@@ -1,4 +1,4 @@
-"""Normalisation with what follows as one function equals the layers one after the other."""
+"""A normalisation fused with what follows it equals the layers one after the other."""
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from leukjax import models
-from leukjax.models.norms import After, BatchNorm, GroupNorm, followed
+from leukjax.models import fused
+from leukjax.models.fused.norms import LAYERS
+from leukjax.models.norms import After, Layers
+from leukjax.models.registry import create_model
 
-NORMS = {"batch": BatchNorm(), "parts": BatchNorm(sub_batch=2), "group": GroupNorm()}
+NORMS = {
+    "batch": lambda layers: layers.batch(),
+    "sub_batches": lambda layers: layers.batch(sub_batch=2),
+    "group": lambda layers: layers.group(),
+}
 POOLS = {
     "same": ((3, 3), (2, 2), "SAME"),
     "half": ((3, 3), (2, 2), "HALF"),
@@ -27,19 +33,16 @@ def drawn(seed, *shape, dtype=jnp.float32):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
 
 
-def results(norm, x, after, lean):
-    """The result, the gradients of parameters, features and shortcut, the running averages."""
-    channels = x.shape[-1]
+def results(norm, x, after, is_fused):
+    """Returns the result, gradients of parameters, features and shortcut, and running averages."""
+    channels, module = x.shape[-1], NORMS[norm](LAYERS if is_fused else Layers())
     params = {"scale": drawn(5, channels), "bias": drawn(6, channels)}
     rest = {"batch_stats": {"mean": jnp.zeros(channels), "var": jnp.ones(channels)}}
 
     def call(params, x, shortcut):
-        return norm.apply(
-            {"params": params, **rest},
-            method=lambda module: followed(
-                module, x, after._replace(shortcut=shortcut), train=True, lean=lean
-            ),
-            mutable=["batch_stats"],
+        follows = after._replace(shortcut=shortcut)._asdict()
+        return module.apply(
+            {"params": params, **rest}, x, train=True, mutable=["batch_stats"], **follows
         )
 
     @jax.jit
@@ -58,49 +61,52 @@ def assert_close(ours, theirs, tolerance=1e-5):
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("follows", ["nothing", "relu", "shortcut", *POOLS])
-def test_as_one_or_one_after_the_other(norm, follows):
+def test_fused_equals_layer_by_layer(norm, follows):
     after = {
-        "nothing": After(relu=False),
-        "relu": After(),
-        "shortcut": After(shortcut=drawn(2, *SHAPE)),
-    }.get(follows, After(pool=POOLS.get(follows)))
+        "nothing": After(),
+        "relu": After(relu=True),
+        "shortcut": After(shortcut=drawn(2, *SHAPE), relu=True),
+    }.get(follows, After(relu=True, pool=POOLS.get(follows)))
     x = drawn(1, *SHAPE) * 2 + 0.5
-    ours, theirs = (results(NORMS[norm], x, after, lean) for lean in (True, False))
+    ours, theirs = (results(norm, x, after, is_fused) for is_fused in (True, False))
     assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("follows", ["relu", "shortcut", "same"])
-def test_bfloat16_is_as_near_to_the_truth(follows):
+def test_bfloat16_is_as_accurate_as_layer_by_layer(follows):
     """Root mean square errors against float32 of the same features."""
-    after = {"relu": After(), "shortcut": After(shortcut=drawn(2, *SHAPE))}.get(
-        follows, After(pool=POOLS["same"])
-    )
+    after = {
+        "relu": After(relu=True),
+        "shortcut": After(shortcut=drawn(2, *SHAPE), relu=True),
+        "same": After(relu=True, pool=POOLS["same"]),
+    }[follows]
     narrow = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (drawn(1, *SHAPE), after.shortcut))
     wide = jax.tree.map(lambda a: a.astype(jnp.float32), narrow)
-    truth = results(GroupNorm(), wide[0], after._replace(shortcut=wide[1]), False)
+    truth = results("group", wide[0], after._replace(shortcut=wide[1]), False)
     errors = []
-    for lean in (True, False):
-        found = results(GroupNorm(), narrow[0], after._replace(shortcut=narrow[1]), lean)
-        each = [jnp.mean((a - b) ** 2) ** 0.5 for a, b in zip(found, truth, strict=True)]
-        errors.append(np.asarray(each))
+    for is_fused in (True, False):
+        values = results("group", narrow[0], after._replace(shortcut=narrow[1]), is_fused)
+        errors.append(
+            np.asarray([jnp.mean((a - b) ** 2) ** 0.5 for a, b in zip(values, truth, strict=True)])
+        )
     assert np.all(errors[0] < 1.2 * errors[1] + 0.02)
 
 
 def test_of_equal_maxima_the_first_gets_the_gradient():
     x = jnp.round(drawn(1, *SHAPE) * 2)  # many are equal
-    after = After(pool=POOLS["same"])
-    ours, theirs = (results(GroupNorm(), x, after, lean) for lean in (True, False))
+    after = After(relu=True, pool=POOLS["same"])
+    ours, theirs = (results("group", x, after, is_fused) for is_fused in (True, False))
     assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("norm", ["batch", "parts", "group"])
+@pytest.mark.parametrize("norm", ["batch", "sub_batches", "group"])
 def test_any_number_of_devices_gives_the_same(norm):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     x = drawn(1, 16, 6, 6, 8)
-    for after in (After(), After(pool=POOLS["same"])):
-        alone = results(NORMS[norm], x, after, True)
+    for after in (After(relu=True), After(relu=True, pool=POOLS["same"])):
+        alone = results(norm, x, after, True)
         spread = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
-        assert_close(results(NORMS[norm], spread, after, True), alone)
+        assert_close(results(norm, spread, after, True), alone)
 
 
 @pytest.mark.parametrize(
@@ -111,9 +117,11 @@ def test_any_number_of_devices_gives_the_same(norm):
         slow("resnet", {"depth": 18, "width": 4, "norm": "frozen", "stochastic_depth": 0.2}),
     ],
 )
-def test_a_model_in_lean_form_trains_as_the_other(name, options):
+def test_a_fused_model_trains_like_the_model(name, options):
     images = drawn(1, 4, 32, 32, 3)
-    forms = [models.create(name, 2, lean=lean, **options) for lean in (True, False)]
+    module = create_model(name, 2, **options)
+    forms = [fused.fuse(module, "gpu"), module]
+    assert type(forms[0]) is not type(module)
     variables = jax.jit(lambda: forms[0].init(jax.random.key(0), images, train=False))()
 
     def gradients(module):

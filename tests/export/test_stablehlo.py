@@ -184,12 +184,12 @@ def test_a_window_is_cut_from_images_of_its_size_alone(monkeypatch):
 def test_a_damaged_program_and_denoised_images_are_refused(folder, monkeypatch, tmp_path):
     copy = tmp_path / "copy"
     copy.mkdir()
-    for name in (stablehlo.PROGRAM, stablehlo.ABOUT, stablehlo.LOADER):
+    for name in (stablehlo.PROGRAM, stablehlo.DESCRIPTION, stablehlo.LOADER):
         copy.joinpath(name).write_bytes(folder.joinpath(name).read_bytes())
     blob = bytearray(copy.joinpath(stablehlo.PROGRAM).read_bytes())
     blob[len(blob) // 2] ^= 1
     copy.joinpath(stablehlo.PROGRAM).write_bytes(blob)
-    about = json.loads(copy.joinpath(stablehlo.ABOUT).read_text())
+    about = json.loads(copy.joinpath(stablehlo.DESCRIPTION).read_text())
     monkeypatch.setattr(predict_template, "ABOUT", about)
     monkeypatch.setattr(predict_template, "FOLDER", copy)
     side = about["image_size"]

@@ -1,4 +1,4 @@
-"""A folded convolution is convolution, BatchNorm, add and ReLU one after the other."""
+"""A 1x1 convolution fused with its normalisation equals the layers one after the other."""
 
 import functools
 
@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from leukjax.models import norms
-from leukjax.models.fused.conv_norm import conv_norm
+from leukjax.models.fused import conv_norm
+from leukjax.models.fused.blocks import FusedBlock
+from leukjax.models.fused.norms import CONV_LAYERS, LAYERS
 from leukjax.models.layers import Conv, conv
 from leukjax.models.norms import standardize
 from leukjax.models.resnet import Block
@@ -27,7 +29,7 @@ def apart(x, kernel, scale, bias, shortcut, parts, groups=0):
 
 
 def folded(*arguments, groups=0):
-    return conv_norm(*arguments, EPSILON, groups)
+    return conv_norm.conv_norm(*arguments, EPSILON, groups)
 
 
 def drawn(seed, shortcut=True, dtype=jnp.float32):
@@ -84,14 +86,14 @@ def test_bfloat16_is_about_as_near_to_the_truth_as_the_parts_one_after_the_other
 @pytest.mark.parametrize(
     ("strides", "norm"), [((1, 1), "batch"), ((2, 2), "batch"), ((2, 2), "group")]
 )
-def test_a_bottleneck_trains_alike_with_and_without(strides, norm):
+def test_a_fused_bottleneck_trains_like_the_plain_one(strides, norm, monkeypatch):
     """Result, gradients and running averages: same parameters, same names."""
     images = jax.random.normal(jax.random.key(0), (4, 8, 8, 12))
 
-    def step(fold):
+    def step(block_class, layers):
         conv = functools.partial(Conv, padding="HALF")
-        chosen = norms.chosen(norm, 2)
-        block = Block(4, True, strides, conv, chosen, zero_init=False, fold=fold)
+        make_norm = norms.make_norm(norm, 2, layers)
+        block = block_class(4, True, strides, conv, make_norm, zero_init=False)
         variables = block.init(jax.random.key(1), images, train=False)
 
         def loss(params, images):
@@ -103,8 +105,10 @@ def test_a_bottleneck_trains_alike_with_and_without(strides, norm):
         gradient = jax.value_and_grad(loss, (0, 1), has_aux=True)
         return jax.jit(gradient)(variables["params"], images)
 
-    with_fold, without = step(fold=True), step(fold=False)
-    assert jax.tree.structure(with_fold) == jax.tree.structure(without)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), with_fold, without
+    monkeypatch.setattr(conv_norm, "PIXELS", 0)  # also fuse these small images one by one
+    ours, theirs = (
+        step(FusedBlock, CONV_LAYERS if norm == "batch" else LAYERS),
+        step(Block, norms.Layers()),
     )
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, theirs)

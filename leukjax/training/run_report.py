@@ -1,6 +1,6 @@
-"""The end of a run for its reader: summary, model card, figures, and the table on the screen.
+"""The report of a finished run: summary, model card, figures, and the table of scores.
 
-Every score is computed from ``predictions/*.csv`` as they stand on the disk.
+Every score is computed from ``predictions/*.csv`` as they are on disk.
 """
 
 import dataclasses
@@ -16,43 +16,48 @@ from leukjax import runtime
 from leukjax.data.baselines import SHORTCUTS, Baseline, baselines, numbers_of
 from leukjax.metrics import clustered, comparisons
 from leukjax.metrics import predictions as tables_of
-from leukjax.metrics.intervals import Interval, intervals
+from leukjax.metrics.evaluation import score
+from leukjax.metrics.intervals import Interval
 from leukjax.metrics.predictions import Predictions
-from leukjax.metrics.scores import scores, subject_table
+from leukjax.metrics.scores import scores
 from leukjax.report.figures import write_figures
 from leukjax.report.model_card import model_card, over_shortcuts_line
 from leukjax.report.provenance import About, model_name
 from leukjax.report.text_tables import Row, score_table
+from leukjax.rundir import RunDir
 from leukjax.storage import write_atomic
-from leukjax.training import final_evaluation, session
-from leukjax.training.assemble import Run
-from leukjax.training.metric_writer import read_metrics, seconds_trained
+from leukjax.training import final_evaluation
+from leukjax.training.run import Outcome, Run
 from leukjax.training.throughput import duration
 
 
-def write_and_print(outcome: session.Outcome) -> None:
-    """Write summary.json, summary.md and the figures, and print the table of test scores."""
+def write_report(outcome: Outcome) -> str:
+    """Writes summary.json, summary.md, model_card.md and the figures.
+
+    Returns:
+      The table of test scores, as plain text; "" on all processes but the first.
+    """
     if jax.process_index() != 0:
-        return
+        return ""
     run, folder = outcome.run, outcome.run.workdir
     predicted = {
         part: tables_of.read(folder / "predictions" / f"{part}.csv") for part in ("val", "test")
     }
     test = predicted["test"]
     about = About(
-        data=run.records.name,
+        data=run.data.records.name,
         part="test",
-        classes=run.records.classes,
-        positive=run.positive,
-        synthetic=run.records.synthetic,
-        leaky=run.split.leaky,
-        subjects_known=run.records.subjects_known,
+        classes=run.data.records.classes,
+        positive=run.data.positive,
+        synthetic=run.data.records.synthetic,
+        leaky=run.data.split.leaky,
+        subjects_known=run.data.records.subjects_known,
     )
     found = baselines(
-        run.records.manifest,
-        run.split,
-        run.records.background,
-        numbers_of(run.records, run.config.data.threads),
+        run.data.records.manifest,
+        run.data.split,
+        run.data.records.background,
+        numbers_of(run.data.records, run.config.data.threads),
     )
     candidates = _candidates(run, test, found)
     rows, no_subjects = _rows(run, test, candidates)
@@ -61,7 +66,7 @@ def write_and_print(outcome: session.Outcome) -> None:
     best_epoch = round(outcome.best_step / run.steps_per_epoch, 4)
     write_figures(
         folder / "figures",
-        read_metrics(folder),
+        RunDir(folder).history(),
         test.labels,
         test.probabilities,
         test.subject,
@@ -87,7 +92,7 @@ def write_and_print(outcome: session.Outcome) -> None:
         model_card(summary, run.config.to_dict(), about, _parts(run), text[True]),
     )
     write_atomic(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
-    print("\n" + text[False] + "\n" + "\n".join(ending))
+    return "\n" + text[False] + "\n" + "\n".join(ending)
 
 
 def _candidates(
@@ -95,7 +100,8 @@ def _candidates(
 ) -> dict[str, Float[np.ndarray, "n c"]]:
     """Probabilities on test of the model and of the baselines, rows as in `test`."""
     in_order = {
-        str(name): row for row, name in enumerate(run.records.manifest.id[run.rows["test"]])
+        str(name): row
+        for row, name in enumerate(run.data.records.manifest.id[run.data.rows("test")])
     }
     order = np.array([in_order[str(name)] for name in test.id])
     of_baselines = {baseline.name: baseline.probabilities["test"][order] for baseline in found}
@@ -106,26 +112,22 @@ def _rows(
     run: Run, test: Predictions, candidates: Mapping[str, Float[np.ndarray, "n c"]]
 ) -> tuple[list[Row], str]:
     """The model and the baselines, scored alike; and why there are no scores by subject, if so."""
-    positive = run.positive or run.records.classes[0]  # not used above two classes
     rows, why = [], ""
     for name, probabilities in candidates.items():
-        by_image = intervals(test.labels, probabilities, test.group, test.classes, positive)
-        table = subject_table(test.labels, probabilities, test.subject, test.group)
-        if isinstance(table, str):
-            rows.append(Row(name, by_image))
-            why = table
-        else:
-            by_subject = intervals(
-                table.labels, table.probabilities, table.groups, test.classes, positive
-            )
-            rows.append(Row(name, by_image, by_subject))
+        predictions = dataclasses.replace(test, probabilities=probabilities)
+        found = score(predictions, run.data.positive)
+        rows.append(Row(name, found.by_image, found.by_subject))
+        why = found.no_subjects or why
     return rows, why
 
 
 def _parts(run: Run) -> dict[str, tuple[int, int]]:
     """Images and subjects of each part."""
-    subjects = run.records.manifest.subject
-    return {part: (len(rows), len(np.unique(subjects[rows]))) for part, rows in run.rows.items()}
+    subjects = run.data.records.manifest.subject
+    return {
+        part: (len(rows), len(np.unique(subjects[rows])))
+        for part, rows in run.data.rows_by_split().items()
+    }
 
 
 def _over_shortcuts(
@@ -136,7 +138,7 @@ def _over_shortcuts(
         clustered.group(test.labels, candidates[name], test.group)
         for name in (model_name(run.config.model), SHORTCUTS)
     )
-    which = run.records.classes.index(run.positive) if run.positive else 0
+    which = run.data.records.classes.index(run.data.positive) if run.data.positive else 0
     found = comparisons.difference("balanced_accuracy", model, shortcuts, which)
     return {
         "score": found.score,
@@ -162,10 +164,10 @@ def _shape(test: Predictions) -> dict[str, Any]:
     }
 
 
-def _ending(outcome: session.Outcome, best_epoch: float) -> list[str]:
+def _ending(outcome: Outcome, best_epoch: float) -> list[str]:
     run = outcome.run
-    opened, starts = final_evaluation.openings(run.workdir), session.count_starts(run.workdir)
-    trained = duration(seconds_trained(run.workdir))
+    opened, starts = RunDir(run.workdir).test_accesses(), len(RunDir(run.workdir).starts())
+    trained = duration(RunDir(run.workdir).seconds_trained())
     again = "" if starts == 1 else f" (start {starts}; trained for {trained} in all)"
     return [
         f"Epoch {best_epoch:g} of {run.config.train.epochs:g}, chosen by "
@@ -181,7 +183,7 @@ def _times(count: int) -> str:
 
 
 def _summary(
-    outcome: session.Outcome,
+    outcome: Outcome,
     predicted: Mapping[str, Predictions],
     rows: list[Row],
     shape: Mapping[str, Any],
@@ -189,31 +191,31 @@ def _summary(
 ) -> dict[str, Any]:
     run = outcome.run
     scored = {
-        part: scores(p.labels, p.probabilities, p.classes, run.positive)
+        part: scores(p.labels, p.probabilities, p.classes, run.data.positive)
         for part, p in predicted.items()
     }
     return {
         "model": model_name(run.config.model),
         "parameters": run.summary.parameters,
         "flops_per_image": run.summary.flops,
-        "data": run.records.name,
-        "synthetic": run.records.synthetic,
-        "subjects_known": run.records.subjects_known,
-        "protocol": run.split.protocol,
-        "leaky": run.split.leaky,
-        "classes": list(run.records.classes),
-        "positive": run.positive,
+        "data": run.data.records.name,
+        "synthetic": run.data.records.synthetic,
+        "subjects_known": run.data.records.subjects_known,
+        "protocol": run.data.split.protocol,
+        "leaky": run.data.split.leaky,
+        "classes": list(run.data.records.classes),
+        "positive": run.data.positive,
         "seed": run.config.seed,
         "epoch_chosen": best_epoch,
         "step_chosen": outcome.best_step,
         "chosen_by": f"{run.config.checkpoint.metric} on val",
-        "test_openings": final_evaluation.openings(run.workdir),
-        "starts": session.count_starts(run.workdir),
-        "resumed": session.count_starts(run.workdir) - 1,
-        "steps_repeated": session.steps_repeated(run.workdir),
+        "test_openings": RunDir(run.workdir).test_accesses(),
+        "starts": len(RunDir(run.workdir).starts()),
+        "resumed": len(RunDir(run.workdir).starts()) - 1,
+        "steps_repeated": RunDir(run.workdir).steps_repeated(),
         "lost": final_evaluation.lost(run, outcome.newest_step),
         "steps": run.total_steps,
-        "seconds_trained": round(seconds_trained(run.workdir), 1),
+        "seconds_trained": round(RunDir(run.workdir).seconds_trained(), 1),
         "seconds_of_this_start": round(outcome.seconds, 1),
         "device": runtime.describe(),
         "processor": runtime.processor(),

@@ -1,0 +1,202 @@
+"""The one way from predictions to scores: `score` returns them by image and by subject.
+
+Run reports, `evaluate`, `crossval`, `compare` and `Predictor.evaluate` use it, so that the same
+predictions get the same numbers everywhere.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+
+from leukjax.metrics import clustered, confusion, thresholds
+from leukjax.metrics.intervals import METHODS, Interval, interval, intervals
+from leukjax.metrics.predictions import Predictions
+from leukjax.metrics.scores import (
+    MixedSubjectsError,
+    Scores,
+    predicted_class,
+    scores,
+    subject_table,
+)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Evaluation:
+    """Scores of one set of predictions, with 95 % confidence intervals over groups.
+
+    Attributes:
+      predictions: what is scored, one row per image.
+      positive: class of precision, recall, specificity, F1 and AUROC; "" above two classes.
+      by_image: every score of `intervals.NAMES`, one row per image.
+      by_subject: the same, one row per subject (mean probability of its images); None where
+        `no_subjects` says why there are none.
+      no_subjects: reason, else "".
+      threshold: of the positive class; None = the class with the largest probability is predicted.
+        With a threshold the scores of `confusion.NAMES` are taken at it.
+      name: of the data, for the title of the table.
+    """
+
+    predictions: Predictions
+    positive: str
+    by_image: dict[str, Interval]
+    by_subject: dict[str, Interval] | None
+    no_subjects: str = ""
+    threshold: float | None = None
+    name: str = ""
+
+    @functools.cached_property
+    def scores(self) -> Scores:
+        """All scores without intervals, those of each class and the reasons of undefined ones."""
+        p = self.predictions
+        return scores(p.labels, p.probabilities, p.classes, self.positive)
+
+    @functools.cached_property
+    def by_class(self) -> dict[str, dict[str, Interval]]:
+        """Precision, recall, specificity, F1 and AUROC of each class against the rest, by image."""
+        return _by_class(self.predictions)
+
+    @functools.cached_property
+    def counts(self) -> dict[str, Any]:
+        """Numbers of images, subjects and groups, and of the groups that hold each class."""
+        p = self.predictions
+        return {
+            "images": len(p),
+            "subjects": len(np.unique(p.subject)),
+            "groups": len(np.unique(p.group)),
+            "groups_with": {
+                name: len(np.unique(p.group[p.labels == label]))
+                for label, name in enumerate(p.classes)
+            },
+        }
+
+    def table(self) -> str:
+        """The scores as a text table: one row per score, one column per unit."""
+        units = {"by image": self.by_image, "by subject": self.by_subject or {}}
+        rows = [["", *(unit for unit, found in units.items() if found)]]
+        for name in self.by_image:
+            cells = [_cell(found[name]) for found in units.values() if found]
+            rows.append([name.replace("_", " "), *cells])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        return "\n".join([self._title(), "", *lines, "", *self._notes()])
+
+    def __repr__(self) -> str:
+        return self.table()
+
+    def _title(self) -> str:
+        images, subjects, groups = (self.counts[k] for k in ("images", "subjects", "groups"))
+        name = f"{self.name}: " if self.name else ""
+        positive = f"; positive class: {self.positive}" if self.positive else ""
+        return f"{name}{images:,} images, {subjects:,} subjects, {groups:,} groups{positive}"
+
+    def _notes(self) -> list[str]:
+        units = (self.by_image, self.by_subject or {})
+        methods = {i.method for found in units for i in found.values() if i.low is not None}
+        notes = [f"95 % intervals over groups: {METHODS[m]}." for m in METHODS if m in methods]
+        if self.threshold is not None:
+            notes.insert(0, f"Threshold of {self.positive}: {self.threshold:.4g}.")
+        if self.no_subjects:
+            notes.append(f"By subject: none; {self.no_subjects}.")
+        reasons = dict.fromkeys(i.reason for found in units for i in found.values() if i.reason)
+        return notes + [f"–: {reason}." for reason in reasons]
+
+
+def score(
+    predictions: Predictions,
+    positive: str = "",
+    *,
+    threshold: float | None = None,
+    name: str = "",
+) -> Evaluation:
+    """Computes the scores of predictions by image and by subject, with intervals over groups.
+
+    Args:
+      predictions: one row per image.
+      positive: the positive class; "" = the first of two, none above two classes.
+      threshold: predict the positive class where its probability reaches it; two classes only.
+      name: of the data, for the title of the table.
+
+    Raises:
+      ValueError: `positive` is not a class, or a threshold is given above two classes.
+    """
+    classes = predictions.classes
+    if len(classes) == 2 and not positive:
+        positive = classes[0]
+    if positive and positive not in classes:
+        raise ValueError(f"unknown class {positive!r}; the classes are {', '.join(classes)}")
+    if threshold is not None and len(classes) != 2:
+        raise ValueError(f"threshold: needs two classes; these are {', '.join(classes)}")
+    by_image = _intervals(predictions, positive, threshold)
+    subjects, reason = None, ""
+    try:
+        subjects = _intervals(by_subject(predictions), positive, threshold)
+    except MixedSubjectsError as error:
+        reason = str(error)
+    return Evaluation(predictions, positive, by_image, subjects, reason, threshold, name)
+
+
+def by_subject(predictions: Predictions) -> Predictions:
+    """Returns one row per subject with the mean probability of its images.
+
+    Raises:
+      MixedSubjectsError: subjects have no class of their own.
+    """
+    p = predictions
+    table = subject_table(p.labels, p.probabilities, p.subject, p.group)
+    return Predictions(
+        p.classes, table.names, table.names, table.groups, table.labels, table.probabilities
+    )
+
+
+def at_threshold(predictions: Predictions, positive: str, threshold: float) -> dict[str, Interval]:
+    """The scores of `confusion.NAMES` where the positive class is predicted from a threshold on."""
+    column = predictions.classes.index(positive)
+    called = thresholds.reached(predictions.probabilities[:, column], threshold)
+    # The scores use the class with the largest probability: the predicted one gets all of it.
+    certain = np.where(np.eye(2, dtype=bool)[column], called[:, None], ~called[:, None])
+    decided = dataclasses.replace(predictions, probabilities=certain.astype(np.float32))
+    found = _intervals(decided, positive, None)
+    return {name: found[name] for name in confusion.NAMES}
+
+
+def _intervals(
+    predictions: Predictions, positive: str, threshold: float | None
+) -> dict[str, Interval]:
+    p = predictions
+    # Above two classes no score depends on the positive one.
+    found = intervals(p.labels, p.probabilities, p.group, p.classes, positive or p.classes[0])
+    if threshold is not None:
+        found |= at_threshold(p, positive, threshold)
+    return found
+
+
+def _by_class(predictions: Predictions) -> dict[str, dict[str, Interval]]:
+    grouped = clustered.group(predictions.labels, predictions.probabilities, predictions.group)
+    called = predicted_class(predictions.probabilities)
+    result = {}
+    for c, name in enumerate(predictions.classes):
+        labels = (predictions.labels == c).astype(int)
+
+        def against_rest(p: np.ndarray, labels: np.ndarray = labels) -> clustered.Grouped:
+            both = np.stack([1 - p, p], axis=1)
+            return dataclasses.replace(grouped, labels=labels, probabilities=both)
+
+        predicted = against_rest((called == c).astype(float))
+        result[name] = {score: interval(score, predicted, 1) for score in confusion.ONE_CLASS}
+        probability = predictions.probabilities[:, c].astype(np.float64)
+        result[name]["auroc"] = interval("auroc", against_rest(probability), 1)
+    return result
+
+
+def _cell(found: Interval) -> str:
+    if found.value is None:
+        return "–"
+    text = f"{found.value:.3f}"
+    if found.low is None or found.high is None:
+        return text
+    return f"{text} [{found.low:.3f}, {found.high:.3f}]"

@@ -1,0 +1,139 @@
+"""One run: a trainer on given data, in a work directory. What the loop needs, built once."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from leukjax import config as configs
+from leukjax.data.loader import Batches
+from leukjax.models.summary import Summary
+from leukjax.training.compiled import CompiledSteps
+from leukjax.training.data_placement import DataPlacement
+from leukjax.training.pretrained import Initial
+from leukjax.training.state import Settings, TrainState
+from leukjax.training.training_data import TrainingData, make_batches
+
+# (labels int[n], probabilities float[n, classes]) -> a number
+Metric = Callable[[np.ndarray, np.ndarray], float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """What a callback is given.
+
+    Attributes:
+      kind: "step" when the metrics of a dispatch are read, "evaluation" after each validation,
+        "checkpoint" when a save has been started.
+      step: training steps done.
+      epoch: the same in epochs.
+      values: "step": loss and gradient norm; "evaluation": the training line and the validation
+        line of metrics.jsonl under "train" and "val"; "checkpoint": the validation score, if any.
+    """
+
+    kind: str
+    step: int
+    epoch: float
+    values: Mapping[str, Any]
+
+
+Callback = Callable[[Event], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Everything that the training loop needs. It holds no arrays but images on the devices."""
+
+    config: ConfigDict
+    workdir: Path
+    data: TrainingData
+    module: nn.Module
+    mesh: Mesh
+    placement: DataPlacement
+    train_batches: Batches
+    initial: Initial
+    settings: Settings  # host arrays: the first step donates the state's own copy
+    compiled: CompiledSteps
+    total_steps: int
+    summary: Summary
+    metrics: Mapping[str, Metric]
+    callbacks: tuple[Callback, ...]
+
+    def fresh_state(self) -> TrainState:
+        """The state that the run starts from: random, or with the values of `init.weights`.
+
+        The caller owns it: the run keeps no state, so that a restored one has the devices' memory
+        to itself.
+        """
+        return self.initial.place(self.compiled.init(self.settings))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training steps per epoch."""
+        return self.train_batches.steps_per_epoch
+
+    @property
+    def training_flops(self) -> float:
+        """FLOPs of a training step per image: forward, and twice that backward."""
+        return 3.0 * self.summary.flops
+
+    def steps(self, field: str) -> int:
+        """A duration field of the config in steps, at least 1."""
+        section, name = field.split(".")
+        steps = configs.steps(
+            self.config[section][name],
+            steps_per_epoch=self.steps_per_epoch,
+            batch_size=self.config.train.batch_size,
+            field=field,
+        )
+        return max(1, steps)
+
+    def eval_batches(self, split: str) -> Batches:
+        """All images of a split, once each, in the order of the records."""
+        size = self.config.train.eval_batch_size or self.config.train.batch_size
+        rows = self.data.rows(split)
+        return make_batches(self.config, self.placement.images, rows, size, training=False)
+
+    def own_scores(self, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+        """The values of the metrics that were given in Python.
+
+        Raises:
+          TypeError: a metric returns no number.
+        """
+        values: dict[str, float] = {}
+        for name, metric in self.metrics.items():
+            value = metric(labels, probabilities)
+            try:
+                values[name] = float(value)
+            except (TypeError, ValueError) as error:
+                raise TypeError(f"metric {name!r} returned {value!r}, not a number") from error
+        return values
+
+    def notify(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Calls the callbacks."""
+        if self.callbacks:
+            event = Event(kind, step, step / self.steps_per_epoch, values)
+            for callback in self.callbacks:
+                callback(event)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a finished run hands to its report.
+
+    Attributes:
+      run: the run.
+      best_step: step of the checkpoint with the best validation score.
+      newest_step: step of the newest checkpoint.
+      seconds: of this start.
+    """
+
+    run: Run
+    best_step: int
+    newest_step: int
+    seconds: float

@@ -1,0 +1,105 @@
+"""The examples do what they say, each in a process of its own; the notebook in its cells' order."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def run(*arguments, **environment):
+    """Standard output of a Python process that must succeed."""
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_train_on_arrays(tmp_path):
+    out = run(EXAMPLES / "train_on_arrays.py", tmp_path / "run")
+    assert "balanced accuracy" in out.lower()
+    assert out.count("[[") == 1  # two rows of probabilities
+    again = run(EXAMPLES / "train_on_arrays.py", tmp_path / "run")
+    assert again == out  # a second start resumes at the end, and nothing changes
+
+
+def test_own_loop_on_a_mesh():
+    out = run(EXAMPLES / "own_loop_on_a_mesh.py", JAX_NUM_CPU_DEVICES="8")
+    assert "step 20: loss" in out
+    assert float(out.split("accuracy ")[1].split()[0]) > 0.9
+
+
+def test_the_notebook():
+    """Without Jupyter: the cells' code in one namespace."""
+    cells = json.loads((EXAMPLES / "notebook.ipynb").read_text())["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    assert all(not cell.get("outputs") for cell in cells)
+    run("-c", code + "\nassert run.predict([images[0]]).shape == (1, 2)")
+
+
+@pytest.fixture(scope="module")
+def plates(tmp_path_factory):
+    """Images named as `custom_dataset.py` reads them."""
+    folder = tmp_path_factory.mktemp("plates")
+    rng = np.random.default_rng(0)
+    for plate in ("P7", "P8"):
+        for well in range(12):
+            for number in range(4):
+                label = "big" if well % 2 else "tiny"
+                pixels = rng.integers(180, 256, (40, 40, 3), dtype=np.uint8)
+                half = 12 if well % 2 else 6
+                pixels[20 - half : 20 + half, 20 - half : 20 + half] //= 3
+                name = f"{plate}_A{well}_{label}_{number}.png"
+                Image.fromarray(pixels).save(folder / name)
+    return folder
+
+
+SMALL = {
+    "data.image_size": 32,
+    "model.width": 8,
+    "train.batch_size": 16,
+    "train.epochs": 2,
+}
+
+
+def command(name, *flags, **fields):
+    """A leukjax command with fields of the config."""
+    changes = [f"--config.{field}={value}" for field, value in fields.items()]
+    return ["-m", f"leukjax.{name}", *map(str, flags), *changes]
+
+
+def test_custom_optimizer_and_dataset_train_by_the_command(plates, tmp_path):
+    modules = ",".join(str(EXAMPLES / f"custom_{what}.py") for what in ("dataset", "optimizer"))
+    fields = SMALL | {
+        "data.name": "plates",
+        "data.root": plates,
+        "data.plate": "P7",
+        "optimizer.name": "sign_momentum",
+        "optimizer.options": "decay=0.95",
+        "data.cache_dir": tmp_path / "cache",
+    }
+    train = command("main", f"--import={modules}", "--config=cnn", f"--workdir={tmp_path / 'run'}")
+    run(*train, *[f"--config.{field}={value}" for field, value in fields.items()])
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["data"]["plate"] == "P7"
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["data"] == "plates"
+    assert json.loads((tmp_path / "run" / "data.json").read_text())["images"] == 48
+    # Without --import the run is refused in one line, which names the flag.
+    image = next(plates.glob("*.png"))
+    predict = [sys.executable, "-m", "leukjax.predict", f"--workdir={tmp_path / 'run'}", image]
+    refused = subprocess.run(list(map(str, predict)), capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1
+    assert "add --import=FILE" in refused.stderr
