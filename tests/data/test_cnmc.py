@@ -31,7 +31,7 @@ def entries(root):
 
 
 def content(source):
-    """What the data set says, whatever the layout."""
+    """The content of the data set, in any layout."""
     return {(e.id, e.label, e.subject, e.phase) for e in source.entries}
 
 
@@ -84,7 +84,7 @@ def fold_zips(tcia, folder):
 
 
 @pytest.mark.parametrize("layout", [kaggle, doubled, zips, one_zip, fold_zips])
-def test_every_layout_says_the_same(tcia, tmp_path, layout):
+def test_every_layout_gives_the_same(tcia, tmp_path, layout):
     expected = cnmc.make(data_config(tcia))
     found = cnmc.make(data_config(layout(tcia, tmp_path)))
     assert content(found) == content(expected)
@@ -316,7 +316,7 @@ def test_the_real_sample(shared, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_whole_tree_of_drawn_cells(shared, tmp_path):
+def test_a_complete_tree_of_synthetic_cells(shared, tmp_path):
     rows = [r for r in cnmc_rows(shared) if r["path"].startswith("C-NMC_training_data/")]
     source = cnmc.make(data_config(write_cnmc(tmp_path / "data", rows)))
     manifest, _ = scan(source, tmp_path / "cache", 2, "error")

@@ -32,7 +32,7 @@ COUNT = 0.25  # spread of the logarithm of the number of cells
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SyntheticCells:
     """Synthetic cells, with their ground truth.
 
     Attributes:
@@ -73,7 +73,7 @@ def subject_cells(seed: int, index: int, cells: int) -> int:
     return max(1, round(cells * _generator(seed, index, "count").lognormal(-(COUNT**2) / 2, COUNT)))
 
 
-def draw(seed: int, subjects: int, cells: int, size: int = SIZE) -> Drawn:
+def draw(seed: int, subjects: int, cells: int, size: int = SIZE) -> SyntheticCells:
     """Returns all cells of the first `subjects` subjects.
 
     Args:
@@ -86,7 +86,7 @@ def draw(seed: int, subjects: int, cells: int, size: int = SIZE) -> Drawn:
     return _join(list(draw_blocks(seed, subjects, cells, size)))
 
 
-def draw_blocks(seed: int, subjects: int, cells: int, size: int = SIZE) -> Iterator[Drawn]:
+def draw_blocks(seed: int, subjects: int, cells: int, size: int = SIZE) -> Iterator[SyntheticCells]:
     """Yields the same cells, at most BLOCK of one subject at a time."""
     for index in range(subjects):
         for block in range(-(-subject_cells(seed, index, cells) // BLOCK)):
@@ -100,7 +100,7 @@ def draw_block(
     cells: int,
     size: int = SIZE,
     changed: Mapping[str, float | Sequence[float]] | None = None,
-) -> Drawn:
+) -> SyntheticCells:
     """Returns the cells BLOCK * block, … of the subject `index`; other arguments as in `draw`.
 
     Args:
@@ -120,7 +120,7 @@ def draw_block(
         "nucleoli_count": (drawn.nucleolus_radius > 0).sum(1).astype(np.int32),
     }
     table |= {field.name: getattr(drawn, field.name) for field in fields(Cells)}
-    return Drawn(
+    return SyntheticCells(
         images=images,
         label=np.full(count, subject_label(index), np.int32),
         subject=np.full(count, subject_name(index)),
@@ -131,9 +131,9 @@ def draw_block(
     )
 
 
-def _join(parts: list[Drawn]) -> Drawn:
+def _join(parts: list[SyntheticCells]) -> SyntheticCells:
     names = parts[0].parameters
-    return Drawn(
+    return SyntheticCells(
         images=np.concatenate([part.images for part in parts]),
         label=np.concatenate([part.label for part in parts]),
         subject=np.concatenate([part.subject for part in parts]),
