@@ -149,6 +149,9 @@ def quiet_logging() -> None:
     Leaves out Orbax and asyncio (used by Orbax alone), which log each error up to four times before
     they raise it.
     """
+    for handler in list(std_logging.root.handlers):
+        if type(handler) is std_logging.StreamHandler:  # of logging.basicConfig: prints all twice
+            std_logging.root.removeHandler(handler)
     logging.use_absl_handler()
     handler = logging.get_absl_handler()
     handler.setFormatter(_PlainFormatter())

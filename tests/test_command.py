@@ -256,7 +256,7 @@ def test_a_run_names_what_is_not_registered_and_imports_nothing(section, name, w
     with pytest.raises(UserError) as error:
         RunDir(tmp_path).config()
     expected = f"uses the {what} {name!r}, which is not registered: add --import=FILE"
-    assert str(error.value) == f"--workdir={tmp_path}: {expected}"
+    assert str(error.value) == f"{tmp_path}: {expected}"
 
 
 @pytest.mark.parametrize("arguments", [["leukjax"], ["leukjax.predict"]])

@@ -82,12 +82,11 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
     reports = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)  # other output must not look like a result
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study decides, and sends SIGTERM
-    jobs: queue.Queue[dict[str, Any]] = queue.Queue()
+    jobs: queue.Queue[dict[str, Any] | None] = queue.Queue()
     busy = threading.Event()
     threading.Thread(target=_read, args=(jobs, busy), daemon=True).start()
     print(json.dumps(dataclasses.asdict(JobResult(workers.READY))), file=reports)
-    while True:
-        job = jobs.get()
+    while (job := jobs.get()) is not None:
         _redirect_output(Path(job["log"]))
         result = run_job(job)
         busy.clear()
@@ -96,7 +95,7 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
             raise Stopped(result.message)
 
 
-def _read(jobs: "queue.Queue[dict[str, Any]]", busy: threading.Event) -> None:
+def _read(jobs: "queue.Queue[dict[str, Any] | None]", busy: threading.Event) -> None:
     """Queues jobs as they arrive. The input ends when the study does: then saves and stops."""
     text = b""
     while chunk := os.read(0, 1 << 16):
@@ -104,6 +103,7 @@ def _read(jobs: "queue.Queue[dict[str, Any]]", busy: threading.Event) -> None:
         for line in lines:
             busy.set()
             jobs.put(json.loads(line))
+    jobs.put(None)  # a job whose training is over does not notice the signal
     if not busy.is_set():
         os._exit(0)
     os.kill(os.getpid(), signal.SIGTERM)

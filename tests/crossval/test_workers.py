@@ -1,7 +1,9 @@
 """One worker per device; a worker that dies costs only its job."""
 
+import json
 import os
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -98,3 +100,27 @@ def test_a_process_sees_one_device():
     (tpu,) = environments("tpu", 1, {})
     assert tpu["TPU_VISIBLE_CHIPS"] == "0"
     assert tpu["TPU_PROCESS_BOUNDS"] == "1,1,1"
+
+
+# A job that notes SIGTERM but does not look at it again, as after the last step of a training.
+LAST_STEP = """
+import signal, time
+from leukjax.crossval import worker
+
+def job(message):
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    time.sleep(1)
+    return worker.JobResult("done")
+
+worker.run_job = job
+worker.main([], [], [])
+"""
+
+
+def test_a_worker_ends_with_its_study_even_if_a_job_does_not_notice_the_signal(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", LAST_STEP], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    job = json.dumps({"log": str(tmp_path / "log.txt")})
+    process.communicate(job.encode() + b"\n", timeout=120)  # closes standard input
+    assert process.returncode == 0
