@@ -108,10 +108,10 @@ import signal, time
 from leukjax.crossval import worker
 
 def job(message):
-    signal.signal(signal.SIGTERM, lambda *_: None)
     time.sleep(1)
     return worker.JobResult("done")
 
+signal.signal(signal.SIGTERM, lambda *_: None)
 worker.run_job = job
 worker.main([], [], [])
 """
