@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from leukjax.checkpoints.checkpoints import Checkpoints
+from leukjax.checkpoints.writer import Checkpoints
 from leukjax.errors import Stopped
 from leukjax.metrics.scores import scores
 from leukjax.rundir import RunDir

@@ -16,8 +16,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from leukjax import distributed
-from leukjax.checkpoints import checkpoints as checkpoint
-from leukjax.checkpoints import checksums
+from leukjax.checkpoints import checksums, reader
 from leukjax.errors import UserError
 from leukjax.rundir import PREPROCESSING, RunDir
 from leukjax.training.state import TrainState
@@ -208,7 +207,7 @@ def _of_run(path: Path) -> _Source:
             "give a work directory, one of its checkpoints, or a file of weights"
         ) from error
     checkpoints = workdir / "checkpoints"
-    step, tree = checkpoint.for_evaluation(checkpoints, step, lower_is_better=metric == "loss")
+    step, tree = reader.for_evaluation(checkpoints, step, lower_is_better=metric == "loss")
     flat = traverse_util.flatten_dict(tree, sep="/")
     return _Source(
         title="a run of leukjax",

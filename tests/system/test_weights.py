@@ -14,7 +14,7 @@ from runs import REPOSITORY, command, finish, parameters
 from safetensors.numpy import load_file, save_file
 from test_processes import together
 
-from leukjax.checkpoints import checkpoints, checksums
+from leukjax.checkpoints import checksums, reader
 from leukjax.weights.read import checksum
 
 RESNET = {"model.depth": 18, "train.epochs": 1}
@@ -28,7 +28,7 @@ def arguments(workdir: Path, changes: dict) -> list[str]:
 
 def best_of(run: Path) -> tuple[int, dict[tuple[str, ...], np.ndarray]]:
     """Step and variables of a run's best checkpoint."""
-    step, tree = checkpoints.for_evaluation(run / "checkpoints", lower_is_better=False)
+    step, tree = reader.for_evaluation(run / "checkpoints", lower_is_better=False)
     return step, traverse_util.flatten_dict(tree)
 
 
