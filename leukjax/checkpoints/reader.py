@@ -36,8 +36,8 @@ def for_evaluation(
 ) -> tuple[int, dict[str, Any]]:
     """Reads the variables of a run at one step.
 
-    Nothing in the folder is changed: a run may be training in it, or its disk may be read-only. Only
-    what is evaluated is read, not the optimizer's state.
+    Nothing in the folder is changed: a run may be training in it, or its disk may be read-only.
+    Only what is evaluated is read, not the optimizer's state.
 
     Args:
       folder: of the checkpoints.

@@ -99,7 +99,7 @@ def test_a_run_starts_from_another_run_and_goes_on_without_it(place, tmp_path):
     shutil.rmtree(run / "predictions")
     (answer,) = run_all([argv], place / "cache")
     assert answer["status"] == 0, answer["err"]
-    assert "is gone; the run goes on from its checkpoint" in answer["err"]
+    assert "does not exist; resuming from the checkpoint" in answer["err"]
     shutil.copytree(run, weights)
     (answer,) = run_all([argv], place / "cache")
     assert answer["status"] == 1
