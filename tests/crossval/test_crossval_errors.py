@@ -22,8 +22,11 @@ def error_line(capsys, module, *arguments: str) -> str:
         (["--workdir="], "--workdir is missing"),
         (["--shard=0/3"], "--shard=0/3: must read NUMBER/COUNT, as in 2/8, counted from 1"),
         (["--shard=4/3"], "--shard=4/3: must read"),
-        (["--folds=5"], "class all has 3 groups, and 5 parts are to be filled: lower split.folds"),
-        (["--config.split.protocol=official"], "official: no labelled image of"),
+        (["--folds=5"], "split.protocol kfold: class all has 3 groups for 5 parts"),
+        (
+            ["--config.split.protocol=official"],
+            "split.protocol official: the data set has no official split",
+        ),
         (
             ["hybrid_vit", "--config.model.variant=r26_s32", "--config.train.batch_size=4"],
             "image_size=16: too small for the hybrid_vit r26_s32",
@@ -53,8 +56,8 @@ def test_several_processes_are_refused_in_favour_of_shards(tmp_path, monkeypatch
     [
         (["--workdir="], "--workdir is missing"),
         (["--workdir=a,a"], "--workdir=a,a: a run is named twice"),
-        (["--workdir=a,b"], "--output is missing; name a folder for the scores of the ensemble"),
-        (["--workdir=a"], "--workdir=a: holds no run"),
+        (["--workdir=a,b"], "--output is missing; give a folder for the scores of the ensemble"),
+        (["--workdir=a"], "a: holds no run"),
         (["--workdir=a", "b"], "b: not understood; a run has its own config"),
     ],
 )
