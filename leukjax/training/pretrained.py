@@ -120,7 +120,7 @@ def find(
     recorded = distributed.from_first(lambda: _facts_without_file(_path(text, config), folder))
     if recorded:
         logging.warning(
-            "init.weights: %s does not exist; the run resumes from its checkpoint", text
+            "init.weights: %s does not exist; resuming from the checkpoint", text
         )
         return InitialWeights(recorded, None)
     if text.startswith(hub.PREFIX):
