@@ -20,7 +20,7 @@ def score_best(run: Run, checkpoints: Checkpoints, log: MetricWriter, splits: Se
     """Restores the best checkpoint and writes its predictions on some splits.
 
     Every access to the test split is a line in ``test_openings.jsonl``, written before the split is
-    read: a run killed while it scores reads it once more, and says so.
+    read: a run that is killed while it scores reads it once more, with another line.
 
     Args:
       run: at its end.

@@ -34,7 +34,7 @@ class FineTuning:
     def factors(self, params: Any) -> Any:
         """A tree like `params` of floats: the factor of each parameter's learning rate.
 
-        A stage that lies k before the head has ``layer_decay ** k`` (Clark et al. 2020, section
+        A stage k stages before the head has ``layer_decay ** k`` (Clark et al. 2020, section
         3.2), the head itself `head_rate`.
         """
         stages = layer_groups(_paths(params))

@@ -148,10 +148,10 @@ def _evaluate(
     log: MetricWriter,
     meter: ThroughputMeter,
 ) -> float | None:
-    """MetricWriter the training since the last evaluation and the scores on the validation part.
+    """Logs the training since the last evaluation and the scores on the validation split.
 
     Returns:
-      The score that chooses the best checkpoint; None where it is undefined.
+      The score that chooses the best checkpoint; None if it is undefined.
     """
     totals = jax.device_get(state.totals)
     where: dict[str, Any] = {"step": step, "epoch": round(step / run.steps_per_epoch, 4)}

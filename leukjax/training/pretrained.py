@@ -119,9 +119,7 @@ def find(
         return RANDOM
     recorded = distributed.from_first(lambda: _facts_without_file(_path(text, config), folder))
     if recorded:
-        logging.warning(
-            "init.weights: %s does not exist; resuming from the checkpoint", text
-        )
+        logging.warning("init.weights: %s does not exist; resuming from the checkpoint", text)
         return InitialWeights(recorded, None)
     if text.startswith(hub.PREFIX):
         distributed.first(lambda: hub.fetch(text, config.data.cache_dir))
