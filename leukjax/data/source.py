@@ -1,6 +1,7 @@
 """What a data set provides: a list of images, a way to read each of them, and notes for the log."""
 
 import dataclasses
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -101,6 +102,8 @@ class Source(ABC):
     in_memory: ClassVar[bool] = False  # nothing is written to the cache folder
 
     def __post_init__(self) -> None:
+        if not re.fullmatch("[a-z][a-z0-9_]*", self.name):  # it becomes the name of a folder
+            raise ValueError(f"name: {self.name!r}; use lower-case letters, digits, underscores")
         self.classes = tuple(self.classes)
         self.notes = [n if isinstance(n, Note) else Note(INFO, n) for n in self.notes]
 

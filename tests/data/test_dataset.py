@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_source import tiny_source
-from trees import cell, encode, texts, write
+from trees import cell, encode, small_cnmc, texts, write
 
 import leukjax.data as lj
 from leukjax import config
@@ -242,6 +242,25 @@ def test_the_shipped_data_sets():
         lj.make_dataset(config.load("default:arrays").data)
     with pytest.raises(UserError, match="no such data set; one of all_idb2, arrays"):
         config.load("default:cells")
+
+
+def test_a_config_makes_the_same_data_set(tmp_path):
+    """A run that was trained in Python records these fields."""
+    small_cnmc(tmp_path / "cnmc")
+    made = [
+        lj.make_dataset(config.load("default:cnmc", {"data.root": str(tmp_path / "cnmc")}).data),
+        lj.make_dataset(config.load("default", {"data.smears_subjects": 8}).data),
+    ]
+    for data in made:
+        again = lj.make_dataset(config.load(f"default:{data.name}", data.config_fields).data)
+        assert again.entries == data.entries
+        assert again.config_fields == data.config_fields
+
+
+@pytest.mark.parametrize("name", ["", "My set", "../x"])
+def test_the_name_of_a_data_set_can_be_that_of_a_folder(name):
+    with pytest.raises(ValueError, match="name: "):
+        arrays(name=name)
 
 
 def test_a_split_of_a_manifest_has_no_subsets():

@@ -81,6 +81,7 @@ class AllIdb2(FileDataset):
             subjects_known=False,
             background="bright",
             files=files,
+            config_fields={"data.root": str(files.root.absolute()), "data.positive": positive},
         )
 
 

@@ -94,7 +94,7 @@ class ImageFolder(FileDataset):
             background=background,
             bad_images=bad_images,
             config_fields={
-                "data.root": os.path.abspath(root),
+                "data.root": str(files.root.absolute()),
                 "data.subject_pattern": subject,
                 "data.subject_csv": os.path.abspath(subject_csv) if subject_csv else "",
                 "data.positive": positive,

@@ -71,6 +71,12 @@ class Smears(Dataset):
                 )
             ],
             synthetic=True,
+            config_fields={
+                "data.smears_subjects": subjects,
+                "data.smears_cells": cells,
+                "data.smears_seed": seed,
+                "data.positive": positive,
+            },
         )
 
     def read(self, entry: Entry) -> bytes:
