@@ -64,6 +64,9 @@ def join(timeout: int) -> None:
             f"JAX_NUM_PROCESSES={count}: must be HOST:PORT and an index below the number"
         )
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # Its processes may wait for each other for ever (`leukjax.training.preemption`).
+    with contextlib.suppress(AttributeError):
+        jax.config.update("jax_enable_preemption_service", False)
     logging.info("waiting for %d processes at %s", count, address)
     relay = Relay(address, on_loss=lambda: _leave(_lost(0))) if index else None
     alone = threading.Timer(timeout, _nobody_came, (address, count, index, timeout))
@@ -135,6 +138,27 @@ def _nobody_came(address: str, count: int, index: int, timeout: int) -> None:
 def several() -> bool:
     """Whether this run has more than one process."""
     return jax.process_count() > 1
+
+
+def process_count() -> int:
+    """Number of processes of this run."""
+    return _place()[1]
+
+
+class SharedValues:
+    """One text of each process under a name, written once and read by all."""
+
+    def __init__(self, name: str) -> None:
+        """Nothing is written; the processes of a run use the same names."""
+        self._folder = f"leukjax/{name}/"
+
+    def write(self, text: str) -> None:
+        """Publishes this process's text."""
+        _client().key_value_set(f"{self._folder}{_place()[0]}", text)
+
+    def read(self) -> list[str]:
+        """The texts published so far."""
+        return [text for _, text in _client().key_value_dir_get(self._folder)]
 
 
 def first(work: Callable[[], T]) -> T:

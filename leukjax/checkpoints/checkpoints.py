@@ -36,12 +36,7 @@ _MOST_PER_BYTE, _ALWAYS = 8, 2**26
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's manager, which never queries JAX's preemption service.
-
-    Orbax calls `reached_preemption_sync_point(step)` in every save. The service expects one counter
-    per job, and `leukjax.training.preemption` has its own: with two of them, the step at which the
-    processes agreed to stop may be in the past already, and they never stop.
-    """
+    """Orbax's manager, which never queries JAX's preemption service: it is off."""
 
     def reached_preemption(self, step: int) -> bool:
         return False

@@ -1,10 +1,10 @@
-"""Score a finished run again: more views an image, several runs together, another threshold.
+"""Score finished runs again: with test-time augmentation, as an ensemble, at a threshold.
 
 python -m leukjax.evaluate --workdir=RUN[,RUN…] --part=test --tta
 
-Runs named together are an ensemble: mean probability. The threshold is chosen on validation and
-never on test. --config.data.root=FOLDER says where the images lie now. Every opening of test is
-counted in the run's test_openings.jsonl.
+Several runs are an ensemble: mean probability. The threshold is chosen on validation, never on
+test. --config.data.root=FOLDER gives the folder of the images. Every access to test is a line in
+the run's test_openings.jsonl.
 """
 
 from pathlib import Path
@@ -16,12 +16,12 @@ from leukjax.errors import UserError
 
 FLAGS = flags.FlagValues()
 command.define_run_flags(FLAGS, "workdir", "tta")
-flags.DEFINE_enum("part", "test", ["val", "test"], "what is scored", flag_values=FLAGS)
+flags.DEFINE_enum("part", "test", ["val", "test"], "split of the images", flag_values=FLAGS)
 flags.DEFINE_string(
     "threshold",
     "youden",
-    "of the positive class, chosen on validation: youden | sensitivity=X | specificity=X; or a "
-    "number. Two classes only",
+    "for the positive class, chosen on validation: youden | sensitivity=X | specificity=X; or a "
+    "number; two classes only",
     flag_values=FLAGS,
 )
 flags.DEFINE_string(
@@ -30,15 +30,15 @@ flags.DEFINE_string(
 
 
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
-    """Check the flags, predict, score."""
+    """Checks the flags, predicts, scores."""
     command.refuse_config(names)
     command.refuse_arguments(arguments, "a run has its own config")
     folders = [Path(folder) for folder in command.run_folders(FLAGS)]
     if len(folders) > 1 and not FLAGS.output:
-        raise UserError("--output is missing; name a folder for the scores of the ensemble")
+        raise UserError("--output is missing; give a folder for the scores of the ensemble")
     name = f"{FLAGS.part}-tta" if FLAGS.tta else FLAGS.part
 
-    # Imported late: the flags above answer at once, JAX and TFDS take seconds.
+    # Imported late: JAX takes seconds, and the errors above do not need it.
     from leukjax.evaluate import evaluate_run
     from leukjax.rundir import RunDir
 

@@ -56,7 +56,7 @@ def predict_again(
     )
     rows = split.rows(part)
     if not len(rows):
-        raise UserError(f"--workdir={folder}: its split has no part {part}")
+        raise UserError(f"{folder}: its split has no part {part}")
     predictor = load(folder, tta=tta, batch_size=batch_size_of(config))
     if part == "test":
         run.record_test_access(predictor.members[0].step, by=by)

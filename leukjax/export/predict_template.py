@@ -1,8 +1,8 @@
-"""Probabilities from the file beside this one: python predict.py IMAGE…
+"""Predicts images with the model beside this file: python predict.py IMAGE…
 
-Needs Pillow and what runs the file: jax and flatbuffers for .stablehlo, numpy and onnxruntime for
-.onnx; and nothing of the program that trained the network. In Python:
-`import predict; predict.predict(["a.png", "b.png"])` gives a row of probabilities for each image.
+Needs Pillow, and jax and flatbuffers for .stablehlo or numpy and onnxruntime for .onnx; it does not
+need the library that trained the network. In Python:
+`import predict; predict.predict(["a.png", "b.png"])` returns one row of probabilities per image.
 """
 
 import csv
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-# `leukjax.export` puts the module itself here.
+# `leukjax.export` replaces this line by the module's source.
 from leukjax.data.image_file import Unreadable, decode
 
 FOLDER = Path(__file__).resolve().parent
@@ -28,7 +28,7 @@ MAX_PADDED_PIXELS, SHRUNK_SIDE = 50_000_000, 4096
 
 
 def predict(images):
-    """Probabilities float32[n, classes] of image files, or of one array uint8[n, S, S, 3]."""
+    """Returns float32[n, classes] for image files, or for an array uint8[n, S, S, 3]."""
     blob = (FOLDER / ABOUT["file"]).read_bytes()
     if hashlib.sha256(blob).hexdigest() != ABOUT["sha256"]:
         raise SystemExit(f"{FOLDER / ABOUT['file']}: is damaged; copy it again")
@@ -45,7 +45,7 @@ def predict(images):
 
 
 def read(path):
-    """The pixels uint8[h, w, 3] of an image file."""
+    """Returns the pixels uint8[h, w, 3] of an image file."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         with os.fdopen(os.open(path, flags), "rb") as file:
@@ -63,15 +63,15 @@ def read(path):
 
 
 def name(path):
-    """A path as text; what is not UTF-8 is written with escapes."""
+    """Returns a path as text; bytes that are not UTF-8 become escapes."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def prepare(image):
-    """uint8[S, S, 3] of uint8[h, w, 3]: crop, pad to a square, resize, as in training."""
+    """Prepares uint8[h, w, 3] as in training: crop, pad to a square, resize to uint8[S, S, 3]."""
     if ABOUT["denoise"] != "none":
         raise SystemExit(f"the images were denoised ({ABOUT['denoise']}); give prepared arrays")
-    for when, side in ABOUT["windows"]:  # a window about the centre, for images of some size
+    for when, side in ABOUT["windows"]:  # a window around the centre, for images of some size
         if when in (0, *image.shape[:2]) and (when == 0 or image.shape[0] == image.shape[1]):
             top, left = ((max(n - side, 0) // 2) for n in image.shape[:2])
             image = image[top : top + side, left : left + side]
@@ -87,7 +87,7 @@ def prepare(image):
 
 
 def shrink(image, height, width):
-    """By area, to a height and width that are not above the image's."""
+    """Shrinks by area, to a height and width not above the image's."""
     weights = (_area(image.shape[0], height), _area(image.shape[1], width))
     mean = _apply(weights, image.astype(np.float32))
     halved = image.shape[:2] == (2 * height, 2 * width)
@@ -95,7 +95,7 @@ def shrink(image, height, width):
 
 
 def resize(image, size):
-    """By area when shrinking and Lanczos when growing: OpenCV's rounding, bit by bit."""
+    """Resizes by area (shrinking) or Lanczos (growing), with OpenCV's rounding, bit by bit."""
     side = len(image)
     if side == size:
         return image
@@ -110,7 +110,7 @@ def resize(image, size):
 
 
 def _apply(weights, image):
-    # One source row after the other, because the order of a float32 sum decides its last bit.
+    # Row by row, because the order of a float32 sum decides its last bit.
     for axis in (1, 0):
         image, shares = np.moveaxis(image, axis, 0), weights[axis]
         result = np.zeros((len(shares), *image.shape[1:]), shares.dtype)
@@ -136,22 +136,22 @@ def _area(side, size):
 
 
 def _taps(side, size, radius):
-    place = (np.arange(size) + 0.5) * (side / size) - 0.5
+    position = (np.arange(size) + 0.5) * (side / size) - 0.5
     offsets = np.arange(1 - radius, radius + 1)
-    d = (place - np.floor(place))[:, None] - offsets
+    d = (position - np.floor(position))[:, None] - offsets
     taps = np.sinc(d) * np.sinc(d / radius) if radius > 1 else 1 - np.abs(d)
     taps = np.rint(taps / taps.sum(1, keepdims=True) * 2**11)
     weights = np.zeros((size, side))
     for j, offset in enumerate(offsets):
-        source = np.clip(np.floor(place) + offset, 0, side - 1).astype(int)
+        source = np.clip(np.floor(position) + offset, 0, side - 1).astype(int)
         np.add.at(weights, (np.arange(size), source), taps[:, j])
     return weights
 
 
 def line(cells):
-    """A line of CSV; what needs quotes gets them."""
+    """Returns a line of CSV, quoted where needed."""
     text = io.StringIO()
-    # The writer quotes what its line end holds: a carriage return in a name, too.
+    # The writer quotes the characters of its line terminator: carriage returns in names, too.
     csv.writer(text, lineterminator="\r\n").writerow(cells)
     return text.getvalue().removesuffix("\r\n")
 

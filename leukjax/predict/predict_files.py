@@ -18,8 +18,7 @@ from leukjax.predict.batching import Row, stream
 from leukjax.predict.member import Member
 from leukjax.predict.out_of_distribution import FeatureDistance
 from leukjax.predict.predictor import NOT_FINITE, Predictor, load
-from leukjax.predict.submission import Submission
-from leukjax.predict.tables import Table
+from leukjax.predict.tables import Submission, Table
 from leukjax.rundir import RunDir
 from leukjax.storage import is_special, open_output
 

@@ -5,15 +5,16 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Float, Float32, Int, UInt8
 
 from leukjax.data import archive, image_limits
+from leukjax.data.dataset import Dataset, Subset
 from leukjax.data.decode import MIN_SIDE, decode
 from leukjax.data.parallel import map_in_order
+from leukjax.data.records import Records
 from leukjax.errors import UserError
 from leukjax.metrics import calibration, selective
 from leukjax.metrics.evaluation import Evaluation, score
@@ -134,11 +135,13 @@ class Predictor:
         """
         return np.concatenate([outputs.features for outputs in self._outputs(images)], axis=1)
 
-    def evaluate(self, data: Any, *, threshold: float | None = None) -> Evaluation:
+    def evaluate(
+        self, data: Dataset | Subset | Records, *, threshold: float | None = None
+    ) -> Evaluation:
         """Predicts labelled images and scores the predictions.
 
         Args:
-          data: a `Dataset`, a `Subset` of one, or `Records`.
+          data: a data set, a subset of one, or prepared records.
           threshold: predict the positive class where its probability reaches it; None = predict the
             class with the largest probability.
 
@@ -146,21 +149,20 @@ class Predictor:
           Scores by image and by subject with intervals over groups; printing it prints a table.
 
         Raises:
-          ValueError: a class that the runs do not have, or a network without finite probabilities.
+          UserError: images without a label, a class that the runs do not have, or a network that
+            gives no finite probability.
         """
         predictions = self.predict_dataset(data)
-        name = getattr(data, "name", "")
+        name = data.name or data.dataset.name if isinstance(data, Subset) else data.name
         return score(predictions, self.positive, threshold=threshold, name=name)
 
-    def predict_dataset(self, data: Any) -> Predictions:
-        """Predicts the images of a `Dataset`, a `Subset` of one, or `Records`, in their order.
+    def predict_dataset(self, data: Dataset | Subset | Records) -> Predictions:
+        """Predicts labelled images in their order.
 
         Raises:
-          ValueError: as `evaluate`.
+          UserError: as `evaluate`.
         """
-        dataset, rows = data, None
-        if hasattr(data, "dataset"):
-            dataset, rows = data.dataset, np.asarray(data.rows)
+        dataset = data.dataset if isinstance(data, Subset) else data
         unknown = sorted(set(dataset.classes) - set(self.classes))
         if unknown:
             raise UserError(
@@ -169,7 +171,12 @@ class Predictor:
             )
         records = self._records(dataset)
         manifest = records[0].manifest
-        rows = np.arange(len(manifest)) if rows is None else rows
+        rows = data.rows if isinstance(data, Subset) else np.arange(len(manifest))
+        unlabelled = int((manifest.label[rows] < 0).sum())
+        if unlabelled or not len(rows):
+            raise UserError(
+                f"{unlabelled:,} of {len(rows):,} images have no label; give labelled ones"
+            )
         label_of = np.array([self.classes.index(name) for name in dataset.classes], np.int32)
         return Predictions(
             classes=self.classes,
@@ -181,7 +188,7 @@ class Predictor:
         )
 
     def predict_records(
-        self, records: Sequence[Any], rows: Int[np.ndarray, " n"]
+        self, records: Sequence[Records], rows: Int[np.ndarray, " n"]
     ) -> Float[np.ndarray, "n c"]:
         """Returns probabilities of prepared records, batch by batch.
 
@@ -272,7 +279,7 @@ class Predictor:
         return [concatenate(list(column)) for column in zip(*parts, strict=True)]
 
     def _record_batches(
-        self, records: Sequence[Any], rows: Int[np.ndarray, " n"]
+        self, records: Sequence[Records], rows: Int[np.ndarray, " n"]
     ) -> Iterator[list[np.ndarray]]:
         for start in range(0, len(rows), self.batch_size):
             part = rows[start : start + self.batch_size]
@@ -282,19 +289,22 @@ class Predictor:
                     ready[id(source)] = source.images(part)
             yield [ready[id(source)] for source in records]
 
-    def _records(self, dataset: Any) -> list[Any]:
+    def _records(self, data: Dataset | Records) -> list[Records]:
         """The records of a data set for each member; members of one recipe share them."""
-        ready: dict[tuple, Any] = {}
+        ready: dict[tuple, Records] = {}
         for member in self.members:
-            _, size, crop, denoise, _ = member.recipe
-            if (size, crop, denoise) not in ready and hasattr(dataset, "prepare"):
-                ready[size, crop, denoise] = dataset.prepare(size, crop=crop, denoise=denoise)
-            elif (size, crop, denoise) not in ready:
-                if dataset.image_size != size:
-                    raise UserError(
-                        f"the records have {dataset.image_size} px and {member.workdir} {size} px"
+            size, crop, denoise = recipe = member.recipe[1:4]
+            if isinstance(data, Dataset):
+                if recipe not in ready:
+                    ready[recipe] = data.prepare(
+                        size, crop=crop, denoise=denoise, threads=self.threads
                     )
-                ready[size, crop, denoise] = dataset
+            elif data.image_size == size:
+                ready[recipe] = data
+            else:
+                raise UserError(
+                    f"the records have {data.image_size} px and {member.workdir} {size} px"
+                )
         return [ready[member.recipe[1:4]] for member in self.members]
 
     def _check_finite(self, outputs: Sequence[Outputs]) -> Float[np.ndarray, "n c"]:

@@ -1,16 +1,23 @@
-"""The tables of `leukjax.predict`: one row per image, one row per subject."""
+"""The files that `leukjax.predict` writes: one row per image, one per subject, a submission."""
 
 import io
 import re
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Float32
 
+from leukjax.data.datasets.cnmc import CLASSES, OF_LABELS_FILE
+from leukjax.errors import UserError
 from leukjax.metrics.selective import answers
 from leukjax.predict.batching import Row
-from leukjax.storage import csv_writer, write_atomic
+from leukjax.storage import csv_writer, open_output, write_atomic
+
+# The challenge's server expects this name in the submitted zip.
+SUBMISSION_NAME = "isbi_valid.predict"
+_DIGIT = {name: digit for digit, name in OF_LABELS_FILE.items()}
 
 
 class Table:
@@ -131,6 +138,81 @@ class Subjects:
             return [""] * (1 + len(self._classes))
         mean: Float32[np.ndarray, " c"] = (self._sums[subject] / good).astype(np.float32)
         return [self._classes[int(mean.argmax())], *(f"{value:.9g}" for value in mean)]
+
+
+class Submission:
+    """One digit per line, 1 = all and 0 = hem, in the order of the images' numbers.
+
+    A path that ends in .zip gets the zip to submit; any other gets the text.
+    """
+
+    def __init__(self, path: Path, classes: tuple[str, ...], names: Iterable[str]):
+        """Checks names and classes before any image is predicted.
+
+        Args:
+          path: the file to write.
+          classes: class names of the model.
+          names: of all images, 1.bmp to N.bmp, in any order.
+
+        Raises:
+          UserError: other classes, or names that are not those of a test phase.
+        """
+        if set(classes) != set(CLASSES):
+            raise UserError(
+                f"--submission={path}: C-NMC has the classes all and hem, the model "
+                f"{', '.join(classes)}"
+            )
+        self._path = path
+        self._digits: dict[int, str] = {}
+        numbers = sorted(_number(name) for name in names)
+        for expected, number in enumerate(numbers, start=1):
+            if number != expected:
+                what = f"{number}.bmp occurs twice" if number < expected else (
+                    f"{expected}.bmp is missing"
+                )  # fmt: skip
+                raise UserError(f"--submission={path}: {what}; give all images of one test phase")
+        self._count = len(numbers)
+
+    def add(self, name: str, predicted: str) -> None:
+        """Records the class of an image."""
+        self._digits[_number(name)] = _DIGIT[predicted]
+
+    def write(self) -> None:
+        """Writes the file.
+
+        Raises:
+          UserError: an image has no class, or the file cannot be written.
+        """
+        for number in range(1, self._count + 1):
+            if number not in self._digits:
+                raise UserError(
+                    f"--submission={self._path}: {number}.bmp has no class; see its row in the "
+                    "table; the submission is not written"
+                )
+        text = "".join(f"{self._digits[number]}\n" for number in sorted(self._digits))
+        content = text.encode()
+        if self._path.suffix.lower() == ".zip":
+            data = io.BytesIO()
+            with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr(zipfile.ZipInfo(SUBMISSION_NAME), text)
+            content = data.getvalue()
+        try:
+            with open_output(self._path) as file:
+                file.write(content)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(
+                f"--submission={self._path}: cannot be written ({reason}); choose another"
+            ) from error
+
+
+def _number(name: str) -> int:
+    match = re.search(r"(?:^|[/!\\])0*([0-9]{1,9})\.bmp$", name, re.IGNORECASE)
+    if match is None:
+        raise UserError(
+            f"--submission: {name} is not named N.bmp; give the images of one test phase only"
+        )
+    return int(match[1])
 
 
 def _yes(value: bool) -> str:

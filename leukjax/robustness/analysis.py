@@ -1,12 +1,12 @@
-"""A study of robustness: some runs under the suite, from predictions to scores, tables, pictures.
+"""The work of `leukjax.robustness`: predicts distorted images, scores them, writes the report.
 
-Every number is computed from ``RUN/robustness/predictions/`` as it stands on the disk.
+Every number is computed from the files in ``RUN/robustness/predictions/``.
 """
 
 import dataclasses
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ from leukjax import runtime
 from leukjax.errors import UserError
 from leukjax.metrics import robustness
 from leukjax.metrics.robustness import Curve
-from leukjax.report.provenance import About, model_name
+from leukjax.report.provenance import model_name
 from leukjax.report.style import save
-from leukjax.robustness import figures, predictions, tables
-from leukjax.robustness.measured import Measured
+from leukjax.robustness import predictions, report
+from leukjax.robustness.report import RunResult
 from leukjax.rundir import RunDir
 from leukjax.storage import csv_writer, write_atomic
 
@@ -40,85 +40,69 @@ def write_and_print(
     output: Path | None = None,
     overrides: Iterable[tuple[str, str]] = (),
 ) -> None:
-    """Measure every run, write its files, and print the tables.
+    """Measures every run, writes its files, and prints the tables.
 
     Args:
-      runs: folders of finished runs.
+      runs: work directories of finished runs.
       part: "val" or "test".
       names: keys of `distort.DISTORTIONS`.
       background: "masked", "as_published" or "both".
-      reference: run that the others are measured by; None = the first CNN among several runs.
+      reference: run that relative numbers refer to; None = the first CNN among several runs.
       output: folder of the joint report.
-      overrides: fields of the config that say where the data lie.
+      overrides: where the data are now, for instance ``data.root``.
 
     Raises:
-      UserError: a run that is none or not finished, or runs that cannot be compared.
+      UserError: no run, an unfinished one, or runs that cannot be compared.
     """
     runtime.set_numerics()
-    runtime.hold_memory()  # before JAX looks for devices: what follows does
+    runtime.hold_memory()  # before JAX looks for devices, which the next lines do
     folders = list(runs)
     if reference is not None and reference.resolve() not in {run.resolve() for run in runs}:
         folders.append(reference)
     overrides = list(overrides)
     titles = _titles(folders)
-    measured = []
+    results = []
     for run in folders:
-        found = predictions.material(run, part, overrides)
-        wanted = predictions.cases(names, found.backgrounds(background))
+        images = predictions.read_images(run, part, overrides)
+        cases = predictions.make_cases(names, images.backgrounds(background))
         runtime.start(predictions.config_of(run, overrides))
-        places = predictions.predict(run, part, found, wanted)
-        logging.info("%s: scores and intervals", run)
-        measured.append(_measure(run, titles[run], part, found, places))
+        paths = predictions.predict(run, images, cases)
+        logging.info("%s: computing scores and intervals", run)
+        curves = _curves(images, paths)
+        results.append(RunResult(run, titles[run], images.about, images, paths, curves))
+    base = None
     if len(folders) > 1:
-        _check_same_images(measured)
-        base = _reference(measured, reference)
+        _check_same_images(results)
+        base = _reference(results, reference)
         if base is not None:
-            measured = [_next_to(one, base) for one in measured]
-    else:
-        base = None
-    for one in measured:
-        write_atomic(predictions.folder_of(one.run, part) / "scores.csv", _scores_csv(one.curves))
-    where = output or _output(folders, part)
-    _write_report(where, measured, base)
+            results = [_relative_to(base, result) for result in results]
+    for result in results:
+        folder = predictions.folder_of(result.run, part)
+        write_atomic(folder / "scores.csv", _scores_csv(result.curves))
+    _write_report(output or _output(folders, part), results, base)
 
 
-def _measure(
-    run: Path,
-    name: str,
-    part: str,
-    found: predictions.Material,
-    places: dict[predictions.Case, Path],
-) -> Measured:
-    table = found.table
-    positive = found.positive
-    about = About(
-        data=found.name,
-        part=part,
-        classes=table.classes,
-        positive=positive,
-        synthetic=found.synthetic,
-        leaky=found.leaky,
-        subjects_known=found.subjects_known,
-    )
-    chosen = table.classes.index(positive) if positive else 0
-    wanted = list(places)
-    clean = predictions.read_case(found, places[wanted[0]])
+def _curves(images: predictions.PartImages, paths: Mapping[predictions.Case, Path]) -> list[Curve]:
+    """The scores of every distortion and background by severity."""
+    classes, positive = images.clean.classes, images.about.positive
+    index = classes.index(positive) if positive else 0
+    first, *cases = paths
+    clean = predictions.read_case(images, paths[first])
     curves = []
-    kinds = dict.fromkeys((case.distortion, case.background) for case in wanted[1:])
-    for distortion, background in kinds:
+    for distortion, background in dict.fromkeys((c.distortion, c.background) for c in cases):
         levels = {
-            case.severity: predictions.read_case(found, places[case])
-            for case in wanted
+            case.severity: predictions.read_case(images, paths[case])
+            for case in cases
             if (case.distortion, case.background) == (distortion, background)
         }
-        curves.append(robustness.curve(distortion, background, clean, levels, chosen))
-    return Measured(run, name, about, curves, [], places, found)
+        curves.append(robustness.curve(distortion, background, clean, levels, index))
+    return curves
 
 
-def _check_same_images(measured: Sequence[Measured]) -> None:
-    first = measured[0]
-    for other in measured[1:]:
-        a, b = first.found.table, other.found.table
+def _check_same_images(results: Sequence[RunResult]) -> None:
+    first = results[0]
+    for other in results[1:]:
+        a, b = first.images.clean, other.images.clean
         if a.classes != b.classes or not np.array_equal(np.sort(a.id), np.sort(b.id)):
             raise UserError(
                 f"{other.run} and {first.run} were scored on different images; compare runs of one"
@@ -126,27 +110,28 @@ def _check_same_images(measured: Sequence[Measured]) -> None:
             )
 
 
-def _reference(measured: Sequence[Measured], wanted: Path | None) -> Measured | None:
-    """The run that the others are measured by."""
+def _reference(results: Sequence[RunResult], wanted: Path | None) -> RunResult | None:
+    """The run that relative numbers refer to."""
     if wanted is not None:
-        return next(one for one in measured if one.run.resolve() == wanted.resolve())
-    cnn = [one for one in measured if RunDir(one.run).config().model.name == "cnn"]
-    if not cnn:
-        logging.info("no CNN among the runs, so no relative numbers; --reference=RUN names one")
-    return cnn[0] if cnn else None
+        return next(result for result in results if result.run.resolve() == wanted.resolve())
+    for result in results:
+        if RunDir(result.run).config().model.name == "cnn":
+            return result
+    logging.info("no CNN among the runs, so no relative numbers; --reference=RUN sets one")
+    return None
 
 
-def _next_to(one: Measured, base: Measured) -> Measured:
-    of_base = {(curve.distortion, curve.background): curve for curve in base.curves}
-    found = [
-        robustness.relative(curve, of_base[curve.distortion, curve.background])
-        for curve in one.curves
+def _relative_to(base: RunResult, result: RunResult) -> RunResult:
+    base_curves = {(curve.distortion, curve.background): curve for curve in base.curves}
+    relative = [
+        robustness.relative(curve, base_curves[curve.distortion, curve.background])
+        for curve in result.curves
     ]
-    return dataclasses.replace(one, relative=found)
+    return dataclasses.replace(result, relative=relative)
 
 
 def _titles(runs: Sequence[Path]) -> dict[Path, str]:
-    """Names of models; the folder's too where a model occurs twice."""
+    """Names of the models, with the folder's name where a model occurs twice."""
     models = {run: model_name(RunDir(run).config().model) for run in runs}
     names = list(models.values())
     return {
@@ -166,53 +151,45 @@ def _scores_csv(curves: Sequence[Curve]) -> str:
     out = csv_writer(text)
     out.writerow(COLUMNS)
     for curve in curves:
-        for points in curve.points.values():
-            for point in points:
-                found, drop = point.found, point.drop
-                numbers = (found.value, found.low, found.high, drop.value, drop.low, drop.high)
-                out.writerow(
-                    [
-                        curve.distortion,
-                        point.severity,
-                        curve.background,
-                        point.score,
-                        *("" if number is None else f"{number:.9g}" for number in numbers),
-                        found.groups,
-                    ]
-                )
+        for point in (point for points in curve.points.values() for point in points):
+            score, drop = point.found, point.drop
+            numbers = (score.value, score.low, score.high, drop.value, drop.low, drop.high)
+            cells = ("" if number is None else f"{number:.9g}" for number in numbers)
+            out.writerow(
+                [curve.distortion, point.severity, curve.background, point.score, *cells,
+                 score.groups]
+            )  # fmt: skip
     return text.getvalue()
 
 
-def _write_report(where: Path, measured: Sequence[Measured], base: Measured | None) -> None:
-    content = {one.name: _as_json(one) for one in measured}
+def _write_report(output: Path, results: Sequence[RunResult], base: RunResult | None) -> None:
+    reference, part = None if base is None else base.name, results[0].about.part
     summary: dict[str, Any] = {
-        "part": measured[0].about.part,
+        "part": part,
         "score": robustness.MAIN,
-        "reference": None if base is None else base.name,
-        "models": content,
+        "reference": reference,
+        "models": {result.name: _as_json(result) for result in results},
     }
-    write_atomic(where / "robustness.json", json.dumps(summary, indent=1) + "\n")
-    name = None if base is None else base.name
-    text = tables.document(measured, name)
-    write_atomic(where / "robustness.md", text)
-    save(figures.curves(measured), where, "curves")
-    for one in measured:
-        save(figures.harm(one), predictions.folder_of(one.run, one.about.part), "harm", ("png",))
-    print("\n" + tables.screen(measured, name))
-    print(f"\nWrote {where / 'robustness.md'}, robustness.json, curves.png, and in each run's")
-    print(f"{predictions.folder_of(Path('RUN'), measured[0].about.part)}: scores.csv, harm.png")
+    write_atomic(output / "robustness.json", json.dumps(summary, indent=1) + "\n")
+    write_atomic(output / "robustness.md", report.document(results, reference))
+    save(report.curves(results), output, "curves")
+    for result in results:
+        save(report.harm(result), predictions.folder_of(result.run, part), "harm", ("png",))
+    print("\n" + report.screen(results, reference))
+    print(f"\nWrote {output / 'robustness.md'}, robustness.json, curves.png, and in each run's")
+    print(f"{predictions.folder_of(Path('RUN'), part)}: scores.csv, harm.png")
 
 
-def _as_json(one: Measured) -> dict[str, Any]:
+def _as_json(result: RunResult) -> dict[str, Any]:
     rows = []
-    for i, curve in enumerate(one.curves):
+    for i, curve in enumerate(result.curves):
         row = {
             "distortion": curve.distortion,
             "background": curve.background,
             "values": curve.values(),
             "mean_drop": dataclasses.asdict(curve.mean_drop),
         }
-        if one.relative:
-            row["relative"] = dataclasses.asdict(one.relative[i])
+        if result.relative:
+            row["relative"] = dataclasses.asdict(result.relative[i])
         rows.append(row)
-    return {"run": one.run.name, "curves": rows}
+    return {"run": result.run.name, "curves": rows}

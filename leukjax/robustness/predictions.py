@@ -1,8 +1,8 @@
-"""A trained run under the suite of distortions: its predictions on distorted images, as files.
+"""Predicts distorted images with a trained run, and keeps the predictions as files.
 
 ``RUN/robustness/predictions/<distortion>-<severity>.csv`` in the ordinary format, ``clean-0.csv``
 for the images as they are, and ``as_published/`` for the second kind of background. Each file is
-there whole or not at all, so that a start after a kill goes on where it was.
+written whole or not at all, so that a start after a kill resumes.
 """
 
 import contextlib
@@ -35,8 +35,8 @@ from leukjax.images.distort import (
 from leukjax.metrics import predictions
 from leukjax.metrics.predictions import Predictions
 from leukjax.predict.predictor import load
+from leukjax.report.provenance import About
 from leukjax.rundir import RunDir
-from leukjax.storage import write_atomic
 
 CLEAN = "clean"
 PARTS = ("val", "test")
@@ -44,65 +44,91 @@ PARTS = ("val", "test")
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Case:
-    """One set of predictions: a distortion at a severity, on one kind of background."""
+    """One set of predictions: a distortion at a severity (0 = clean), on one kind of background."""
 
     background: Background
     distortion: str
     severity: int
 
     def path(self, folder: Path, first: Background) -> Path:
-        """Its file below `folder`; those of the run's first kind of background lie on top."""
+        """Returns its file below `folder`; those of the first kind of background are on top."""
         name = f"{self.distortion}-{self.severity}.csv"
-        where = folder / "predictions"
-        return where / name if self.background == first else where / self.background / name
+        top = folder / "predictions"
+        return top / name if self.background == first else top / self.background / name
 
 
 @dataclasses.dataclass(frozen=True)
-class Material:
-    """The images of one part of a run, and what is known of them."""
+class PartImages:
+    """The images of one part of a run.
 
-    images: UInt8[np.ndarray, "n s s 3"]
+    Attributes:
+      pixels: the prepared images.
+      cell: True inside the cell.
+      clean: the run's own predictions for them.
+      edge: kind of background.
+      checksum: of the records.
+      about: what every report must state.
+    """
+
+    pixels: UInt8[np.ndarray, "n s s 3"]
     cell: Bool[np.ndarray, "n s s"]
-    table: Predictions  # the run's own, on the images as they are
+    clean: Predictions
     edge: Literal["black", "bright"]
-    name: str
-    synthetic: bool
-    subjects_known: bool
     checksum: str
-    positive: str
-    leaky: bool
+    about: About
 
     def backgrounds(self, wanted: str) -> tuple[Background, ...]:
-        """Which kinds of background are measured: on bright fields there is one only."""
+        """Returns the kinds of background to measure: on bright fields there is only one."""
         if self.edge == "bright":
             return ("as_published",)
         both: tuple[Background, ...] = ("masked", "as_published")
         return both if wanted == "both" else tuple(kind for kind in both if kind == wanted)
 
+    def take(self, rows: slice) -> "PartImages":
+        """Returns these rows."""
+        clean = self.clean.take(np.arange(len(self.clean))[rows])
+        return dataclasses.replace(
+            self, pixels=self.pixels[rows], cell=self.cell[rows], clean=clean
+        )
+
+    def distorted(self, case: Case) -> UInt8[np.ndarray, "n s s 3"]:
+        """Returns the images of a case; they depend on the ids, not on order or batch."""
+        if case.severity == 0:
+            return self.pixels
+        return distort(
+            self.pixels,
+            seeds_of(self.clean.id.tolist()),
+            case.distortion,
+            case.severity,
+            edge=self.edge,
+            background=case.background,
+            cell=self.cell,
+        )
+
 
 def folder_of(run: Path, part: str) -> Path:
-    """Where a run's predictions under distortion lie."""
+    """Returns the folder of a run's predictions under distortion."""
     return run / ("robustness" if part == "test" else f"robustness-{part}")
 
 
-def cases(names: Sequence[str], backgrounds: Sequence[Background]) -> list[Case]:
-    """What is predicted, the clean images first.
+def make_cases(names: Sequence[str], backgrounds: Sequence[Background]) -> list[Case]:
+    """Returns what is predicted, the clean images first.
 
-    Where a distortion ignores the background it is measured once.
+    A distortion that ignores the background is measured once.
     """
-    wanted = [Case(backgrounds[0], CLEAN, 0)]
+    cases = [Case(backgrounds[0], CLEAN, 0)]
     for background in backgrounds:
         for name in names:
             if DISTORTIONS[name].masked or background == backgrounds[0]:
-                wanted += [Case(background, name, severity) for severity in SEVERITIES]
-    return wanted
+                cases += [Case(background, name, severity) for severity in SEVERITIES]
+    return cases
 
 
-def material(run: Path, part: str, overrides: Iterable[tuple[str, str]] = ()) -> Material:
-    """The images that a finished run was scored on.
+def read_images(run: Path, part: str, overrides: Iterable[tuple[str, str]] = ()) -> PartImages:
+    """Reads the images that a finished run was scored on.
 
     Raises:
-      UserError: an unfinished run, changed data, or an override that changes more than places.
+      UserError: an unfinished run, changed data, or an override on which numbers depend.
     """
     config = config_of(run, overrides)
     folder = RunDir(run)
@@ -116,7 +142,7 @@ def material(run: Path, part: str, overrides: Iterable[tuple[str, str]] = ()) ->
     row_of = {str(name): row for row, name in enumerate(records.manifest.id)}
     unknown = [str(name) for name in table.id if str(name) not in row_of]
     if unknown:
-        raise UserError(f"{run}/predictions/{part}.csv: {unknown[0]} is no image of the data")
+        raise UserError(f"{run}/predictions/{part}.csv: {unknown[0]} is not an image of the data")
     rows = np.array([row_of[str(name)] for name in table.id])
     manifest = records.manifest
     if not (
@@ -124,108 +150,96 @@ def material(run: Path, part: str, overrides: Iterable[tuple[str, str]] = ()) ->
         and np.array_equal(manifest.group[rows], table.group)
     ):
         raise UserError(f"{run}/predictions/{part}.csv: has other labels or groups than the data")
-    images = records.images(rows)
+    pixels = records.images(rows)
     edge: Literal["black", "bright"] = "black" if records.background == "black" else "bright"
-    return Material(
-        images=images,
-        cell=np.stack([foreground(image, edge) for image in images]),
-        table=table,
-        edge=edge,
-        name=records.name,
-        synthetic=records.synthetic,
-        subjects_known=records.subjects_known,
-        checksum=records.checksum,
+    about = About(
+        data=records.name,
+        part=part,
+        classes=table.classes,
         positive=config.data.positive or records.positive,
+        synthetic=records.synthetic,
         leaky=folder.data().get("protocol") == "image",
+        subjects_known=records.subjects_known,
     )
+    cell = np.stack([foreground(image, edge) for image in pixels])
+    return PartImages(pixels, cell, table, edge, records.checksum, about)
 
 
-def predict(run: Path, part: str, found: Material, wanted: Sequence[Case]) -> dict[Case, Path]:
-    """Write the predictions that are not there yet; returns where all of them are.
+def predict(run: Path, images: PartImages, cases: Sequence[Case]) -> dict[Case, Path]:
+    """Writes the predictions that do not exist yet, and returns the files of all cases.
 
-    Opening the test part is noted in the run's ledger.
+    An access to the test part is recorded in the run's ledger.
 
     Raises:
-      UserError: no run that can be loaded; or another process is at it.
+      UserError: a run that cannot be loaded, or another process works in the folder.
     """
-    folder, first = RunDir(run).path(folder_of(run, part).name), wanted[0].background
-    places = {case: case.path(folder, first) for case in wanted}
-    for place in places.values():  # before anything is written or removed
-        RunDir(folder).path(*place.relative_to(folder).parts)
+    part = images.about.part
+    folder, first = RunDir(run).path(folder_of(run, part).name), cases[0].background
+    paths = {case: case.path(folder, first) for case in cases}
+    for path in paths.values():  # before anything is written or removed
+        RunDir(folder).path(*path.relative_to(folder).parts)
     with RunDir(folder).lock():
         predictor = load(run)
-        step = predictor.members[0].step
-        _keep_or_drop(folder, step, found)
-        missing = [case for case, place in places.items() if not os.path.lexists(place)]
+        step = predictor.member.step
+        _keep_or_remove(folder, step, images)
+        missing = [case for case, path in paths.items() if not os.path.lexists(path)]
         if missing and part == "test":
             RunDir(run).record_test_access(step, by="robustness")
-        seeds = seeds_of(found.table.id.tolist())
         for case in progress(missing, len(missing), f"distorting {run.name}", "sets"):
-            images = found.images
-            if case.severity:
-                images = distort(
-                    images,
-                    seeds,
-                    case.distortion,
-                    case.severity,
-                    edge=found.edge,
-                    background=case.background,
-                    cell=found.cell,
-                )
-            answer = dataclasses.replace(found.table, probabilities=predictor.predict(images))
-            answer.write(places[case])
-    return places
+            probabilities = predictor.predict(images.distorted(case))
+            dataclasses.replace(images.clean, probabilities=probabilities).write(paths[case])
+    return paths
 
 
 def config_of(run: Path, overrides: Iterable[tuple[str, str]] = ()) -> ConfigDict:
-    """The config of a finished run, its data where the user says.
+    """Returns the config of a finished run, with its data where the user says.
 
     Raises:
-      UserError: no run, an unfinished one, an override that changes more than places, or images in
-        a folder that the user does not name.
+      UserError: no run, an unfinished one, an override on which numbers depend, or images in a
+        folder that the user does not name.
     """
     folder = RunDir(run)
     folder.require("predictions/test.csv")
     return folder.config_with_data(overrides)
 
 
-def read_case(found: Material, path: Path) -> Predictions:
-    """The predictions of a case, checked to be of the run's own images.
+def read_case(images: PartImages, path: Path) -> Predictions:
+    """Reads the predictions of a case, and checks that they are for the run's own images.
 
     Raises:
-      UserError: they are damaged, or of other images.
+      UserError: they are damaged, or for other images.
     """
     table = predictions.read(path)
     predictions.check(path, table)
-    ours = found.table
-    if table.classes != ours.classes or any(
-        not np.array_equal(getattr(table, name), getattr(ours, name))
+    clean = images.clean
+    if table.classes != clean.classes or any(
+        not np.array_equal(getattr(table, name), getattr(clean, name))
         for name in ("id", "group", "labels")
     ):
-        raise UserError(f"{path}: is not of the images of the run; remove it and start again")
+        raise UserError(f"{path}: is not for the images of the run; remove it and start again")
     return table
 
 
-def _keep_or_drop(folder: Path, step: int, found: Material) -> None:
-    """Predictions of another checkpoint, suite or data are not mixed with new ones."""
-    ids = hashlib.sha256("\n".join(found.table.id.tolist()).encode()).hexdigest()
-    now = {"suite": VERSION, "step": step, "records_sha256": found.checksum, "ids_sha256": ids}
-    path, text = folder / "suite.json", json.dumps(now, indent=1) + "\n"
+def _keep_or_remove(folder: Path, step: int, images: PartImages) -> None:
+    """Removes predictions of another checkpoint, suite or data, so that they are never mixed."""
+    ids = hashlib.sha256("\n".join(images.clean.id.tolist()).encode()).hexdigest()
+    facts = {"suite": VERSION, "step": step, "records_sha256": images.checksum, "ids_sha256": ids}
+    text = json.dumps(facts, indent=1) + "\n"
     with contextlib.suppress(OSError, ValueError):
-        if storage.read_text(path, 2**20) == text:
+        if storage.read_text(folder / "suite.json", 2**20) == text:
             return
     if (folder / "predictions").exists():
         logging.info("%s: of another checkpoint, suite or data; predicting again", folder)
         _remove_predictions(folder)
-    write_atomic(path, text)
+    RunDir(folder).write("suite.json", text)
 
 
 def _remove_predictions(folder: Path) -> None:
-    """Remove the files that a suite writes, and no other: the folder may come from anyone."""
+    """Removes the files that a suite writes, and no others: the folder may be untrusted."""
     run = RunDir(folder)
     names = [f"{CLEAN}-0.csv"]
     names += [f"{name}-{severity}.csv" for name in DISTORTIONS for severity in SEVERITIES]
     for below in ((), ("masked",), ("as_published",)):
-        where = run.path("predictions", *below)
+        subfolder = run.path("predictions", *below)
         for name in names:
-            (where / name).unlink(missing_ok=True)
+            (subfolder / name).unlink(missing_ok=True)

@@ -55,6 +55,8 @@ class Optimizer:
 def from_optax(transform: optax.GradientTransformation) -> Optimizer:
     """An optax transformation as it is, as ``optax.adamw(1e-3)``; it has its own learning rate.
 
+    The same transformation gives the same object, so that trainers share what is compiled.
+
     Raises:
       TypeError: it is no optax transformation.
       ValueError: its ``update`` needs more than gradients, state and parameters, as that of
@@ -62,6 +64,11 @@ def from_optax(transform: optax.GradientTransformation) -> Optimizer:
     """
     if not (callable(getattr(transform, "init", None)) and hasattr(transform, "update")):
         raise TypeError(f"optimizer: expected an optax transformation, got {transform!r}")
+    return _from_optax(transform)
+
+
+@functools.lru_cache(maxsize=8)
+def _from_optax(transform: optax.GradientTransformation) -> Optimizer:
     params = {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}
     try:
         jax.eval_shape(lambda p: transform.update(p, transform.init(p), p), params)

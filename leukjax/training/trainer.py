@@ -50,6 +50,8 @@ _OF_PROCESS = (
     *("data.workers", "runtime."),
 )
 
+_DEFAULT_OPTIMIZER = optax.adam(1e-3)
+
 
 class Trainer:
     """Trains a model. The command line, the tests and the benchmarks all use it.
@@ -125,7 +127,9 @@ class Trainer:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model: expected a flax linen module, got {type(model).__name__}")
         python: dict[str, Any] = {
-            "optimizer": optimizers.from_optax(optax.adam(1e-3) if optimizer is None else optimizer)
+            "optimizer": optimizers.from_optax(
+                _DEFAULT_OPTIMIZER if optimizer is None else optimizer
+            )
         }
         fields: dict[str, Any] = {
             "optimizer.name": CUSTOM,
@@ -334,7 +338,8 @@ class Trainer:
                 self.run(folder, data, score=("val",))
             else:
                 write_report(self.run(folder, data))
-        return predictor.load(folder)
+        is_registered = registry.name_of(self.model) is not None
+        return predictor.load(folder, model=None if is_registered else self.model)
 
     def run(
         self,
@@ -474,12 +479,13 @@ def train(config: ConfigDict, folder: Path, *, score: Sequence[str] = ("val", "t
     began = time.perf_counter()
     distributed.join(config.runtime.timeout)
     runtime.start(config)
+    stop = StopRequest()
     with distributed.ending_together(), _lock(folder):
         distributed.check_same(config.to_dict(), "--config", ignore=_OF_PROCESS)
         runtime.log_start()
         trainer = Trainer.from_config(config)
         assert trainer.data is not None
-        outcome = trainer.run(folder, trainer.data, score=score, stop=StopRequest())
+        outcome = trainer.run(folder, trainer.data, score=score, stop=stop)
     return dataclasses.replace(outcome, seconds=time.perf_counter() - began)
 
 

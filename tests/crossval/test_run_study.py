@@ -53,8 +53,8 @@ def test_several_processes_are_refused_in_favour_of_shards(tmp_path, monkeypatch
     [
         (["--workdir="], "--workdir is missing"),
         (["--workdir=a,a"], "--workdir=a,a: a run is named twice"),
-        (["--workdir=a,b"], "--output is missing; name a folder for the scores of the ensemble"),
-        (["--workdir=a"], "--workdir=a: holds no run"),
+        (["--workdir=a,b"], "--output is missing; give a folder for the scores of the ensemble"),
+        (["--workdir=a"], "a: holds no run"),
         (["--workdir=a", "b"], "b: not understood; a run has its own config"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A file of every format and kind of pixels that is read, and files that are refused."""
+"""Files of every supported format and pixel type, and files that are refused."""
 
 import io
 import struct
@@ -22,7 +22,7 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def _file(kind: str, mode: str, **options: object) -> Callable[[int], bytes]:
-    """A maker of files of a format and mode."""
+    """Returns a function that makes a file of a format and mode."""
 
     def make(side: int) -> bytes:
         return encoded(_image(mode, side), kind, **options)

@@ -1,4 +1,4 @@
-"""`leukjax.export --format=onnx`: onnxruntime answers as the run does."""
+"""`leukjax.export --format=onnx`: onnxruntime returns the probabilities of the run."""
 
 import dataclasses
 import importlib.util
@@ -35,7 +35,7 @@ def model(trained_run):
 
 
 def another(model, family: str):
-    """The same run with an untrained network of another family, far from its start."""
+    """The same run with an untrained network of another family, with perturbed values."""
     module = create_model(family, len(model.classes), **FAMILIES[family])
     images = jnp.zeros((1, model.image_size, model.image_size, 3))
     variables = jax.jit(lambda: module.init(jax.random.key(0), images, train=False))()
@@ -47,7 +47,9 @@ def another(model, family: str):
 
 
 @installed
-def test_the_command_and_the_loader_give_the_runs_probabilities(model, trained_run, tmp_path):
+def test_the_command_and_the_loader_return_the_probabilities_of_the_run(
+    model, trained_run, tmp_path
+):
     done = export(f"--workdir={trained_run}", f"--output={tmp_path / 'out'}", "--calibrated")
     assert done.returncode == 0, done.stderr
     assert "checked with onnxruntime; python" in done.stdout
@@ -79,7 +81,7 @@ def test_every_family_is_converted(model, family: str, tmp_path):
 
 
 @installed
-def test_a_program_that_answers_otherwise_is_not_written(model, tmp_path, monkeypatch):
+def test_a_file_with_other_probabilities_is_not_written(model, tmp_path, monkeypatch):
     other = onnx.serialize(dataclasses.replace(model.member, temperature=7.0))
     monkeypatch.setattr(onnx, "serialize", lambda member: other)
     with pytest.raises(UserError, match=r"differ by .* from the run's; nothing is written"):
@@ -88,7 +90,7 @@ def test_a_program_that_answers_otherwise_is_not_written(model, tmp_path, monkey
 
 
 @installed
-def test_what_is_not_converted_is_said_in_a_line(model, monkeypatch):
+def test_a_network_that_cannot_be_converted_is_one_line(model, monkeypatch):
     monkeypatch.setattr(onnx, "resolved", lambda function: function)
     with pytest.raises(
         UserError, match=r"jax2onnx .* cannot convert this network .*platform_index"
@@ -100,7 +102,7 @@ def test_what_is_not_converted_is_said_in_a_line(model, monkeypatch):
 
 
 @pytest.mark.skipif(INSTALLED, reason="the extra onnx is installed here")
-def test_without_the_extra_the_command_says_so(trained_run, tmp_path):
+def test_without_the_extra_the_command_names_it(trained_run, tmp_path):
     done = export(f"--workdir={trained_run}", f"--output={tmp_path / 'out'}")
     assert done.returncode == 1
     assert (

@@ -1,4 +1,4 @@
-"""Choices between platforms are made at the trace, and nothing else of a model changes."""
+"""Choices between platforms are made while tracing, and nothing else of a model changes."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ SMALL = {
 
 
 def primitives(jaxpr: core.Jaxpr) -> set[str]:
-    """Of a program and of everything inside it."""
+    """Names of all primitives of a jaxpr and of its inner ones."""
     found = {equation.primitive.name for equation in jaxpr.eqns}
     for inner in core.subjaxprs(jaxpr):
         found |= primitives(inner)
@@ -49,7 +49,7 @@ def test_the_same_logits_without_a_choice(family: str):
     np.testing.assert_allclose(jax.jit(resolved(logits))(images), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_branch_that_is_no_choice_of_platform_stays():
+def test_branches_that_do_not_depend_on_the_platform_stay():
     def function(x: jax.Array) -> jax.Array:
         return jax.lax.cond(x.sum() > 0, jnp.sin, jnp.cos, x)
 

@@ -1,4 +1,4 @@
-"""One file that runs anywhere gives the probabilities of the run that it came from."""
+"""The exported StableHLO file returns the probabilities of its run, without leukjax."""
 
 import csv
 import io
@@ -59,7 +59,7 @@ def folder(model, tmp_path_factory) -> Path:
 
 
 @pytest.mark.smoke("export")
-def test_the_loader_elsewhere_gives_the_same_probabilities(model, folder, tmp_path):
+def test_the_loader_without_leukjax_returns_the_same_probabilities(model, folder, tmp_path):
     size = model.image_size
     images = cells(9, (size, size // 2 + 3, 2 * size, 3 * size + 5))
     paths = [tmp_path / f'{i}, "cell".png' for i in range(len(images))]
@@ -128,7 +128,7 @@ def test_both_shrink_the_same_images_to_the_same_side():
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory):
-    """The loader as it is exported, imported where leukjax is not to be found."""
+    """The exported loader, imported where leukjax cannot be found."""
     source = stablehlo.loader()
     assert "\nfrom leukjax" not in source
     assert "\nimport leukjax" not in source
@@ -173,7 +173,7 @@ def test_a_line_is_quoted(shipped):
     assert next(csv.reader(io.StringIO(shipped.line(cells), newline=""))) == cells
 
 
-def test_a_window_is_cut_from_images_of_its_size_alone(monkeypatch):
+def test_only_images_of_one_size_are_cropped_to_the_window(monkeypatch):
     about = {"denoise": "none", "background": "black", "crop": 0, "image_size": 45}
     monkeypatch.setattr(predict_template, "ABOUT", about | {"windows": [[60, 45]]})
     (image,) = cells(1, (60,))
@@ -181,7 +181,7 @@ def test_a_window_is_cut_from_images_of_its_size_alone(monkeypatch):
     np.testing.assert_array_equal(predict_template.prepare(image), expected)
 
 
-def test_a_damaged_program_and_denoised_images_are_refused(folder, monkeypatch, tmp_path):
+def test_a_damaged_file_and_denoised_images_are_refused(folder, monkeypatch, tmp_path):
     copy = tmp_path / "copy"
     copy.mkdir()
     for name in (stablehlo.PROGRAM, stablehlo.DESCRIPTION, stablehlo.LOADER):
@@ -200,7 +200,7 @@ def test_a_damaged_program_and_denoised_images_are_refused(folder, monkeypatch, 
         predict_template.prepare(np.zeros((9, 9, 3), np.uint8))
 
 
-def test_what_is_no_image_is_one_line_and_no_row(folder, tmp_path):
+def test_a_file_that_is_no_image_ends_in_one_line(folder, tmp_path):
     (tmp_path / "text.png").write_text("no image")
     for arguments, says in (
         ([], "no image is given: python predict.py IMAGE..."),

@@ -1,4 +1,4 @@
-"""One mean of an ensemble, in float64, wherever several runs answer together; no answer is NaN."""
+"""Every command averages an ensemble in float64, and no command outputs NaN."""
 
 import dataclasses
 import types
@@ -27,7 +27,7 @@ MEMBERS = np.random.default_rng(0).dirichlet([1, 1, 1], (3, 40)).astype(np.float
 EXACT = MEMBERS.astype(np.float64).mean(axis=0)
 
 
-def test_the_members_tell_the_precisions_apart():
+def test_the_members_distinguish_the_precisions():
     assert (MEMBERS.mean(axis=0) != EXACT).any()
     assert (MEMBERS.mean(axis=0, dtype=np.float64).astype(np.float32) != EXACT).any()
     assert predictions.mean(list(MEMBERS)).dtype == np.float64
@@ -76,7 +76,7 @@ def of_threshold(monkeypatch) -> np.ndarray:
     return seen[0]
 
 
-def test_every_command_takes_the_same_mean(monkeypatch):
+def test_every_command_computes_the_same_mean(monkeypatch):
     found = {
         "predict": np.stack([p for p, _ in batching._results(outputs(), ())]),
         "predict --max_error": of_threshold(monkeypatch),
@@ -90,8 +90,8 @@ def test_every_command_takes_the_same_mean(monkeypatch):
         np.testing.assert_array_equal(probabilities, EXACT, err_msg=name)
 
 
-def test_a_run_is_compared_by_the_probabilities_that_it_computed(finished_run):
-    """Float32 numbers written with nine digits come back as they were."""
+def test_compare_reads_the_exact_probabilities_of_a_run(finished_run):
+    """Nine digits keep every bit of a float32."""
     run = load_results.read_run(finished_run)
     own = predictions.read(finished_run / "predictions" / "test.csv")
     order = np.argsort(own.id, kind="stable")
@@ -100,7 +100,7 @@ def test_a_run_is_compared_by_the_probabilities_that_it_computed(finished_run):
 
 @pytest.fixture
 def nan_run(trained_run, monkeypatch) -> Path:
-    """A run whose checkpoint holds a NaN."""
+    """A run whose checkpoint contains a NaN."""
     step, values = checkpoints.for_evaluation(trained_run / "checkpoints", lower_is_better=False)
     values["params"]["fc"]["bias"] = np.full(2, np.nan, np.float32)
     monkeypatch.setattr(checkpoints, "for_evaluation", lambda *_, **__: (step, values))
@@ -136,7 +136,7 @@ def test_a_prediction_that_is_not_finite_is_an_error(nan_run, tmp_path, capsys):
         model.predict([image])
 
 
-def test_good_images_are_answered_beside_one_that_is_not_finite():
+def test_one_prediction_that_is_not_finite_does_not_affect_others():
     row = batching.Row("a.png")
     good = batching._filled(row, np.array([0.5, 0.5]), 0.1)
     bad = batching._filled(row, np.array([np.nan, 0.5]), 0.1)

@@ -1,10 +1,8 @@
-"""A trained run, loaded: the probabilities of the run itself, for any images in any batch."""
+"""A loaded run predicts what the run itself predicted, for any images in any batch."""
 
-import copy
 import shutil
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import jax
@@ -13,7 +11,7 @@ import pytest
 from PIL import Image
 
 import leukjax
-from leukjax.data import datasets
+from leukjax.data import Arrays, datasets
 from leukjax.errors import UserError
 from leukjax.metrics import calibration, predictions
 from leukjax.predict import member as compiled
@@ -34,7 +32,7 @@ def model(predictor) -> Member:
 
 @pytest.fixture(scope="module")
 def test_part(trained_run, model) -> tuple[np.ndarray, np.ndarray]:
-    """The run's own test images, prepared anew, and what its table says of them."""
+    """The run's test images, prepared again, and their probabilities in its table."""
     expected = predictions.read(trained_run / "predictions" / "test.csv")
     prepared = datasets.prepare(model.config.data)
     row_of = {name: row for row, name in enumerate(prepared.manifest.id.tolist())}
@@ -52,7 +50,7 @@ def changed(run: Path, folder: Path, name: str, old: str, new: str) -> Path:
 
 
 def test_importing_leukjax_imports_no_jax():
-    code = "import sys, leukjax; leukjax.load; sys.exit('jax' in sys.modules)"
+    code = "import sys, leukjax; dir(leukjax); sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -63,7 +61,7 @@ def test_probabilities_are_those_of_the_run(predictor, test_part):
     found = predictor.predict(images)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
     assert found.dtype == np.float32
-    # Not all alike: a model that ignores its input would pass every test of this file.
+    # Not constant: a model that ignores its input would pass every test of this file.
     assert np.ptp(found[:, 0]) > 0.01
 
 
@@ -116,7 +114,7 @@ def test_views_are_the_eight_of_the_square():
     assert {v.tobytes() for v in again} == {v.tobytes() for v in views}
 
 
-def test_with_views_an_image_may_lie_as_it_likes(trained_run, predictor, test_part):
+def test_the_mean_over_views_ignores_the_orientation(trained_run, predictor, test_part):
     images = test_part[0][:4]
     turning = leukjax.load(trained_run, tta=True, batch_size=16)
     found = turning.predict(images)
@@ -148,7 +146,7 @@ def test_an_ensemble_is_the_mean(trained_run, test_part):
     assert both.features(images).shape == (5, 2 * first.members[0].feature_width)
 
 
-def test_images_of_the_final_phase_are_cut_not_shrunk(trained_run, tmp_path):
+def test_images_of_the_final_phase_are_cropped_not_shrunk(trained_run, tmp_path):
     config = changed(trained_run, tmp_path / "a", "config.json", '"smears"', '"cnmc"')
     run = changed(config, tmp_path / "run", "preprocessing.json", '"smears"', '"cnmc"')
     (cnmc,) = leukjax.load(run).members
@@ -158,7 +156,7 @@ def test_images_of_the_final_phase_are_cut_not_shrunk(trained_run, tmp_path):
     assert (other.preprocess(image) != other.preprocess(image[75:525, 75:525])).any()
 
 
-def test_what_is_no_finished_run_is_said_in_a_line(trained_run, tmp_path):
+def test_unfinished_or_inconsistent_runs_are_refused(trained_run, tmp_path):
     with pytest.raises(UserError, match=r"no run \(no preprocessing.json\)"):
         leukjax.load(tmp_path)
     unfinished = tmp_path / "unfinished"
@@ -190,7 +188,7 @@ def test_a_damaged_best_checkpoint_is_never_used(trained_run, tmp_path):
     with pytest.raises(UserError, match="damaged"):
         leukjax.load(run)
     before = sorted(run.rglob("*"))
-    leukjax.load(run, 5)  # another one may be asked for by name
+    leukjax.load(run, 5)  # another step can be chosen by its number
     assert sorted(run.rglob("*")) == before  # and nothing is changed
 
 
@@ -204,40 +202,54 @@ def test_a_damaged_best_checkpoint_is_never_used(trained_run, tmp_path):
         (["nowhere.png"], "nowhere.png: cannot be read"),
     ],
 )
-def test_other_things_than_images_are_refused(predictor, images, message):
+def test_inputs_that_are_not_images_are_refused(predictor, images, message):
     with pytest.raises(UserError, match=message):
         predictor.predict(images)
 
 
-def test_evaluate_scores_a_data_set_by_image_and_by_subject(predictor, model):
-    prepared = records.prepare(model.config.data)
-    rows = np.arange(0, len(prepared.manifest), 3)
-    subset = types.SimpleNamespace(dataset=prepared, rows=rows, name="third")
-    found = predictor.evaluate(subset)
-    table = found.predictions
-    np.testing.assert_array_equal(table.id, prepared.manifest.id[rows])
-    expected = predictor.predict(prepared.images(rows))
-    np.testing.assert_array_equal(table.probabilities, expected)
-    right = expected.argmax(axis=1) == prepared.manifest.label[rows]
+@pytest.fixture(scope="module")
+def cells(model) -> Arrays:
+    """The images of the run's data set, as arrays in memory."""
+    prepared = datasets.prepare(model.config.data)
+    images = prepared.images(np.arange(len(prepared.manifest)))
+    table = prepared.manifest
+    return Arrays(images, table.label, table.subject, classes=prepared.classes, background="black")
+
+
+def test_evaluate_scores_a_data_set_by_image_and_by_subject(predictor, cells):
+    rows = np.arange(0, len(cells), 3)
+    found = predictor.evaluate(cells.subset(rows, "third"))
+    np.testing.assert_array_equal(found.predictions.id, cells.manifest.id[rows])
+    expected = predictor.predict(cells.prepare(24).images(rows))
+    np.testing.assert_array_equal(found.predictions.probabilities, expected)
+    right = expected.argmax(axis=1) == cells.manifest.label[rows]
     assert found.by_image["accuracy"].value == pytest.approx(right.mean())
     assert found.counts["subjects"] == 18
     assert repr(found).startswith("third: ")
-    strict = predictor.evaluate(subset, threshold=0.99)
+    strict = predictor.evaluate(cells.subset(rows), threshold=0.99)
     assert strict.by_image["recall"].value <= found.by_image["recall"].value
+    whole = predictor.evaluate(cells)
+    assert len(whole.predictions) == len(cells)
+    again = predictor.evaluate(cells.prepare(24))
+    assert again.by_image == whole.by_image
 
 
-def test_labels_are_matched_by_the_name_of_their_class(predictor, model):
-    prepared = records.prepare(model.config.data)
-    swapped = copy.copy(prepared)
-    swapped.classes = prepared.classes[::-1]
-    labels = predictor.predict_dataset(swapped).labels
-    np.testing.assert_array_equal(labels, 1 - prepared.manifest.label)
-    swapped.classes = ("all", "blast")
-    with pytest.raises(UserError, match="'blast', which the run does not know"):
-        predictor.evaluate(swapped)
+def test_labels_are_matched_by_the_name_of_their_class(predictor, cells):
+    images = cells.prepare(24).images(np.arange(8))
+    labels = cells.manifest.label[:8]
+    swapped = Arrays(images, 1 - labels, classes=cells.classes[::-1], background="black")
+    np.testing.assert_array_equal(predictor.predict_dataset(swapped).labels, labels)
+    other = Arrays(images, labels, classes=("all", "blast"), background="black")
+    with pytest.raises(ValueError, match="'blast', which the run does not know"):
+        predictor.evaluate(other)
+    unlabelled = Arrays(images, np.where(labels == 0, -1, labels), classes=cells.classes)
+    with pytest.raises(ValueError, match="images have no label"):
+        predictor.evaluate(unlabelled)
+    with pytest.raises(ValueError, match="the records have 16 px"):
+        predictor.evaluate(cells.prepare(16))
 
 
-def test_an_own_module_is_used_instead_of_the_config(trained_run, model, test_part):
+def test_a_given_module_replaces_the_one_of_the_config(trained_run, model, test_part):
     images = test_part[0][:3]
     own = leukjax.load(trained_run, model=model.module)
     assert own.members[0].module is model.module

@@ -1,4 +1,4 @@
-"""A run under the suite: files, resuming, the ledger, and what is refused."""
+"""Robustness of a run: files, resuming, the ledger, and what is refused."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ NAMES = ("contrast_down", "border")
 
 
 def start(capsys, *flags) -> tuple[int, str, str]:
-    """Run the command in this process: status, screen, log."""
+    """Runs the command in this process; returns status, stdout and stderr."""
     cli.FLAGS.unparse_flags()
     for name in cli.FLAGS:
         cli.FLAGS[name].unparse()
@@ -46,7 +46,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.smoke("robustness")
-def test_scores_come_from_predictions_and_a_second_start_goes_on(run, capsys):
+def test_scores_come_from_predictions_and_a_second_start_resumes(run, capsys):
     status, screen, err = start(capsys, *flags(run))
     assert status == 0, err
     folder = run / "robustness"
@@ -92,7 +92,7 @@ def test_scores_come_from_predictions_and_a_second_start_goes_on(run, capsys):
     assert files(folder) == whole
 
 
-def test_several_runs_are_measured_by_the_cnn(run, tmp_path, capsys):
+def test_relative_numbers_refer_to_the_cnn(run, tmp_path, capsys):
     other = tmp_path / "again"
     shutil.copytree(run, other)
     output = tmp_path / "joint"
@@ -122,7 +122,7 @@ def test_several_runs_are_measured_by_the_cnn(run, tmp_path, capsys):
         (["--workdir=RUN", "extra"], "extra: not understood"),
     ],
 )
-def test_mistakes_are_answered_by_one_line(run, capsys, given, says):
+def test_wrong_arguments_end_in_one_line(run, capsys, given, says):
     before = files(run)
     status, _, err = start(capsys, *(flag.replace("RUN", str(run)) for flag in given))
     assert status == 1

@@ -326,19 +326,19 @@ field("positive_class_that_is_none", r"data\.positive: 'x' is none of the classe
 # Folders that are written.
 
 
-@case(r"--workdir=.*/file/run: cannot be written \(Not a directory\); choose another folder")
+@case(r".*/file/run: cannot be written \(Not a directory\); choose another folder")
 def workdir_below_a_file(folder: Path) -> dict:
     write(folder / "file", "")
     return {"data.root": images(folder / "data"), "workdir": folder / "file" / "run"}
 
 
-@case(r"--workdir=.*/file: cannot be written \(File exists\); choose another folder")
+@case(r".*/file: cannot be written \(File exists\); choose another folder")
 def workdir_is_a_file(folder: Path) -> dict:
     write(folder / "file", "")
     return {"data.root": images(folder / "data"), "workdir": folder / "file"}
 
 
-@case(r"--workdir=.*/closed/run: cannot be written \(Permission denied\); choose another folder")
+@case(r".*/closed/run: cannot be written \(Permission denied\); choose another folder")
 def workdir_without_permission(folder: Path) -> dict:
     (folder / "closed").mkdir(mode=0o555)
     return {"data.root": images(folder / "data"), "workdir": folder / "closed" / "run"}
@@ -357,7 +357,7 @@ def compilation_cache_without_permission(folder: Path) -> dict:
     return {"data.root": images(folder / "data"), "runtime.compilation_cache": place}
 
 
-@case(r"--workdir=.* holds a run that differs from this one: .*; undo the change or choose another")
+@case(r".* holds a run that differs from this one: .*; undo the change or choose another")
 def workdir_of_another_run(folder: Path) -> dict:
     # The good run stands in that folder: see the test.
     workdir = folder.parent / "good" / "run"

@@ -106,7 +106,7 @@ def test_scored_again(whole, cache, tmp_path, monkeypatch, capsys):
     again, before = read(tmp_path / "val" / "predictions.csv"), read(run / "predictions/val.csv")
     assert again.id.tolist() == before.id.tolist()
     np.testing.assert_allclose(again.probabilities, before.probabilities, rtol=1e-4)
-    assert "and scored there: too good" in capsys.readouterr().out
+    assert "chosen and scored on the same images: too optimistic" in capsys.readouterr().out
     assert RunDir(run).test_accesses() == 1
 
     evaluate_run.run([run], "test", "sensitivity=0.9", tmp_path / "test", tta=True)

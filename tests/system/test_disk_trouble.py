@@ -31,8 +31,8 @@ log.MetricWriter.step = trouble
 def test_the_folder_of_a_run_is_lost_in_the_middle(tmp_path):
     root = images(tmp_path / "data")
     says = {
-        "removed": "was removed, replaced or unmounted in the middle of the run; bring it back",
-        "replaced": "was removed, replaced or unmounted in the middle of the run; bring it back",
+        "removed": "was removed, replaced or unmounted during the run; bring it back",
+        "replaced": "was removed, replaced or unmounted during the run; bring it back",
         "closed": "permission denied; choose a folder that you may use",
     }
     changes = {"data.root": root, "train.epochs": 4}

@@ -27,18 +27,18 @@ def drops(folder, cache, changes) -> dict[str, float]:
     """Mean drop by distortion of a CNN trained with these changes."""
     chosen = config.load("cnn", FIELDS | {"data.cache_dir": str(cache)} | changes)
     train(chosen, folder)
-    found = suite.material(folder, "test")
-    wanted = suite.cases(NAMES, ("masked",))
-    places = suite.predict(folder, "test", found, wanted)
-    tables = {case: predictions.read(place) for case, place in places.items()}
-    clean = tables[wanted[0]]
+    images = suite.read_images(folder, "test")
+    cases = suite.make_cases(NAMES, ("masked",))
+    paths = suite.predict(folder, images, cases)
+    tables = {case: predictions.read(path) for case, path in paths.items()}
+    clean = tables[cases[0]]
     return {
         name: robustness.curve(
             name,
             "masked",
             clean,
             {case.severity: table for case, table in tables.items() if case.distortion == name},
-            clean.classes.index(found.positive),
+            clean.classes.index(images.about.positive),
         ).mean_drop.value
         for name in NAMES
     }

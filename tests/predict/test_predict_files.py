@@ -1,4 +1,4 @@
-"""`leukjax.predict` as users call it."""
+"""The command `leukjax.predict`."""
 
 import csv
 import io
@@ -41,7 +41,7 @@ def png(number: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def trained_run(trained_run, tmp_path_factory):
-    """A copy: --flag_unlike keeps what it measured in the run, which other tests only read."""
+    """A copy, because --flag_unlike writes into the run, which other tests only read."""
     return Path(shutil.copytree(trained_run, tmp_path_factory.mktemp("predict") / "run"))
 
 
@@ -96,8 +96,8 @@ def test_every_kind_of_file_gets_its_row(trained_run, folder, tmp_path):
     assert [path.name for path in output.parent.iterdir()] == ["table.csv"]
 
 
-def test_a_name_says_nothing(trained_run, tmp_path):
-    """C-NMC's names carry the label: the same pixels under either class' name, and under none."""
+def test_names_do_not_influence_predictions(trained_run, tmp_path):
+    """C-NMC's names contain the label: the same pixels get names of both classes and of none."""
     names = ("UID_1_1_1_all.bmp", "UID_H1_1_1_hem.bmp", "x.bmp", "fold_0/hem/UID_H2_1_1_hem.bmp")
     for name in names:
         path = tmp_path / name
@@ -121,7 +121,7 @@ def test_order_and_batch_change_nothing(trained_run, folder, tmp_path):
     assert max(abs(a[path] - b[path]) for path in a) <= 1e-5
 
 
-def test_subjects_and_the_flags_of_doubt(trained_run, folder, tmp_path):
+def test_subjects_abstention_and_out_of_distribution_scores(trained_run, folder, tmp_path):
     (folder / "p2_9.png").write_bytes(b"broken")
     noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
     Image.fromarray(noise).save(folder / "p3_noise.png")
@@ -141,7 +141,7 @@ def test_subjects_and_the_flags_of_doubt(trained_run, folder, tmp_path):
     assert float(subjects[0]["p_all"]) == pytest.approx(mean, abs=1e-7)
 
 
-def test_unlikeness_is_kept_and_its_limit_is_that_of_validation(trained_run):
+def test_the_distance_is_stored_and_its_limit_fits_validation(trained_run):
     from leukjax.data import datasets
     from leukjax.metrics import predictions
     from leukjax.predict import out_of_distribution
@@ -160,9 +160,7 @@ def test_unlikeness_is_kept_and_its_limit_is_that_of_validation(trained_run):
     assert np.quantile(values, 0.99) == pytest.approx(1, rel=1e-4)
 
 
-def test_a_run_that_keeps_it_flags_unlike_images_at_the_end_of_the_row(
-    trained_run, folder, tmp_path, caplog
-):
+def test_a_stored_distance_adds_columns_at_the_end(trained_run, folder, tmp_path, caplog):
 
     noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
     Image.fromarray(noise).save(folder / "p3_noise.png")
@@ -191,7 +189,7 @@ def test_a_run_that_keeps_it_flags_unlike_images_at_the_end_of_the_row(
     assert f"{own / 'unlikeness.npz'}: " in caplog.text
 
 
-def test_the_challenges_file(trained_run, tmp_path):
+def test_the_submission_of_the_challenge(trained_run, tmp_path):
     phase = tmp_path / "C-NMC_test_final_phase_data"
     phase.mkdir()
     for number in range(1, 12):
@@ -210,7 +208,7 @@ def test_the_challenges_file(trained_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["{in}"], "--workdir is missing"),
         (["--workdir={tmp}", "{in}"], "holds no run"),
@@ -222,15 +220,15 @@ def test_the_challenges_file(trained_run, tmp_path):
         (["--workdir={run}", "{in}", "--max_error=2"], "--max_error=2"),
         (["--workdir={run}", "{in}", "--max_error=0.01"], "no confidence keeps wrong answers"),
         (["--workdir={run}", "{in}", "--max_error=0.5", "--tta"], "made without tta"),
-        (["--workdir={run}", "{in}", "--subject_pattern=p"], "must hold a group"),
+        (["--workdir={run}", "{in}", "--subject_pattern=p"], "must have a group"),
         (["--workdir={run}", "{in}", "--step=7"], "no checkpoint of step 7"),
         (["--workdir={run}", "{in}", "--submission={tmp}/s.zip"], "is not named N.bmp"),
         (["--workdir={run}", "{tmp}/empty"], "holds no image (.bmp, .png"),
         (["--workdir={run}", "{tmp}/bad"], "not one of 1 files is an image"),
     ],
 )
-def test_what_will_not_do_is_said_in_a_line(
-    trained_run, folder, tmp_path, monkeypatch, capsys, arguments, said
+def test_wrong_arguments_end_in_one_line(
+    trained_run, folder, tmp_path, monkeypatch, capsys, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
@@ -240,19 +238,19 @@ def test_what_will_not_do_is_said_in_a_line(
     run(*(argument.format(**places) for argument in arguments), status=1)
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines[-1].startswith("error: ")
-    assert said in lines[-1]
+    assert message in lines[-1]
     assert sum(line.startswith("error: ") for line in lines) == 1
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def test_an_older_table_is_replaced_only_by_its_name(
+def test_an_existing_table_is_replaced_only_if_it_is_named(
     trained_run, folder, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
     for name in ("predictions.csv", "predictions-subjects.csv"):
         (tmp_path / name).write_text("mine")
         run(f"--workdir={trained_run}", folder, "--subject_pattern=(p[0-9])_", status=1)
-        assert f"{name}: is already there" in capsys.readouterr().err
+        assert f"{name}: exists" in capsys.readouterr().err
         assert (tmp_path / name).read_text() == "mine"
         (tmp_path / name).unlink()
     run(f"--workdir={trained_run}", folder)
@@ -263,7 +261,7 @@ def test_an_older_table_is_replaced_only_by_its_name(
     assert (tmp_path / "predictions.csv").read_bytes() == first
 
 
-def test_an_output_that_is_no_file_is_written_through(trained_run, folder, tmp_path, capfd):
+def test_pipes_devices_and_links_are_written_through(trained_run, folder, tmp_path, capfd):
     expected = tmp_path / "table.csv"
     run(f"--workdir={trained_run}", folder, f"--output={expected}")
     capfd.readouterr()
@@ -293,7 +291,7 @@ def test_an_output_that_is_no_file_is_written_through(trained_run, folder, tmp_p
     assert "the second table of --subject_pattern goes beside it" in err
 
 
-def test_other_formats_are_read_or_named(trained_run, folder, tmp_path, caplog):
+def test_other_formats_are_read_or_counted(trained_run, folder, tmp_path, caplog):
     Image.fromarray(cell(0)).save(folder / "a.webp", lossless=True)
     Image.fromarray(cell(1)).save(folder / "b.GIF")
     for name in ("c.svg", "d.heic", "e.svg"):
@@ -311,7 +309,8 @@ def test_other_formats_are_read_or_named(trained_run, folder, tmp_path, caplog):
     assert found["b.GIF"]["conversions"] == "palette"
 
 
-def test_the_pattern_of_the_docs_finds_every_subject_of_cnmc(repository):
+def test_the_pattern_in_the_docs_matches_every_subject_of_cnmc(repository):
+    from leukjax.data.datasets.cnmc import parse_name
 
     text = (repository / "docs" / "predict.md").read_text()
     (pattern,) = re.findall(r"--subject_pattern='([^']*)'", text)
@@ -320,8 +319,8 @@ def test_the_pattern_of_the_docs_finds_every_subject_of_cnmc(repository):
         assert re.search(pattern, name)[1].upper() == parse_name(name).subject
 
 
-def test_a_stream_without_end_takes_no_more_memory(trained_run, monkeypatch):
-    """Twenty times as many images, the good and the bad ones, within the same memory."""
+def test_the_memory_of_a_stream_is_bounded(trained_run, monkeypatch):
+    """Twenty times as many images, good and bad ones, use the same memory."""
     model = leukjax.load(trained_run, batch_size=8)
     good = png(0)
 
@@ -343,7 +342,7 @@ def test_a_stream_without_end_takes_no_more_memory(trained_run, monkeypatch):
     assert module._MAX_ITEMS_PER_SLOT * model.batch_size < 200
 
 
-def test_a_run_beside_itself_says_what_it_says_alone(trained_run, folder, tmp_path):
+def test_an_ensemble_of_equal_runs_writes_the_same_table(trained_run, folder, tmp_path):
     both = f"--workdir={trained_run},{trained_run}"
     run(both, folder, f"--output={tmp_path / 'two.csv'}")
     run(f"--workdir={trained_run}", folder, f"--output={tmp_path / 'one.csv'}")

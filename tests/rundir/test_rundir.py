@@ -1,4 +1,4 @@
-"""A work directory is untrusted input: whatever its files hold, a reader answers in one line."""
+"""A work directory is untrusted input: whatever its files hold, a reader fails in one line."""
 
 import contextlib
 import copy
@@ -29,7 +29,7 @@ LOGS = ("metrics.jsonl", "starts.jsonl", "test_openings.jsonl")
 
 @pytest.fixture
 def run(finished_run, tmp_path) -> Path:
-    """A copy to be altered."""
+    """A copy to alter."""
     return Path(shutil.copytree(finished_run, tmp_path / "run"))
 
 
@@ -42,7 +42,7 @@ def values(finished_run, monkeypatch) -> None:
 
 
 def readers(folder: Path):
-    """Everything that reads a run folder back."""
+    """All functions that read a work directory."""
     run = RunDir(folder)
     return [
         lambda: member.restore(folder, "best"),
@@ -59,7 +59,7 @@ def readers(folder: Path):
 
 
 def answers(folder: Path, reads=None) -> list[str]:
-    """What every reader says: "" or one line; anything else fails the test."""
+    """The error of each reader: "" or one line; anything else fails the test."""
     said = []
     for read in reads or readers(folder):
         with limit(20):
@@ -227,7 +227,7 @@ def fields(whole: dict) -> list[tuple]:
         ("summary.json", ["versions"], ["jax"], "versions: must be a JSON object"),
     ],
 )
-def test_what_is_refused_names_file_and_field(run, values, name, path, value, says):
+def test_errors_name_file_and_field(run, values, name, path, value, says):
     whole = json.loads((run / name).read_text())
     section = whole
     for key in path[:-1]:
@@ -240,7 +240,7 @@ def test_what_is_refused_names_file_and_field(run, values, name, path, value, sa
 
 
 def test_a_run_of_an_earlier_version_lacks_fields_and_is_read(run, values):
-    """What a config does not have gets its default."""
+    """Fields that a config lacks get their defaults."""
     config = json.loads((run / "config.json").read_text())
     del config["runtime"], config["model"]["gelu_tanh"], config["train"]["steps_per_call"]
     (run / "config.json").write_text(json.dumps(config))
@@ -286,7 +286,7 @@ def test_paths_and_settings_of_the_machine_are_never_taken_from_a_run(run, value
         RunDir(run).config([("seed", "3")])
 
 
-def test_images_in_a_folder_are_read_from_where_the_user_says(run):
+def test_images_in_a_folder_are_read_from_the_path_that_the_user_gives(run):
     whole = json.loads((run / "config.json").read_text())
     whole["data"] |= {"name": "image_folder", "root": "/old/place", "subject_csv": "/old/who.csv"}
     (run / "config.json").write_text(json.dumps(whole))
@@ -329,7 +329,7 @@ def test_a_checkpoint_that_claims_gigabytes_is_not_unpacked(run, what):
         member.restore(run, "best")
 
 
-def test_what_is_no_regular_file_in_a_checkpoint_is_refused(run):
+def test_files_of_a_checkpoint_that_are_not_regular_are_refused(run):
     for kind in (fifo, endless):
         for step in steps(run):
             shutil.rmtree(step / "extra", ignore_errors=True)
@@ -387,10 +387,10 @@ def npz(path: Path, shape=(2, 128), *, compress=zipfile.ZIP_DEFLATED, **arrays) 
         ({"means": np.zeros((2, 64))}, "of another model"),
         ({"means": np.zeros((0, 128))}, "of another model"),
         ({"means": np.full((2, 128), np.nan)}, "not finite"),
-        ({"means": np.array([["a"] * 128] * 2)}, "no number"),
+        ({"means": np.array([["a"] * 128] * 2)}, "not numeric"),
         ({"limit": np.float64(0)}, "limit is not above 0"),
         ({"limit": np.zeros(3)}, "has the shape"),
-        ({"compress": zipfile.ZIP_BZIP2}, "packed in a way"),
+        ({"compress": zipfile.ZIP_BZIP2}, "a compression that no run writes"),
     ],
 )
 def test_arrays_are_checked_before_they_are_read(run, arrays, says):
@@ -401,7 +401,7 @@ def test_arrays_are_checked_before_they_are_read(run, arrays, says):
         out_of_distribution.read(model)
 
 
-def test_an_npz_that_is_no_file(run):
+def test_an_npz_that_is_not_a_regular_file(run):
     (model,) = load(run).members
     for kind in (fifo, endless, content(b"PK\3\4"), folder):
         with contextlib.suppress(FileNotFoundError, IsADirectoryError):
@@ -414,7 +414,7 @@ def test_an_npz_that_is_no_file(run):
 # Predictions, crossval folders.
 
 
-def test_probabilities_that_are_none(run):
+def test_values_that_are_not_probabilities(run):
     path = run / "predictions" / "val.csv"
     header, first, *rows = path.read_text().splitlines()
     for cells in ("nan,nan", "2,-1", "1e999,0", "x,1"):
@@ -428,7 +428,7 @@ def test_probabilities_that_are_none(run):
 
 
 @pytest.mark.parametrize("path", ["../../run", "/etc", "", "runs/../../x", 5, None])
-def test_a_study_names_no_run_outside_itself(tmp_path, path):
+def test_a_study_refers_to_no_run_outside_its_folder(tmp_path, path):
     (tmp_path / "study").mkdir()
     content = {"models": {"cnn": {"runs": [path]}}}
     (tmp_path / "study" / "crossval.json").write_text(json.dumps(content))

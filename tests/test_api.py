@@ -1,0 +1,254 @@
+"""The public API: what users import, and what it leaves alone."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+import leukjax as lj
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Squares of two sizes, eight per group."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(24), 6)
+    labels = groups % 2
+    images = rng.integers(0, 30, (len(labels), 32, 32, 3), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        half = 10 if label else 6
+        image[16 - half : 16 + half, 16 - half : 16 + half] += rng.integers(100, 200, 3, np.uint8)
+    return lj.Arrays(images, labels, groups=groups, classes=("small", "large"))
+
+
+@pytest.fixture(scope="module")
+def split(data):
+    return lj.split_by_group(data, seed=0)
+
+
+def trainer(**options):
+    small = {"image_size": 32, "batch_size": 16, "epochs": 2, "optimizer": optax.adam(3e-3)}
+    model = options.pop("model", None) or lj.create_model("cnn", num_classes=2, width=8)
+    return lj.Trainer(model, **{**small, **options})
+
+
+@pytest.fixture(scope="module")
+def workdir(split, tmp_path_factory):
+    """A run with own loss, metric and callback, and its test scores."""
+    folder = tmp_path_factory.mktemp("api") / "run"
+    events = []
+    made = trainer(
+        loss=lambda logits, labels: optax.softmax_cross_entropy_with_integer_labels(logits, labels),
+        augment=lambda key, images, positions: images[:, ::-1],
+        metrics={"brier": lambda labels, p: np.mean((p[:, 1] - labels) ** 2)},
+        callbacks=[events.append],
+    )
+    run = made.fit(split.train, split.val, workdir=folder, test=split.test)
+    assert isinstance(run, lj.Predictor)
+    kinds = [event.kind for event in events]
+    assert kinds.count("evaluation") == kinds.count("checkpoint") == 2
+    assert kinds.count("step") == 2 * (len(split.train) // 16)
+    return folder
+
+
+def test_every_public_name_is_there():
+    assert set(lj.__all__) == {*lj._PUBLIC, "__version__"}
+    for name in lj.__all__:
+        assert getattr(lj, name) is not None
+        assert name in dir(lj)
+    with pytest.raises(AttributeError, match="no attribute 'Trianer'"):
+        _ = lj.Trianer
+    # The names for type checkers are the same ones.
+    tree = ast.parse(Path(lj.__file__).read_text())
+    checked = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module != "typing"
+        for alias in node.names
+    }
+    assert checked == set(lj._PUBLIC)
+
+
+IMPORT = """
+import signal, sys, warnings, logging
+before = (signal.getsignal(signal.SIGTERM), list(warnings.filters), logging.root.level)
+import leukjax
+assert "jax" not in sys.modules, "import leukjax is slow"
+for name in leukjax.__all__:
+    getattr(leukjax, name)
+import cv2, jax
+assert cv2.getNumThreads() > 0
+assert before == (signal.getsignal(signal.SIGTERM), list(warnings.filters), logging.root.level)
+assert jax.config.jax_compilation_cache_dir is None
+"""
+
+
+def test_importing_changes_nothing():
+    # What the dependencies add to the warning filters is theirs.
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT.replace("list(warnings.filters), ", "")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_run_resumes_to_the_same_bits(split, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    trainer().fit(split.train, split.val, workdir=whole)
+
+    class Cut(Exception):
+        pass
+
+    def stop(event):
+        if event.kind == "checkpoint":
+            raise Cut
+
+    with pytest.raises(Cut):
+        trainer(callbacks=[stop]).fit(split.train, split.val, workdir=cut)
+    trainer().fit(split.train, split.val, workdir=cut)
+    for name in ("predictions/val.csv", "split.csv"):
+        assert (whole / name).read_bytes() == (cut / name).read_bytes()
+    with pytest.raises(ValueError, match=r"seed: 0 -> 1"):
+        trainer(seed=1).fit(split.train, split.val, workdir=cut)
+
+
+def test_predictions_and_scores(workdir, data, split):
+    run = lj.load(workdir)
+    found = run.predict([data._images[0], data._images[-1]])
+    assert found.dtype == np.float32
+    assert found.shape == (2, 2)
+    scores = run.evaluate(split.test)
+    assert scores.by_image["accuracy"].value > 0.9
+    assert "balanced accuracy" in str(scores).lower()
+    log = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [0 <= line["brier"] <= 1 for line in log if line["part"] == "val"] == [True] * 2
+    assert "learning_rate" not in log[0]  # the optimizer has its own
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["optimizer"]["name"] == config["loss"]["name"] == "custom"
+    assert config["model"]["name"] == "cnn"
+    assert config["model"]["width"] == 8
+    assert config["data"]["name"] == "arrays"
+
+
+def test_runs_are_compared(workdir, tmp_path):
+    sentences = lj.compare_runs([workdir, f"again={workdir}"], tmp_path / "report")
+    assert sentences
+    assert (tmp_path / "report" / "report.html").is_file()
+
+
+class Tiny(nn.Module):
+    """A model that is not registered."""
+
+    width: int = 4
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = nn.relu(nn.Conv(self.width, (3, 3), (4, 4))(images))
+        return nn.Dense(2)(jnp.mean(x, (1, 2)))
+
+
+def test_a_model_without_a_name(split, tmp_path):
+    run = trainer(model=Tiny()).fit(split.train, split.val, workdir=tmp_path / "run")
+    first = run.evaluate(split.val).by_image["accuracy"].value
+    again = lj.load(tmp_path / "run", model=Tiny()).evaluate(split.val)
+    assert again.by_image["accuracy"].value == first
+    with pytest.raises(ValueError, match=r"pass it to leukjax\.load\(run, model=…\)"):
+        lj.load(tmp_path / "run")
+
+
+def test_a_loop_of_your_own(split):
+    made = trainer(donate=False, class_weights="balanced")
+    state = made.init_state(split.train)
+    records = split.train.dataset.prepare(32)
+    rows = split.train.rows[:16]
+    batch = {
+        "image": records.images(rows),
+        "label": records.manifest.label[rows].astype(np.int32),
+    }
+    before = made.evaluate(state, split.val)["loss"]
+    new = state
+    for _ in range(10):
+        new, metrics = made.train_step(new, batch)
+    assert set(metrics) == {"loss", "grad_norm"}
+    assert float(metrics["loss"]) < 0.5
+    assert int(new.step) == 10
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))  # donate=False
+    assert made.evaluate(state, split.val)["loss"] == before
+    assert made.eval_step(new, batch).shape == (16, 2)
+    assert repr(made) == "Trainer(CNN, 2 classes, 32 px, batches of 16, 2 epochs, 8 devices)"
+
+
+def test_trainers_that_differ_in_numbers_share_what_is_compiled():
+    optimizer = optax.adam(1e-3)
+    first = trainer(optimizer=optimizer)
+    second = trainer(optimizer=optimizer, seed=5, mean=(0.1,) * 3)
+    assert first.compiled() is second.compiled()
+    assert trainer(optimizer=optax.adam(1e-3)).compiled() is not first.compiled()
+
+
+def test_from_config_is_the_command(tmp_path):
+    fields = {
+        "data.smears_subjects": 18,
+        "data.smears_cells": 8,
+        "data.image_size": 24,
+        "model.width": 8,
+        "train.batch_size": 16,
+        "train.epochs": 1,
+    }
+    config = lj.load_config("cnn", fields)
+    run = lj.Trainer.from_config(config).fit(workdir=tmp_path / "run")
+    assert (tmp_path / "run" / "summary.json").is_file()
+    assert run.classes == ("blast", "healthy") or len(run.classes) == 2
+    without_data = lj.Trainer.from_config(config, num_classes=2)
+    with pytest.raises(ValueError, match="needs training and validation images"):
+        without_data.fit(workdir=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: trainer(epcohs=3), TypeError, "unexpected keyword argument 'epcohs'"),
+        (lambda: trainer(optimizer="adam"), TypeError, "expected an optax transformation"),
+        (lambda: trainer(optimizer=optax.lbfgs()), ValueError, "line search"),
+        (lambda: trainer(model="resnet50"), TypeError, "expected a flax linen module, got str"),
+        (lambda: trainer(loss="hinge"), ValueError, "loss"),
+        (lambda: trainer(batch_size=0), ValueError, "batch_size"),
+        (lambda: trainer(std=(0, 1, 1)).init_state(), ValueError, "std|mean"),
+        (lambda: trainer().init_state(), ValueError, r"mean is fitted to training images"),
+        (lambda: lj.create_model("resnet51", num_classes=2), ValueError, "did you mean 'resnet50'"),
+        (lambda: lj.create_model("cnn", num_classes=2, widht=3), TypeError, "did you mean 'width'"),
+        (lambda: lj.load("nowhere"), ValueError, "nowhere"),
+        (lambda: lj.load_config("resnet51"), ValueError, "no shipped config"),
+    ],
+)
+def test_errors_are_of_the_library(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_parts_of_two_data_sets_or_with_shared_images_are_refused(split, data, tmp_path):
+    other = lj.split_by_group(lj.Arrays(data._images, [0, 1] * 72), seed=0)
+    with pytest.raises(ValueError, match="val: must be a subset of the data set that train is of"):
+        trainer().fit(split.train, other.val, workdir=tmp_path / "run")
+    with pytest.raises(ValueError, match="val: shares images with train"):
+        trainer().fit(split.train, split.train, workdir=tmp_path / "run")
+    parts = lj.split_by_group(lj.Arrays(data._images, np.arange(144) % 3))
+    with pytest.raises(ValueError, match="the model has 2 classes, the data have 3"):
+        trainer().fit(parts.train, parts.val, workdir=tmp_path / "run")
+
+
+def test_the_version(capsys):
+    done = subprocess.run(
+        [sys.executable, "-m", "leukjax", "--version"], capture_output=True, text=True
+    )
+    assert done.stdout.strip() == f"leukjax {lj.__version__}" or lj.__version__ in done.stdout
