@@ -120,8 +120,19 @@ class Source(ABC):
         return self.image(entry).tobytes()
 
     def load(self, entry: Entry) -> Loaded:
-        """Returns bytes and pixels; data sets of files override this to read the file once."""
-        return Loaded(self.read(entry), self.image(entry))
+        """Returns bytes and pixels; data sets of files override this to read the file once.
+
+        Raises:
+          TypeError: `image` returns something other than uint8[h, w, 3].
+        """
+        image = self.image(entry)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise TypeError(
+                f"{type(self).__name__}.image({entry.id!r}): expected uint8[h, w, 3], got "
+                f"{image.dtype}{list(image.shape)}"
+            )
+        has_files = type(self).read is not Source.read
+        return Loaded(self.read(entry) if has_files else image.tobytes(), image)
 
     def stat_key(self) -> str:
         """Returns a fingerprint of the data set that is computed without reading an image.

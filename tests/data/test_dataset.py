@@ -86,7 +86,7 @@ def test_images_of_several_sizes_and_indices_for_labels(nothing_written):
     assert data.prepare(24).images(np.arange(6)).shape == (6, 24, 24, 3)
     named = lj.Arrays(images, [0] * 6, classes=("b", "a"), positive="b")
     assert (named.classes, named.positive) == (("b", "a"), "b")
-    unlabelled = lj.Arrays(images, ["x", "", "y", "x", "y", "y"])
+    unlabelled = lj.Arrays(images, np.array(["x", "", "y", "x", "y", "y"], object))
     assert unlabelled.manifest.label.tolist() == [0, -1, 1, 0, 1, 1]
 
 
@@ -172,6 +172,15 @@ class Stripes(lj.Dataset):
         image = np.zeros((16, 16, 3), np.uint8)
         image[:: 2 + entry.label] = 1 + int(entry.id)
         return image
+
+
+def test_an_image_of_another_type_is_named():
+    class Grey(Stripes):
+        def image(self, entry):
+            return super().image(entry)[..., 0]
+
+    with pytest.raises(TypeError, match=r"Grey\.image\('0'\): expected .* got uint8\[16, 16\]"):
+        Grey(8).scan()
 
 
 @pytest.fixture

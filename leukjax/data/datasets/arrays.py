@@ -106,7 +106,7 @@ def make(data: ConfigDict) -> Arrays:
 def _check_images(images: np.ndarray | Sequence[np.ndarray]) -> None:
     if not len(images):
         raise ValueError("images: is empty")
-    for number, image in enumerate(images):
+    for number, image in enumerate(images[:1] if isinstance(images, np.ndarray) else images):
         image = np.asarray(image)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
             raise TypeError(
@@ -122,6 +122,8 @@ def _labels(
 ) -> tuple[tuple[str, ...], list[int]]:
     """Returns class names, and the index of each label; -1 = unlabelled."""
     values = np.asarray(labels)
+    if values.dtype == object and all(isinstance(value, str) for value in values):
+        values = values.astype(np.str_)  # a column of pandas
     if values.ndim != 1 or values.dtype.kind not in "iuU":
         raise TypeError(
             f"labels: expected n class names or whole numbers, got {values.dtype}"

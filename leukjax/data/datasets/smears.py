@@ -79,9 +79,6 @@ class Smears(Dataset):
             },
         )
 
-    def read(self, entry: Entry) -> bytes:
-        return self.image(entry).tobytes()
-
     def image(self, entry: Entry) -> UInt8[np.ndarray, "h w 3"]:
         index, number = cell_of(entry.id)
         block, position = divmod(number, specimens.BLOCK)
