@@ -19,6 +19,7 @@ from leukjax.weights.layouts import Axes, Shape
 from leukjax.weights.names import Path
 from leukjax.weights.read import Tensors
 
+_MAX_NAME = 1_000  # characters of a name that init.allow may match
 _INPUTS = (("params", "conv1", "kernel"), ("params", "stem_conv", "kernel"))
 COUNTER = "a counter"  # note on the counters of PyTorch's BatchNorm, which nothing reads
 _COUNTER = re.compile(r"num_batches_tracked$")
@@ -84,7 +85,8 @@ def match(
     """
 
     def allowed(name: str) -> bool:
-        return bool(allow and re.search(allow, name))
+        # Real names are short; the time of a search may grow with the square of the length.
+        return bool(allow and len(name) <= _MAX_NAME and re.search(allow, name))
 
     shapes = {path: _shape_in_file(names(path), shape, tensors, axes)
               for path, shape in ours.items()}  # fmt: skip

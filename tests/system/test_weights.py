@@ -162,7 +162,7 @@ def test_export_says_what_is_wrong(place, tmp_path):
     for flags, says in (
         ([f"--workdir={tmp_path}", "--output=x"], "holds no run (no preprocessing.json)"),
         ([f"--workdir={place / 'first'}"], "--output is missing"),
-        ([f"--workdir={place / 'first'}", "--output=x", "--format=tf"], "--format=tf: not known"),
+        ([f"--workdir={place / 'first'}", "--output=x", "--format=tf"], "--format=tf: unknown"),
         ([f"--workdir={place / 'first'}", "--output=x", "--calibrated"], "--calibrated: safetens"),
         (
             [f"--workdir={place / 'first'}", "--output=/proc/x", "--format=stablehlo"],
