@@ -14,6 +14,7 @@ from leukjax.data.manifest import Manifest
 from leukjax.errors import UserError
 
 INFO, WARNING = "info", "warning"
+_BACKGROUNDS, _BAD_IMAGES = ("black", "bright"), ("error", "skip")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +74,8 @@ class Source(ABC):
       name: name of the data set; lower-case letters, digits and underscores.
       classes: class names; `Entry.label` indexes them.
       entries: the images.
-      positive: default class of precision, recall and F1; "" above two classes.
+      positive: default class of precision, recall and F1; "" = the second of two, and none above
+        two.
       notes: sentences for the log, as `Note` or text. A scan appends its findings.
       synthetic: the images are drawn, not photographed; every score must say so.
       subjects_known: False if each image counts as its own subject.
@@ -104,7 +106,16 @@ class Source(ABC):
     def __post_init__(self) -> None:
         if not re.fullmatch("[a-z][a-z0-9_]*", self.name):  # it becomes the name of a folder
             raise ValueError(f"name: {self.name!r}; use lower-case letters, digits, underscores")
+        for field, values in (("background", _BACKGROUNDS), ("bad_images", _BAD_IMAGES)):
+            if getattr(self, field) not in values:
+                raise ValueError(f"{field}: {getattr(self, field)!r} is none of {values}")
         self.classes = tuple(self.classes)
+        second = self.classes[1] if len(self.classes) == 2 else ""
+        self.positive = self.positive or second
+        if self.positive and self.positive not in self.classes:
+            raise UserError(
+                f"positive: {self.positive!r} is none of the classes {', '.join(self.classes)}"
+            )
         self.notes = [n if isinstance(n, Note) else Note(INFO, n) for n in self.notes]
 
     @abstractmethod
@@ -156,14 +167,3 @@ class Source(ABC):
         """
         del manifest, sides
         return []
-
-
-def positive_class(requested: str, classes: tuple[str, ...], default: str) -> str:
-    """Returns the class of precision and recall: the requested one, or the data set's own.
-
-    Raises:
-      UserError: there is no class of the requested name.
-    """
-    if requested and requested not in classes:
-        raise UserError(f"positive: {requested!r} is none of the classes {', '.join(classes)}")
-    return requested or default

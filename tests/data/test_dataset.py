@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_source import tiny_source
+from tiny_source import Tiny, tiny_source
 from trees import cell, encode, small_cnmc, texts, write
 
 import leukjax.data as lj
@@ -172,6 +172,15 @@ class Stripes(lj.Dataset):
         image = np.zeros((16, 16, 3), np.uint8)
         image[:: 2 + entry.label] = 1 + int(entry.id)
         return image
+
+
+def test_wrong_attributes_are_named():
+    fields = {"name": "mine", "classes": ["a", "b"], "entries": [Entry("0", "", 0, "s")]}
+    data = Tiny(**fields, notes=["seen"])
+    assert (data.classes, data.positive, texts(data)) == (("a", "b"), "b", ["seen"])
+    for name, value in {"background": "white", "bad_images": "stop", "positive": "c"}.items():
+        with pytest.raises(ValueError, match=f"{name}: '{value}'"):
+            Tiny(**fields | {name: value})
 
 
 def test_an_image_of_another_type_is_named():

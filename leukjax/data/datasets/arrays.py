@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from leukjax.data.dataset import Dataset
 from leukjax.data.image_stats import find_background, sample_rows
-from leukjax.data.source import INFO, Entry, Note, positive_class
+from leukjax.data.source import INFO, Entry, Note
 from leukjax.errors import UserError
 
 
@@ -58,8 +58,6 @@ class Arrays(Dataset):
             raise ValueError(f"labels: {len(codes)} labels of {len(images)} images")
         if groups is not None and len(groups) != len(images):
             raise ValueError(f"groups: {len(groups)} groups of {len(images)} images")
-        if background not in (None, "black", "bright"):
-            raise ValueError(f"background: {background!r} is not 'black', 'bright' or None")
         width = len(str(max(len(images) - 1, 0)))
         ids = [f"{row:0{width}d}" for row in range(len(images))]
         subjects = ids if groups is None else [str(group) for group in groups]
@@ -77,7 +75,7 @@ class Arrays(Dataset):
         super().__init__(
             name=name,
             classes=names,
-            positive=positive_class(positive, names, names[1] if len(names) == 2 else ""),
+            positive=positive,
             entries=entries,
             notes=[
                 Note(

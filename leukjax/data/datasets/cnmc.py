@@ -14,7 +14,7 @@ from leukjax.data import preprocess
 from leukjax.data.archive import File, Files
 from leukjax.data.dataset import FileDataset, names_config_fields
 from leukjax.data.manifest import Manifest
-from leukjax.data.source import INFO, WARNING, Entry, Loaded, Note, positive_class
+from leukjax.data.source import INFO, WARNING, Entry, Loaded, Note
 from leukjax.errors import UserError
 
 # label 0 = all, 1 = hem: the order of `classes` here, and the reverse of the labels file, where
@@ -106,7 +106,7 @@ class Cnmc(FileDataset):
         super().__init__(
             name="cnmc",
             classes=CLASSES,
-            positive=positive_class(positive, CLASSES, "all"),
+            positive=positive or "all",
             entries=entries,
             notes=[Note(INFO, text) for text in notes],
             background="black",
