@@ -224,7 +224,7 @@ def flip_bytes(folder: Path, reference: Path, flips: int, seed: int) -> Counter:
     import jax
     import numpy as np
 
-    from leukjax.checkpoints.checkpoints import Checkpoints
+    from leukjax.checkpoints.writer import Checkpoints
 
     steps = sorted(int(p.name) for p in (reference / "checkpoints").iterdir() if p.name.isdigit())
     before, newest = steps[-2:]

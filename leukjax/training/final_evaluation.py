@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from leukjax import distributed
-from leukjax.checkpoints.checkpoints import Checkpoints
+from leukjax.checkpoints.writer import Checkpoints
 from leukjax.rundir import RunDir
 from leukjax.training import divergence
 from leukjax.training.evaluation import predict

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from leukjax import config as configs
 from leukjax import distributed, runtime, sharding
-from leukjax.checkpoints.checkpoints import Checkpoints
+from leukjax.checkpoints.writer import Checkpoints
 from leukjax.errors import UserError
 from leukjax.images.augment import Augment
 from leukjax.metrics.scores import scores
