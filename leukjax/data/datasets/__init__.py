@@ -97,11 +97,20 @@ def make_dataset(data: "ConfigDict") -> "Dataset":
         guess = f"did you mean {close[0]!r}? " if close else ""
         raise UserError(f"data.name: unknown data set {name!r}; {guess}(known: {', '.join(names)})")
     if name in _registered:
-        dataset = _registered[name](data)
+        dataset = _make_registered(name, data)
     else:
         dataset = importlib.import_module(f"{__name__}.{name}").make(data)
     dataset.bad_images = data.bad_images
     return dataset
+
+
+def _make_registered(name: str, data: "ConfigDict") -> "Dataset":
+    try:
+        return _registered[name](data)
+    except (ValueError, TypeError, OSError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"data set {name!r}: {error}") from error
 
 
 def prepare(data: "ConfigDict") -> "Records":
