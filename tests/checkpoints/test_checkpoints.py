@@ -198,7 +198,7 @@ def test_a_save_that_the_disk_refuses(checkpoints, tmp_path, largest_file, capfd
     largest_file(8192)
     checkpoints.save(2, _state(2), {}, 0.2)
     if noticed_by == "wait":
-        with pytest.raises(UserError, match=r"larger than the largest file.*stand") as raised:
+        with pytest.raises(UserError, match=r"larger than the largest file.*are intact") as raised:
             checkpoints.wait()
         assert "\n" not in str(raised.value)
     elif noticed_by == "save":

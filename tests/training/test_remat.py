@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from test_step import Trainer, _batch, _close
+from test_step import Small, _batch, _close
 
 from leukjax.training.step import compiler_options
 
@@ -22,7 +22,7 @@ def test_the_same_numbers_from_less_memory(name, options, share):
     peaks, ends = [], []
     for remat in (False, True):
         # Plain momentum: Adam turns the last bit of a tiny gradient into a whole step.
-        trainer = Trainer(name, 1, train__remat=remat, optimizer__name="sgd", **options)
+        trainer = Small(name, 1, train__remat=remat, optimizer__name="sgd", **options)
         batch = trainer.put(_batch())
         compiled = trainer.train_step.lower(trainer.state, batch).compile()
         peaks.append(compiled.memory_analysis().temp_size_in_bytes)
