@@ -14,8 +14,8 @@ from safetensors.numpy import save
 
 from leukjax.models.registry import create_model
 from leukjax.training import pretrained
+from leukjax.weights.layouts import timm_tensors
 from leukjax.weights.map import Mapped
-from leukjax.weights.write import timm_tensors
 
 MODEL = {"model.name": "resnet", "model.depth": 18, "model.width": 4}
 RAN = "ran"  # a file that pickled code would leave

@@ -8,62 +8,63 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from leukjax.models import bit, cnn, hybrid_vit, norms, registry
-from leukjax.models.fused import norms as lean_norms
+from leukjax.models import bit, cnn, fused, norms
+from leukjax.models.fused import norms as fused_norms
 from leukjax.models.fused import transformer
 from leukjax.models.layers import resolve_padding
+from leukjax.models.resnet import Block
+from leukjax.models.transformer import TransformerBlock
 
 
-def _without(field: str, value: bool = False) -> None:
-    make_module = registry.model_from_config
-
-    def changed(*given: Any) -> nn.Module:
-        module = make_module(*given)
-        return module.clone(**{field: value}) if hasattr(module, field) else module
-
-    registry.model_from_config = changed
+def _replace_norms(layers: norms.Layers) -> None:
+    """Replaces the fused normalisations of all models, unless that has been done."""
+    for model in (fused.FusedCNN, fused.FusedBiT, fused.FusedResNet, fused.FusedHybridViT):
+        if model.norm_layers is fused_norms.LAYERS:
+            model.norm_layers = layers
 
 
 def without_folding() -> None:
     """A bottleneck's convolutions and BatchNorms one after the other."""
-    _without("fold")
+    for model in (fused.FusedResNet, fused.ConvFusedResNet):
+        model.block = Block
+    for model in (fused.FusedHybridViT, fused.ConvFusedHybridViT):
+        model.resnet_block = Block
 
 
 def without_lean() -> None:
-    """Layer by layer, as on a CPU or TPU (what folds is folded)."""
-    _without("lean")
+    """Layer by layer, except for convolutions that are fused with their BatchNorm."""
+    without_lean_norms()
+    without_lean_transformer()
 
 
 def without_layers() -> None:
-    """The lean forms where they are not the default: on a TPU."""
-    _without("lean", True)
+    """All fused forms on a TPU, where the default is those of convolutions only."""
+    fused._TPU.update(fused._ALL)
 
 
 def without_lean_norms() -> None:
     """Normalisations and what comes after them one after the other."""
-    followed = norms.followed
-    norms.followed = lambda *given, train, lean: followed(*given, train=train, lean=False)
+    _replace_norms(fused_norms.CONV_LAYERS)
 
 
 def without_lean_pool() -> None:
-    """A normalisation and its ReLU as one, the max pool and its own gradient after it."""
+    """A normalisation and its ReLU fused, the max pool and its own gradient after it."""
     _pooled_by(norms.max_pool)
 
 
 def without_one_sum() -> None:
     """The two sums of a normalisation's backward pass as two."""
 
-    def two(x: jax.Array, gradient: jax.Array, found: Any) -> tuple[jax.Array, jax.Array]:
-        centred = x.astype(jnp.float32) - found.mean[:, None]
-        return jnp.sum(gradient, 1), jnp.sum(gradient * centred, 1) * found.inverse
+    def two(x: jax.Array, gradient: jax.Array, statistics: Any) -> tuple[jax.Array, jax.Array]:
+        centred = x.astype(jnp.float32) - statistics.mean[:, None]
+        return jnp.sum(gradient, 1), jnp.sum(gradient * centred, 1) * statistics.inverse
 
-    lean_norms.two_sums = two
+    fused_norms.two_sums = two
 
 
 def without_lean_transformer() -> None:
     """Transformer blocks layer by layer, their normalisations and products by Flax."""
-    block = hybrid_vit.TransformerBlock
-    hybrid_vit.TransformerBlock = lambda *given, **named: block(*given[:5], **named)
+    fused.FusedHybridViT.transformer_block = TransformerBlock
 
 
 def without_attention_by_xla() -> None:
@@ -74,32 +75,38 @@ def without_attention_by_xla() -> None:
 
 
 def _pooled_by(max_pool: Callable[..., jax.Array]) -> None:
-    followed = norms.followed
+    def apart(norm: type[nn.Module]) -> type[nn.Module]:
+        class Apart(norm):  # type: ignore[misc, valid-type]
+            def normalize(self, *given: Any) -> Any:
+                *rest, after = given
+                y, mean, variance = super().normalize(*rest, after._replace(pool=None))
+                return y if after.pool is None else max_pool(y, *after.pool), mean, variance
 
-    def apart(norm: Any, x: Any, after: Any, *, train: bool, lean: bool) -> jax.Array:
-        y = followed(norm, x, after._replace(pool=None), train=train, lean=lean)
-        return y if after.pool is None else max_pool(y, *after.pool)
+        return Apart
 
-    norms.followed = apart
+    layers = fused_norms.LAYERS
+    _replace_norms(norms.Layers(apart(layers.batch), apart(layers.group)))
 
 
 def without_own_norm() -> None:
-    """Flax's BatchNorm and GroupNorm, their gradient by autodiff (and so nothing folded)."""
+    """Flax's BatchNorm and GroupNorm, their gradient by autodiff (and so nothing fused)."""
     without_folding()
-    without_lean_norms()
-    norms.chosen = lambda norm, norm_batch: FlaxGroup if norm == "group" else FlaxBatch
+    _replace_norms(norms.Layers(FlaxBatch, FlaxGroup))  # type: ignore[arg-type]
 
 
 class FlaxBatch(nn.Module):
     """``nn.BatchNorm`` with the calls of ours."""
 
+    sub_batch: int = 0
+    frozen: bool = False
+    epsilon: float = 1e-5
     scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Normalised features."""
+    def __call__(self, x: jax.Array, *, train: bool, **after: Any) -> jax.Array:
+        """Normalises by Flax."""
         norm = nn.BatchNorm(not train, momentum=0.9, dtype=x.dtype, scale_init=self.scale_init)
-        return norm(x)
+        return norms.After(**after).apply(norm(x))
 
 
 class FlaxGroup(nn.Module):
@@ -109,15 +116,16 @@ class FlaxGroup(nn.Module):
     scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Normalised features."""
+    def __call__(self, x: jax.Array, *, train: bool, **after: Any) -> jax.Array:
+        """Normalises by Flax."""
         del train
-        return nn.GroupNorm(
+        norm = nn.GroupNorm(
             math.gcd(32, x.shape[-1]),
             epsilon=self.epsilon,
             dtype=x.dtype,
             scale_init=self.scale_init,
-        )(x)
+        )
+        return norms.After(**after).apply(norm(x))
 
 
 def without_own_pool() -> None:

@@ -80,10 +80,12 @@ class Subject:
             for m in pairs.nucleoli
         ]
         self.nucleoli = np.stack(area) > 0.5
-        self.layer = network.choose_layer(explainer.network_of(self.model), size)
+        explained = explainer.network_of(self.model)
+        self.layer = network.choose_layer(explained, size)
         power = 4 if self.model.preprocessing["model"].get("norm") == "group" else 1
         self.settings = methods.Settings(self.layer, "log_odds", 64, power, *window_for(size))
-        self.methods = [name for name in methods.METHODS if methods.fits(name, self.family)]
+        form = network.form_of(explained, size)
+        self.methods = [name for name in methods.METHODS if methods.fits(name, form)]
         self.blast, self.healthy = (self.model.classes.index(c) for c in ("all", "hem"))
 
     def maps(

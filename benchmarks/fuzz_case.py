@@ -287,7 +287,8 @@ def _prepare(names: list[str], overrides: list[tuple[str, str]], arguments: list
         return
     found = datasets.prepare(config.data)
     chosen = split.make_split(found.manifest, config.split.protocol, config.split.seed,
-                              config.split.folds, config.split.fold)  # fmt: skip
+                              config.split.folds, config.split.fold,
+                              official_parts=found.official_parts)  # fmt: skip
     make_batches(config, found, chosen.rows("train"), config.train.batch_size, training=True)
     pixels = found.images(np.arange(len(found)))
     assert hashlib.sha256(pixels.data).hexdigest() == found.checksum, "read other pixels"

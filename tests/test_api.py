@@ -161,6 +161,8 @@ def test_a_model_without_a_name(split, tmp_path):
     first = run.evaluate(split.val).by_image["accuracy"].value
     again = lj.load(tmp_path / "run", model=Tiny()).evaluate(split.val)
     assert again.by_image["accuracy"].value == first
+    with pytest.raises(ValueError, match=r"sows no features; add self\.sow"):
+        run.features([np.zeros((40, 40, 3), np.uint8)])
     with pytest.raises(ValueError, match=r"pass it to leukjax\.load\(run, model=…\)"):
         lj.load(tmp_path / "run")
 

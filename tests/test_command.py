@@ -1,4 +1,4 @@
-"""Command lines: what is the config's, what is a flag, and which exit status follows."""
+"""Command lines: config tokens, flags, user code, and exit status."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from leukjax.errors import Stopped, UserError
 from leukjax.rundir import RunDir
 
 
-def test_config_tokens_are_parted_from_flags():
+def test_config_tokens_are_split_from_flags():
     names, overrides, rest = command.split_config_tokens(
         ["--config=a.py:x", "--workdir=w", "--config.data.root", "r", "-config.seed=3", "--v"]
     )
@@ -25,15 +25,15 @@ def test_config_tokens_are_parted_from_flags():
 
 
 @pytest.mark.parametrize(
-    ("argv", "says"),
+    ("argv", "message"),
     [
         (["--config=a", "--config=b"], "given 2 times: a, b"),
         (["--config.seed=1", "--config.seed=2"], "--config.seed is given 2 times"),
         (["--config"], "needs a value"),
     ],
 )
-def test_ambiguous_config_tokens(argv, says):
-    with pytest.raises(UserError, match=says):
+def test_ambiguous_config_tokens(argv, message):
+    with pytest.raises(UserError, match=message):
         command.split_config_tokens(argv)
 
 
@@ -47,13 +47,13 @@ def _status(main, argv):
     ("error", "expected"),
     [
         (None, 0),
-        (UserError("data.root=x: not there;\n mend it"), 1),
+        (UserError("data.root=x: missing;\n fix it"), 1),
         (Stopped("at step 3"), 75),
         (OSError(28, "No space left", "out.csv"), 1),
         (OSError(30, "Read-only", "out.csv"), 1),
         (ValueError("Failed writing: No space left on device [os_error_code='28']"), 1),
         (MemoryError("Unable to allocate 9 TiB"), 1),
-        (UserError("a\x1b[2Jb.png: is damaged; mend it"), 1),
+        (UserError("a\x1b[2Jb.png: is damaged; fix it"), 1),
     ],
 )
 def test_exit_status_and_one_line(error, expected, capsys):
@@ -62,9 +62,9 @@ def test_exit_status_and_one_line(error, expected, capsys):
             raise error
 
     assert _status(main, []) == expected
-    said = capsys.readouterr().err
-    assert len(said.splitlines()) == (1 if error else 0)
-    assert "\x1b" not in said
+    stderr = capsys.readouterr().err
+    assert len(stderr.splitlines()) == (1 if error else 0)
+    assert "\x1b" not in stderr
 
 
 def test_an_unknown_flag_is_2(capsys):
@@ -88,7 +88,7 @@ def _run(*arguments, cwd):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize(
-    ("arguments", "expected", "says"),
+    ("arguments", "expected", "message"),
     [
         (["leukjax.main"], 1, "--config is missing"),
         (["leukjax.main", "--config=nope"], 1, "no shipped config"),
@@ -99,10 +99,10 @@ def _run(*arguments, cwd):
         (["leukjax", "train", "--config=cnn", "--config.seed=x"], 1, "a whole number"),
     ],
 )
-def test_mistakes_on_a_real_command_line(repository, arguments, expected, says):
+def test_mistakes_on_a_real_command_line(repository, arguments, expected, message):
     done = _run(*arguments, cwd=repository)
     assert done.returncode == expected
-    assert says in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
@@ -120,7 +120,7 @@ def test_help_needs_neither_jax_nor_tensorflow_datasets(repository):
     )
     assert done.returncode == 0, done.stderr
     assert "--workdir" in done.stdout
-    assert time.perf_counter() - began < 30  # hangs only; the modules above are the real check
+    assert time.perf_counter() - began < 30  # detects hangs; the modules above are the real check
 
 
 @pytest.mark.parametrize("flag", ["--epochs=1", "--train.epochs=1"])
@@ -131,7 +131,7 @@ def test_a_field_that_is_given_as_a_flag_is_named(flag, capsys):
 
 
 @pytest.mark.parametrize(
-    ("argv", "says"),
+    ("argv", "message"),
     [
         (["--workdir=gs://bucket/run"], "--workdir=gs://bucket/run: an address, not a path; mount"),
         (["--config.data.root=s3://b/x"], "--config.data.root=s3://b/x: an address"),
@@ -143,20 +143,19 @@ def test_a_field_that_is_given_as_a_flag_is_named(flag, capsys):
         (["--output=abfs://x"], "--output=abfs://x"),
     ],
 )
-def test_an_address_is_no_path(argv, says, capsys):
-    """It would make a folder of the name ``gs:``."""
+def test_an_address_is_refused_as_a_path(argv, message, capsys):
+    """It would create a folder named ``gs:``."""
     values = flags.FlagValues()
     flags.DEFINE_list("workdir", [], "folder", flag_values=values)
     flags.DEFINE_string("output", "", "folder", flag_values=values)
     values.set_gnu_getopt(True)
     assert command.status(lambda *_: pytest.fail("it began"), values, argv, doc=None) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert says in said
-    assert len(said.splitlines()) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
 
 
-def test_an_address_in_a_config_file_or_the_environment_is_no_path(tmp_path, capsys, monkeypatch):
+def test_an_address_in_a_config_file_or_the_environment_is_refused(tmp_path, capsys, monkeypatch):
     file = tmp_path / "mine.py"
     file.write_text(
         "from leukjax import config\n"
@@ -177,7 +176,7 @@ def test_an_address_in_a_config_file_or_the_environment_is_no_path(tmp_path, cap
     ("platforms", "reason"),
     [("cuda", "no such device"), ("nonsense", "'nonsense' is not in the list")],
 )
-def test_platforms_that_are_not_here_are_one_line(platforms, reason):
+def test_missing_platforms_are_one_line(platforms, reason):
     code = (
         "from absl import flags\n"
         "from leukjax import command\n"
@@ -221,7 +220,7 @@ def test_import_runs_files_and_modules_once_and_before_the_command(user_code, ca
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (None, "no such file"),
         ("x = 1\nif x\n", "SyntaxError: expected ':' ({file}:2)"),
@@ -232,13 +231,13 @@ def test_import_runs_files_and_modules_once_and_before_the_command(user_code, ca
         ("raise SystemExit(3)\n", "SystemExit: 3 ({file}:1)"),
     ],
 )  # fmt: skip
-def test_an_import_that_fails_is_one_line(content, says, user_code, capsys):
+def test_an_import_that_fails_is_one_line(content, message, user_code, capsys):
     file = user_code(content or "")
     if content is None:
         file.unlink()
     assert _status(lambda *_: pytest.fail("it began"), [f"--import={file}"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: --import={file}: {says.format(file=file)}")
+    assert line.startswith(f"error: --import={file}: {message.format(file=file)}")
 
 
 def test_a_module_that_cannot_be_imported_is_one_line(capsys):
@@ -281,7 +280,7 @@ def test_shared_flags_of_commands_that_apply_runs():
 
 
 @pytest.mark.parametrize(
-    ("argv", "says"),
+    ("argv", "message"),
     [
         ([], "--workdir is missing"),
         (["--workdir=a,./a"], "--workdir=a,./a: a run is named twice"),
@@ -289,7 +288,7 @@ def test_shared_flags_of_commands_that_apply_runs():
         (["--workdir=a", "--max_error=1"], "--max_error=1: must be a share above 0 and below 1"),
     ],
 )
-def test_wrong_values_of_shared_flags(argv, says):
+def test_wrong_values_of_shared_flags(argv, message):
     values = _run_flags(*argv)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         command.run_folders(values), command.run_options(values)

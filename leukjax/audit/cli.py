@@ -1,20 +1,21 @@
-"""What cannot be in the printed tables of a paper; what would deceive a model in a folder.
+"""Find errors in the printed tables of a paper, or duplicates and shortcuts in a folder of images.
 
 python -m leukjax.audit FOLDER --config.data.subject_pattern='(BloodImage_\\d+)'
 python -m leukjax.audit --new > paper.toml    a blank form for the printed numbers
 python -m leukjax.audit paper.toml --output=paper.json
 
 A folder: counts images, subjects and groups; finds identical and nearly identical images across
-subjects, classes and folds; measures how far area, brightness, file size or border alone tell the
-classes apart. Writes a page with pictures (one file that opens offline) and audit.json.
-A paper: asks of every printed table whether its numbers can all be what they are said to be.
-Each check answers pass, fail or cannot tell, with the arithmetic; the exit status is 0 either way.
+subjects, classes and folds; measures how well area, brightness, file size or border alone predict
+the class. Writes a page with pictures (one file that opens offline) and audit.json.
+A paper: checks of every printed table whether its numbers can all be correct as described. Each
+check reports pass, fail or cannot tell, with the arithmetic; the exit status is 0 in each case.
 """
 
 from pathlib import Path
 
 from absl import flags
 
+from leukjax import command
 from leukjax.errors import UserError
 
 FLAGS = flags.FlagValues()
@@ -22,27 +23,26 @@ flags.DEFINE_enum(
     "layout",
     "auto",
     ["auto", "cnmc", "all_idb2", "image_folder"],
-    "how the folder is laid out",
+    "layout of the folder",
     flag_values=FLAGS,
 )
 flags.DEFINE_string(
     "output",
     "",
-    "of a folder: the folder to write, default audit-<name of FOLDER>; of a paper: a .json file",
+    "folder to write, default audit-<name of FOLDER>; for a paper a .json file",
     flag_values=FLAGS,
 )
 flags.DEFINE_string(
-    "figure", "", "of a paper: a .png or .svg file of its findings", flag_values=FLAGS
+    "figure", "", "for a paper: .png or .svg file with its findings", flag_values=FLAGS
 )
 flags.DEFINE_bool("new", False, "print a blank form for a paper", flag_values=FLAGS)
 
 
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
-    """Check the arguments, and hand them to the audit of their kind."""
-    if names:
-        raise UserError(f"--config={names[0]}: not understood; give --config.data.FIELD=VALUE only")
+    """Checks the arguments, and audits a paper or a folder."""
+    command.refuse_config(names, reason="give --config.data.FIELD=VALUE only")
     if FLAGS.new:
-        _blank(arguments)
+        _print_form(arguments)
         return
     if len(arguments) != 1:
         given = f"{len(arguments)} folders or papers are" if arguments else "nothing is"
@@ -53,26 +53,26 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
         _folder(arguments[0], overrides)
 
 
-def _blank(arguments: list[str]) -> None:
+def _print_form(arguments: list[str]) -> None:
     from leukjax.audit import paper
 
     if arguments or FLAGS.output or FLAGS.figure:
         raise UserError("--new prints the form and takes no file; write --new > paper.toml")
-    print(paper.BLANK, end="")
+    print(paper.blank_form(), end="")
 
 
 def _paper(path: Path, overrides: list[tuple[str, str]]) -> None:
     if overrides:
         raise UserError(f"--config.{overrides[0][0]}: a paper has no config; leave it out")
     if FLAGS["layout"].present:
-        raise UserError("--layout is of a folder of images; a paper has none")
+        raise UserError("--layout is for a folder of images; leave it out for a paper")
     if FLAGS.output and not FLAGS.output.endswith(".json"):
         raise UserError(f"--output={FLAGS.output}: the findings of a paper go into a .json file")
     if FLAGS.figure and not FLAGS.figure.endswith((".png", ".svg")):
         raise UserError(f"--figure={FLAGS.figure}: must end in .png or .svg")
 
     from leukjax.audit import paper as papers
-    from leukjax.audit import paper_checks, paper_figure
+    from leukjax.audit import paper_checks
     from leukjax.report import style
 
     paper = papers.read(path)
@@ -81,8 +81,8 @@ def _paper(path: Path, overrides: list[tuple[str, str]]) -> None:
         if FLAGS.output:
             paper_checks.write(findings, Path(FLAGS.output))
         if FLAGS.figure:
-            figure, file = paper_figure.verdicts(paper.title, findings), Path(FLAGS.figure)
-            style.save_as(figure, file)
+            figure = paper_checks.verdict_figure(paper.title, findings)
+            style.save_as(figure, Path(FLAGS.figure))
     except OSError as error:
         name = error.filename or FLAGS.figure or FLAGS.output
         raise UserError(f"{name}: cannot be written ({error.strerror})") from error
@@ -94,11 +94,11 @@ def _folder(folder: str, overrides: list[tuple[str, str]]) -> None:
         if not field.startswith("data."):
             raise UserError(f"--config.{field}: an audit takes fields of data only")
     if FLAGS.figure:
-        raise UserError("--figure is of a paper; a folder gets a page with pictures, --output")
+        raise UserError("--figure is for a paper; the page of a folder has figures, see --output")
     if not Path(folder).exists():
         raise UserError(f"{folder}: no such folder; give a folder of images, or PAPER.toml")
 
-    # Imported late: the flags above answer at once, TFDS takes seconds.
+    # Imported late: TFDS takes seconds, and the errors above do not need it.
     from leukjax.audit import folder as folders
     from leukjax.audit import folder_page
 

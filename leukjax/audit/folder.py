@@ -1,4 +1,4 @@
-"""A folder of images under audit: layout, counts, duplicates, shortcuts."""
+"""The audit of a folder of images: counts, duplicates, shortcuts, and notes on what matters."""
 
 import dataclasses
 from collections import Counter
@@ -18,15 +18,16 @@ from leukjax.data.datasets import make_dataset
 from leukjax.data.duplicates import Pair
 from leukjax.data.manifest import Manifest
 from leukjax.data.manifest_builder import conflicting_labels, scan
-from leukjax.data.source import Skipped
+from leukjax.data.source import INFO, WARNING, Note, Skipped
 from leukjax.errors import UserError
+from leukjax.report.text_tables import number, span
 
-LAYOUTS = ("cnmc", "all_idb2", "image_folder")  # in this order a folder is tried
+LAYOUTS = ("cnmc", "all_idb2", "image_folder")  # tried in this order
 
 
 @dataclasses.dataclass(frozen=True)
 class Crossings:
-    """How many pairs of like images there are, and what they cross."""
+    """Number of pairs of duplicates, and of those across subjects, classes and official parts."""
 
     kind: str  # "identical" or "nearly identical"
     pairs: int
@@ -37,20 +38,20 @@ class Crossings:
 
 @dataclasses.dataclass(frozen=True)
 class Audit:
-    """What was found.
+    """Results of an audit.
 
     Attributes:
-        folder: as given.
-        source: the images.
-        manifest: of every image that can be read.
-        measured: numbers by image, see `shortcuts.measures`.
-        skipped: files that are no images.
-        notes: sentences of the source and the scan.
-        pairs: like images, identical ones first.
-        crossings: the pairs counted.
-        conflicts: ids of identical images with different labels, a list for each picture.
-        mixed_subjects: subjects whose images are of several classes.
-        shortcuts: as `shortcuts.shortcuts` gives them.
+      folder: as given.
+      source: the images.
+      manifest: every image that can be read.
+      measured: numbers by image, see `shortcuts.measures`.
+      skipped: files that cannot be read as images.
+      data_notes: notes of the source and the scan.
+      pairs: duplicates, identical ones first.
+      crossings: the number of pairs.
+      conflicts: ids of identical images with different labels, one list per image.
+      mixed_subjects: number of subjects with images of several classes.
+      shortcuts: see `shortcuts.shortcuts`.
     """
 
     folder: str
@@ -58,7 +59,7 @@ class Audit:
     manifest: Manifest
     measured: dict[str, np.ndarray]
     skipped: list[Skipped]
-    notes: list[str]
+    data_notes: list[Note]
     pairs: list[Pair]
     crossings: list[Crossings]
     conflicts: list[list[str]]
@@ -66,34 +67,70 @@ class Audit:
     shortcuts: list[Shortcut]
 
     def counts(self) -> list[dict[str, str | int]]:
-        """A row for each official part and class: images, subjects, groups, image sizes."""
+        """One row per official part and class: images, subjects, groups, image sizes."""
         manifest, rows = self.manifest, []
         sizes = self.measured["image size"]
         for phase in dict.fromkeys(np.sort(manifest.phase).tolist()):
             for label in range(-1, len(manifest.classes)):
-                here = (manifest.phase == phase) & (manifest.label == label)
-                if here.any():
-                    low, high = sizes[here].min(axis=0), sizes[here].max(axis=0)
+                is_member = (manifest.phase == phase) & (manifest.label == label)
+                if is_member.any():
                     rows.append(
                         {
                             "part": phase,
                             "class": manifest.classes[label] if label >= 0 else "no label",
-                            "images": int(here.sum()),
-                            "subjects": len(np.unique(manifest.subject[here])),
-                            "groups": len(np.unique(manifest.group[here])),
-                            "size": _span(low, high),
+                            "images": int(is_member.sum()),
+                            "subjects": len(np.unique(manifest.subject[is_member])),
+                            "groups": len(np.unique(manifest.group[is_member])),
+                            "size": _size_range(sizes[is_member]),
                         }
                     )
         return rows
 
     def formats(self) -> dict[str, int]:
-        """How many files of each suffix."""
+        """Number of files by suffix."""
         suffixes = Counter(path.rsplit(".", 1)[-1].lower() for path in self.manifest.path.tolist())
         return dict(sorted(suffixes.items()))
 
+    def notes(self) -> list[Note]:
+        """What to know before training on these images; warnings invalidate results."""
+        notes = [_duplicates_note(crossings) for crossings in self.crossings]
+        if self.conflicts:
+            listed = "; ".join(" = ".join(ids) for ids in self.conflicts[:3])
+            text = f"{len(self.conflicts):,} images occur with different labels: {listed}."
+            notes.append(Note(WARNING, text))
+        if self.mixed_subjects:
+            text = (
+                f"{self.mixed_subjects:,} subjects have images of several classes: a split must "
+                "not divide them, and no score by subject exists."
+            )
+            notes.append(Note(INFO, text))
+        if not self.source.subjects_known:
+            text = "The subjects are unknown: a split by subject is impossible."
+            notes.append(Note(WARNING, text))
+        if self.skipped:
+            first = self.skipped[0].reason
+            text = f"{len(self.skipped):,} files cannot be read as images; first: {first}."
+            notes.append(Note(WARNING, text))
+        above_chance = [shortcut for shortcut in self.shortcuts if shortcut.is_above_chance]
+        for shortcut in above_chance:
+            score = shortcut.balanced_accuracy
+            assert score is not None
+            name = f"{shortcut.name[0].upper()}{shortcut.name[1:]}"
+            subject = f"{name} alone ({shortcut.what}) predicts"
+            if shortcut.name == shortcuts.TOGETHER:
+                subject = "All these measures together predict"
+            text = (
+                f"{subject} the class: balanced accuracy {number(score.value)} ({span(score)}), "
+                f"chance {number(shortcut.chance)}."
+            )
+            notes.append(Note(WARNING, text))
+        if not above_chance:
+            notes.append(Note(INFO, "No shortcut predicts the class significantly above chance."))
+        return notes
+
 
 def audit(folder: str, layout: str, overrides: Iterable[tuple[str, str]] = ()) -> Audit:
-    """Read every image of a folder (or of its zips) and look for what would deceive a model.
+    """Reads every image of a folder (or of its zips) and looks for duplicates and shortcuts.
 
     Args:
       folder: with the images.
@@ -101,7 +138,7 @@ def audit(folder: str, layout: str, overrides: Iterable[tuple[str, str]] = ()) -
       overrides: fields of the config's `data` section, as texts.
 
     Raises:
-      UserError: no such folder, a layout that is none, no image that can be read.
+      UserError: no such folder, an unknown layout, or no image that can be read.
     """
     data, source = _source(folder, layout, list(overrides))
     manifest, skipped = scan(source, cache.root(data.cache_dir), data.threads, data.bad_images)
@@ -116,7 +153,7 @@ def audit(folder: str, layout: str, overrides: Iterable[tuple[str, str]] = ()) -
         manifest=manifest,
         measured=measured,
         skipped=skipped,
-        notes=[str(note) for note in source.notes],
+        data_notes=list(source.notes),
         pairs=[*identical, *near],
         crossings=[
             _crossings("identical", identical, manifest),
@@ -137,12 +174,12 @@ def audit(folder: str, layout: str, overrides: Iterable[tuple[str, str]] = ()) -
 def _source(
     folder: str, layout: str, overrides: list[tuple[str, str]]
 ) -> tuple[ConfigDict, FileDataset]:
-    """The folder as the first layout that it has."""
-    named = {field for field, _ in overrides}
-    if layout == "auto" and named & {"data.subject_pattern", "data.subject_csv"}:
+    """Returns the images of the first layout that the folder has."""
+    fields_given = {field for field, _ in overrides}
+    if layout == "auto" and fields_given & {"data.subject_pattern", "data.subject_csv"}:
         layout = "image_folder"
     for name in LAYOUTS if layout == "auto" else (layout,):
-        # An audit lists what cannot be read instead of stopping at it.
+        # An audit lists the files that cannot be read instead of stopping at the first.
         fields = [("data.root", folder), ("data.bad_images", "skip"), *overrides]
         data = configs.load(f"default:{name}", fields).data
         try:
@@ -158,27 +195,35 @@ def _source(
 
 def _crossings(kind: str, pairs: list[Pair], manifest: Manifest) -> Crossings:
     a, b = (np.array([getattr(pair, end) for pair in pairs], np.int64) for end in "ab")
-    counts = (
-        int((column[a] != column[b]).sum())
-        for column in (manifest.subject, manifest.label, manifest.phase)
+    columns = (manifest.subject, manifest.label, manifest.phase)
+    return Crossings(kind, len(pairs), *(int((x[a] != x[b]).sum()) for x in columns))
+
+
+def _duplicates_note(crossings: Crossings) -> Note:
+    if not crossings.pairs:
+        return Note(INFO, f"No pairs of {crossings.kind} images.")
+    crossing = crossings.subjects or crossings.classes or crossings.parts
+    return Note(
+        WARNING if crossing else INFO,
+        f"{crossings.pairs:,} pairs of {crossings.kind} images: {crossings.subjects:,} across "
+        f"subjects, {crossings.classes:,} across classes, {crossings.parts:,} across official "
+        "parts.",
     )
-    return Crossings(kind, len(pairs), *counts)
 
 
 def _mixed_subjects(manifest: Manifest) -> int:
-    known = manifest.label >= 0
-    held = set(zip(manifest.subject[known].tolist(), manifest.label[known].tolist(), strict=True))
-    return sum(count > 1 for count in Counter(subject for subject, _ in held).values())
+    is_labelled = manifest.label >= 0
+    subjects, labels = manifest.subject[is_labelled], manifest.label[is_labelled]
+    pairs = set(zip(subjects.tolist(), labels.tolist(), strict=True))
+    return sum(count > 1 for count in Counter(subject for subject, _ in pairs).values())
 
 
-def _span(low: np.ndarray, high: np.ndarray) -> str:
+def _size_range(sizes: np.ndarray) -> str:
     """Heights and widths: "450 x 450", or "16 to 96 x 16 to 94"."""
-    sides = [
-        f"{a:.0f}" if a == b else f"{a:.0f} to {b:.0f}" for a, b in zip(low, high, strict=True)
-    ]
-    return " x ".join(sides)
+    sides = zip(sizes.min(axis=0), sizes.max(axis=0), strict=True)
+    return " x ".join(f"{a:.0f}" if a == b else f"{a:.0f} to {b:.0f}" for a, b in sides)
 
 
 def default_output(folder: str) -> Path:
-    """Where the page goes: beside where the command is started, never into the data."""
+    """The folder for the page: in the current folder, never in the data."""
     return Path(f"audit-{Path(folder).resolve().stem}")

@@ -1,7 +1,7 @@
-"""A paper's printed tables as TOML: the format, its reader and a blank form.
+"""The printed tables of a paper as TOML, and the findings of checks.
 
-Numbers keep their printed digits (`Decimal`): 0.680 and 0.68 are not the same claim. docs/audit.md
-describes every key.
+Numbers keep their printed digits (`Decimal`), because 0.680 claims more than 0.68. docs/audit.md
+describes every key; ``paper_form.toml`` is a blank form.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from leukjax.errors import UserError
 from leukjax.storage import read_text
@@ -62,15 +62,15 @@ _FORM: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 _LISTS = ("curve", "test")
 
-# Bounds of a paper file; what a paper prints is far below. They keep the checks' exact arithmetic
-# and comparisons of pairs within seconds.
+# Bounds of a paper file, far above those of real papers. They keep the exact arithmetic and the
+# comparisons of pairs within seconds.
 MAX_BYTES = 2**20
 MAX_NUMBER = 10**9
-MAX_DIGITS = 18  # behind the point: with those of MAX_NUMBER still exact as a `Decimal`
+MAX_DIGITS = 18  # after the decimal point; with those of MAX_NUMBER still exact as a `Decimal`
 MAX_DIGITS_OF_P = 400
 MAX_ENTRIES = {"curve": 100, "test": 1000}
 MAX_ROWS = 1000  # of a curve
-# Python's reader takes quadratic time for keys with many dots; a key of the form has at most two.
+# tomllib takes quadratic time for keys with many dots; a key of the form has at most two.
 _DEEP_KEY = re.compile(
     r"""(?<![\w-])(?:(?:[\w-]++|"(?:[^"\\\n]|\\.){0,99}+"|'[^'\n]{0,99}+')[ \t]*+\.[ \t]*+){16}"""
 )
@@ -78,18 +78,18 @@ _DEEP_KEY = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """A model's numbers over epochs: `columns` name those of `rows`."""
+    """A model's printed numbers by epoch; `columns` are the names of the columns of `rows`."""
 
     model: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Decimal, ...], ...]
     layers_claimed: tuple[int, ...]
     text: Mapping[str, Decimal]
-    images: int | None  # of the part that the scores are of
+    images: int | None  # in the split that is scored
     kind: str
 
     def column(self, name: str) -> tuple[Decimal, ...] | None:
-        """A column by name; None if it is not printed."""
+        """Returns a column by name; None if it is not printed."""
         if name not in self.columns:
             return None
         return tuple(row[self.columns.index(name)] for row in self.rows)
@@ -97,7 +97,7 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Test:
-    """A row of test results; `percent` as printed."""
+    """A row of test results; `percent` holds the scores as printed."""
 
     model: str
     kind: str
@@ -111,7 +111,7 @@ class Test:
 
 @dataclasses.dataclass(frozen=True)
 class Paper:
-    """What a paper prints. Sections hold their keys as given; absent keys are absent."""
+    """The numbers that a paper prints. Sections hold the keys that the file has."""
 
     title: str
     data: Mapping[str, Any]
@@ -123,16 +123,48 @@ class Paper:
 
     @property
     def split(self) -> Mapping[str, int]:
-        """Printed images of each part; empty if they are not printed."""
+        """Printed number of images of each split; empty if not printed."""
         return self.data.get("split_printed", {})
 
 
+Verdict = Literal["pass", "fail", "cannot_tell"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """The result of a check on one value or table.
+
+    Attributes:
+      check: name of the check, as in `paper_checks.CHECKS`.
+      where: the value or table.
+      verdict: "fail" means that the printed numbers cannot all be what the paper says they are; the
+        arithmetic does not show why.
+      arithmetic: the computation, in numbers.
+    """
+
+    check: str
+    where: str
+    verdict: Verdict
+    arithmetic: str
+
+
+def finding(check: str, where: str, holds: bool | None, arithmetic: str) -> Finding:
+    """Returns a finding from a truth value; None: cannot tell."""
+    verdict: Verdict = "cannot_tell" if holds is None else "pass" if holds else "fail"
+    return Finding(check, where, verdict, arithmetic)
+
+
+def blank_form() -> str:
+    """Returns the text of a paper file to fill in."""
+    return Path(__file__).with_name("paper_form.toml").read_text("utf-8")
+
+
 def read(path: Path) -> Paper:
-    """Read a paper file.
+    """Reads a paper file.
 
     Raises:
-        UserError: it cannot be read, has an unknown key (the nearest is named), or a value of
-            another type than its key's.
+      UserError: it cannot be read, has an unknown key (the message names the nearest), or a value
+        of the wrong type.
     """
     try:
         text = read_text(path, MAX_BYTES)
@@ -161,7 +193,7 @@ def read(path: Path) -> Paper:
 
 
 def _decimal(text: str) -> Decimal:
-    """A number with its printed digits; one without any behind the point, as 1e2, is whole."""
+    """A number with its printed digits; one without a fraction, such as 1e2, is whole."""
     try:
         value = Decimal(text)
         # Larger exponents are refused by `_in_range`.
@@ -216,7 +248,9 @@ def _check(content: Mapping[str, Any], path: Path) -> None:
             _check_table(value, _FORM[section], f"{path}: [{section}]")
             continue
         if not isinstance(value, list):
-            raise UserError(f"{path}: [{section}] must be written [[{section}]]; there may be many")
+            raise UserError(
+                f"{path}: [{section}] must be written [[{section}]], because it may repeat"
+            )
         if len(value) > MAX_ENTRIES[section]:
             raise UserError(
                 f"{path}: {len(value):,} [[{section}]] entries, at most "
@@ -247,7 +281,7 @@ def _check_table(value: Any, form: Mapping[str, Any], where: str) -> None:
 
 
 def _check_sizes(value: Any, where: str) -> None:
-    """Refuses numbers and lists out of bounds, whatever the key holds."""
+    """Refuses numbers and lists out of bounds, of any key."""
     if isinstance(value, list):
         if len(value) > MAX_ROWS:
             raise UserError(
@@ -258,16 +292,16 @@ def _check_sizes(value: Any, where: str) -> None:
     elif isinstance(value, int | Decimal) and not _in_range(value, MAX_DIGITS):
         raise UserError(
             f"{where}: {_shown(value)} is out of range. Give at most {MAX_NUMBER:,} with at most "
-            f"{MAX_DIGITS} digits behind the point"
+            f"{MAX_DIGITS} digits after the decimal point"
         )
 
 
 def _in_range(value: int | Decimal, digits: int) -> bool:
-    """Whether a number is within the bounds; infinities and NaN are left to the key's own kind."""
+    """Whether a number is within the bounds; the check of the type refuses infinities and NaN."""
     if isinstance(value, Decimal):
         if not value.is_finite():
             return True
-        # The exponent first: comparing 1e999999999 would write it out.
+        # Checks the exponent first: a comparison of 1e999999999 would expand it.
         if not -digits <= _exponent(value) <= 0 or value.adjusted() > MAX_DIGITS:
             return False
     return -MAX_NUMBER <= value <= MAX_NUMBER
@@ -281,11 +315,11 @@ def _known(key: str, form: Mapping[str, Any], where: str) -> None:
 
 
 def _shown(value: Any) -> str:
-    """A value for a message: short, however long or deep it is."""
+    """A value as short text for a message."""
     if isinstance(value, dict | list):
         return f"a {'table' if isinstance(value, dict) else 'list'} of {len(value):,}"
     if isinstance(value, int) and value.bit_length() > 64:
-        return "a number of so many digits"
+        return "a number with too many digits"
     text = str(value) if isinstance(value, Decimal) else repr(value)
     return text if len(text) <= 60 else text[:60] + "…"
 
@@ -332,60 +366,3 @@ _FITS: Mapping[str, Callable[[Any], bool]] = {
         and all(_is_count(count) and _in_range(count, 0) for count in value.values())
     ),
 }
-
-
-BLANK = """\
-# What a paper prints, for `python -m leukjax.audit FILE.toml`. Copy numbers with all printed
-# digits (0.680 is not 0.68); leave out what is not printed, or write "not stated".
-[paper]
-title = ""
-authors = []
-# doi = "10.…"
-# year = 2026
-
-[data]
-name = ""
-# images = 0                                # or images_in_abstract, images_in_methods
-# subjects = 0
-# split_claimed = {train = 0.70, val = 0.15, test = 0.15}
-# split_printed = {train = 0, val = 0, test = 0}
-# classes_printed = {test = {all = 0, hem = 0}}
-unit_of_split = "not stated"                # "image", "patient", …
-positive_class = "not stated"
-
-[preprocessing]
-methods = []
-# source_size = 450                         # pixels
-# target_size = 224
-
-[training]
-optimizer = "not stated"
-learning_rate = "not stated"
-batch_size = "not stated"
-epochs = "not stated"
-seeds = "not stated"                        # how many
-
-[evaluation]
-intervals = "not stated"                    # how they were computed
-distortion_experiment = "not stated"
-
-# One for each model whose course is printed.
-# [[curve]]
-# model = "ResNet-50"
-# layers_claimed = [50]
-# images = 0                                # in the part that the scores are of
-# columns = ["epoch", "train_loss", "val_loss", "val_accuracy", "precision", "recall", "f1"]
-# rows = [
-#   [1, 0.700, 0.690, 0.5003, 0.5000, 0.5000, 0.5000],
-# ]
-
-# One for each row of test results, in percent.
-# [[test]]
-# model = "ResNet-50"
-# kind = "single"                           # or "mean" (over folds or runs), "macro" (over classes)
-# images = 0
-# percent = {accuracy = 0.0, precision = 0.0, recall = 0.0, f1 = 0.0}
-# starred = false
-# p_value = 0.05
-# p_value_test = "not stated"
-"""

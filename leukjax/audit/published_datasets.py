@@ -1,4 +1,4 @@
-"""Public data sets that papers of this field use, as published: names, counts, labels.
+"""Public data sets of the field as published: names, counts, labels.
 
 C-NMC 2019: doi 10.7937/tcia.2019.dc64i46r; counts of its files, class counts of the preliminary
 phase as published with the challenge. ALL-IDB: Labati et al. 2011, ICIP.
@@ -13,7 +13,7 @@ from leukjax.audit.paper import Paper
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A released part: its images, and how many of each class; None: labels were never public."""
+    """A released part: number of images, and of each class; None: the labels were never public."""
 
     name: str
     images: int
@@ -21,17 +21,17 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True)
-class Known:
+class PublishedDataset:
     """A public data set.
 
     Attributes:
-        name: as it is called.
-        pattern: what its name looks like in print.
-        images: every total under which it is published.
-        subjects: likewise; empty if it names none.
-        parts: its released parts.
-        labelled: images and subjects whose labels are public.
-        positive: the class that is called positive.
+        name: name of the data set.
+        pattern: matches its name in print.
+        images: published totals.
+        subjects: published totals; empty if unpublished.
+        parts: released parts.
+        labelled: numbers of images and subjects with public labels.
+        positive: the positive class.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Known:
 
 
 DATA_SETS = (
-    Known(
+    PublishedDataset(
         "C-NMC 2019",
         r"c[-_ ]?nmc|leukemia-classification|isbi[-_ ]?2019",
         (15_114, 15_135),
@@ -57,25 +57,25 @@ DATA_SETS = (
         (12_528, 101),
         "all",
     ),
-    Known(
+    PublishedDataset(
         "ALL-IDB1", r"all[-_ ]?idb[-_ ]?(version[-_ ]?|v)?1", (108, 109), (),
         (Part("all", 108, {"all": 49, "healthy": 59}),), (108, None), "all",
     ),
-    Known(
+    PublishedDataset(
         "ALL-IDB2", r"all[-_ ]?idb[-_ ]?(version[-_ ]?|v)?2", (260,), (),
         (Part("all", 260, {"all": 130, "healthy": 130}),), (260, None), "all",
     ),
 )  # fmt: skip
 
 
-def by_name(paper: Paper) -> Known | None:
-    """The data set that the paper names."""
+def by_name(paper: Paper) -> PublishedDataset | None:
+    """Returns the data set that the paper names."""
     name = paper.data.get("name", "")
     return next((d for d in DATA_SETS if re.search(d.pattern, name, re.IGNORECASE)), None)
 
 
-def by_numbers(paper: Paper) -> Known | None:
-    """The data set whose published totals or parts the paper prints."""
+def by_numbers(paper: Paper) -> PublishedDataset | None:
+    """Returns the data set whose published totals or parts the paper prints."""
     totals = {value for key, value in paper.data.items() if key.startswith("images")}
     sizes = set(paper.split.values())
     for known in DATA_SETS:
@@ -86,14 +86,14 @@ def by_numbers(paper: Paper) -> Known | None:
 
 
 def part_of(paper: Paper, images: int | None) -> Part | None:
-    """The released part that has exactly so many images, if the paper's data set has one."""
+    """Returns the released part of the paper's data set with this number of images."""
     known = by_numbers(paper) or by_name(paper)
     parts = known.parts if known is not None else ()
     return next((part for part in parts if part.images == images), None)
 
 
 def class_counts(paper: Paper, part: str, images: int | None) -> Mapping[str, int] | None:
-    """Images by class of a part of the paper's data: as printed, else as published."""
+    """Returns the class counts of a split of the paper: as printed, else as published."""
     printed = paper.data.get("classes_printed", {}).get(part)
     if printed:
         return printed

@@ -1,6 +1,6 @@
-"""Printed numbers: the values that a rounded number can have had before it was rounded.
+"""Rounded numbers: the values that a printed number may have had before rounding.
 
-Exact arithmetic throughout (`fractions`), because half of a last digit decides.
+Uses exact arithmetic (`fractions`), because half a unit of the last digit decides.
 """
 
 import math
@@ -29,21 +29,21 @@ def share(percent: Decimal) -> Decimal:
 
 
 def counts(value: Decimal, total: int) -> range:
-    """The numbers k of `total` for which k / total may be printed as the value, ties either way."""
+    """The counts k of `total` for which k / total may be printed as the value, ties either way."""
     low, high, scale = _bounds(value)
     first = max(0, -(-low * total // scale))
     return range(first, min(total, high * total // scale) + 1)
 
 
 def counts_half_even(value: Decimal, total: int) -> range:
-    """The same where ties go to the even digit, as Python, NumPy and IEEE 754 round."""
+    """`counts` where ties go to the even digit, as Python, NumPy and IEEE 754 round."""
     low, high, scale = _bounds(value)
-    found = counts(value, total)
+    candidates = counts(value, total)
     if (low + high) // 4 % 2 == 0:  # the last printed digit is even
-        return found
-    first, stop = found.start, found.stop
+        return candidates
+    first, stop = candidates.start, candidates.stop
     # Only the ends can be ties.
-    if found and first * scale == low * total:
+    if candidates and first * scale == low * total:
         first += 1
     if first < stop and (stop - 1) * scale == high * total:
         stop -= 1
@@ -53,26 +53,26 @@ def counts_half_even(value: Decimal, total: int) -> range:
 def totals_for_all(
     values: Iterable[Decimal], totals: range, counted: Callable[[Decimal, int], range]
 ) -> list[int]:
-    """The totals of which some count may be printed as each of the values.
+    """Returns the totals of which some count may be printed as each of the values.
 
     Args:
         values: shares as printed.
-        totals: to choose from.
+        totals: candidates.
         counted: `counts` or `counts_half_even`.
     """
     left = list(totals)
-    # 0.680 is not 0.68. Values of many digits exclude most totals, and come first.
+    # 0.680 differs from 0.68. Values of many digits exclude most totals, and come first.
     distinct = {value.as_tuple(): value for value in values}.values()
     for value in sorted(distinct, key=lambda value: int(value.as_tuple().exponent)):
-        # A share of d digits is a count of every total above 10^d: the range before rounding is
-        # then wider than the distance of two counts.
+        # Every total above 10^d allows a share of d digits: the range before rounding is then wider
+        # than the distance of two counts.
         enough = Fraction(1, 2) / half_step(value) if 0 <= value <= 1 else math.inf
         left = [total for total in left if total > enough or counted(value, total)]
     return left
 
 
 def _bounds(value: Decimal) -> tuple[int, int, int]:
-    """`before_rounding` as whole numbers over a common denominator, many times as fast."""
+    """`before_rounding` as integers over a common denominator, which is much faster."""
     digits = -int(value.as_tuple().exponent)
     unit = int(value.scaleb(digits))
     return 2 * unit - 1, 2 * unit + 1, 2 * 10**digits
@@ -93,7 +93,7 @@ def harmonic_mean(a: Range, b: Range) -> Range:
 
 
 def text(value: Fraction | float, digits: int = 4) -> str:
-    """A number for people."""
+    """A number with a fixed number of decimals."""
     return f"{float(value):.{digits}f}"
 
 
@@ -103,7 +103,7 @@ def range_text(values: Range, digits: int = 4) -> str:
 
 
 class TooMany(Exception):
-    """More combinations than may be tried."""
+    """The budget of combinations is used up."""
 
 
 def confusions(
@@ -114,60 +114,59 @@ def confusions(
     recall: Decimal,
     budget: Iterator[object] | None = None,
 ) -> Iterator[tuple[int, int, int, int]]:
-    """Every (tp, fp, fn, tn) of `total` images that may be printed as these three values.
+    """Yields every (tp, fp, fn, tn) of `total` images that may be printed as these three values.
 
-    With the true positives fixed, the positives (tp + fn) and the images called positive
-    (tp + fp) may each be any whole number of an interval, and so may their sum: what accuracy
-    leaves of it. So each number of true positives is decided by comparing whole numbers, and only
-    those that satisfy the conditions without rounding are tried.
+    For fixed true positives, the positives (tp + fn) and the predicted positives (tp + fp) may each
+    be any integer of an interval, and accuracy bounds their sum. So each number of true positives
+    is decided by comparing integers, and only those that satisfy the conditions over real numbers
+    are tried.
 
     Args:
         total: number of images.
-        positives: how many of them may be of the positive class; a range of step 1.
+        positives: possible numbers of positive images; a range of step 1.
         accuracy, precision, recall: shares as printed.
-        budget: one item is taken for each number of true positives that is tried; None = no
-            bound.
+        budget: one item is taken for each number of true positives that is tried; None: unbounded.
 
     Raises:
         TooMany: the budget is used up.
     """
-    right = counts(accuracy, total)
-    if not right or not positives:
+    correct = counts(accuracy, total)
+    if not correct or not positives:
         return
     p_low, p_high, p_scale = _bounds(precision)
     r_low, r_high, r_scale = _bounds(recall)
     spent = object()
-    for tp in _true_positives(total, positives, right, precision, recall):
+    for tp in _true_positives(total, positives, correct, precision, recall):
         if budget is not None and next(budget, spent) is spent:
             raise TooMany
-        # Positives, then images called positive, that this tp allows; then their sum, which is
-        # total - right + 2 tp.
+        # Bounds of the positives, of the predicted positives, and of their sum, which is
+        # total - correct + 2 tp.
         p0 = max(positives[0], tp, -(-tp * r_scale // r_high)) if r_high > 0 else 0
         p1 = min(positives[-1], tp * r_scale // r_low) if r_low > 0 else positives[-1]
         c0 = max(1, tp, -(-tp * p_scale // p_high))
         c1 = min(total, tp * p_scale // p_low) if p_low > 0 else total
-        s0, s1 = total + 2 * tp - right[-1], min(total + 2 * tp - right[0], total + tp)
+        s0, s1 = total + 2 * tp - correct[-1], min(total + 2 * tp - correct[0], total + tp)
         if c0 > c1 or s0 > s1:
             continue
-        # Every one of these has a number of called images beside it.
+        # Each of these has at least one number of predicted positives.
         for p in range(max(p0, s0 - c1), min(p1, s1 - c0) + 1):
             for called in range(min(c1, s1 - p), max(c0, s0 - p) - 1, -1):
                 yield tp, called - tp, p - tp, total - p - called + tp
 
 
 def _true_positives(
-    total: int, positives: range, right: range, precision: Decimal, recall: Decimal
+    total: int, positives: range, correct: range, precision: Decimal, recall: Decimal
 ) -> range:
-    """The numbers of true positives that satisfy `confusions`' conditions over real numbers.
+    """The numbers of true positives that satisfy the conditions of `confusions` over real numbers.
 
-    Each bound of positives and of called images is a multiple of tp plus a constant, so that every
-    condition is linear in tp, and exact in fractions.
+    Each bound of positives and predicted positives is a multiple of tp plus a constant, so that
+    every condition is linear in tp, and exact in fractions.
     """
     (p_low, p_high), (r_low, r_high) = before_rounding(precision), before_rounding(recall)
     fewest, most = positives[0], positives[-1]
     if p_high <= 0:
         return range(0)
-    if r_high <= 0:  # only without any positive is recall not defined
+    if r_high <= 0:  # recall is undefined only without any positive
         return range(1 if fewest == 0 else 0)
     one, zero = Fraction(1), Fraction(0)
     least_positive = [(1 / r_high, zero), (one, zero), (zero, Fraction(fewest))]
@@ -179,10 +178,10 @@ def _true_positives(
     for lower, upper in ((least_positive, most_positive), (least_called, most_called)):
         conditions += [(b - a, c - d) for a, c in lower for b, d in upper]
     for a, c in most_positive:
-        conditions += [(a + b - 2, total - right[-1] - c - d) for b, d in most_called]
+        conditions += [(a + b - 2, total - correct[-1] - c - d) for b, d in most_called]
     for a, c in least_positive:
         for b, d in least_called:
-            conditions.append((2 - a - b, right[0] - total + c + d))
+            conditions.append((2 - a - b, correct[0] - total + c + d))
             conditions.append((1 - a - b, c + d - total))
     first, last = 0, min(total, most)
     for slope, bound in conditions:

@@ -1,24 +1,23 @@
-"""Checks of printed scores: whether any confusion matrix can have given them."""
+"""Checks of printed scores: whether some confusion matrix gives them."""
 
 from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
 
 from leukjax.audit import published_datasets, rounding
-from leukjax.audit.finding import Finding, answer
-from leukjax.audit.paper import Curve, Paper, Test
+from leukjax.audit.paper import Curve, Finding, Paper, Test, finding
 
 Row = tuple[str, dict[str, Decimal]]  # a name ("epoch 10") and shares by score
 
 GRIM_TOTALS = range(100, 5001)
-# Confusion matrices that one paper may make `metric_feasibility` try: some seconds. Printed numbers
-# of a few digits take hundreds.
+# Confusion matrices that `metric_feasibility` tries for one paper, which takes seconds. Printed
+# numbers of a few digits need hundreds.
 _TRIES = 500_000
-_MEANS = "the values are means, which need not obey it"
+_MEANS = "the values are means, for which it need not hold"
 
 
 def rows_of(curve: Curve) -> list[Row]:
-    """The scores of a curve's rows, as shares."""
+    """Returns the scores of a curve's rows as shares."""
     scores = [{"val_accuracy": "accuracy"}.get(name, name) for name in curve.columns]
     epochs = curve.column("epoch") or range(1, len(curve.rows) + 1)
     return [
@@ -28,7 +27,7 @@ def rows_of(curve: Curve) -> list[Row]:
 
 
 def tables(paper: Paper) -> Iterator[tuple[str, str, str, int | None, list[Row]]]:
-    """Every table of scores: where, kind, part, number of images, rows."""
+    """Yields every table of scores: where, kind, split, number of images, rows."""
     for curve in paper.curves:
         images = curve.images or paper.split.get("val")
         yield f"curve {curve.model}", curve.kind, "val", images, rows_of(curve)
@@ -45,7 +44,7 @@ def _row(test: Test) -> Row:
 
 
 def f1_identity(paper: Paper) -> Iterator[Finding]:
-    """F1 = 2 P R / (P + R), rounding of all three allowed for."""
+    """Checks F1 = 2 P R / (P + R) within the rounding of all three."""
     for where, kind, _, _, rows in tables(paper):
         having = [(name, v) for name, v in rows if {"precision", "recall", "f1"} <= v.keys()]
         if not having:
@@ -70,14 +69,14 @@ def f1_identity(paper: Paper) -> Iterator[Finding]:
         holds: bool | None = not bad
         if bad and kind != "single":
             holds, texts = None, [*texts, _MEANS]
-        yield answer("f1_identity", where, holds, "; ".join(filter(None, [summary, *texts])))
+        yield finding("f1_identity", where, holds, "; ".join(filter(None, [summary, *texts])))
 
 
 def grim(paper: Paper) -> Iterator[Finding]:
-    """Accuracies that no number of right answers gives (the GRIM test, Brown & Heathers 2017).
+    """Finds accuracies that no number of correct images gives (GRIM, Brown & Heathers 2017).
 
-    A finding for each table whose number of images is known, with ties rounded either way; and one
-    for all curves together: which numbers of images from 100 to 5,000 would allow them all.
+    One finding for each table with a known number of images, with ties rounded either way; and one
+    for all curves together: the numbers of images from 100 to 5,000 that allow all accuracies.
     """
     for where, kind, _, images, rows in tables(paper):
         values = [(name, v["accuracy"]) for name, v in rows if "accuracy" in v]
@@ -86,9 +85,10 @@ def grim(paper: Paper) -> Iterator[Finding]:
         bad = [f"{name} {value}" for name, value in values if not rounding.counts(value, images)]
         if not bad:
             which = "it" if len(values) == 1 else f"all {len(values)}"
-            right = rounding.counts(values[-1][1], images)
-            why = f"{which} can occur with {images:,} images; {values[-1][1]} is {right[0]:,} right"
-            yield answer("grim", where, True, why)
+            correct = rounding.counts(values[-1][1], images)
+            example = f"{values[-1][1]} is {correct[0]:,} correct"
+            why = f"{which} can occur with {images:,} images; {example}"
+            yield finding("grim", where, True, why)
             continue
         why = (
             f"of {len(values)} accuracies {len(bad)} cannot occur with {images:,} images"
@@ -96,8 +96,8 @@ def grim(paper: Paper) -> Iterator[Finding]:
         )
         holds: bool | None = False
         if kind != "single":
-            holds, why = None, f"{why}; the values are means, which may"
-        yield answer("grim", where, holds, why)
+            holds, why = None, f"{why}; but these are means, which can"
+        yield finding("grim", where, holds, why)
     yield from _one_number_for_all(paper)
 
 
@@ -110,20 +110,20 @@ def _one_number_for_all(paper: Paper) -> Iterator[Finding]:
     strict = rounding.totals_for_all(values, GRIM_TOTALS, rounding.counts_half_even)
     if strict:
         why = f"{len(strict):,} numbers of images from 100 to 5,000 allow all {len(values)}"
-        yield answer("grim", "all curves", True, why)
+        yield finding("grim", "all curves", True, why)
         return
     why = (
         f"no number of images from 100 to 5,000 allows all {len(values)} accuracies with ties "
-        "rounded to even; means over batches would escape this"
+        "rounded to even; means over batches need not"
     )
     ties = rounding.totals_for_all(values, GRIM_TOTALS, rounding.counts)
     if ties:
         why += f"; {', '.join(f'{n:,}' for n in ties[:3])} would, as exact ties rounded either way"
-    yield answer("grim", "all curves", None if ties else False, why)
+    yield finding("grim", "all curves", None if ties else False, why)
 
 
 def metric_feasibility(paper: Paper) -> Iterator[Finding]:
-    """Whether whole numbers of right and wrong answers give accuracy, precision and recall."""
+    """Checks whether some confusion matrix gives accuracy, precision and recall together."""
     needed = {"accuracy", "precision", "recall"}
     budget: Iterator[object] = iter(range(_TRIES))
     for where, kind, part, images, rows in tables(paper):
@@ -139,30 +139,30 @@ def metric_feasibility(paper: Paper) -> Iterator[Finding]:
             sizes = f"{images:,} images ({', '.join(f'{n:,} {c}' for c, n in classes.items())})"
         else:
             positives = {"any class": range(1, images)}
-            sizes = f"{images:,} images, whatever the share of the classes"
+            sizes = f"{images:,} images and any class frequencies"
         try:
-            found = {
+            matrices = {
                 name: _confusion(v, images, list(positives.values()), budget) for name, v in having
             }
         except rounding.TooMany:
-            why = f"too many combinations to try with {sizes} and scores of so many digits"
-            yield answer("metric_feasibility", where, None, why)
+            why = f"too many combinations to try with {sizes} and this number of digits"
+            yield finding("metric_feasibility", where, None, why)
             continue
-        bad = [name for name, matrix in found.items() if matrix is None]
-        last = found[having[-1][0]]
+        bad = [name for name, matrix in matrices.items() if matrix is None]
+        last = matrices[having[-1][0]]
         if not bad and last is not None:
             tp, fp, fn, tn = last
             why = f"with {sizes}, {having[-1][0]} can be TP {tp}, FP {fp}, FN {fn}, TN {tn}"
-            yield answer("metric_feasibility", where, True, why)
+            yield finding("metric_feasibility", where, True, why)
             continue
         why = (
             f"in {len(bad)} of {len(having)} rows ({', '.join(bad)}) no whole numbers of true and "
             f"false positives give accuracy, precision and recall with {sizes}, any class positive"
         )
         if kind != "single":
-            yield answer("metric_feasibility", where, None, f"{why}; {_MEANS}")
+            yield finding("metric_feasibility", where, None, f"{why}; {_MEANS}")
         else:
-            yield answer("metric_feasibility", where, False, why)
+            yield finding("metric_feasibility", where, False, why)
 
 
 def _confusion(
@@ -170,19 +170,19 @@ def _confusion(
 ) -> tuple[int, int, int, int] | None:
     """The first (tp, fp, fn, tn) that gives the printed values, or None."""
     three = (v["accuracy"], v["precision"], v["recall"])
-    each = (next(rounding.confusions(images, which, *three, budget), None) for which in positives)
-    return next((matrix for matrix in each if matrix is not None), None)
+    matrices = (next(rounding.confusions(images, p, *three, budget), None) for p in positives)
+    return next((matrix for matrix in matrices if matrix is not None), None)
 
 
 def _implied_accuracy(paper: Paper, where: str, kind: str, v: dict[str, Decimal]) -> Finding:
-    """Precision, recall and the share of the positive class fix the accuracy."""
+    """Compares the accuracy with that implied by precision, recall and class frequencies."""
     source = published_datasets.by_numbers(paper) or published_datasets.by_name(paper)
     if source is None:
-        return answer(
+        return finding(
             "metric_feasibility",
             where,
             None,
-            "neither the images nor the classes' shares are known",
+            "neither the number of images nor the class frequencies are known",
         )
     parts = [dict(part.classes) for part in source.parts if part.classes is not None]
     together = {name: sum(part[name] for part in parts) for name in parts[0]}
@@ -206,21 +206,21 @@ def _implied_accuracy(paper: Paper, where: str, kind: str, v: dict[str, Decimal]
     if kind != "single":
         texts.append("or the values are means over folds")
     holds = None if kind != "single" or possible else False
-    return answer("metric_feasibility", where, holds, "; ".join(texts))
+    return finding("metric_feasibility", where, holds, "; ".join(texts))
 
 
 def _accuracy(precision: Decimal, recall: Decimal, shares: rounding.Range) -> rounding.Range:
     """Range of 1 - share ((1 - R) + R (1 - P) / P) within rounding and shares."""
     p, r = rounding.before_rounding(precision), rounding.before_rounding(recall)
-    found = [1 - s * ((1 - b) + b * (1 - a) / a) for a in p for b in r for s in shares if a > 0]
-    return (min(found), max(found)) if found else (Fraction(0), Fraction(1))
+    ends = [1 - s * ((1 - b) + b * (1 - a) / a) for a in p for b in r for s in shares if a > 0]
+    return (min(ends), max(ends)) if ends else (Fraction(0), Fraction(1))
 
 
 def below_majority(paper: Paper) -> Iterator[Finding]:
-    """Accuracies below that of calling every image the larger class.
+    """Finds accuracies below that of predicting the larger class for every image.
 
-    An untrained network may stand there for some epochs: a curve fails where more than half of its
-    printed rows do, or its last; a test row fails by itself.
+    A network may start there: a curve fails if more than half of its printed rows do, or its last
+    one; a test row fails by itself.
     """
     for where, _, part, images, rows in tables(paper):
         classes = published_datasets.class_counts(paper, part, images)
@@ -231,11 +231,11 @@ def below_majority(paper: Paper) -> Iterator[Finding]:
         floor = Fraction(classes[larger], sum(classes.values()))
         below = [name for name, value in values if rounding.before_rounding(value)[1] < floor]
         why = (
-            f"calling every image {larger} gives {classes[larger]:,} / "
+            f"predicting {larger} for every image gives {classes[larger]:,} / "
             f"{sum(classes.values()):,} = {rounding.text(floor)}; {len(below)} of {len(values)} "
-            f"accuracies lie below"
+            f"accuracies are below"
         )
         if below and len(values) > 1:
             why += ": " + ", ".join(below)
         fails = len(below) > len(values) / 2 or (bool(below) and below[-1] == values[-1][0])
-        yield answer("below_majority", where, not fails, why)
+        yield finding("below_majority", where, not fails, why)

@@ -1,8 +1,8 @@
-"""How far numbers that say nothing of disease tell the classes apart.
+"""Shortcuts: how well numbers that do not show the disease predict the class.
 
 A network that scores no better than the area of a cell, or the size of its file, may have learned
-just that. Each number alone goes into a logistic model (with its square, classes weighted alike)
-that is scored on groups it was not fitted on.
+only that. Each number alone is the input of a logistic model (with squares and products, balanced
+class weights), which is scored on groups that it was not fitted on.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from leukjax.metrics.intervals import Interval, interval
 
 FOLDS = 5
 
-# What is measured, and what it would mean if it told the classes apart.
+# Measure -> meaning.
 MEASURES = {
     "area": "share of the image that is cell",
     "brightness": "mean grey of the cell",
@@ -37,14 +37,14 @@ TOGETHER = "all together"
 
 @dataclasses.dataclass(frozen=True)
 class Shortcut:
-    """One number, or a few of one kind, as a classifier.
+    """A measure, or all of them, as a classifier.
 
     Attributes:
-        name: a key of `MEASURES`, or `TOGETHER`.
-        what: in words.
-        balanced_accuracy, auroc: out of fold, with intervals by group.
-        chance: balanced accuracy of guessing.
-        reason: why there are no scores, else empty.
+      name: a key of `MEASURES`, or `TOGETHER`.
+      what: its meaning.
+      balanced_accuracy, auroc: out of fold, with intervals by group.
+      chance: balanced accuracy of guessing.
+      reason: why there are no scores; else empty.
     """
 
     name: str
@@ -55,85 +55,84 @@ class Shortcut:
     reason: str = ""
 
     @property
-    def tells(self) -> bool | None:
-        """Whether the whole interval lies above chance; None where there is none."""
-        found = self.balanced_accuracy
-        if found is None or found.low is None:
+    def is_above_chance(self) -> bool | None:
+        """Whether the whole interval is above chance; None without an interval."""
+        score = self.balanced_accuracy
+        if score is None or score.low is None:
             return None
-        return found.low > self.chance
+        return score.low > self.chance
 
 
 def measures(
     source: FileDataset, manifest: Manifest, threads: int
 ) -> dict[str, Float[np.ndarray, "n k"]]:
-    """Every measure of each image of the manifest, in its order. Reads the images once."""
+    """Returns every measure of each image of the manifest, in its order. Reads the images once."""
     entries = {entry.id: entry for entry in source.entries}
     sizes = {file.path: file.size for file in source.files.files}
-    todo = [entries[str(name)] for name in manifest.id]
+    ordered = [entries[str(name)] for name in manifest.id]
 
-    def one(entry) -> dict[str, list[float]]:
-        image = source.image(entry)
-        return shortcut_numbers(image, source.background) | {
-            "image size": list(image.shape[:2]),
-            "file size": [sizes[entry.path]],
-        }
-
-    def bounded(entry) -> dict[str, list[float]]:
+    def measure(entry) -> dict[str, list[float]]:
         with image_limits.one_image():
-            return one(entry)
+            image = source.image(entry)
+            return shortcut_numbers(image, source.background) | {
+                "image size": list(image.shape[:2]),
+                "file size": [sizes[entry.path]],
+            }
 
-    rows = list(
-        progress(map_in_order(bounded, todo, threads), len(todo), f"measuring {source.name}")
-    )
+    measured = map_in_order(measure, ordered, threads)
+    rows = list(progress(measured, len(ordered), f"measuring {source.name}"))
     return {name: np.array([row[name] for row in rows], np.float64) for name in MEASURES}
 
 
 def shortcuts(
-    found: dict[str, Float[np.ndarray, "n k"]],
+    measured: dict[str, Float[np.ndarray, "n k"]],
     labels: Int[np.ndarray, " n"],
     groups: np.ndarray,
     classes: tuple[str, ...],
     positive: str,
 ) -> list[Shortcut]:
-    """Each measure as a classifier, and all of them together.
+    """Returns each measure as a classifier, and all of them together.
 
     Args:
-        found: as `measures` gives it, of labelled images.
-        labels: class indices.
-        groups: names; a group is never fitted and scored at once.
-        classes: names.
-        positive: the class that the AUROC of two classes speaks of; "" above two.
+      measured: result of `measures`, of labelled images.
+      labels: class indices.
+      groups: names; a model is never scored on groups that it was fitted on.
+      classes: names.
+      positive: the class of the AUROC of two classes; "" above two.
     """
-    wanted = {name: (MEASURES[name], values) for name, values in found.items()}
-    wanted[TOGETHER] = ("all of these numbers", np.concatenate(list(found.values()), axis=1))
+    inputs = {name: (MEASURES[name], values) for name, values in measured.items()}
+    inputs[TOGETHER] = ("all of these numbers", np.concatenate(list(measured.values()), axis=1))
     chance = 1 / len(classes)
-    folds, reason = _folds(labels, groups, len(classes))
-    which = classes.index(positive) if positive else 0
+    folds, no_folds = _folds(labels, groups, len(classes))
+    positive_index = classes.index(positive) if positive else 0
     result = []
-    for name, (what, values) in wanted.items():
-        own = "the same for all images" if (np.ptp(values, axis=0) == 0).all() else reason
-        if own:
-            result.append(Shortcut(name, what, None, None, chance, own))
+    for name, (meaning, values) in inputs.items():
+        is_constant = (np.ptp(values, axis=0) == 0).all()
+        if is_constant or no_folds:
+            reason = "the same for all images" if is_constant else no_folds
+            result.append(Shortcut(name, meaning, None, None, chance, reason))
             continue
         data = clustered.group(labels, _out_of_fold(values, labels, folds, len(classes)), groups)
-        balanced, auroc = (interval(score, data, which) for score in ("balanced_accuracy", "auroc"))
-        result.append(Shortcut(name, what, balanced, auroc, chance))
+        balanced, auroc = (
+            interval(score, data, positive_index) for score in ("balanced_accuracy", "auroc")
+        )
+        result.append(Shortcut(name, meaning, balanced, auroc, chance))
     return result
 
 
 def _folds(
     labels: Int[np.ndarray, " n"], groups: np.ndarray, classes: int
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], str]:
-    """Folds whose training sides hold every class; or none, and a sentence why."""
+    """Returns folds whose training images are of every class; or none, and the reason."""
     fewest = min(len(np.unique(groups[labels == label])) for label in range(classes))
     if fewest < 2:
-        return [], "a class has fewer than two groups, so none can be left out"
+        return [], "a class has fewer than two groups, so no group can be left out"
     for count in range(min(FOLDS, fewest), 1, -1):
         splitter = StratifiedGroupKFold(count, shuffle=True, random_state=0)
         folds = list(splitter.split(labels, labels, groups))
         if all(len(np.unique(labels[train])) == classes for train, _ in folds):
             return folds, ""
-    return [], "no folds by group leave every class to fit on"
+    return [], "no folds by group have training images of every class"
 
 
 def _out_of_fold(

@@ -4,9 +4,9 @@ python -m leukjax.compare runs/cnn runs/resnet50 --output=report
 python -m leukjax.compare CNN=runs/cnn-0,runs/cnn-1 theirs.csv --positive=all
 
 An argument is a work directory, a crossval folder (all its models), or a CSV of predictions of any
-tool (id, subject, group, label, predicted, p_<class>…). NAME=PATH names it; NAME=RUN,RUN takes
-several seeds as one model. Writes report.html, report.md, results.json, tables and figures;
-docs/report.md says what each number is.
+tool (id, subject, group, label, predicted, p_<class>…). NAME=PATH names it; NAME=RUN,RUN is one
+model with several seeds. Writes report.html, report.md, results.json, tables and figures;
+docs/report.md describes every number.
 """
 
 from pathlib import Path
@@ -19,17 +19,17 @@ from leukjax.errors import UserError
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("output", "report", "folder to write", flag_values=FLAGS)
 flags.DEFINE_string(
-    "positive", "", "class that precision, recall, F1 and AUROC speak of", flag_values=FLAGS
+    "positive", "", "positive class of precision, recall, F1 and AUROC", flag_values=FLAGS
 )
 
 
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
-    """Check the flags, compare, say who wins."""
+    """Checks the flags, compares, prints the verdict."""
     command.refuse_config(names, overrides, reason="compare takes finished runs and no config")
     if not arguments:
         raise UserError("nothing to compare; give work directories, crossval folders or CSVs")
 
-    # Imported late: the flags above answer at once, the libraries of the report take seconds.
+    # Imported late: plotting libraries take seconds, and the errors above do not need them.
     from leukjax.compare.write_report import write_report
 
     output = Path(FLAGS.output)

@@ -46,7 +46,7 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
         raise UserError("--workdir is missing; name the folder of the study")
 
     # Imported late: JAX and TFDS take seconds, and the errors above need neither.
-    from leukjax.crossval import plan, run_study
+    from leukjax.crossval import plan, scheduler
 
     study = plan.make(
         Path(FLAGS.workdir),
@@ -57,7 +57,7 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
         pool=FLAGS.pool,
         sweep=FLAGS.sweep,
     )
-    run_study.run(study, _shard(FLAGS.shard), retry=FLAGS.retry, imports=command.imports(FLAGS))
+    scheduler.run(study, _shard(FLAGS.shard), retry=FLAGS.retry, imports=command.imports(FLAGS))
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from leukjax import command, storage
-from leukjax.crossval import collect, trials, workers
+from leukjax.crossval import results, trials, workers
 from leukjax.crossval.workers import JobResult
 from leukjax.errors import Diverged, Stopped, UserError
 from leukjax.training.run_report import write_report
@@ -61,7 +61,7 @@ def _do(job: dict[str, Any]) -> None:
     """
     if job["kind"] == "held_out":
         folders = [Path(folder) for folder in job["folders"]]
-        collect.predict_held_out(
+        results.predict_held_out(
             Path(job["study"]), job["model"], folders, list(job["machine_fields"].items())
         )
         return
@@ -79,19 +79,19 @@ def _do(job: dict[str, Any]) -> None:
 
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
     """Does jobs until standard input ends."""
-    results = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    reports = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)  # other output must not look like a result
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study decides, and sends SIGTERM
     jobs: queue.Queue[dict[str, Any]] = queue.Queue()
     busy = threading.Event()
     threading.Thread(target=_read, args=(jobs, busy), daemon=True).start()
-    print(json.dumps(dataclasses.asdict(JobResult(workers.READY))), file=results)
+    print(json.dumps(dataclasses.asdict(JobResult(workers.READY))), file=reports)
     while True:
         job = jobs.get()
         _redirect_output(Path(job["log"]))
         result = run_job(job)
         busy.clear()
-        print(json.dumps(dataclasses.asdict(result)), file=results)
+        print(json.dumps(dataclasses.asdict(result)), file=reports)
         if result.status == workers.STOPPED:
             raise Stopped(result.message)
 

@@ -1,4 +1,4 @@
-"""Files under a root, in folders or in zips, read without unpacking anything to the disk."""
+"""Files below a root, in folders or in zips; nothing is unpacked to the disk."""
 
 import dataclasses
 import os
@@ -31,21 +31,21 @@ class File:
 
     Attributes:
       path: relative, posix; a member of a zip is "folder/archive.zip!member/path".
-      place: the same with the zip as one more folder: what layouts are recognised by.
+      location: the same with the zip as a folder; layouts are recognised by it.
       size: bytes, unpacked.
-      stamp: what changes when the file, or the zip that holds it, is written again: size, times of
+      stamp: changes if the file, or the zip that holds it, is written again: size, times of
         modification and of status change in nanoseconds, inode; of a member its CRC too.
     """
 
     path: str
-    place: str
+    location: str
     size: int
     stamp: tuple[int, ...]
 
     @property
     def name(self) -> str:
         """The last part of the path."""
-        return self.place.rsplit("/", 1)[-1]
+        return self.location.rsplit("/", 1)[-1]
 
     @property
     def stem(self) -> str:
@@ -59,7 +59,7 @@ class File:
 
     @property
     def zipped(self) -> bool:
-        """Whether it lies in a zip."""
+        """Whether it is in a zip."""
         return "!" in self.path
 
 
@@ -68,14 +68,14 @@ class Files:
 
     Args:
       root: a folder or a zip.
-      field: the config field that names it, for messages.
+      field: name of the argument, for messages.
 
     Raises:
       UserError: root missing, empty, unreadable; or a zip that is damaged, encrypted, reaches
         outside itself or unpacks beyond MAX_MEMBER_BYTES a member, MAX_ARCHIVE_BYTES in all.
     """
 
-    def __init__(self, root: str, field: str = "data.root"):
+    def __init__(self, root: str, field: str = "root"):
         if not root:
             raise UserError(f"{field}: is empty: give the folder that holds the images")
         self.root = Path(native(os.fspath(root))).expanduser()
@@ -87,7 +87,7 @@ class Files:
             if self.root.is_file():
                 if self.root.suffix.lower() != ".zip" and not _is_zip(self.root):
                     raise UserError(
-                        f"{field}: {root} is a file and no zip: give the folder of the images"
+                        f"{field}: {root} is a file but not a zip: give the folder of the images"
                     )
                 self._base = self.root.parent
                 self.files.extend(self._members(_text(self.root.name)))
@@ -102,10 +102,10 @@ class Files:
             else:
                 raise UserError(f"{field}: {root} does not exist: give the folder of the images")
         except OSError as error:
-            place = error.filename or root
+            path = error.filename or root
             reason = error.strerror or error
             raise UserError(
-                f"{field}: {place} cannot be read ({reason}): restore it or change its permissions"
+                f"{field}: {path} cannot be read ({reason}): restore it or change its permissions"
             ) from error
         self.files.sort(key=lambda file: file.path)
         if not self.files:
@@ -116,11 +116,11 @@ class Files:
             )
 
     def notes(self) -> list[str]:
-        """A sentence on the files that are left out, if there are any."""
+        """Returns a sentence on the files that are left out, if there are any."""
         return [left_out_note(self.left_out)] if self.left_out else []
 
     def read(self, path: str) -> bytes:
-        """The bytes of `File.path`. Thread-safe.
+        """Returns the bytes of `File.path`. Thread-safe.
 
         Raises:
           BadImage: the member of a zip is damaged.
@@ -146,7 +146,7 @@ class Files:
             ) from error
 
     def _walk(self) -> Iterator[str]:
-        """Relative posix paths of the regular files below the root, links followed once."""
+        """Yields relative posix paths of the files below the root; links are followed once."""
         seen: set[tuple[int, int]] = set()
 
         def refuse(error: OSError) -> None:
@@ -154,7 +154,7 @@ class Files:
 
         for folder, folders, names in os.walk(self._base, followlinks=True, onerror=refuse):
             status = os.stat(folder)
-            if (status.st_dev, status.st_ino) in seen:  # a link back up would never end
+            if (status.st_dev, status.st_ino) in seen:  # a link to a parent would never end
                 folders.clear()
                 continue
             seen.add((status.st_dev, status.st_ino))
@@ -173,7 +173,7 @@ class Files:
             yield from self._members(path)
         elif suffix in _WANTED:
             status = os.stat(self._base / native(path))
-            if stat.S_ISREG(status.st_mode):  # a pipe named like an image would be waited for
+            if stat.S_ISREG(status.st_mode):  # reading a pipe would block
                 yield File(path, path, status.st_size, _stamp(status))
             else:
                 self.left_out["pipe or device"] += 1
@@ -197,14 +197,14 @@ def _is_zip(path: Path) -> bool:
 
 
 def read_file(where: Path, name: str) -> bytes:
-    """The bytes of a file; a pipe or device is not waited for.
+    """Returns the bytes of a file; does not block on a pipe or device.
 
     Args:
       where: the file.
-      name: what the message calls it.
+      name: name of the file for messages.
 
     Raises:
-      BadImage: it is no regular file, or larger than MAX_MEMBER_BYTES.
+      BadImage: it is not a regular file, or larger than MAX_MEMBER_BYTES.
       OSError: it cannot be read.
     """
     status = os.stat(where)
@@ -217,7 +217,7 @@ def read_file(where: Path, name: str) -> bytes:
 
 
 def left_out_note(left_out: Counter[str]) -> str:
-    """A sentence that names what is not read: how many files of each suffix."""
+    """Returns a sentence on the files that are not read: how many of each suffix."""
     kinds = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
     named = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in kinds[:8]]
     others = sum(count for _, count in kinds[8:])
@@ -235,13 +235,13 @@ def members(
     left_out: Counter[str],
     wanted: tuple[str, ...] = _WANTED,
 ) -> Iterator[zipfile.ZipInfo]:
-    """The images, and tables unless `wanted` says otherwise, in a zip, each checked first.
+    """Yields the members of a zip that have one of the wanted suffixes, each checked first.
 
     Args:
       opened: the zip.
       where: its path, for messages.
       left_out: counts the suffixes of the other members.
-      wanted: suffixes of what is given.
+      wanted: suffixes; images and tables by default.
 
     Raises:
       UserError: a member that points outside the zip, occurs twice, is encrypted, or brings the
@@ -279,24 +279,24 @@ def members(
 
 
 def hidden(name: str) -> bool:
-    """Names that file managers leave behind: .DS_Store, ._image.bmp, __MACOSX."""
+    """Returns True for names that file managers leave behind: .DS_Store, ._image.bmp, __MACOSX."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def native(path: str) -> str:
-    """The name by which Python opens `File.path`, or a path of a config.
+    """Returns the string by which Python opens `File.path`, or a path of a config.
 
-    Names are UTF-8 in leukjax, so that ids do not depend on the locale of the process; where that
-    is another one (LC_ALL=C without UTF-8 mode), Python opens files by other strings.
+    Names are UTF-8 in leukjax, so that ids do not depend on the locale of the process; in another
+    locale (LC_ALL=C without UTF-8 mode), Python opens files by other strings.
     """
     try:
         return os.fsdecode(path.encode())
-    except UnicodeEncodeError:  # from the command line, where names are such strings already
+    except UnicodeEncodeError:  # from the command line, where names have this form already
         return path
 
 
 def _text(path: str) -> str:
-    """The inverse of `native`.
+    """Returns the inverse of `native`.
 
     Raises:
       UserError: the name is not UTF-8.

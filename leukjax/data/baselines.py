@@ -1,4 +1,4 @@
-"""What a model has to beat: the larger class, the size of the cell, and all shortcuts together."""
+"""Baselines: the larger class, the area of the cell, and all shortcuts together."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -24,11 +24,11 @@ _RULES = {
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """A trivial model's predictions, in the form of a real one's, to be scored alike.
+    """The predictions of a trivial model, in the form of those of a trained one.
 
     Attributes:
       name: "larger class", "cell area alone" or `SHORTCUTS`.
-      description: what it is, for the table's caption.
+      description: for the caption of the table.
       probabilities: part ("val", "test") -> float64[n, classes], rows as in `Split.rows(part)`.
     """
 
@@ -43,18 +43,18 @@ def baselines(
     background: str = "black",
     numbers: Mapping[str, Float[np.ndarray, "n k"]] | None = None,
 ) -> list[Baseline]:
-    """Fits the baselines on the training part and applies them to the others.
+    """Fits the baselines on the training split and applies them to the others.
 
-    The larger class predicts the training part's class frequencies for every image. The area model
-    is a logistic regression (maximum likelihood, unweighted as the default loss of training, with
-    scikit-learn's L2 penalty C = 1) on the standardised share of foreground. The shortcuts are
+    The larger class predicts the class frequencies of the training split for every image. The area
+    model is a logistic regression (maximum likelihood, unweighted as the default loss of training,
+    with scikit-learn's L2 penalty C = 1) on the standardised share of foreground. The shortcuts are
     `shortcut_model` on all of `numbers`.
 
     Args:
       manifest: the images, with their areas.
-      split: their parts; training must hold every class.
-      background: `Dataset.background`: which rule gave the area; for the description.
-      numbers: as `numbers_of` gives them; None = without the shortcuts.
+      split: their parts; train must hold every class.
+      background: `Dataset.background`, for the description.
+      numbers: from `numbers_of`; None = without the shortcuts.
     """
     train = split.rows("train")
     labels, classes = manifest.label[train], len(manifest.classes)
@@ -64,10 +64,10 @@ def baselines(
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     model.fit(area[train], labels)
     parts = {part: split.rows(part) for part in ("val", "test")}
-    found = [
+    models = [
         Baseline(
             "larger class",
-            f"every image called {larger}",
+            f"every image classified as {larger}",
             {part: np.tile(frequencies, (len(rows), 1)) for part, rows in parts.items()},
         ),
         Baseline(
@@ -78,21 +78,21 @@ def baselines(
     ]
     if numbers:
         values = np.concatenate(list(numbers.values()), axis=1)
-        together = shortcut_model()
-        together.fit(values[train], labels)
-        found.append(
+        model = shortcut_model()
+        model.fit(values[train], labels)
+        models.append(
             Baseline(
                 SHORTCUTS,
-                f"logistic model on numbers that say nothing of disease ({', '.join(numbers)}), "
+                f"logistic model on numbers without information on disease ({', '.join(numbers)}), "
                 "their squares and products",
-                {part: together.predict_proba(values[rows]) for part, rows in parts.items()},
+                {part: model.predict_proba(values[rows]) for part, rows in parts.items()},
             )
         )
-    return found
+    return models
 
 
 def shortcut_model() -> Pipeline:
-    """A logistic model on numbers, their squares and products; classes are weighted alike."""
+    """Returns a logistic model on numbers, their squares and products; balanced class weights."""
     # Squares, because a class may lie between two others.
     return make_pipeline(
         StandardScaler(),
@@ -103,9 +103,9 @@ def shortcut_model() -> Pipeline:
 
 
 def numbers_of(records: Records, threads: int) -> dict[str, Float[np.ndarray, "n k"]]:
-    """`measure.shortcut_numbers` of every prepared image, and the size of its file if it has one.
+    """Returns `shortcut_numbers` of every prepared image, and the size of its file if it has one.
 
-    One pass over the records. `checks.shortcuts` measures the files themselves, which costs a scan.
+    One pass over the records; `audit.shortcuts` measures the files themselves.
     """
 
     def measured(start: int) -> list[dict[str, list[float]]]:
@@ -113,8 +113,8 @@ def numbers_of(records: Records, threads: int) -> dict[str, Float[np.ndarray, "n
         return [shortcut_numbers(image, records.background) for image in records.images(rows)]
 
     starts = range(0, len(records), READ_AT_ONCE // 8)
-    each = [one for part in map_in_order(measured, starts, threads) for one in part]
-    numbers = {name: np.array([one[name] for one in each], np.float64) for name in each[0]}
+    table = [row for rows in map_in_order(measured, starts, threads) for row in rows]
+    numbers = {name: np.array([row[name] for row in table], np.float64) for name in table[0]}
     if records.file_sizes is not None:
         numbers["file size"] = records.file_sizes[:, None].astype(np.float64)
     return numbers

@@ -1,16 +1,20 @@
 """Data sets: images with labels and groups that can be scanned, split and prepared.
 
 A data set of your own derives from `Dataset` and implements `image`; `FileDataset` reads files of
-any supported format, in folders or in zips. `datasets.registry.register_dataset` gives it a name.
+any supported format, in folders or in zips. `datasets.register_dataset` gives it a name.
 """
 
 import dataclasses
+import functools
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int, UInt8
+from ml_collections import ConfigDict
 
 from leukjax.data import cache, manifest_builder, records
 from leukjax.data.archive import Files
@@ -18,6 +22,7 @@ from leukjax.data.decode import decode
 from leukjax.data.manifest import Manifest
 from leukjax.data.preprocess import Preprocessing
 from leukjax.data.source import Entry, Loaded, Skipped, Source
+from leukjax.errors import UserError
 
 
 @dataclasses.dataclass(kw_only=True, repr=False, eq=False)
@@ -133,6 +138,28 @@ class Subset:
     def manifest(self) -> Manifest:
         """The table of these images."""
         return self.dataset.manifest.take(self.rows)
+
+
+_Make = TypeVar("_Make", bound=Callable[..., Dataset])
+# Arguments of data sets whose config field has another name than data.ARGUMENT.
+_FIELDS = {"subject": "data.subject_pattern"}
+
+
+def names_config_fields(make: _Make) -> _Make:
+    """Decorates a factory: an error that begins with an argument names its config field instead."""
+
+    @functools.wraps(make)
+    def wrapped(data: ConfigDict) -> Dataset:
+        try:
+            return make(data)
+        except UserError as error:
+            argument, colon, text = str(error).partition(":")
+            field = _FIELDS.get(argument, f"data.{argument}")
+            if not colon or not hasattr(data, field.removeprefix("data.")):
+                raise
+            raise type(error)(f"{field}:{text}") from error
+
+    return wrapped  # type: ignore[return-value]
 
 
 @dataclasses.dataclass(kw_only=True, repr=False, eq=False)

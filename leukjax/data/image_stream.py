@@ -1,7 +1,7 @@
-"""Image files one after the other, from files, folders and zips; a million of them in flat memory.
+"""Streams of image files from files, folders and zips; a million of them in constant memory.
 
-`archive.Files` lists a data set, and refuses it whole where something is wrong. Here a thing that
-is wrong is one more item of the stream, and the others go on.
+`archive.Files` lists a data set and refuses all of it if anything is wrong. Here a file that is
+wrong is an item of the stream, and the others follow.
 """
 
 import dataclasses
@@ -23,11 +23,11 @@ from leukjax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """An image that is not read yet, or something that stands where images were hoped for.
+    """An image that is not read yet, or something that cannot be read as one.
 
     Attributes:
-      path: for people: as given, or below what was given; "cells.zip!a/b.png" in a zip.
-      read: its bytes; raises UserError (`BadImage`). Thread-safe.
+      path: for display: as given, or below what was given; "cells.zip!a/b.png" in a zip.
+      read: returns the bytes; raises UserError (`BadImage`). Thread-safe.
     """
 
     path: str
@@ -35,10 +35,10 @@ class Item:
 
 
 def check(paths: Sequence[str]) -> None:
-    """Refuse what was mistyped, before any work is done.
+    """Checks the paths before any work is done.
 
     Raises:
-      UserError: no path, or one that is not there, or goes round in a circle of links.
+      UserError: no path, or one that does not exist, or is a circle of links.
     """
     if not paths:
         raise UserError("no image is given; name files, folders or zips after the flags")
@@ -51,11 +51,11 @@ def check(paths: Sequence[str]) -> None:
 
 
 def items(paths: Sequence[str], left_out: Counter[str] | None = None) -> Iterator[Item]:
-    """The images of files, folders (to any depth) and zips, in the order of `paths`.
+    """Yields the images of files, folders (to any depth) and zips, in the order of `paths`.
 
-    A file that is named is taken whatever its name is; in folders and zips, those with the suffix
-    of an image. Folders go by name; each is entered once, so that a link back up ends. In memory
-    are the names of one folder a level, and the directory of one zip.
+    A file that is named is taken whatever its name; in folders and zips, those with the suffix of
+    an image. Folders are sorted by name; each is entered once, so that a link to a parent ends. In
+    memory are the names of one folder per level, and the directory of one zip.
 
     Args:
       paths: files, folders and zips.
@@ -73,19 +73,19 @@ def items(paths: Sequence[str], left_out: Counter[str] | None = None) -> Iterato
 
 
 def count(paths: Sequence[str]) -> int:
-    """How many images there are; logs which other files are left out.
+    """Returns the number of images; logs which other files are left out.
 
     Raises:
-      UserError: none.
+      UserError: there are none.
     """
     left_out: Counter[str] = Counter()
     total = sum(1 for _ in items(paths, left_out))
     note = archive.left_out_note(left_out) if left_out else ""
     if not total:
-        said = f"; {note}" if note else ""
+        others = f"; {note}" if note else ""
         raise UserError(
             f"{', '.join(paths)}: holds no image ({', '.join(archive.IMAGES)}, in folders or "
-            f"zips{said}); give the folder that holds the images"
+            f"zips{others}); give the folder that holds the images"
         )
     if note:
         logging.warning("%s", note)
@@ -119,13 +119,13 @@ def _zip(path: Path, left_out: Counter[str]) -> Iterator[Item]:
     others: Counter[str] = Counter()
     try:
         opened = open_zip(path)
-        # A zip is used whole or not at all: what points outside it may be its last member.
-        found = list(archive.members(opened, path, others, archive.IMAGES))
+        # A zip is used completely or not at all: its last member may point outside it.
+        infos = list(archive.members(opened, path, others, archive.IMAGES))
     except (OSError, UserError) as error:
         yield _broken(path, error)
         return
     left_out.update(others)
-    for info in found:
+    for info in infos:
         name = f"{_printable(path)}!{info.filename}"
         yield Item(name, functools.partial(_read_member, opened, info, name))
 
@@ -149,11 +149,11 @@ def _read_member(opened: Zip, info: zipfile.ZipInfo, name: str) -> bytes:
 
 
 def _broken(path: Path, error: Exception) -> Item:
-    """An item that tells why something gives none."""
-    said = error if isinstance(error, UserError) else _bad(path, error)
+    """Returns an item that raises why it cannot be read."""
+    reason = error if isinstance(error, UserError) else _bad(path, error)
 
     def read() -> bytes:
-        raise said
+        raise reason
 
     return Item(_printable(path), read)
 

@@ -1,4 +1,4 @@
-"""Recognises folders that are the parts of a data set where its classes are expected."""
+"""Recognises folders that are parts of a data set where its classes are expected."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,19 +18,19 @@ _TRAIN = re.compile(r"(?<![a-z])train(?:ing)?(?:set|data)?(?![a-z])", re.IGNOREC
 _OTHER = re.compile(r"(?<![a-z])(?:val|valid|validation|test|testing)(?![a-z])", re.IGNORECASE)
 
 
-def check_names(places: Sequence[str], root: str) -> None:
+def check_names(locations: Sequence[str], root: str) -> None:
     """Refuses a root whose folders have the names of parts or folds.
 
     At least two have such names, or one is the training part and holds two folders or more.
 
     Args:
-      places: paths of the images below the root.
+      locations: paths of the images below the root.
       root: for the message.
 
     Raises:
-      UserError: the root is a level too high; says what to set.
+      UserError: the root is a level too high; the message says what to set.
     """
-    folders = _folders(places)
+    folders = _folders(locations)
     parts = {name for name in folders if _PART.fullmatch(name)}
     if any(map(_TRAIN.search, folders)) and any(map(_OTHER.search, folders)):
         parts |= {name for name in folders if _TRAIN.search(name) or _OTHER.search(name)}
@@ -40,7 +40,7 @@ def check_names(places: Sequence[str], root: str) -> None:
 
 
 def check_sub_folders(
-    places: Sequence[str], subjects: Mapping[str, str], positive: str, root: str
+    locations: Sequence[str], subjects: Mapping[str, str], positive: str, root: str
 ) -> list[Note]:
     """Refuses a root whose folders all hold the same sub-folders, which then are the classes.
 
@@ -50,15 +50,15 @@ def check_sub_folders(
     says so.
 
     Args:
-      places: paths of the images below the root.
-      subjects: subject of each place.
+      locations: paths of the images below the root.
+      subjects: subject of each location.
       positive: `data.positive`.
       root: for the message.
 
     Raises:
-      UserError: the root is a level too high; says what to set.
+      UserError: the root is a level too high; the message says what to set.
     """
-    folders = _folders(places)
+    folders = _folders(locations)
     if len(folders) < 2 or positive in folders:
         return []
     below = next(iter(folders.values()))
@@ -66,7 +66,7 @@ def check_sub_folders(
         return []
     if any(others != below for others in folders.values()):
         return []
-    if all(subjects[place] == place.split("/")[1] for place in places):
+    if all(subjects[location] == location.split("/")[1] for location in locations):
         return []
     if all(map(_numbered, below)):
         return [
@@ -83,11 +83,11 @@ def check_sub_folders(
     )
 
 
-def _folders(places: Sequence[str]) -> dict[str, set[str]]:
-    """The sub-folders of each folder below the root; "" stands for images right in it."""
+def _folders(locations: Sequence[str]) -> dict[str, set[str]]:
+    """Returns the sub-folders of each folder below the root; "" if images are directly in it."""
     folders: dict[str, set[str]] = {}
-    for place in places:
-        name, _, rest = place.partition("/")
+    for location in locations:
+        name, _, rest = location.partition("/")
         sub_folder, slash, _ = rest.partition("/")
         if rest:
             folders.setdefault(name, set()).add(sub_folder if slash else "")

@@ -151,5 +151,5 @@ def positive_class(requested: str, classes: tuple[str, ...], default: str) -> st
       UserError: there is no class of the requested name.
     """
     if requested and requested not in classes:
-        raise UserError(f"data.positive: {requested!r} is none of the classes {', '.join(classes)}")
+        raise UserError(f"positive: {requested!r} is none of the classes {', '.join(classes)}")
     return requested or default

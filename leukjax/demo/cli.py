@@ -1,10 +1,10 @@
-"""A page in the browser that answers about dropped images: probability, spread, heat map, card.
+"""Serve a web page that classifies uploaded images: probability, spread, heatmap, model card.
 
 python -m leukjax.demo --workdir=RUN[,RUN…]
 
-Open the address that it prints. It listens on this machine alone unless --host says otherwise,
-keeps no image, and sends nothing anywhere. Several runs answer as an ensemble. It needs
-`pip install 'leukjax[apply]'`. docs/demo.md says what the page shows. Not a medical device.
+Open the address that it prints. It listens on this machine only, unless --host is given, keeps no
+image, and sends nothing anywhere. Several runs are an ensemble. It needs
+`pip install 'leukjax[apply]'`. docs/demo.md describes the page. Not a medical device.
 """
 
 import importlib.util
@@ -20,26 +20,26 @@ command.define_run_flags(
 )
 flags.DEFINE_string("host", "127.0.0.1", "address to listen on", flag_values=FLAGS)
 flags.DEFINE_integer(
-    "port", 8000, "to listen on; 0 = any that is free", 0, 65535, flag_values=FLAGS
+    "port", 8000, "port to listen on; 0: any free one", 0, 65535, flag_values=FLAGS
 )
 flags.DEFINE_integer("max_files", 16, "images in one upload", 1, 256, flag_values=FLAGS)
 flags.DEFINE_integer("max_mib", 32, "size of one upload, MiB", 1, 1024, flag_values=FLAGS)
 flags.DEFINE_float(
     "max_megapixels", 25, "pixels of one image, millions", 0.01, 50, flag_values=FLAGS
 )
-flags.DEFINE_integer("max_waiting", 256, "images that may wait for an answer", 1, flag_values=FLAGS)
+flags.DEFINE_integer("max_waiting", 256, "images that may wait in the queue", 1, flag_values=FLAGS)
 
 NEEDED = ("starlette", "uvicorn", "python_multipart", "markdown_it")
 
 
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
-    """Check the flags, load the runs, serve the page until it is interrupted."""
+    """Checks the flags, loads the runs, serves the page until interrupted."""
     command.refuse_config(names, overrides)
     command.refuse_arguments(arguments, "drop images on the page")
     folders, options = command.run_folders(FLAGS), command.run_options(FLAGS)
     if FLAGS.max_waiting < FLAGS.max_files:
         raise UserError(
-            f"--max_waiting={FLAGS.max_waiting}: one upload may hold {FLAGS.max_files} images; "
+            f"--max_waiting={FLAGS.max_waiting}: one upload may have {FLAGS.max_files} images; "
             "give at least as many, or lower --max_files"
         )
     for name in NEEDED:
@@ -48,7 +48,7 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
                 f"{name.replace('_', '-')} is not installed; pip install 'leukjax[apply]'"
             )
 
-    # Imported late: the flags above answer at once, JAX takes seconds.
+    # Imported late: JAX takes seconds, and the errors above do not need it.
     from leukjax.demo import serve
     from leukjax.demo.options import Options
 

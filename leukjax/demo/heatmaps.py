@@ -9,7 +9,7 @@ from jaxtyping import Float32, Int, UInt8
 
 from leukjax.explain import explainer
 from leukjax.explain.attribution.methods import METHODS, Settings, usual
-from leukjax.explain.attribution.network import choose_layer
+from leukjax.explain.attribution.network import choose_layer, form_of
 from leukjax.predict.member import Member
 
 
@@ -62,9 +62,10 @@ class Heat:
 
 
 def _member(row: int, model: Member) -> _Member:
-    method = usual(model.preprocessing["model"]["name"])[0]
+    network = explainer.network_of(model)
+    method = usual(form_of(network, model.image_size))[0]
     settings = Settings()
     if METHODS[method].fits == "convolutional":
-        layer = choose_layer(explainer.network_of(model), model.image_size)
+        layer = choose_layer(network, model.image_size)
         settings = dataclasses.replace(settings, layer=layer)
     return _Member(row, model, method, settings)

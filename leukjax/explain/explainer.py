@@ -49,8 +49,9 @@ class Reasons(NamedTuple):
 
 
 def network_of(model: Member) -> Network:
-    """The network in float32 on every device: bfloat16 would round small attributions away."""
-    return Network(model.module.clone(dtype=jnp.float32), model.variables)
+    """Returns the network in float32 on every device: bfloat16 would lose small attributions."""
+    options = {"dtype": jnp.float32} if hasattr(model.module, "dtype") else {}
+    return Network(model.module.clone(**options), model.variables)
 
 
 def explain(

@@ -55,21 +55,22 @@ def choose(models: Sequence[Member], options: Options) -> list[Run]:
       UserError: methods, layer or target that a run does not have.
     """
     families = [model.preprocessing["model"]["name"] for model in models]
-    wanted = options.methods or tuple(dict.fromkeys(m for f in families for m in known.usual(f)))
-    known.check(wanted, families)
-    if options.layer and all(f in known.TRANSFORMERS for f in families):
+    forms = [network.form_of(explainer.network_of(model), model.image_size) for model in models]
+    wanted = options.methods or tuple(dict.fromkeys(m for f in forms for m in known.usual(f)))
+    known.check(wanted, list(zip(families, forms, strict=True)))
+    if options.layer and "convolutional" not in forms:
         raise UserError(f"--layer={options.layer}: is of class activation maps, which are not for "
                         f"{families[0]}; leave it out")  # fmt: skip
     names = [model.workdir.resolve().name for model in models]
     names = [n if names.count(n) == 1 else f"{i + 1}-{n}" for i, n in enumerate(names)]
     chosen = []
-    for model, family, name in zip(models, families, names, strict=True):
+    for model, form, name in zip(models, forms, names, strict=True):
         if options.target not in (PREDICTED, *model.classes):
             raise UserError(
                 f"--target={options.target}: {model.workdir} has the classes "
                 f"{', '.join(model.classes)}; name one of them, or {PREDICTED}"
             )
-        own = tuple(method for method in wanted if known.fits(method, family))
+        own = tuple(method for method in wanted if known.fits(method, form))
         layer = FEATURE_MAP
         if any(METHODS[method].fits == "convolutional" for method in own):
             seen = explainer.network_of(model)

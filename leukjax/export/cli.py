@@ -59,11 +59,11 @@ def write_safetensors(workdir: Path, output: Path) -> None:
 
     from leukjax.predict.member import restore
     from leukjax.storage import write_atomic
-    from leukjax.weights import write
+    from leukjax.weights import layouts
 
     member = restore(workdir)
     variables = traverse_util.flatten_dict(member.variables)
-    tensors = write.timm_tensors(
+    tensors = layouts.timm_tensors(
         member.preprocessing["model"]["name"],
         {path: np.asarray(value) for path, value in variables.items()},
         member.step,
@@ -71,7 +71,7 @@ def write_safetensors(workdir: Path, output: Path) -> None:
     description = json.dumps(member.preprocessing, indent=1) + "\n"
     with _writing(output):
         write_atomic(output / "preprocessing.json", description)
-        write_atomic(output / "model.safetensors", write.safetensors(tensors, description))
+        write_atomic(output / "model.safetensors", layouts.safetensors(tensors, description))
     print(f"{output / 'model.safetensors'}: {len(tensors)} tensors of step {member.step}")
 
 

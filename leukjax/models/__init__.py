@@ -8,15 +8,3 @@ features before pooling or tokens), ``pooled`` (the input of the head), ``logits
 transformers ``attention``. Values passed in the collection ``perturbations`` are added to
 ``feature_map`` and to each block's ``attn/attention``, to compute gradients with respect to them.
 """
-
-from typing import Any
-
-_OLD_NAMES = {"create": "create_model", "select": "select_options"}
-
-
-def __getattr__(name: str) -> Any:  # until the branches of the redesign are merged
-    if name not in _OLD_NAMES:
-        raise AttributeError(f"module 'leukjax.models' has no attribute {name!r}")
-    from leukjax.models import registry
-
-    return getattr(registry, _OLD_NAMES[name])

@@ -1,9 +1,9 @@
-"""Random initial parameters that compile fast.
+"""Initializers of parameters that compile fast.
 
-A model has dozens of kernels, and XLA compiles every draw for itself: with ``jax.random`` that
-takes as long as compiling the training step. Here a kernel's numbers come from a short integer hash
-of (key, position), which depends on nothing else: any number of devices makes the same numbers.
-Uniform numbers have the variance that the papers ask for, and need no inverse error function.
+A model has dozens of kernels, and XLA compiles each draw of ``jax.random`` separately, which takes
+as long as compiling the training step. Here the values of a kernel are a short integer hash of
+(key, position), the same on any number of devices. They are uniform, with the variance that the
+papers prescribe, and so need no inverse error function.
 """
 
 import math
@@ -19,7 +19,7 @@ from leukjax.hashing import mix, signed
 
 
 def uniform_by_hash(key: Array, shape: Sequence[int]) -> Float[Array, "..."]:
-    """Numbers in [-1, 1), float32: for initial values, not for simulation or security."""
+    """Returns float32 numbers in [-1, 1), for initial values and not for simulation or security."""
     words = jax.random.key_data(key).reshape(-1)
     mixed = lax.iota(jnp.uint32, math.prod(shape))
     for word in (words[0], words[-1]):
@@ -28,7 +28,7 @@ def uniform_by_hash(key: Array, shape: Sequence[int]) -> Float[Array, "..."]:
 
 
 def deviation(standard_deviation: float) -> Initializer:
-    """Uniform, with this standard deviation about 0."""
+    """Returns an initializer of uniform values with this standard deviation and mean 0."""
 
     def initializer(key, shape, dtype=jnp.float32, out_sharding=None):
         del out_sharding

@@ -1,12 +1,12 @@
-"""Convolution in the form that is fastest where it runs, and stochastic depth.
+"""Layers that several models share: convolutions, stochastic depth, recomputation of blocks.
 
-On CPU a convolution is lowered to matrix products (`conv_cpu`); every other platform gets the
-native convolution. The choice is made when a program is lowered, not when
-it is traced: the same traced model can be exported for another platform.
+On CPU a convolution is lowered to matrix products (`cpu.convolution`), on other platforms to the
+native convolution. The choice is made at lowering and not at tracing, so that a traced model can be
+exported for another platform.
 """
 
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -40,58 +40,14 @@ def conv(
 
     Args:
       x: images or features, float32 or bfloat16.
-      kernel: same dtype, height x width x in x out.
+      kernel: same dtype, height x width x inputs x outputs.
       strides: rows, columns.
       padding: ``"SAME"`` and ``"VALID"`` as in TensorFlow, ``"HALF"`` of the window on every side
-        as in PyTorch (differs from SAME where the stride is above 1), or the zeros to add:
-        ((top, bottom), (left, right)).
+        as in PyTorch (differs from SAME where the stride is above 1), or the number of zeros to
+        add: ((top, bottom), (left, right)).
     """
-    return _conv(
-        x, kernel, strides, resolve_padding(padding, x.shape[1:3], kernel.shape[:2], strides)
-    )
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _conv(x: Array, kernel: Array, strides: Pair, pads: Pads) -> Array:
-    return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=functools.partial(convolution.forward, strides=strides, pads=pads),
-        default=functools.partial(_conv_native, strides=strides, pads=pads),
-    )
-
-
-def _conv_forward(
-    x: Array, kernel: Array, strides: Pair, pads: Pads
-) -> tuple[Array, tuple[Array, Array]]:
-    return _conv(x, kernel, strides, pads), (x, kernel)
-
-
-def _conv_backward(
-    strides: Pair, pads: Pads, saved: tuple[Array, Array], gradient: Array
-) -> tuple[Array, Array]:
-    # A custom_vjp around the choice, not a choice between two differentiable branches: JAX would
-    # keep what either branch needs for its gradient.
-    return lax.platform_dependent(
-        *saved,
-        gradient,
-        cpu=functools.partial(convolution.gradients, strides=strides, pads=pads),
-        default=functools.partial(_gradients_native, strides=strides, pads=pads),
-    )
-
-
-_conv.defvjp(_conv_forward, _conv_backward)
-
-
-def _conv_native(x: Array, kernel: Array, *, strides: Pair, pads: Pads) -> Array:
-    return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=_LAYOUT)
-
-
-def _gradients_native(
-    x: Array, kernel: Array, gradient: Array, *, strides: Pair, pads: Pads
-) -> tuple[Array, Array]:
-    forward = functools.partial(_conv_native, strides=strides, pads=pads)
-    return jax.vjp(forward, x, kernel)[1](gradient)
+    pads = resolve_padding(padding, x.shape[1:3], kernel.shape[:2], strides)
+    return _conv(strides, pads)(x, kernel)
 
 
 def dot_general(
@@ -100,7 +56,7 @@ def dot_general(
     dimension_numbers: lax.DotDimensionNumbers,
     precision: lax.PrecisionLike = None,
 ) -> Float[Array, "..."]:
-    """What a fully connected layer of Flax multiplies with: on CPU, a convolution of one pixel.
+    """Product of a fully connected layer of Flax: on CPU, a convolution of one pixel.
 
     Differentiable in reverse mode. Equal to ``lax.dot_general`` up to the order of sums.
 
@@ -110,39 +66,60 @@ def dot_general(
       dimension_numbers: the last axis of `x` with the first of `kernel`, nothing else.
       precision: the default.
     """
-    assert dimension_numbers == _last_by_first(x), dimension_numbers
+    assert dimension_numbers == _last_with_first(x), dimension_numbers
     assert precision is None
     return _dense(x, kernel)
 
 
-def _last_by_first(x: Array) -> lax.DotDimensionNumbers:
-    return ((x.ndim - 1,), (0,)), ((), ())
+Product = Callable[[Array, Array], Array]
 
 
-@jax.custom_vjp
-def _dense(x: Array, kernel: Array) -> Array:
-    return lax.platform_dependent(x, kernel, cpu=_dense_cpu, default=_dense_native)
+def _by_platform(
+    native: Product,
+    cpu_forward: Product,
+    cpu_gradients: Callable[[Array, Array, Array], tuple[Array, Array]],
+) -> Product:
+    """Returns a product of features and a kernel that has a form of its own on CPU.
+
+    A custom_vjp around the choice, not a choice between two differentiable forms: JAX would keep
+    what each of them needs for its gradient.
+    """
+
+    @jax.custom_vjp
+    def product(x: Array, kernel: Array) -> Array:
+        return lax.platform_dependent(x, kernel, cpu=cpu_forward, default=native)
+
+    def native_gradients(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
+        return jax.vjp(native, x, kernel)[1](gradient)
+
+    def forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+        return product(x, kernel), (x, kernel)
+
+    def backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+        return lax.platform_dependent(*saved, gradient, cpu=cpu_gradients, default=native_gradients)
+
+    product.defvjp(forward, backward)
+    return product
 
 
-def _dense_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _dense(x, kernel), (x, kernel)
+@functools.cache
+def _conv(strides: Pair, pads: Pads) -> Product:
+    def native(x: Array, kernel: Array) -> Array:
+        return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=_LAYOUT)
 
-
-def _dense_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    return lax.platform_dependent(
-        *saved, gradient, cpu=_dense_gradients_cpu, default=_dense_gradients_native
+    return _by_platform(
+        native,
+        functools.partial(convolution.forward, strides=strides, pads=pads),
+        functools.partial(convolution.gradients, strides=strides, pads=pads),
     )
 
 
-_dense.defvjp(_dense_forward, _dense_backward)
+def _last_with_first(x: Array) -> lax.DotDimensionNumbers:
+    return ((x.ndim - 1,), (0,)), ((), ())
 
 
 def _dense_native(x: Array, kernel: Array) -> Array:
-    return lax.dot_general(x, kernel, _last_by_first(x))
-
-
-def _dense_gradients_native(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
-    return jax.vjp(_dense_native, x, kernel)[1](gradient)
+    return lax.dot_general(x, kernel, _last_with_first(x))
 
 
 def _dense_cpu(x: Array, kernel: Array) -> Array:
@@ -150,10 +127,10 @@ def _dense_cpu(x: Array, kernel: Array) -> Array:
     return y.reshape(*x.shape[:-1], *kernel.shape[1:])
 
 
-def _dense_gradients_cpu(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
+def _dense_cpu_gradients(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
     window = _as_window(kernel)
-    by_result = gradient.reshape(-1, 1, 1, window.shape[-1])
-    by_x, by_kernel = convolution.gradients(_as_pixels(x), window, by_result, **_ONE_PIXEL)
+    gradient = gradient.reshape(-1, 1, 1, window.shape[-1])
+    by_x, by_kernel = convolution.gradients(_as_pixels(x), window, gradient, **_ONE_PIXEL)
     return by_x.reshape(x.shape), by_kernel.reshape(kernel.shape)
 
 
@@ -165,10 +142,13 @@ def _as_window(kernel: Array) -> Array:
     return kernel.reshape(1, 1, kernel.shape[0], -1)
 
 
+_dense = _by_platform(_dense_native, _dense_cpu, _dense_cpu_gradients)
+
+
 def resolve_padding(
     padding: Padding, size: Sequence[int], window: Sequence[int], strides: Pair
 ) -> Pads:
-    """The zeros to add for a padding by name."""
+    """Returns the number of zeros that a padding adds: ((top, bottom), (left, right))."""
     if not isinstance(padding, str):
         return padding
     if padding == "HALF":
@@ -205,9 +185,9 @@ class Conv(nn.Module):
 
 
 class StandardizedConv(Conv):
-    """A convolution whose weights have mean 0 and variance 1 over each output channel's inputs.
+    """A convolution with weight standardisation (Qiao et al. 2019).
 
-    Weight standardisation (Qiao et al. 2019).
+    The weights of each output channel are scaled to mean 0 and variance 1.
 
     Attributes:
       in_variance: add 1e-10 to the variance, as Big Transfer does, instead of 1e-5 to the
@@ -217,7 +197,7 @@ class StandardizedConv(Conv):
     in_variance: bool = False
 
     def weights(self, kernel: Float[Array, "kh kw c o"]) -> Float[Array, "kh kw c o"]:
-        """Standardised, float32."""
+        """Returns the standardised float32 weights."""
         # Two axes: XLA:CPU sums over leading axes of size 1 many times slower.
         flat = kernel.reshape(-1, kernel.shape[-1])
         centred = flat - jnp.mean(flat, 0)
@@ -250,11 +230,10 @@ def check_options(model: nn.Module, **choices: Collection[Any]) -> None:
 
 
 def exposed(module: nn.Module, name: str, x: Float[Array, "*dims"]) -> Float[Array, "*dims"]:
-    """`x`; where a caller hands in ``perturbations`` of this name, `x` plus that.
+    """Returns `x`, plus the caller's value in the collection ``perturbations`` if there is one.
 
-    The gradient by such a perturbation (of zeros) is the gradient by `x`. Flax's own ``perturb``
-    would make variables when a model is initialised; here nothing is added to any program that
-    does not ask.
+    The gradient with respect to a perturbation of zeros is the gradient with respect to `x`. Flax's
+    own ``perturb`` creates variables at initialisation; this adds nothing unless it is used.
     """
     if module.has_variable("perturbations", name):
         x = x + module.get_variable("perturbations", name).astype(x.dtype)
@@ -262,7 +241,7 @@ def exposed(module: nn.Module, name: str, x: Float[Array, "*dims"]) -> Float[Arr
 
 
 def run_block(block: nn.Module, x: Float[Array, "n *dims"], *, train: bool, remat: bool) -> Any:
-    """``block(x, train=train)``; with `remat` its inside is computed again in the backward pass.
+    """Returns ``block(x, train=train)``; with `remat` the backward pass recomputes its inside.
 
     Then only the input of the block is kept (Chen et al. 2016, "Training deep nets with sublinear
     memory cost"). Parameters, their names and the result are the same.
@@ -286,5 +265,5 @@ class StochasticDepth(nn.Module):
 
 
 def linear_rates(last: float, blocks: int) -> list[float]:
-    """Stochastic-depth rates growing linearly from 0 at the first block."""
+    """Returns stochastic-depth rates that grow linearly from 0 at the first block."""
     return [last * number / max(1, blocks - 1) for number in range(blocks)]

@@ -48,16 +48,16 @@ def standardize(
 
 def _forward(x: Array, scale: Array, bias: Array, groups: int, epsilon: float):
     wide = x.astype(jnp.float32)
-    mean = _over_group(jnp.mean(wide, 0), groups)
+    mean = mean_over_groups(jnp.mean(wide, 0), groups)
     centred = wide - mean
     if x.dtype == jnp.bfloat16:
         # One pass. Where the mean is so large that float32 loses the digits of the difference,
         # bfloat16 has lost them already.
-        squares = _over_group(jnp.mean(jnp.square(wide), 0), groups)
+        squares = mean_over_groups(jnp.mean(jnp.square(wide), 0), groups)
         variance = jnp.maximum(squares - jnp.square(mean), 0)
     else:
         # Two passes, because float32 features still have these digits.
-        variance = _over_group(jnp.mean(jnp.square(centred), 0), groups)
+        variance = mean_over_groups(jnp.mean(jnp.square(centred), 0), groups)
     inverse = lax.rsqrt(variance + epsilon)
     y = centred * (inverse * scale) + bias
     return (y.astype(x.dtype), mean, variance), (x, scale, mean, inverse)
@@ -70,17 +70,19 @@ def _backward(groups: int, epsilon: float, saved, gradients):
     by_bias = jnp.sum(gradient, 0)
     by_scale = jnp.sum(gradient * centred, 0) * inverse
     # The loss depends neither on the mean of x nor on its scale: remove both from the gradient.
-    shift = _over_group(by_bias * scale, groups) * inverse / x.shape[0]
-    slope = _over_group(by_scale * scale, groups) * inverse * inverse / x.shape[0]
+    shift = mean_over_groups(by_bias * scale, groups) * inverse / x.shape[0]
+    slope = mean_over_groups(by_scale * scale, groups) * inverse * inverse / x.shape[0]
     by_x = gradient * (inverse * scale) - centred * slope - shift
     return by_x.astype(x.dtype), by_scale, by_bias
 
 
-def _over_group(x: Float[Array, " c"], groups: int) -> Float[Array, " c"]:
+def mean_over_groups(x: Float[Array, "*n c"], groups: int) -> Float[Array, "*n c"]:
     """Returns the mean over the channels of each group, repeated for its channels."""
-    if groups == x.size:
+    *rest, channels = x.shape
+    if groups == channels:
         return x
-    return jnp.repeat(jnp.mean(x.reshape(groups, -1), 1), x.size // groups)
+    means = jnp.mean(x.reshape(*rest, groups, -1), -1)
+    return jnp.repeat(means, channels // groups, len(rest))
 
 
 standardize.defvjp(_forward, _backward)

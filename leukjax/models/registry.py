@@ -32,6 +32,7 @@ CUSTOM = "custom"
 
 _factories: dict[str, Callable[..., Any]] = {}
 _presets: set[str] = set()
+_config_fields: dict[str, tuple[str, ...]] = {}  # that the registration of a model declared
 
 
 def create_model(name: str, num_classes: int, *, dtype: Any = None, **options: Any) -> Any:
@@ -110,12 +111,16 @@ def register_model(
     for field, rule in (fields or {}).items():
         configs.declare(f"model.{field}", rule)
     _factories[name] = factory
+    _config_fields[name] = tuple(fields or ())
     return factory
 
 
 def register_preset(name: str, model: str, **options: Any) -> None:
     """Registers a name for a model with some options set, for `create_model` only."""
-    register_model(name, functools.partial(_factories[model], **options))
+    factory = _find(model)
+    _check_name(name, factory)
+    _factories[name] = functools.partial(factory, **options)
+    _config_fields[name] = _config_fields[model]
     _presets.add(name)
 
 
@@ -136,7 +141,8 @@ def name_of(module: Any) -> str | None:
 
 def option_names(name: str) -> tuple[str, ...]:
     """Returns the sorted names of a model's options."""
-    return tuple(sorted(_parameters(_find(name)) - {"num_classes", "parent", "name"}))
+    names = _parameters(_find(name)) | {*_config_fields[name]}
+    return tuple(sorted(names - {"num_classes", "parent", "name"}))
 
 
 def model_from_config(config: ConfigDict, num_classes: int, platform: str) -> Any:
@@ -233,14 +239,22 @@ def _origin(factory: Callable[..., Any]) -> tuple[str, str]:
 
 
 def _is_built_in(factory: Callable[..., Any]) -> bool:
-    return _origin(factory)[0].startswith("leukjax.models.")
+    is_class = not isinstance(factory, functools.partial)
+    return is_class and factory.__module__.startswith("leukjax.models.")
 
 
 def _parameters(factory: Callable[..., Any]) -> set[str]:
-    return {*inspect.signature(factory).parameters}
+    """Names of the arguments that a factory takes by keyword."""
+    parameters = inspect.signature(factory).parameters.values()
+    return {
+        parameter.name
+        for parameter in parameters
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
 
 
 def _takes_any(factory: Callable[..., Any]) -> bool:
+    """Whether a factory takes ``**options``."""
     parameters = inspect.signature(factory).parameters.values()
     return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 

@@ -116,7 +116,16 @@ class Member:
         images = jax.ShapeDtypeStruct(shape, jnp.float32)
         apply = functools.partial(self.module.apply, train=False, mutable=["intermediates"])
         _, sown = jax.eval_shape(apply, self.variables, images)
-        return int(sown["intermediates"]["pooled"][0].shape[-1])
+        pooled = sown.get("intermediates", {}).get("pooled")
+        return int(pooled[0].shape[-1]) if pooled else 0
+
+    def require_features(self) -> None:
+        """Raises UserError if the model sows no features."""
+        if not self.feature_width:
+            raise UserError(
+                f"{self.workdir}: its model sows no features; add "
+                "self.sow('intermediates', 'pooled', x) before its head"
+            )
 
     def outputs(self, images: UInt8[np.ndarray, "n s s 3"], *, tta: bool = False) -> Outputs:
         """Computes the outputs for any number of prepared images, batch by batch.
@@ -189,7 +198,9 @@ def _forward(
             mutable=["intermediates"],
         )
         logits = jnp.asarray(logits, jnp.float32)
-        return jax.nn.softmax(logits / temperature), sown["intermediates"]["pooled"][0]
+        # A model outside of leukjax may sow no features; they are then of width 0.
+        pooled = sown.get("intermediates", {}).get("pooled", (jnp.zeros((len(images), 0)),))[0]
+        return jax.nn.softmax(logits / temperature), pooled
 
     if not tta:
         probabilities, features = apply(images)
@@ -257,7 +268,7 @@ def restore(
         lower_is_better=config.checkpoint.metric == "loss",
         expected=_expected(module, preprocessing["image_size"]),
     )
-    if not run.has_predictions("test"):
+    if not run.has_predictions("val"):
         logging.warning("%s: is not finished; using the checkpoint of step %d", workdir, chosen)
     devices = jax.local_device_count()
     return Member(
@@ -300,3 +311,11 @@ def _expected(module: nn.Module, size: int) -> dict[str, Any]:
     init = functools.partial(module.init, train=False)
     shapes = jax.eval_shape(init, jax.random.key(0), images)
     return {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
+
+    def require_features(self) -> None:
+        """Raises UserError if the model sows no features."""
+        if not self.feature_width:
+            raise UserError(
+                f"{self.workdir}: its model sows no features; add "
+                "self.sow('intermediates', 'pooled', x) before its head"
+            )

@@ -115,6 +115,7 @@ def read(member: Member) -> FeatureDistance | None:
     Raises:
       UserError: a damaged file.
     """
+    member.require_features()
     width = member.feature_width
     largest = {
         "step": (),

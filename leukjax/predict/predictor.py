@@ -132,7 +132,12 @@ class Predictor:
     ) -> Float32[np.ndarray, "n d"]:
         """Returns the inputs of the classification head, one row per image; of several runs side
         by side. Images and errors as in `predict`.
+
+        Raises:
+          ValueError: a model that does not sow them.
         """
+        for member in self.members:
+            member.require_features()
         return np.concatenate([outputs.features for outputs in self._outputs(images)], axis=1)
 
     def evaluate(

@@ -19,6 +19,8 @@ from leukjax.storage import csv_writer, open_output, write_atomic
 SUBMISSION_NAME = "isbi_valid.predict"
 _DIGIT = {name: digit for digit, name in OF_LABELS_FILE.items()}
 
+_MAX_PATH = 4_096  # characters in which the subject is searched
+
 
 class Table:
     """Formats rows as lines of CSV, one by one.
@@ -85,7 +87,8 @@ class Table:
         if self._unlikeness:
             cells += flag
         if self._pattern:
-            match = self._pattern.search(row.path)
+            # Names in a zip may be longer than any path; the time of a search is not linear.
+            match = self._pattern.search(row.path[:_MAX_PATH])
             subject = (match[1] or "") if match else ""
             cells.append(subject)
             self.subjects.add(subject, row, predicted)

@@ -1,9 +1,9 @@
-"""Show what a model would see: a sheet of raw and augmented cells.
+"""Draw a sheet of raw and augmented training images.
 
 python -m leukjax.preview --config=configs/resnet50.py --output=preview.png
 
-Each row is one training image, raw first, then augmented as the training step does it. With
---distorted each row is a distortion of leukjax.robustness, in its five severities.
+Each row is one training image: first raw, then augmented as in the training step. With --distorted
+each row is a distortion of leukjax.robustness with its five severities.
 """
 
 from pathlib import Path
@@ -14,20 +14,22 @@ from leukjax import command
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("output", "preview.png", "image to write (PNG or SVG)", flag_values=FLAGS)
-flags.DEFINE_integer("rows", 8, "images shown", lower_bound=1, upper_bound=64, flag_values=FLAGS)
 flags.DEFINE_integer(
-    "views", 7, "augmented views of each", lower_bound=1, upper_bound=32, flag_values=FLAGS
+    "rows", 8, "number of images", lower_bound=1, upper_bound=64, flag_values=FLAGS
+)
+flags.DEFINE_integer(
+    "views", 7, "augmented versions of each image", lower_bound=1, upper_bound=32, flag_values=FLAGS
 )
 flags.DEFINE_boolean(
-    "distorted", False, "the suite of leukjax.robustness instead", flag_values=FLAGS
+    "distorted", False, "draw the distortions of leukjax.robustness", flag_values=FLAGS
 )
 
 
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
-    """Check the flags, prepare the data, draw the sheet."""
+    """Checks the flags, prepares the data, draws the sheet."""
     config = command.one_config(names, overrides, arguments)
 
-    # Imported late: the flags above answer at once, JAX and TFDS take seconds.
+    # Imported late: JAX takes seconds, and the errors above do not need it.
     from leukjax.preview import write_preview
 
     if FLAGS.distorted:

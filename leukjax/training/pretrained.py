@@ -22,7 +22,7 @@ from leukjax.errors import UserError
 from leukjax.rundir import PREPROCESSING, RunDir
 from leukjax.training.state import TrainState
 from leukjax.weights import hub, layouts, names, read
-from leukjax.weights.axes import FLAX, Axes
+from leukjax.weights.layouts import FLAX, Axes
 from leukjax.weights.map import COUNTER, Mapped, match
 
 METADATA = "leukjax"  # key of our own JSON in a safetensors file
@@ -161,7 +161,7 @@ def shapes(module: nn.Module, image_size: int) -> dict[str, Any]:
 
 def _place(text: str, config: ConfigDict) -> Path:
     if text.startswith(hub.PREFIX):
-        return hub.place(text, config.data.cache_dir)
+        return hub.cached_path(text, config.data.cache_dir)
     return Path(text).expanduser()
 
 

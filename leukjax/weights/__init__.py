@@ -1,1 +1,1 @@
-"""Weights in and out: files of other frameworks read (never run), mapped to our models, written."""
+"""Published weights: reading files of other frameworks, mapping them to our models, writing."""

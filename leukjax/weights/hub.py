@@ -1,7 +1,7 @@
-"""Files of the Hugging Face hub: ``hf://OWNER/NAME[@REVISION][/FILE]``, kept in the cache.
+"""Downloads files of the Hugging Face hub, ``hf://OWNER/NAME[@REVISION][/FILE]``, into the cache.
 
-The hub states the SHA-256 of a file of weights; what arrives must have it, and is compared again
-whenever it is used. A file put into the cache by hand, offline, is taken as it is.
+The hub states the SHA-256 of a file of weights. It is compared after the download and at every
+use. A file that a user put into the cache by hand has no checksum and is used as it is.
 """
 
 import hashlib
@@ -40,44 +40,44 @@ class Address(NamedTuple):
 
     @property
     def url(self) -> str:
-        """Where it lies; $HF_ENDPOINT, as in Hugging Face's own programs, names another host."""
+        """Address of the file; $HF_ENDPOINT names another host, as in Hugging Face's libraries."""
         host = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
         return f"{host.rstrip('/')}/{self.owner}/{self.name}/resolve/{self.revision}/{self.file}"
 
 
 def parse(text: str) -> Address:
-    """The parts of ``hf://OWNER/NAME[@REVISION][/FILE]``.
+    """Returns the parts of ``hf://OWNER/NAME[@REVISION][/FILE]``.
 
     Raises:
-      UserError: it does not read so.
+      UserError: the text has another form.
     """
-    found = _FORM.fullmatch(text)
-    if not found or {".", ".."} & set(re.split("[/@]", text)):
+    match = _FORM.fullmatch(text)
+    if not match or {".", ".."} & set(re.split("[/@]", text)):
         raise UserError(
             f"--config.init.weights={text}: must read hf://OWNER/NAME, hf://OWNER/NAME@REVISION or "
             "hf://OWNER/NAME/FILE"
         )
-    return Address(found[1], found[2], found[3] or "main", found[4] or "model.safetensors")
+    return Address(match[1], match[2], match[3] or "main", match[4] or "model.safetensors")
 
 
-def place(text: str, cache_dir: str) -> Path:
-    """Where the file of ``hf://…`` is kept, or will be; `cache_dir` is ``data.cache_dir``."""
+def cached_path(text: str, cache_dir: str) -> Path:
+    """Returns the path in the cache of a file ``hf://…``; `cache_dir` is ``data.cache_dir``."""
     address = parse(text)
     folder = cache.root(cache_dir) / "weights" / address.owner / address.name / address.revision
     return folder / address.file
 
 
 def fetch(text: str, cache_dir: str) -> Path:
-    """The file in the cache, downloaded if it is not there yet.
+    """Returns the path of a file in the cache, after downloading it if necessary.
 
     Args:
       text: ``hf://…``.
       cache_dir: ``data.cache_dir``.
 
     Raises:
-      UserError: no such file, no connection, or a damaged one; says what to put where.
+      UserError: no such file, no connection, or a damaged file; says where to put a copy.
     """
-    address, path = parse(text), place(text, cache_dir)
+    address, path = parse(text), cached_path(text, cache_dir)
     sums = path.with_name(f"{path.name}.sha256")
     if path.exists():
         if sums.exists() and _kept_checksum(sums) != checksum(path):
@@ -88,8 +88,9 @@ def fetch(text: str, cache_dir: str) -> Path:
     cache.make_folder(path.parent)
     logging.info("init.weights: downloading %s", address.url)
     try:
-        found = _download(address.url, path)
-        write_atomic(sums, found + "\n")
+        write_atomic(sums, _download(address.url, path) + "\n")
+    except UserError:
+        raise
     except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise UserError(
@@ -112,23 +113,23 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def _download(url: str, path: Path) -> str:
-    """Streams to a temporary file beside the target, which takes its name when it is whole.
+    """Downloads to a temporary file, which is renamed when it is complete.
 
     Returns:
-      The SHA-256 of what came, which is that stated.
+      The SHA-256 of the file, which is the one that the hub states.
 
     Raises:
-      OSError, HTTPException, ValueError: it cannot be had, or is not what the hub states.
+      OSError, HTTPException, ValueError: there is no such file, or not the one that the hub states.
     """
     headers = _first_headers(url)
-    # Not the ETag of what the redirection leads to: only the hub itself states the SHA-256.
+    # Not the ETag behind the redirection: only the hub states the SHA-256.
     stated = _stated_checksum(headers)
     digest, count = hashlib.sha256(), 0
     with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
-        linked, came = _size(headers, "X-Linked-Size"), _size(answer.headers, "Content-Length")
-        if linked is not None and came is not None and linked != came:
-            raise OSError(f"two sizes are stated: {linked:,} and {came:,} bytes")
-        size = came if linked is None else linked
+        linked, length = _size(headers, "X-Linked-Size"), _size(answer.headers, "Content-Length")
+        if linked is not None and length is not None and linked != length:
+            raise OSError(f"two sizes are stated: {linked:,} and {length:,} bytes")
+        size = length if linked is None else linked
         limit = MAX_BYTES if size is None else size
         if limit > MAX_BYTES:
             raise OSError(f"{limit:,} bytes are more than {MAX_BYTES:,}, the largest accepted")
@@ -140,35 +141,35 @@ def _download(url: str, path: Path) -> str:
                 digest.update(block)
                 count += len(block)
                 if count > limit:
-                    raise OSError(f"more than {limit:,} bytes came")
+                    raise OSError(f"more than {limit:,} bytes were sent")
                 file.write(block)
             if size is not None and count != size:
-                raise OSError(f"{count:,} of {size:,} bytes came")
+                raise OSError(f"only {count:,} of {size:,} bytes were sent")
             if digest.hexdigest() != stated:
-                raise OSError("what came has another checksum than the hub states")
+                raise OSError("the file has another checksum than the hub states")
     return stated
 
 
 def _stated_checksum(headers: Message) -> str:
-    """The SHA-256 that the hub states; in one form only, quoted or not."""
+    """The SHA-256 that the hub states, quoted or not."""
     text = headers.get("X-Linked-Etag")
     if text is None:
         raise ValueError("the hub states no SHA-256 of it, in a header X-Linked-Etag")
-    found = re.fullmatch(r'("?)([0-9a-f]{64})\1', text.strip())
-    if found is None:
+    match = re.fullmatch(r'("?)([0-9a-f]{64})\1', text.strip())
+    if match is None:
         raise ValueError(f"the hub states {text[:80]!r} where the SHA-256 is expected")
-    return found[2]
+    return match[2]
 
 
 def _size(headers: Message, name: str) -> int | None:
     text = headers.get(name)
     if text is not None and not re.fullmatch("[0-9]{1,18}", text.strip()):
-        raise ValueError(f"{name} is {text[:80]!r}, no size")
+        raise ValueError(f"{name} is {text[:80]!r}, not a size")
     return None if text is None else int(text)
 
 
 def _first_headers(url: str) -> Message:
-    """Headers of the hub's own answer, before it leads elsewhere.
+    """Headers of the hub's own answer, before it redirects to another host.
 
     A redirection within the hub, from a repository's old name to its new one, is followed.
     """
@@ -185,4 +186,4 @@ def _first_headers(url: str) -> Message:
             if "X-Linked-Etag" in error.headers or not same_host:
                 return error.headers
             url = target
-    raise OSError("it leads in a circle")
+    raise OSError("too many redirections")

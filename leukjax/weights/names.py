@@ -1,8 +1,8 @@
-"""What our variables are called elsewhere.
+"""Names of our variables in other frameworks.
 
 A path is ``(collection, module, …, leaf)``, as in ``("params", "layer1_0", "conv1", "kernel")``.
-Each function gives the names of the tensors that hold this variable: one, or three where another
-framework keeps query, key and value apart.
+Each function returns the names of the tensors that hold this variable: one, or three where a
+framework separates query, key and value.
 """
 
 import re
@@ -13,12 +13,12 @@ _TORCH = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": 
 
 
 def own(path: Path) -> tuple[str, ...]:
-    """In a run of ours."""
+    """Returns the name in a run of leukjax."""
     return ("/".join(path),)
 
 
 def resnet_torch(path: Path) -> tuple[str, ...]:
-    """In timm's and torchvision's ResNets."""
+    """Returns the name in a ResNet of timm or torchvision."""
     *modules, layer, leaf = path[1:]
     layer = layer.replace("downsample_conv", "downsample.0")
     layer = layer.replace("downsample_norm", "downsample.1").replace("norm", "bn")
@@ -27,7 +27,7 @@ def resnet_torch(path: Path) -> tuple[str, ...]:
 
 
 def resnet_hugging_face(path: Path) -> tuple[str, ...]:
-    """In Hugging Face's ``ResNetForImageClassification``."""
+    """Returns the name in Hugging Face's ``ResNetForImageClassification``."""
     *modules, layer, leaf = path[1:]
     leaf = _TORCH.get(leaf, leaf)
     if layer == "fc":
@@ -41,7 +41,7 @@ def resnet_hugging_face(path: Path) -> tuple[str, ...]:
 
 
 def bit_timm(path: Path) -> tuple[str, ...]:
-    """In timm's pre-activation ResNets (``resnetv2_50x1_bit``)."""
+    """Returns the name in timm's pre-activation ResNets (``resnetv2_50x1_bit``)."""
     *modules, layer, leaf = path[1:]
     leaf = _TORCH.get(leaf, leaf)
     layer = {"stem_conv": "stem.conv", "head": "head.fc"}.get(layer, layer)
@@ -54,7 +54,7 @@ def bit_timm(path: Path) -> tuple[str, ...]:
 
 
 def bit_npz(path: Path) -> tuple[str, ...]:
-    """In the .npz files of Big Transfer (Kolesnikov et al. 2020)."""
+    """Returns the name in the .npz files of Big Transfer (Kolesnikov et al. 2020)."""
     *modules, layer, leaf = path[1:]
     leaf = {"scale": "gamma", "bias": "beta"}.get(leaf, leaf) if "norm" in layer else leaf
     if layer == "head":
@@ -71,7 +71,7 @@ def bit_npz(path: Path) -> tuple[str, ...]:
 
 
 def hybrid_timm(path: Path) -> tuple[str, ...]:
-    """In timm's hybrid vision transformers (``vit_small_r26_s32_224``)."""
+    """Returns the name in timm's hybrid vision transformers (``vit_small_r26_s32_224``)."""
     *modules, leaf = path[1:]
     leaf = _TORCH.get(leaf, leaf)
     if not modules:
@@ -96,12 +96,15 @@ def _backbone(first: str, rest: list[str], leaf: str) -> tuple[str, ...]:
 
 
 def hybrid_npz(path: Path) -> tuple[str, ...]:
-    """In the published .npz files of google-research/vision_transformer."""
+    """Returns the names in the published .npz files of google-research/vision_transformer."""
     return _hybrid_flax(path, attention=1, second_norm=2, mlp=3)
 
 
 def hybrid_linen(path: Path) -> tuple[str, ...]:
-    """In .npz files that the present code of google-research writes: it counts each kind alone."""
+    """Returns the names in .npz files of google-research's current code.
+
+    It numbers the modules of each kind separately.
+    """
     return _hybrid_flax(path, attention=0, second_norm=1, mlp=0)
 
 
@@ -135,6 +138,6 @@ def _hybrid_flax(path: Path, *, attention: int, second_norm: int, mlp: int) -> t
 
 
 def _numbers(module: str) -> tuple[int, int]:
-    """``layer2_0`` and ``stage2_0`` -> (2, 0)."""
+    """Returns (2, 0) of ``layer2_0`` and ``stage2_0``."""
     stage, block = re.findall(r"\d+", module)
     return int(stage), int(block)

@@ -1,7 +1,7 @@
-"""Files of tensors, by content: safetensors and NumPy's .npz. Nothing in them is ever run.
+"""Reads files of tensors: safetensors and NumPy's .npz. Nothing in them is executed.
 
-Names and shapes are read first and checked against a model; only then is a tensor read. So a header
-that claims a petabyte claims it in vain.
+Names and shapes are read first; a tensor is read only after they have been checked against a model,
+so that a header that claims a petabyte allocates nothing.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from leukjax.storage import open_regular
 
 CONVERTER = "python launch/pth_to_safetensors.py"
 
-# What a damaged file can make the readers raise.
+# Exceptions that the readers raise on damaged files.
 _DAMAGE = (
     OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, SyntaxError,
     MemoryError, OverflowError, TypeError, SafetensorError, zipfile.BadZipFile, zlib.error,
@@ -38,10 +38,11 @@ class Tensors:
     """Named tensors that are read one by one.
 
     Attributes:
-      where: what messages call the file.
+      where: name of the file, for messages.
       shapes: of every tensor, by name, in the order of the file.
-      floats: names of those that hold floating-point numbers.
-      metadata: texts that the file carries.
+      floats: names of the floating-point tensors.
+      metadata: texts in the file's header.
+      get: reads a tensor.
     """
 
     where: str
@@ -51,10 +52,10 @@ class Tensors:
     get: Callable[[str], np.ndarray]
 
     def read(self, name: str) -> Float32[np.ndarray, "..."]:
-        """One tensor.
+        """Returns one tensor.
 
         Raises:
-          UserError: it is damaged, of integers, or holds a number that is not finite.
+          UserError: it is damaged, holds integers, or a number that is not finite.
         """
         if name not in self.floats:
             raise UserError(f"init.weights: {self.where}: {name} holds no floating-point numbers")
@@ -63,46 +64,50 @@ class Tensors:
         except _DAMAGE as error:
             raise _damaged(self.where, error, name) from error
         if tensor.shape != self.shapes[name]:
-            raise UserError(f"init.weights: {self.where}: {name} is not of the size that it claims")
+            raise UserError(f"init.weights: {self.where}: {name} has not the size in its header")
         if not np.isfinite(tensor).all():
             raise UserError(f"init.weights: {self.where}: {name} holds numbers that are not finite")
         return tensor
 
 
 def open_file(path: Path) -> Tensors:
-    """The tensors of a file, recognised by its first bytes.
+    """Opens a file of tensors, in the format of its first bytes.
 
     Raises:
-      UserError: no such file, pickled code, another format, or a damaged directory of tensors.
+      UserError: no such file, pickled code, another format, or a damaged header.
     """
     try:
         if not path.is_file():
-            state = "is no file" if path.exists() else "does not exist"
+            state = "is not a file" if path.exists() else "does not exist"
             raise UserError(f"init.weights: {path} {state}: give a file of weights or a run")
         with open_regular(path) as file:
             start = file.read(16)
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"init.weights: {path} cannot be read ({reason}): change its permissions"
-        ) from (error)
+        ) from error
     try:
         if start[:4] == b"PK\3\4":
             return _open_npz(path)
         if start[8:9] == b"{":
             return _open_safetensors(path)
+    except UserError:
+        raise
     except _DAMAGE as error:
         raise _damaged(str(path), error) from error
     if start[:1] == b"\x80":
         raise _pickled(path)
     raise UserError(
         f"init.weights: {path} is neither safetensors nor .npz, or its start is damaged; give one "
-        f"of these (a .pth of PyTorch becomes one by {CONVERTER})"
+        f"of these ({CONVERTER} converts a .pth of PyTorch)"
     )
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits.
+    """Returns the SHA-256 of a file in hexadecimal digits.
 
     Raises:
       UserError: it cannot be read.
@@ -117,19 +122,19 @@ def checksum(path: Path) -> str:
 def _pickled(path: Path) -> UserError:
     return UserError(
         f"init.weights: {path} holds pickled Python, which can run code when it is read, so it is "
-        f"not read; a .pth of PyTorch becomes safetensors by {CONVERTER}"
+        f"not read; {CONVERTER} converts a .pth of PyTorch to safetensors"
     )
 
 
 def _damaged(where: str, error: BaseException, name: str = "") -> UserError:
-    what = f"{name} is damaged" if name else "is damaged or cut short"
+    damage = f"{name} is damaged" if name else "is damaged or cut short"
     return UserError(
-        f"init.weights: {where}: {what} ({error or type(error).__name__}); get the file again"
+        f"init.weights: {where}: {damage} ({error or type(error).__name__}); get the file again"
     )
 
 
 def _open_safetensors(path: Path) -> Tensors:
-    file = safe_open(path, framework="numpy")  # maps the file; checks offsets, sizes and the end
+    file = safe_open(path, framework="numpy")  # checks offsets, sizes and the end
     slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118, no mapping
     return Tensors(
         where=str(path),
@@ -144,20 +149,20 @@ def _open_safetensors(path: Path) -> Tensors:
 
 def _open_npz(path: Path) -> Tensors:
     try:
-        opened = open_zip(path)
+        zipped = open_zip(path)
     except UserError as error:
         raise _damaged(str(path), error) from error
-    entries = {entry.filename: entry for entry in opened.infos}
+    entries = {entry.filename: entry for entry in zipped.infos}
     if any(name.endswith(".pkl") for name in entries):
         raise _pickled(path)
-    if len(entries) != len(opened.infos):
+    if len(entries) != len(zipped.infos):
         raise ValueError("two entries of one name")
     headers = {}
-    with zipfile.ZipFile(opened.file) as archive:
+    with zipfile.ZipFile(zipped.file) as archive:
         for name, entry in entries.items():
-            # What else a zip may be packed with unpacks without bounds when a header is read.
+            # Other compressions unpack a block of any size when only a header is read.
             if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise ValueError(f"{name}: packed by a method that NumPy does not write")
+                raise ValueError(f"{name}: compressed by a method that NumPy does not write")
             if name.endswith(".npy"):
                 headers[name.removesuffix(".npy")] = _npy_header(path, archive, entry)
     if not headers:
@@ -165,8 +170,8 @@ def _open_npz(path: Path) -> Tensors:
 
     def get(name: str) -> np.ndarray:
         shape, dtype, fortran, offset = headers[name]
-        # Whole, so that the zip's own checksum is looked at.
-        data = opened.read(entries[f"{name}.npy"])
+        # As a whole, so that the checksum of the zip is compared.
+        data = zipped.read(entries[f"{name}.npy"])
         array = np.frombuffer(data, dtype, offset=offset)
         return array.reshape(shape, order="F" if fortran else "C")
 
@@ -182,14 +187,11 @@ def _open_npz(path: Path) -> Tensors:
 def _npy_header(
     path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo
 ) -> tuple[tuple[int, ...], np.dtype, bool, int]:
-    """Shape, dtype, whether in Fortran's order, and where the numbers begin."""
-    form: Any = np.lib.format
-    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        # The others unpack a block of any size at once.
-        raise ValueError(f"{entry.filename}: packed in a way that NumPy does not write")
+    """Shape, dtype, whether in Fortran's order, and the offset of the numbers."""
+    npy: Any = np.lib.format
     with archive.open(entry) as file:
-        version = form.read_magic(file)
-        read = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}
+        version = npy.read_magic(file)
+        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
         if version not in read:
             raise ValueError(f"{entry.filename}: version {version}")
         shape, fortran, dtype = read[version](file)
@@ -199,5 +201,5 @@ def _npy_header(
     if any(size < 0 for size in shape):
         raise ValueError(f"{entry.filename}: a negative size")
     if offset + math.prod(shape) * dtype.itemsize != entry.file_size:
-        raise ValueError(f"{entry.filename}: holds another number of values than it claims")
+        raise ValueError(f"{entry.filename}: has another number of values than its header states")
     return shape, dtype, fortran, offset

@@ -1,4 +1,4 @@
-"""The audit of a folder: what is planted is found, and nothing else."""
+"""The audit of a folder finds planted duplicates and shortcuts, and nothing else."""
 
 import json
 import re
@@ -9,8 +9,8 @@ from PIL import Image
 from sklearn.metrics import balanced_accuracy_score
 
 from leukjax import command
-from leukjax.audit import cli as command_module
-from leukjax.audit import folder, shortcuts
+from leukjax.audit import cli, folder, shortcuts
+from leukjax.data.source import WARNING
 
 
 @pytest.fixture(autouse=True)
@@ -39,13 +39,13 @@ PATTERN = [("data.subject_pattern", r"/(\w\d+)_")]
 
 @pytest.mark.smoke("audit")
 def test_a_planted_shortcut_is_found_and_no_other(tmp_path):
-    found = folder.audit(str(cells(tmp_path / "d", bright=60)), "auto", PATTERN)
-    tells = {one.name: one.tells for one in found.shortcuts}
-    assert tells["brightness"]
-    assert tells["colour"]
-    assert tells["image size"] is None  # the same for all
-    assert not tells["area"]
-    score = {one.name: one.balanced_accuracy for one in found.shortcuts}["brightness"]
+    audit = folder.audit(str(cells(tmp_path / "d", bright=60)), "auto", PATTERN)
+    by_name = {shortcut.name: shortcut for shortcut in audit.shortcuts}
+    assert by_name["brightness"].is_above_chance
+    assert by_name["colour"].is_above_chance
+    assert by_name["image size"].is_above_chance is None  # the same for all images
+    assert not by_name["area"].is_above_chance
+    score = by_name["brightness"].balanced_accuracy
     assert score.value > 0.99
     assert score.groups == 16
 
@@ -54,27 +54,27 @@ def test_scores_are_out_of_fold_and_by_group():
     rng = np.random.default_rng(1)
     groups = np.repeat(np.arange(12), 5)
     labels = (groups % 2).astype(np.int32)
-    # A number of the group's own: it tells groups and, seen before, their class; else nothing.
+    # One number per group: it predicts the class of groups seen in training, and of no others.
     values = {"area": rng.normal(size=12)[groups][:, None]}
-    found = shortcuts.shortcuts(values, labels, groups.astype(str), ("a", "b"), "b")
-    assert not found[0].tells
-    told = {"area": (labels + 0.01 * rng.normal(size=60))[:, None]}
-    found = shortcuts.shortcuts(told, labels, groups.astype(str), ("a", "b"), "b")
-    assert found[0].balanced_accuracy.value == 1
-    assert found[0].tells
-    few = shortcuts.shortcuts(told, labels, labels.astype(str), ("a", "b"), "b")
-    assert "fewer than two groups" in few[0].reason
+    area = shortcuts.shortcuts(values, labels, groups.astype(str), ("a", "b"), "b")[0]
+    assert not area.is_above_chance
+    values = {"area": (labels + 0.01 * rng.normal(size=60))[:, None]}
+    area = shortcuts.shortcuts(values, labels, groups.astype(str), ("a", "b"), "b")[0]
+    assert area.balanced_accuracy.value == 1
+    assert area.is_above_chance
+    area = shortcuts.shortcuts(values, labels, labels.astype(str), ("a", "b"), "b")[0]
+    assert "fewer than two groups" in area.reason
 
 
 def test_out_of_fold_scores_are_sklearns(tmp_path):
-    found = folder.audit(str(cells(tmp_path / "d", bright=10)), "image_folder", PATTERN)
-    folds, _ = shortcuts._folds(found.manifest.label, found.manifest.group, 2)
+    audit = folder.audit(str(cells(tmp_path / "d", bright=10)), "image_folder", PATTERN)
+    labels, groups = audit.manifest.label, audit.manifest.group
+    folds, _ = shortcuts._folds(labels, groups, 2)
     for train, test in folds:
-        assert not set(found.manifest.group[train]) & set(found.manifest.group[test])
-    values = found.measured["brightness"]
-    told = shortcuts._out_of_fold(values, found.manifest.label, folds, 2)
-    expected = balanced_accuracy_score(found.manifest.label, told.argmax(axis=1))
-    score = {one.name: one.balanced_accuracy for one in found.shortcuts}["brightness"]
+        assert not set(groups[train]) & set(groups[test])
+    probabilities = shortcuts._out_of_fold(audit.measured["brightness"], labels, folds, 2)
+    expected = balanced_accuracy_score(labels, probabilities.argmax(axis=1))
+    (score,) = [s.balanced_accuracy for s in audit.shortcuts if s.name == "brightness"]
     assert score.value == pytest.approx(expected)
 
 
@@ -85,27 +85,31 @@ def test_duplicates_conflicts_and_damage_are_counted(tmp_path):
     (root / "b" / "b0_99.png").write_bytes(picture)  # across classes too
     (root / "b" / "b0_98.png").write_bytes(b"no image")
     (root / "b" / "b0_97.svg").write_bytes(b"another format")
-    found = folder.audit(str(root), "auto", PATTERN)
-    identical = found.crossings[0]
+    audit = folder.audit(str(root), "auto", PATTERN)
+    identical = audit.crossings[0]
     assert (identical.pairs, identical.subjects, identical.classes) == (2, 2, 1)
-    assert found.conflicts == [["a/a0_0.png", "a/a1_99.png", "b/b0_99.png"]]
-    assert [one.id for one in found.skipped] == ["b/b0_98.png"]
-    assert "left out 1 file that is no image that leukjax reads: 1 .svg" in found.notes
-    assert {row["images"] for row in found.counts()} == {49}
-    # Joined subjects are one group, which is of two classes then.
-    assert len(np.unique(found.manifest.group)) == 14
+    assert audit.conflicts == [["a/a0_0.png", "a/a1_99.png", "b/b0_99.png"]]
+    assert [file.id for file in audit.skipped] == ["b/b0_98.png"]
+    assert any("1 .svg" in note.text for note in audit.data_notes)
+    assert {row["images"] for row in audit.counts()} == {49}
+    # Subjects that share an image are one group, here of two classes.
+    assert len(np.unique(audit.manifest.group)) == 14
+    warnings = [note.text for note in audit.notes() if note.level == WARNING]
+    assert warnings[0].startswith("2 pairs of identical images: 2 across subjects, 1 across")
+    assert any(text.startswith("1 images occur with different labels") for text in warnings)
+    assert any(text.startswith("1 files cannot be read as images") for text in warnings)
 
 
 def run(capsys, *flags):
-    for name in command_module.FLAGS:
-        command_module.FLAGS[name].unparse()
+    for name in cli.FLAGS:
+        cli.FLAGS[name].unparse()
     flags = [str(flag) for flag in flags]
-    status = command.status(command_module.main, command_module.FLAGS, flags, doc=None)
+    status = command.status(cli.main, cli.FLAGS, flags, doc=None)
     said = capsys.readouterr()
     return status, said.out, said.err
 
 
-def test_the_page_is_one_file_and_the_same_again(tmp_path, capsys):
+def test_the_page_is_one_file_and_reproducible(tmp_path, capsys):
     root = cells(tmp_path / "d", bright=60)
     pages = []
     for name in ("one", "two"):
@@ -118,15 +122,18 @@ def test_the_page_is_one_file_and_the_same_again(tmp_path, capsys):
         assert "Brightness" in screen
     assert pages[0] == pages[1]
     assert not re.search(r'(src|href)="(?!data:)', pages[0])
+    assert pages[0].count("<figure>") == 16  # 8 images per class
+    assert '<li class="warning">Brightness alone' in pages[0]
     content = json.loads((tmp_path / "one" / "audit.json").read_text())
     assert content["images"] == 96
-    brightness = next(one for one in content["shortcuts"] if one["name"] == "brightness")
+    (brightness,) = [s for s in content["shortcuts"] if s["name"] == "brightness"]
     assert brightness["tells"] is True
-    assert sorted(path.name for path in root.iterdir()) == ["a", "b"]  # nothing written there
+    assert any(text.startswith("! Brightness alone") for text in content["sentences"])
+    assert sorted(path.name for path in root.iterdir()) == ["a", "b"]  # nothing is written there
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("given", "message"),
     [
         ((), "nothing is given"),
         (("nowhere",), "nowhere"),
@@ -137,21 +144,21 @@ def test_the_page_is_one_file_and_the_same_again(tmp_path, capsys):
         (("ROOT", "--layout=cnmc"), "not laid out as C-NMC"),
     ],
 )
-def test_mistakes_are_answered_by_one_line(tmp_path, capsys, given, says):
+def test_mistakes_are_one_line(tmp_path, capsys, given, message):
     root = cells(tmp_path / "d", subjects=2, each=1)
     output = tmp_path / "out"
     flags = [flag.replace("ROOT", str(root)) for flag in given]
     status, _, err = run(capsys, *flags, f"--output={output}")
     assert status == 1
-    assert says in err.splitlines()[-1]
+    assert message in err.splitlines()[-1]
     assert not output.exists()
 
 
 def test_real_cells_of_cnmc(shared, tmp_path):
-    found = folder.audit(str(shared / "data" / "C-NMC_Leukemia"), "auto")
-    assert found.source.name == "cnmc"
-    identical = found.crossings[0]
+    audit = folder.audit(str(shared / "data" / "C-NMC_Leukemia"), "auto")
+    assert audit.source.name == "cnmc"
+    identical = audit.crossings[0]
     assert (identical.pairs, identical.subjects, identical.parts) == (2, 2, 2)
-    # Uncompressed squares of one size: neither file nor frame can tell anything.
-    same = {one.name for one in found.shortcuts if one.reason}
-    assert same == {"border", "image size", "file size"}
+    # Uncompressed squares of one size: file size and border are constant.
+    constant = {shortcut.name for shortcut in audit.shortcuts if shortcut.reason}
+    assert constant == {"border", "image size", "file size"}

@@ -1,4 +1,4 @@
-"""leukjax.audit on papers, by the command."""
+"""leukjax.audit on papers, as a command."""
 
 import json
 import os
@@ -16,7 +16,7 @@ PAPERS = Path(__file__).resolve().parents[2] / "docs" / "papers"
 
 def run(*arguments: str) -> int:
     cli.FLAGS.unparse_flags()
-    for flag in ("layout", "output", "figure", "new"):
+    for flag in cli.FLAGS:
         cli.FLAGS[flag].unparse()
     return command.status(cli.main, cli.FLAGS, list(arguments), doc=cli.__doc__)
 
@@ -33,7 +33,7 @@ def test_findings_are_printed_and_written(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("kind", ["png", "svg"])
-def test_the_figure_is_the_same_again(tmp_path, kind):
+def test_the_figure_is_reproducible(tmp_path, kind):
     files = [tmp_path / f"{i}.{kind}" for i in range(2)]
     for file in files:
         assert run(str(PAPERS / "ozdemir_2026.toml"), f"--figure={file}") == 0
@@ -42,7 +42,7 @@ def test_the_figure_is_the_same_again(tmp_path, kind):
     assert len(first) > 5000
 
 
-def test_what_the_user_names_is_written_through_links(tmp_path):
+def test_links_named_as_output_are_followed(tmp_path):
     for name in ("found.json", "figure.png"):
         (tmp_path / f"real-{name}").write_text("old")
         (tmp_path / name).symlink_to(f"real-{name}")
@@ -58,12 +58,12 @@ def test_what_the_user_names_is_written_through_links(tmp_path):
 def test_a_pipe_is_written_to(tmp_path, flag):
     pipe = tmp_path / ("x.json" if flag == "output" else "x.png")
     os.mkfifo(pipe)
-    got = []
-    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    contents = []
+    reader = threading.Thread(target=lambda: contents.append(pipe.read_bytes()))
     reader.start()
     assert run(str(PAPERS / "ozdemir_2026.toml"), f"--{flag}={pipe}") == 0
     reader.join(10)
-    assert got[0][:1] in (b"{", b"\x89")
+    assert contents[0][:1] in (b"{", b"\x89")
 
 
 def test_a_paper_that_is_a_pipe_is_refused(tmp_path, capsys):
@@ -72,7 +72,7 @@ def test_a_paper_that_is_a_pipe_is_refused(tmp_path, capsys):
     assert "cannot be read (is not a regular file)" in capsys.readouterr().err
 
 
-def test_the_blank_form_is_read_and_tells_nothing_apart(tmp_path, capsys):
+def test_the_blank_form_is_valid_and_lacks_all_items(tmp_path, capsys):
     assert run("--new") == 0
     form = tmp_path / "blank.toml"
     form.write_text(capsys.readouterr().out)
@@ -94,8 +94,8 @@ def test_the_blank_form_is_read_and_tells_nothing_apart(tmp_path, capsys):
             "data.positive: a paper has no config",
         ),
         (["good.toml", "--figure=a.gif"], "--figure=a.gif: must end in .png or .svg"),
-        (["good.toml", "--layout=cnmc"], "--layout is of a folder of images"),
-        ([".", "--figure=a.png"], "--figure is of a paper"),
+        (["good.toml", "--layout=cnmc"], "--layout is for a folder of images"),
+        ([".", "--figure=a.png"], "--figure is for a paper"),
         (["good.toml", "--new"], "--new prints the form and takes no file"),
         ([], "nothing is given; give one"),
     ],

@@ -1,4 +1,4 @@
-"""A paper file with a mistake is answered by one line that names the key."""
+"""A mistake in a paper file is one line that names the key."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def read(tmp_path: Path, text: str | bytes) -> papers.Paper:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("[papper]\ntitle = 'x'", r"section 'papper' is not known; did you mean paper\?"),
         ("[data]\nimage = 3", r"\[data\]: key 'image' is not known; did you mean images\?"),
@@ -44,8 +44,8 @@ def read(tmp_path: Path, text: str | bytes) -> papers.Paper:
         (b"\xff\xfe", "cannot be read"),
     ],
 )
-def test_a_mistake_is_named(tmp_path: Path, text: str | bytes, says: str):
-    with pytest.raises(UserError, match=says):
+def test_a_mistake_is_named(tmp_path: Path, text: str | bytes, message: str):
+    with pytest.raises(UserError, match=message):
         read(tmp_path, text)
 
 
@@ -61,13 +61,13 @@ def test_digits_are_kept(tmp_path: Path):
 
 
 def test_the_blank_form_is_a_paper_without_numbers(tmp_path: Path):
-    paper = read(tmp_path, papers.BLANK)
+    paper = read(tmp_path, papers.blank_form())
     verdicts = {f.verdict for f in paper_checks.audit(paper) if f.check != "missing_items"}
     assert verdicts == {"cannot_tell"}
 
 
 def test_the_commented_lines_of_the_form_are_right_too(tmp_path: Path):
-    lines = [line.removeprefix("# ") for line in papers.BLANK.splitlines()[2:]]
+    lines = [line.removeprefix("# ") for line in papers.blank_form().splitlines()[2:]]
     kept = [x for x in lines if not x.startswith("One for")]
     paper = read(tmp_path, "\n".join(kept))
     assert paper.tests[0].percent.keys() == {"accuracy", "precision", "recall", "f1"}
@@ -75,7 +75,7 @@ def test_the_commented_lines_of_the_form_are_right_too(tmp_path: Path):
 
 
 def test_findings_are_written_as_json(tmp_path: Path):
-    findings = paper_checks.audit(read(tmp_path, papers.BLANK))
+    findings = paper_checks.audit(read(tmp_path, papers.blank_form()))
     paper_checks.write(findings, tmp_path / "out.json")
     written = json.loads((tmp_path / "out.json").read_text())["checks"]
     assert len(written) == len(findings)
@@ -86,7 +86,7 @@ TEST = "[[test]]\nmodel = 'x'\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         (TEST + "percent = {accuracy = 1e999999999}", r"accuracy: 1E\+999999999 is out of range"),
         (TEST + "percent = {accuracy = 1e-999999999}", "accuracy: 1E-999999999 is out of range"),
@@ -95,7 +95,7 @@ TEST = "[[test]]\nmodel = 'x'\n"
         (TEST + "percent = {accuracy = inf}", "must be a number, which Infinity is not"),
         (TEST + "p_value = 1e-401", "p_value must be a number from 0 to 1"),
         ("[data]\nimages = 1000000001", "out of range. Give at most 1,000,000,000"),
-        (f"[data]\nimages = {'9' * 4000}", "a number of so many digits is out of range"),
+        (f"[data]\nimages = {'9' * 4000}", "a number with too many digits is out of range"),
         (f"[data]\nimages = {'9' * 5000}", "not valid TOML"),
         (f"[data]\nimages = 0x{'f' * 50_000}", "out of range"),
         ("[data]\nimages = 2026-01-01", "must be a whole number"),
@@ -110,9 +110,9 @@ TEST = "[[test]]\nmodel = 'x'\n"
         (" " * (papers.MAX_BYTES + 1), "has more than 1 MiB"),
     ],
 )
-def test_what_is_too_large_is_refused_in_one_short_line(tmp_path: Path, text: str, says: str):
+def test_what_is_too_large_is_refused_in_one_short_line(tmp_path: Path, text: str, message: str):
     started = time.monotonic()
-    with pytest.raises(UserError, match=says) as refused:
+    with pytest.raises(UserError, match=message) as refused:
         read(tmp_path, text)
     assert len(str(refused.value)) < 400 + len(str(tmp_path))
     assert "\n" not in str(refused.value)

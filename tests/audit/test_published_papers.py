@@ -1,4 +1,4 @@
-"""The contradictions of the two papers behind leukjax are found, and nothing is called a lie."""
+"""The audit finds the known contradictions of two published papers, and accuses no one."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from leukjax.audit import paper_checks
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "papers"
 
-# check, where (a part of it), verdict, words of the arithmetic
+# check, text in `where`, verdict, text in `arithmetic`
 HAMEED = [
     ("counts_sum", "images_in_abstract", "fail", "15,114; printed 15,135"),
     ("counts_sum", "images_in_methods", "pass", "15,114"),
@@ -84,7 +84,7 @@ def test_every_listed_finding_is_found(name: str, expected: list):
         assert f.verdict != "fail" or known or also or general, f"not listed: {f}"
 
 
-def test_the_answers_never_accuse():
+def test_findings_accuse_no_one():
     for path in sorted(FOLDER.glob("*.toml")):
         paper = papers.read(path)
         text = paper_checks.report(paper, paper_checks.audit(paper)).lower()

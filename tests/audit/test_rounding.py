@@ -37,7 +37,7 @@ def test_the_harmonic_mean_of_ranges_holds_that_of_every_point():
 
 def test_confusions_are_all_that_print_alike():
     accuracy, precision, recall = Decimal("0.90"), Decimal("0.83"), Decimal("0.50")
-    found = set(rounding.confusions(30, range(10), accuracy, precision, recall))
+    matrices = set(rounding.confusions(30, range(10), accuracy, precision, recall))
     every = {
         (tp, fp, p - tp, 30 - p - fp)
         for p in range(10)
@@ -49,7 +49,7 @@ def test_confusions_are_all_that_print_alike():
         and abs(tp / (tp + fp) - 0.83) <= 0.005
         and abs(tp / p - 0.50) <= 0.005
     }
-    assert found == every
+    assert matrices == every
 
 
 def every_confusion(total, positives, accuracy, precision, recall):
@@ -84,10 +84,10 @@ def test_confusions_agree_with_trying_all():
             Decimal(float(share)).quantize(Decimal(1).scaleb(-int(n)))
             for share, n in zip(shares, digits, strict=True)
         ]
-        found = list(rounding.confusions(total, range(fewest, most), *values))
-        assert set(found) == every_confusion(total, range(fewest, most), *values)
-        assert len(set(found)) == len(found)
-        possible += bool(found)
+        matrices = list(rounding.confusions(total, range(fewest, most), *values))
+        assert set(matrices) == every_confusion(total, range(fewest, most), *values)
+        assert len(set(matrices)) == len(matrices)
+        possible += bool(matrices)
     assert 50 < possible < 250
 
 
@@ -105,11 +105,11 @@ def test_confusions_agree_with_trying_all():
 def test_confusions_of_many_images_are_found_at_once(total, shares, possible):
     values = [Decimal(share) for share in shares]
     budget = iter(range(2000))
-    found = next(rounding.confusions(total, range(1, total), *values, budget), None)
-    assert (found is not None) == possible
-    if found is not None:
-        tp, fp, fn, tn = found
-        assert sum(found) == total
+    matrix = next(rounding.confusions(total, range(1, total), *values, budget), None)
+    assert (matrix is not None) == possible
+    if matrix is not None:
+        tp, fp, fn, tn = matrix
+        assert sum(matrix) == total
         made = ((tp + tn, total), (tp, tp + fp), (tp, tp + fn))
         for value, (part, whole) in zip(values, made, strict=True):
             low, high = rounding.before_rounding(value)

@@ -14,8 +14,8 @@ from compiled_grid import OURS, PLAIN, Row
 from leukjax import config as configs
 from leukjax.compiler.targets import TARGETS, Target
 from leukjax.errors import UserError
-from leukjax.models import bit, cnn, hybrid_vit, norms, registry
-from leukjax.models.fused import norms as lean_norms
+from leukjax.models import bit, cnn, fused, norms
+from leukjax.models.fused import norms as fused_norms
 from leukjax.training import compiled
 
 SMALL = (("data.image_size", 32), ("model.width", 4), ("model.variant", "small"))
@@ -34,14 +34,18 @@ def devices(monkeypatch):
 PARTS = {
     (module, name): getattr(module, name)
     for module, name in (
-        (norms, "chosen"),
-        (norms, "followed"),
         (norms, "max_pool"),
         (bit, "max_pool"),
         (cnn, "max_pool"),
-        (lean_norms, "two_sums"),
-        (hybrid_vit, "TransformerBlock"),
-        (registry, "model_from_config"),
+        (fused_norms, "two_sums"),
+        *[(model, "norm_layers") for model in (fused.FusedCNN, fused.FusedBiT)],
+        *[(fused.FusedResNet, name) for name in ("norm_layers", "block")],
+        (fused.ConvFusedResNet, "block"),
+        *[
+            (fused.FusedHybridViT, name)
+            for name in ("norm_layers", "resnet_block", "transformer_block")
+        ],
+        (fused.ConvFusedHybridViT, "resnet_block"),
     )
 }
 

@@ -20,7 +20,7 @@ from leukjax.compare.load_results import read_entries
 from leukjax.compare.results import paper_toml, results_json
 from leukjax.compare.sections import Document, Section, make_document
 from leukjax.compare.verdict import verdict
-from leukjax.crossval import summary
+from leukjax.crossval import results
 from leukjax.metrics import clustered
 from leukjax.metrics.comparisons import Comparison
 from leukjax.metrics.intervals import Interval, interval
@@ -326,7 +326,7 @@ def test_the_summary_of_a_study_scores_as_the_report_does(tmp_path, markdown):
         runs=lambda model=None: [job for job in jobs if model in (None, job.model)],
         path=lambda job: folder / job.path,
     )  # fmt: skip
-    text = summary._summary(study, markdown=markdown)
+    text = results._summary(study, markdown=markdown)
     scored = make_study(read_entries([str(folder)])).scored
     for model in ("cnn", "hybrid_vit"):
         one = scored[model].by_image["balanced_accuracy"]

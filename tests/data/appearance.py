@@ -32,23 +32,23 @@ def _describe(image: np.ndarray) -> list[float]:
     return row
 
 
-def manifest(drawn) -> Manifest:
-    """Drawn cells as the rows of a manifest, in their order."""
-    p = drawn.parameters
+def manifest(sample) -> Manifest:
+    """Synthetic cells as the rows of a manifest, in their order."""
+    p = sample.parameters
     names = [f"{i:07d}_{k:05d}" for i, k in zip(p["subject_index"], p["number"], strict=True)]
-    empty = [""] * len(drawn)
+    empty = [""] * len(sample)
     return Manifest(
         classes=("all", "hem"),
         id=names,
         path=empty,
-        label=drawn.label,
-        subject=drawn.subject,
-        group=drawn.subject,
+        label=sample.label,
+        subject=sample.subject,
+        group=sample.subject,
         phase=empty,
         sha256=names,
         pixels=names,
-        phash=[0] * len(drawn),
-        area=drawn.cell.mean((1, 2)),
+        phash=[0] * len(sample),
+        area=sample.cell.mean((1, 2)),
     )
 
 

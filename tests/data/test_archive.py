@@ -26,8 +26,8 @@ def test_folders_and_zips_give_the_same_bytes(tmp_path):
     one = Files(str(tmp_path / "zipped" / "all.zip"))
     assert [file.path for file in plain.files] == ["a/One.BMP", "b/two.png", "labels.csv"]
     assert [file.path for file in zipped.files] == [f"all.zip!{f.path}" for f in plain.files]
-    assert [file.place for file in zipped.files] == [f"all.zip/{f.path}" for f in plain.files]
-    assert [file.place for file in one.files] == [file.path for file in plain.files]
+    assert [file.location for file in zipped.files] == [f"all.zip/{f.path}" for f in plain.files]
+    assert [file.location for file in one.files] == [file.path for file in plain.files]
     for files in (plain, zipped, one):
         assert [files.read(file.path) for file in files.files] == [BMP, b"2", b"x"]
         assert [file.size for file in files.files] == [len(BMP), 1, 1]
@@ -40,8 +40,8 @@ def test_what_file_managers_leave_behind_is_not_seen(tmp_path):
     for name in (".DS_Store", "._x.bmp", "__MACOSX/x.bmp", ".git/x.bmp", "a/x.bmp"):
         write(tmp_path / "f" / name, BMP)
     zip_folder(tmp_path / "f", tmp_path / "f.zip")
-    assert [file.place for file in Files(tmp_path / "f").files] == ["a/x.bmp"]
-    assert [file.place for file in Files(tmp_path / "f.zip").files] == ["a/x.bmp"]
+    assert [file.location for file in Files(tmp_path / "f").files] == ["a/x.bmp"]
+    assert [file.location for file in Files(tmp_path / "f.zip").files] == ["a/x.bmp"]
 
 
 def test_a_link_back_up_ends(tmp_path):
@@ -62,10 +62,10 @@ def test_a_linked_folder_is_followed(tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda p: "", "data.root: is empty"),
+        (lambda p: "", "root: is empty"),
         (lambda p: str(p / "none"), "does not exist"),
         (lambda p: str(write(p / "d" / "x.txt", "x").parent), "holds no image"),
-        (lambda p: str(write(p / "x.bmp", BMP)), "is a file and no zip"),
+        (lambda p: str(write(p / "x.bmp", BMP)), "is a file but not a zip"),
         (lambda p: str(write(p / "x.zip", b"PK\3\4 cut off")), "not a whole zip"),
         (lambda p: str(write(p / "f" / os.fsdecode(b"\xff.bmp"), BMP).parent), "UTF-8"),
     ],

@@ -27,7 +27,7 @@ def test_larger_class():
     split = make_split(m, "subject", 0)
     larger, _ = baselines(m, split)
     assert larger.name == "larger class"
-    assert larger.description == "every image called all"
+    assert larger.description == "every image classified as all"
     for part in ("val", "test"):
         probabilities = larger.probabilities[part]
         assert probabilities.shape == (len(split.rows(part)), 2)
@@ -76,15 +76,15 @@ def test_shortcuts_tell_what_any_of_their_numbers_tells():
     m = manifest(random.uniform(0.1, 0.3, 300), labels, tuple("abc"))
     split = make_split(m, "subject", 0)
     noise = random.normal(size=(300, 2))
-    told = {"colour": noise, "file size": 1000.0 * (labels == 1)[:, None] + noise[:, :1]}
+    numbers = {"colour": noise, "file size": 1000.0 * (labels == 1)[:, None] + noise[:, :1]}
     assert [row.name for row in baselines(m, split)] == ["larger class", "cell area alone"]
-    *_, row = baselines(m, split, "black", told)
+    *_, row = baselines(m, split, "black", numbers)
     assert (row.name, "colour, file size" in row.description) == (SHORTCUTS, True)
     for part in ("val", "test"):
         named = row.probabilities[part].argmax(axis=1) == 1
         assert (named == (labels[split.rows(part)] == 1)).all()
-    told["file size"][split.part == "test"] = 0  # the test part is not fitted
-    *_, row = baselines(m, split, "black", told)
+    numbers["file size"][split.part == "test"] = 0  # the test part is not fitted
+    *_, row = baselines(m, split, "black", numbers)
     assert (row.probabilities["test"].argmax(axis=1) != 1).mean() > 0.9
 
 

@@ -123,7 +123,7 @@ def test_a_file_system_without_locks_will_do(tmp_path, object_store):
 
 
 @pytest.mark.parametrize("kind", ["file", "link"])
-def test_what_stands_in_the_place_of_a_folder_is_moved_away(tmp_path, kind):
+def test_a_file_or_link_instead_of_a_folder_is_replaced(tmp_path, kind):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "x").write_text("x")
     if kind == "file":
@@ -198,7 +198,7 @@ def test_two_at_once_prepare_once(tmp_path):
     assert whole(tmp_path / "key")
 
 
-def test_a_full_disk_is_said_in_a_line(tmp_path, monkeypatch):
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     def full(folder):
         raise RuntimeError(f"write() failed: {os.strerror(28)}; writing x")
 

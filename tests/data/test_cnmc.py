@@ -31,7 +31,7 @@ def entries(root):
 
 
 def content(source):
-    """What the data set says, whatever the layout."""
+    """The content of the data set, in any layout."""
     return {(e.id, e.label, e.subject, e.phase) for e in source.entries}
 
 
@@ -84,7 +84,7 @@ def fold_zips(tcia, folder):
 
 
 @pytest.mark.parametrize("layout", [kaggle, doubled, zips, one_zip, fold_zips])
-def test_every_layout_says_the_same(tcia, tmp_path, layout):
+def test_every_layout_gives_the_same(tcia, tmp_path, layout):
     expected = cnmc.make(data_config(tcia))
     found = cnmc.make(data_config(layout(tcia, tmp_path)))
     assert content(found) == content(expected)
@@ -209,7 +209,10 @@ def place(root, name, data=None):
     [
         (lambda r: place(r, "all/UID_1_1_1_all (1).bmp"), "not a file name of C-NMC"),
         (lambda r: place(r, "hem/UID_1_9_9_hem.bmp"), "not a file name of C-NMC"),
-        (lambda r: place(r, "all/UID_H1_9_9_hem.bmp"), "its name says hem, its folder all"),
+        (
+            lambda r: place(r, "all/UID_H1_9_9_hem.bmp"),
+            "name is of class hem, its folder of",
+        ),
         (lambda r: place(r, "again/all/UID_1_1_1_all.bmp"), "the same image is at"),
     ],
 )
@@ -313,7 +316,7 @@ def test_the_real_sample(shared, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_whole_tree_of_drawn_cells(shared, tmp_path):
+def test_a_complete_tree_of_synthetic_cells(shared, tmp_path):
     rows = [r for r in cnmc_rows(shared) if r["path"].startswith("C-NMC_training_data/")]
     source = cnmc.make(data_config(write_cnmc(tmp_path / "data", rows)))
     manifest, _ = scan(source, tmp_path / "cache", 2, "error")

@@ -1,4 +1,4 @@
-"""Names of C-NMC files: what they say, and that nothing is dropped in silence."""
+"""Names of C-NMC files: how they are parsed, and that none is dropped silently."""
 
 import re
 
@@ -12,7 +12,7 @@ numbers = st.integers(1, 99_999)
 
 
 @given(numbers, numbers, numbers, st.sampled_from(["all", "hem"]), st.booleans())
-def test_a_name_says_what_it_was_made_from(subject, source_image, cell, label, small):
+def test_a_name_is_parsed_to_its_parts(subject, source_image, cell, label, small):
     marker = "" if label == "all" else "h" if small else "H"
     name = parse_name(f"UID_{marker}{subject}_{source_image}_{cell}_{label}.bmp")
     person = f"H{subject}" if label == "hem" else str(subject)
@@ -20,7 +20,7 @@ def test_a_name_says_what_it_was_made_from(subject, source_image, cell, label, s
 
 
 @given(st.from_regex(re.compile(r"UID_[Hh]?[0-9]+_[0-9]+_[0-9]+_(all|hem)\.bmp"), fullmatch=True))
-def test_the_marker_stands_if_and_only_if_the_cell_is_healthy(name):
+def test_the_marker_is_there_if_and_only_if_the_cell_is_healthy(name):
     parsed = parse_name(name)
     assert (parsed is not None) == ((name[4] in "Hh") == name.endswith("_hem.bmp"))
 

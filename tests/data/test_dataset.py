@@ -1,9 +1,11 @@
 """The data sets that Python users make: arrays, folders, their own, and what the registry does."""
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,6 +202,15 @@ def test_a_registered_data_set_by_config(registry, tmp_path):
     # A cell of a notebook that is run again.
     assert lj.register_dataset("stripes", lambda data: Stripes(4), fields=fields)
     assert len(lj.make_dataset(chosen.data)) == 4
+
+
+def test_the_example_of_the_documentation(registry, tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    exec(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[1], {"__name__": "example"})
+    chosen = config.load("resnet50:wells", {"data.plate": 3, "data.cache_dir": str(tmp_path)})
+    data = lj.make_dataset(chosen.data)
+    assert repr(data) == "Wells('wells', 96 images, classes=control, treated)"
+    assert data.prepare(64, cache_dir=str(tmp_path)).images(np.array([5]))[0, 0, 0, 0] == 9
 
 
 @pytest.mark.parametrize(

@@ -35,9 +35,9 @@ def test_pairs_of_cnmc(shared):
     assert (m.group[a] == m.group[b]).all()
     inside = m.subject[a] == m.subject[b]
     assert set(m.subject[a][inside].tolist()) == {"H10"}
-    (sentence,) = duplicates.describe(m, pairs)
+    (note,) = duplicates.describe(m, pairs)
     for number in ("104", "99", "94", "73", "66"):
-        assert number in sentence
+        assert number in note.text
 
 
 def test_near_pairs_lie_across_groups_within_the_distance_and_the_area():
@@ -72,7 +72,7 @@ def test_the_list_has_an_end(monkeypatch):
     m = hashed(np.full(n, 7, np.uint64), np.full(n, 0.2), [f"g{k}" for k in range(n)])
     pairs = duplicates.near_duplicates(m)
     assert len(pairs) == 50
-    assert "at least 50" in duplicates.describe(m, pairs)[0]
+    assert "at least 50" in duplicates.describe(m, pairs)[0].text
 
 
 def test_real_cells(shared, tmp_path):

@@ -48,7 +48,7 @@ def test_a_class_that_is_in_no_majority_reaches_every_part():
         assert set(parts[20:].tolist()) == {0, 1, 2}
 
 
-def test_many_units_are_drawn_at_once():
+def test_many_units_are_assigned_at_once():
     counts = np.zeros((60_000, 2))
     counts[np.arange(60_000), np.arange(60_000) % 3 // 2] = 1
     parts = draw(counts)

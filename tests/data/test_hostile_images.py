@@ -25,7 +25,7 @@ from leukjax.errors import UserError
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("name", hostile.REFUSED)
 def test_a_costly_file_is_refused_before_its_pixels_are_decoded(name, monkeypatch):
-    make, says = hostile.REFUSED[name]
+    make, message = hostile.REFUSED[name]
     data = make()
 
     def load(self):
@@ -33,7 +33,7 @@ def test_a_costly_file_is_refused_before_its_pixels_are_decoded(name, monkeypatc
 
     for kind in (Image.Image, ImageFile.ImageFile, TiffImagePlugin.TiffImageFile):
         monkeypatch.setattr(kind, "load", load)
-    with pytest.raises(BadImage, match=says):
+    with pytest.raises(BadImage, match=message):
         decode(data, "x")
 
 
@@ -227,8 +227,8 @@ def test_special_files_neither_block_nor_fill_the_memory(tmp_path):
     command = [sys.executable, "-c", code, str(folder)]
     answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert answer.returncode == 0, answer.stderr
-    said = answer.stdout.splitlines()
-    assert len(said) == 7
-    assert all("is not a regular file: leave it out" in line for line in said[:4])
-    assert "b.zip cannot be read (is not a regular file)" in said[4]
-    assert all("is neither a folder nor a file" in line for line in said[5:])
+    lines = answer.stdout.splitlines()
+    assert len(lines) == 7
+    assert all("is not a regular file: leave it out" in line for line in lines[:4])
+    assert "b.zip cannot be read (is not a regular file)" in lines[4]
+    assert all("is neither a folder nor a file" in line for line in lines[5:])

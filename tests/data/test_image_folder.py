@@ -80,10 +80,10 @@ def test_subjects_by_pattern(root):
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        (r"(p[12])_", r"finds no subject in blast/p3_d\.jpeg"),
+        (r"(p[12])_", r"data\.subject_pattern: .* does not match blast/p3_d\.jpeg \(2 of "),
         (r"p\d", "has no group"),
-        (r"(p\d", "no regular expression"),
-        (r"(q?)", "finds no subject"),
+        (r"(p\d", "is not a regular expression"),
+        (r"(q?)", "does not match"),
     ],
 )
 def test_a_pattern_that_does_not_fit(root, pattern, message):
@@ -125,7 +125,7 @@ def test_subjects_by_csv(root, tmp_path, inside):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (table(list(ROWS.items())[1:]), r"no row for blast/p1_c\.JPG \(1 such"),
+        (table(list(ROWS.items())[1:]), r"no row for blast/p1_c\.JPG \(1 images"),
         (table([*ROWS.items(), ("blast/p1_c.JPG", "Z")]), "line 7: .* has two rows"),
         (table([*ROWS.items(), ("blast/none.png", "Z")]), "blast/none.png is no image"),
         (table([*ROWS.items(), ("blast/none.png", "")]), "lacks a value"),
@@ -161,7 +161,7 @@ def zipped_class(root):
     ("change", "message"),
     [
         (empty_class, "class empty has no image"),
-        (loose, r"x\.png lies in no class folder"),
+        (loose, r"x\.png is in no class folder"),
         (zipped_class, r"more\.zip would be a class"),
     ],
 )

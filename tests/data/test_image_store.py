@@ -1,4 +1,4 @@
-"""Pixels in one file: made once, compared with the checksum of the preparation, never half read."""
+"""Decoded images in one file: written once, compared with the checksum, never read in part."""
 
 import os
 import pickle

@@ -68,9 +68,9 @@ def test_what_is_wrong_is_an_item_and_the_others_go_on(tmp_path, monkeypatch):
     assert [Path(item.path).name for item in found] == [
         "a.zip", "b.zip", "c.zip", "d.png", "e.png", "f.png", "g.png"
     ]  # fmt: skip
-    said = ["points outside the zip", "not a whole zip", "over the limit", "No such file",
+    messages = ["points outside the zip", "not a whole zip", "over the limit", "No such file",
             "is not a regular file", "more than 0 MiB"]  # fmt: skip
-    for item, words in zip(found, said, strict=False):
+    for item, words in zip(found, messages, strict=False):
         assert words in error_of(item)
         assert item.path in error_of(item)
     assert found[-1].read() == b"good"

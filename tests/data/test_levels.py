@@ -9,8 +9,8 @@ from leukjax.data.datasets import image_folder
 from leukjax.errors import UserError
 
 
-def places(tree: dict[str, str], count: int = 2) -> list[str]:
-    """Paths such as a/x/0.png of {"a": "x y"}; "." stands for images right in a."""
+def locations(tree: dict[str, str], count: int = 2) -> list[str]:
+    """Paths such as a/x/0.png of {"a": "x y"}; "." for images directly in a."""
     return [
         f"{name}/{number}.png" if below == "." else f"{name}/{below}/{number}.png"
         for name, folders in tree.items()
@@ -39,7 +39,7 @@ CLASSES = [
     {"all": "p1 p2", "hem": "p3 p4"},
     {"valid": ".", "invalid": "."},
     {"test_strip": ".", "blood": "."},
-    {"Train_of_cells": ".", "single": "."},  # one name alone says nothing
+    {"Train_of_cells": ".", "single": "."},  # one name alone is no sign
     {"test": "a b", "blast": "c d"},
     {"partial": ".", "particle": "."},
     {"fold": ".", "unfolded": "."},
@@ -51,7 +51,7 @@ CLASSES = [
 @pytest.mark.parametrize("tree", PARTS, ids=lambda tree: "-".join(tree))
 def test_parts_are_known_by_their_names(tree):
     with pytest.raises(UserError, match="look like parts") as caught:
-        levels.check_names(places(tree), "ROOT/")
+        levels.check_names(locations(tree), "ROOT/")
     assert "\n" not in str(caught.value)
     first = next((n for n in tree if "train" in n.lower()), next(iter(tree)))
     assert f"--config.data.root=ROOT/{first}" in str(caught.value)
@@ -60,14 +60,16 @@ def test_parts_are_known_by_their_names(tree):
 
 @pytest.mark.parametrize("tree", CLASSES, ids=lambda tree: "-".join(tree))
 def test_classes_are_not_taken_for_parts(tree):
-    own = {place: place for place in places(tree)}
-    levels.check_names(places(tree), "ROOT")
-    assert levels.check_sub_folders(places(tree), own, "", "ROOT") == []
+    own = {location: location for location in locations(tree)}
+    levels.check_names(locations(tree), "ROOT")
+    assert levels.check_sub_folders(locations(tree), own, "", "ROOT") == []
 
 
-def check(tree, positive="", subject=lambda place: place):
-    own = places(tree)
-    return levels.check_sub_folders(own, {place: subject(place) for place in own}, positive, "ROOT")
+def check(tree, positive="", subject=lambda location: location):
+    own = locations(tree)
+    return levels.check_sub_folders(
+        own, {location: subject(location) for location in own}, positive, "ROOT"
+    )
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_sub_folders_that_differ_say_nothing(tree):
 
 def test_sub_folders_that_are_subjects_or_numbered_may_divide_classes():
     tree = {"blast": "smith jones", "normal": "smith jones"}
-    assert check(tree, subject=lambda place: place.split("/")[1]) == []
+    assert check(tree, subject=lambda location: location.split("/")[1]) == []
     for names in ("10x 40x", "p1 p2 p3", "0001-1000 1001-2000"):
         (note,) = check({"blast": names, "normal": names})
         assert str(note).startswith(
@@ -115,8 +117,8 @@ def test_sub_folders_that_are_subjects_or_numbered_may_divide_classes():
 
 @pytest.fixture
 def root(tmp_path):
-    for number, place in enumerate(places(PARTS[0])):
-        write(tmp_path / "root" / place, encode(cell(number), "PNG"))
+    for number, location in enumerate(locations(PARTS[0])):
+        write(tmp_path / "root" / location, encode(cell(number), "PNG"))
     return tmp_path / "root"
 
 
@@ -136,7 +138,7 @@ def test_the_source_and_the_audit_stop(root, tmp_path):
 
 
 def test_the_warning_is_among_the_notes(tmp_path):
-    for number, place in enumerate(places({"blast": "10x 40x", "normal": "10x 40x"})):
-        write(tmp_path / place, encode(cell(number), "PNG"))
+    for number, location in enumerate(locations({"blast": "10x 40x", "normal": "10x 40x"})):
+        write(tmp_path / location, encode(cell(number), "PNG"))
     notes = texts(image_folder.make(data_config(tmp_path)))
     assert notes[-1].startswith("WARNING: every class has the same sub-folders (10x, 40x)")

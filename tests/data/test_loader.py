@@ -194,7 +194,7 @@ def test_a_small_dev_shm_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("error", "message"),
     [
         (RuntimeError("Worker process was terminated unexpectedly with exit code -7."), "/dev/shm"),
         (OSError(errno.ENOSPC, "No space left on device"), r"/dev/shm \("),
@@ -208,7 +208,7 @@ def test_a_small_dev_shm_is_named(tmp_path):
         (OSError(errno.EIO, "Input/output error", "/data/x"), None),
     ],
 )
-def test_a_worker_that_dies_is_a_line(records, monkeypatch, error, says):
+def test_a_worker_that_dies_is_one_line(records, monkeypatch, error, message):
     class Dying:
         def mp_prefetch(self, *_, **__):
             return self
@@ -224,9 +224,9 @@ def test_a_worker_that_dies_is_a_line(records, monkeypatch, error, says):
 
     monkeypatch.setattr(grain.MapDataset, "to_iter_dataset", lambda *_: Dying())
     batches = Batches(records, ROWS, 8, training=True, workers=2)
-    with pytest.raises(UserError if says else type(error), match=says) as caught:
+    with pytest.raises(UserError if message else type(error), match=message) as caught:
         next(batches.iterate(0, 5))
-    assert not says or str(caught.value).startswith("data.workers: ")
+    assert not message or str(caught.value).startswith("data.workers: ")
 
 
 def test_closing_early_stops_the_readers(records):
@@ -271,13 +271,13 @@ def run_program(tmp_path: Path, cache: Path, workers: int, end: str) -> tuple[in
     program.write_text(textwrap.dedent(PROGRAM))
     arguments = [str(Path(__file__).parent), str(cache), str(workers), end]
     # To a file: the end of a pipe would be held open by the workers, and wait for them.
-    with open(tmp_path / "said", "w+") as said:
+    with open(tmp_path / "output", "w+") as output:
         command = [sys.executable, str(program), *arguments]
         done = subprocess.run(
-            command, stdout=said, stderr=subprocess.DEVNULL, timeout=100, check=False
+            command, stdout=output, stderr=subprocess.DEVNULL, timeout=100, check=False
         )
-        said.seek(0)
-        return done.returncode, [int(pid) for pid in said.read().split()]
+        output.seek(0)
+        return done.returncode, [int(pid) for pid in output.read().split()]
 
 
 def test_an_iterator_left_open_does_not_hold_up_the_end(tmp_path, cache):

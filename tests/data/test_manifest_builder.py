@@ -1,4 +1,4 @@
-"""The scan: what it measures, keeps and says."""
+"""The scan: what it measures, keeps and reports."""
 
 import dataclasses
 import hashlib
@@ -252,7 +252,7 @@ def test_a_class_that_loses_all_its_images(root, tmp_path):
         scan(make(root), tmp_path / "cache", 2, "skip")
 
 
-def test_identical_images_with_different_labels_are_said_loudly(root, tmp_path):
+def test_identical_images_with_different_labels_are_reported(root, tmp_path):
     write(root / "b" / "1.bmp", encode(cell(0)))
     write(root / "b" / "3.png", encode(cell(2), "PNG"))
     source = make(root)
@@ -282,7 +282,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(root, tmp_path, caplog):
 
 
 def test_a_source_needs_no_more_than_the_abstract_methods(root, tmp_path):
-    """A data set in memory or of drawn images defines image only."""
+    """A data set without files defines `image` only."""
     inner = make(root)
     fields = {f.name: getattr(inner, f.name) for f in dataclasses.fields(inner) if f.init}
 

@@ -55,26 +55,26 @@ class Terminal(io.StringIO):
 
 
 def lines(monkeypatch) -> list[str]:
-    said: list[str] = []
-    monkeypatch.setattr(logging, "info", lambda text, *args: said.append(text % args))
-    return said
+    logged: list[str] = []
+    monkeypatch.setattr(logging, "info", lambda text, *args: logged.append(text % args))
+    return logged
 
 
 def test_a_log_file_gets_plain_lines(monkeypatch):
-    said = lines(monkeypatch)
+    logged = lines(monkeypatch)
     clock = iter(range(0, 1000, 4))
     monkeypatch.setattr(parallel.time, "monotonic", lambda: float(next(clock)))
     monkeypatch.setattr(parallel.sys, "stderr", stream := io.StringIO())
     assert list(progress(iter("abcdef"), 6, "preparing")) == list("abcdef")
-    assert said[0] == "preparing: 3 of 6 images, 0.2/s, 12 s left"
-    assert said[-1].startswith("preparing: 6 images in 28.0 s")
+    assert logged[0] == "preparing: 3 of 6 images, 0.2/s, 12 s left"
+    assert logged[-1].startswith("preparing: 6 images in 28.0 s")
     assert stream.getvalue() == ""
 
 
 def test_a_terminal_gets_a_bar(monkeypatch):
-    said = lines(monkeypatch)
+    logged = lines(monkeypatch)
     monkeypatch.setattr(parallel.sys, "stderr", stream := Terminal())
     assert list(progress(range(5), 5, "preparing")) == list(range(5))
     assert "preparing" in stream.getvalue()
     assert "5" in stream.getvalue()
-    assert said == []
+    assert logged == []

@@ -77,7 +77,7 @@ def test_growing_interpolates_by_lanczos():
     ramp = np.repeat(np.arange(20, 220, 10, dtype=np.uint8)[None, :, None], 20, axis=0)
     ramp = np.repeat(ramp, 3, axis=2)
     grown = process(ramp, 80, background="bright").astype(float)
-    # Pixel centres: output column j lies at (j + 1/2) / 4 - 1/2 of the input.
+    # Pixel centres: output column j is at (j + 1/2) / 4 - 1/2 of the input.
     wanted = 20 + 10 * ((np.arange(80) + 0.5) / 4 - 0.5)
     assert np.abs(grown[40, 20:60, 0] - wanted[20:60]).max() < 1.5
     # A line is felt up to four pixels away; linear interpolation reaches one, cubic two.

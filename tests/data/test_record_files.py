@@ -66,5 +66,5 @@ def test_files_of_tfds_are_read_in_the_order_of_parts_and_shards(files, tmp_path
     expected = RecordFiles(files[::-1], COUNTS[::-1])
     assert len(found) == sum(COUNTS)
     assert [found[n] for n in range(100)] == [expected[n] for n in range(100)]
-    with pytest.raises(ValueError, match="leads out of"):
+    with pytest.raises(ValueError, match="points outside"):
         RecordFiles.of_tfds(tmp_path, [f"../x/{names[0]}"])

@@ -106,7 +106,7 @@ def test_an_image_that_changed_after_the_scan_is_not_prepared(tmp_path, monkeypa
     shutil.copytree(tmp_path / "first" / "scans", tmp_path / "second" / "scans")
     with pytest.raises(UserError, match=r"^cell7\.bmp: is not the image that was scanned"):
         tiny_records(tmp_path / "second", tiny_source(12))
-    # "Start again", says the message, and that helps.
+    # The message asks to start again, and that works.
     again = tiny_records(tmp_path / "second", tiny_source(12))
     assert again.checksum != tiny_records(tmp_path / "first", tiny_source(12)).checksum
 
@@ -175,7 +175,7 @@ def test_every_flipped_bit_of_the_pixels_is_found_when_they_are_read(tmp_path):
         except UserError:
             refused += 1
             continue
-        np.testing.assert_array_equal(after, before)  # the flip lies in the padding
+        np.testing.assert_array_equal(after, before)  # the flip is in the padding
     assert refused > 5
 
 
@@ -218,9 +218,9 @@ def test_two_processes_prepare_once(tmp_path):
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         for _ in range(2)
     ]
-    said = [process.communicate(timeout=100)[0].strip() for process in both]
+    outputs = [process.communicate(timeout=100)[0].strip() for process in both]
     assert [process.returncode for process in both] == [0, 0]
-    assert said[0] == said[1] == tiny_records(tmp_path, tiny_source(30)).checksum
+    assert outputs[0] == outputs[1] == tiny_records(tmp_path, tiny_source(30)).checksum
     assert len([p for p in (tmp_path / "tiny").iterdir() if not p.name.startswith(".")]) == 1
 
 

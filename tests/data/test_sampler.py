@@ -38,11 +38,11 @@ def test_each_epoch_is_a_new_permutation_and_no_batch_crosses_it(n, batch, seed,
     for epoch in range(epochs):
         first = epoch * order.batches_per_epoch
         steps = range(first, first + order.batches_per_epoch)
-        drawn = np.concatenate([order.batch(step) for step in steps])
-        assert drawn.dtype == np.int32
-        assert len(drawn) == n // batch * batch
-        assert len(set(drawn.tolist())) == len(drawn)
-        seen.append(tuple(drawn))
+        rows_of_epoch = np.concatenate([order.batch(step) for step in steps])
+        assert rows_of_epoch.dtype == np.int32
+        assert len(rows_of_epoch) == n // batch * batch
+        assert len(set(rows_of_epoch.tolist())) == len(rows_of_epoch)
+        seen.append(tuple(rows_of_epoch))
     if len(seen[0]) > 10:  # 10! orders: two alike would be no chance
         assert len(set(seen)) == epochs
 
@@ -74,13 +74,13 @@ def test_balanced_epochs_hold_each_class_equally_often(counts, seed, epochs):
     order = Order(manifest(labels.tolist()), np.arange(n), n, seed, "class_balanced")
     total = np.zeros(n, int)
     for epoch in range(epochs):
-        drawn = order.batch(epoch)
-        assert len(drawn) == n
-        per_class = np.bincount(labels[drawn], minlength=classes)
+        rows_of_epoch = order.batch(epoch)
+        assert len(rows_of_epoch) == n
+        per_class = np.bincount(labels[rows_of_epoch], minlength=classes)
         wanted = np.full(classes, n // classes)
         wanted[: n % classes] += 1
         np.testing.assert_array_equal(per_class, wanted)
-        total += np.bincount(drawn, minlength=n)
+        total += np.bincount(rows_of_epoch, minlength=n)
         for label in range(classes):  # over the epochs too, no member is favoured
             members = total[labels == label]
             assert members.max() - members.min() <= 1
@@ -99,7 +99,7 @@ def test_balanced_by_subject():
     names, counts = np.unique(np.array(subjects)[first], return_counts=True)
     assert dict(zip(names.tolist(), counts.tolist(), strict=True)) == {"a": 14, "b": 13, "c": 13}
     assert not np.array_equal(first, second)
-    # The places are permuted together: the subjects are not in turns.
+    # All positions are permuted together: the subjects do not alternate.
     assert not np.array_equal(np.array(subjects)[first][:3], np.array(["a", "b", "c"]))
     # Of "a", the second epoch begins with those that the first left out.
     assert not set(first[first < 30]) & set(second[second < 30])
@@ -109,9 +109,9 @@ def test_balancing_counts_the_rows_of_this_part_only():
     labels = [0] * 50 + [1] * 50
     rows = np.r_[np.arange(10), np.arange(50, 90)]
     order = Order(manifest(labels), rows, 50, 0, "class_balanced")
-    drawn = order.batch(0)
-    assert set(drawn.tolist()) <= set(rows.tolist())
-    assert (drawn < 50).sum() == 25
+    rows_of_epoch = order.batch(0)
+    assert set(rows_of_epoch.tolist()) <= set(rows.tolist())
+    assert (rows_of_epoch < 50).sum() == 25
 
 
 def test_steps_may_come_in_any_order():

@@ -59,22 +59,22 @@ def test_ids_can_be_read_back(index, number):
     assert smears.cell_of(smears.cell_id(index, number)) == (index, number)
 
 
-def test_images_are_the_drawn_ones_in_any_order_and_from_many_threads():
-    drawn = specimens.draw(0, 6, 40)
+def test_images_are_the_same_in_any_order_and_from_many_threads():
+    sample = specimens.draw(0, 6, 40)
     source = smears.make(data_config(6, 40))
-    assert len(source.entries) == len(drawn)
-    order = np.random.default_rng(0).permutation(len(drawn))
+    assert len(source.entries) == len(sample)
+    order = np.random.default_rng(0).permutation(len(sample))
     with ThreadPoolExecutor(4) as pool:
         images = list(pool.map(lambda i: source.image(source.entries[i]), order[:60]))
     for i, image in zip(order, images, strict=False):
         entry = source.entries[i]
-        np.testing.assert_array_equal(image, drawn.images[i])
-        assert (entry.label, entry.subject) == (drawn.label[i], drawn.subject[i])
+        np.testing.assert_array_equal(image, sample.images[i])
+        assert (entry.label, entry.subject) == (sample.label[i], sample.subject[i])
         assert source.read(entry) == image.tobytes()
     assert len(source._blocks) <= smears._BLOCKS_KEPT
 
 
-def test_a_failed_drawing_is_raised_and_not_kept(monkeypatch):
+def test_a_failure_is_raised_and_not_kept(monkeypatch):
     def broken(*arguments):
         raise MemoryError("no memory")
 
@@ -109,32 +109,32 @@ def test_no_two_cells_pass_for_duplicates(tmp_path):
     assert not near_duplicates(table)
 
 
-def test_records_hold_the_drawn_cells_at_training_size(tmp_path):
+def test_records_hold_the_cells_at_training_size(tmp_path):
     records = prepare(data_config(cache_dir=str(tmp_path)))
     assert records.synthetic
-    drawn = specimens.draw(0, 6, 5)
+    sample = specimens.draw(0, 6, 5)
     ids = [
         smears.cell_id(index, number)
         for index, number in zip(
-            drawn.parameters["subject_index"], drawn.parameters["number"], strict=True
+            sample.parameters["subject_index"], sample.parameters["number"], strict=True
         )
     ]
     row = int(np.flatnonzero(records.manifest.id == ids[3])[0])
-    expected = preprocess.process(drawn.images[3], 48, 0, "none", "black")
+    expected = preprocess.process(sample.images[3], 48, 0, "none", "black")
     np.testing.assert_array_equal(records.images(np.array([row]))[0], expected)
-    assert records.manifest.area[row] == pytest.approx(drawn.cell[3].mean(), abs=1e-6)
+    assert records.manifest.area[row] == pytest.approx(sample.cell[3].mean(), abs=1e-6)
 
 
-@pytest.fixture(scope="module", params=[0, 1], ids=["drawing 0", "drawing 1"])
-def drawn(request):
-    """The newcomer's data set, and another drawing of it."""
+@pytest.fixture(scope="module", params=[0, 1], ids=["seed 0", "seed 1"])
+def sample(request):
+    """The newcomer's data set, and one with another seed."""
     return specimens.draw(request.param, 60, 20)
 
 
 @pytest.fixture(scope="module")
-def pixels(drawn):
+def pixels(sample):
     """uint8[n, 48, 48, 3], as the newcomer's run sees them."""
-    return np.stack([preprocess.process(i, 48, 0, "none", "black") for i in drawn.images])
+    return np.stack([preprocess.process(i, 48, 0, "none", "black") for i in sample.images])
 
 
 @pytest.fixture(scope="module")
@@ -142,25 +142,25 @@ def features(pixels):
     return appearance(pixels)
 
 
-def test_size_alone_does_not_decide(drawn):
-    area = drawn.cell.mean((1, 2), keepdims=True)[..., 0]
+def test_size_alone_does_not_decide(sample):
+    area = sample.cell.mean((1, 2), keepdims=True)[..., 0]
     model = make_pipeline(StandardScaler(), LogisticRegression())
-    scores = scores_on_test(model, area, manifest(drawn), "subject", range(10))
+    scores = scores_on_test(model, area, manifest(sample), "subject", range(10))
     assert 0.55 < scores.mean() < 0.72
     assert scores[0] < 0.75  # what the newcomer's table shows
 
 
-def test_the_class_can_be_learnt_from_simple_numbers(drawn, features):
+def test_the_class_can_be_learnt_from_simple_numbers(sample, features):
     """A logistic model on 33 numbers, over 0.9 on subjects that it has not seen."""
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    scores = scores_on_test(model, features, manifest(drawn), "subject", SEEDS)
+    scores = scores_on_test(model, features, manifest(sample), "subject", SEEDS)
     assert scores.mean() > 0.9
 
 
-def test_subjects_matter(drawn, features):
+def test_subjects_matter(sample, features):
     """Nearest neighbours find the subject again: by image they score higher than by subject."""
     model = make_pipeline(StandardScaler(), KNeighborsClassifier(5))
-    table = manifest(drawn)
+    table = manifest(sample)
     by_subject = scores_on_test(model, features, table, "subject", SEEDS)
     by_image = scores_on_test(model, features, table, "image", SEEDS)
     assert by_image.mean() - by_subject.mean() > 0.03
@@ -169,9 +169,9 @@ def test_subjects_matter(drawn, features):
 @pytest.fixture(scope="module")
 def newcomer():
     """The default data set as the newcomer's run sees it: pixels, labels, manifest."""
-    drawn = specimens.draw(0, 60, 20)
-    pixels = np.stack([preprocess.process(i, 48, 0, "none", "black") for i in drawn.images])
-    return pixels, drawn.label, manifest(drawn)
+    sample = specimens.draw(0, 60, 20)
+    pixels = np.stack([preprocess.process(i, 48, 0, "none", "black") for i in sample.images])
+    return pixels, sample.label, manifest(sample)
 
 
 class Trainer:

@@ -1,4 +1,4 @@
-"""Drawn cells: reproducible, true to their parameters, different by class, like real ones."""
+"""Synthetic cells: reproducible, true to their parameters, different by class, like real ones."""
 
 import cv2
 import numpy as np
@@ -11,18 +11,18 @@ from leukjax.data.synthetic.specimens import draw
 
 
 @pytest.fixture(scope="module")
-def drawn() -> specimens.Drawn:
+def sample() -> specimens.SyntheticCells:
     return draw(0, 60, 20)
 
 
 @pytest.fixture(scope="module")
-def intact(drawn):
+def intact(sample):
     """Rows of cells that the segmentation neither cut into nor added much to."""
-    p = drawn.parameters
+    p = sample.parameters
     return (p["flap"] == 0) & (p["spike"] == 0) & (p["bite"] == 0) & (p["cut"] > 1)
 
 
-def assert_same(a: specimens.Drawn, b: specimens.Drawn, rows=slice(None)):
+def assert_same(a: specimens.SyntheticCells, b: specimens.SyntheticCells, rows=slice(None)):
     for name in ("images", "label", "subject", "cell", "nucleus", "nucleoli"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name)[rows], err_msg=name)
     assert a.parameters.keys() == b.parameters.keys()
@@ -57,74 +57,74 @@ def test_blocks_are_the_same_cells_one_after_the_other():
     assert len(np.unique(whole.images.reshape(len(whole), -1), axis=0)) == len(whole)
 
 
-def test_shapes_and_types(drawn):
-    n = len(drawn)
-    assert drawn.images.shape == (n, 96, 96, 3)
-    assert drawn.images.dtype == np.uint8
-    assert drawn.label.dtype == np.int32
-    for mask in (drawn.cell, drawn.nucleus, drawn.nucleoli):
+def test_shapes_and_types(sample):
+    n = len(sample)
+    assert sample.images.shape == (n, 96, 96, 3)
+    assert sample.images.dtype == np.uint8
+    assert sample.label.dtype == np.int32
+    for mask in (sample.cell, sample.nucleus, sample.nucleoli):
         assert mask.shape == (n, 96, 96)
         assert mask.dtype == bool
-    for name, values in drawn.parameters.items():
+    for name, values in sample.parameters.items():
         assert len(values) == n, name
         assert np.isfinite(values).all(), name
 
 
-def test_subjects_and_classes(drawn):
-    assert 1080 <= len(drawn) <= 1320
-    names, sizes = np.unique(drawn.subject, return_counts=True)
+def test_subjects_and_classes(sample):
+    assert 1080 <= len(sample) <= 1320
+    names, sizes = np.unique(sample.subject, return_counts=True)
     assert set(names) == {f"{h}{k}" for h in ("", "H") for k in range(1, 31)}
     assert sizes.std() > 2
     assert sizes.min() >= 5
-    healthy = np.char.startswith(drawn.subject, "H")
-    np.testing.assert_array_equal(healthy, drawn.label == specimens.CLASSES.index("hem"))
-    assert 0.44 < drawn.label.mean() < 0.56
+    healthy = np.char.startswith(sample.subject, "H")
+    np.testing.assert_array_equal(healthy, sample.label == specimens.CLASSES.index("hem"))
+    assert 0.44 < sample.label.mean() < 0.56
 
 
-def test_masks_nest_on_exact_black(drawn):
-    assert not (drawn.nucleoli & ~drawn.nucleus).any()
-    assert not (drawn.nucleus & ~drawn.cell).any()
-    np.testing.assert_array_equal(drawn.images.any(-1), drawn.cell)
-    assert drawn.nucleus.any((1, 2)).all()
-    assert (drawn.cell.sum((1, 2)) > drawn.nucleus.sum((1, 2))).all()
+def test_masks_nest_on_exact_black(sample):
+    assert not (sample.nucleoli & ~sample.nucleus).any()
+    assert not (sample.nucleus & ~sample.cell).any()
+    np.testing.assert_array_equal(sample.images.any(-1), sample.cell)
+    assert sample.nucleus.any((1, 2)).all()
+    assert (sample.cell.sum((1, 2)) > sample.nucleus.sum((1, 2))).all()
 
 
-def test_the_cell_fills_the_frame_as_it_should(drawn):
-    share = drawn.cell.mean((1, 2))
+def test_the_cell_fills_the_frame_as_it_should(sample):
+    share = sample.cell.mean((1, 2))
     assert share.min() > 0.12
     assert share.max() < 0.72
     assert 0.33 < share.mean() < 0.5
 
 
-def test_masks_agree_with_the_parameters(drawn, intact):
-    p = drawn.parameters
-    radius = np.sqrt(drawn.cell.mean((1, 2)) * 4 / np.pi)[intact]
+def test_masks_agree_with_the_parameters(sample, intact):
+    p = sample.parameters
+    radius = np.sqrt(sample.cell.mean((1, 2)) * 4 / np.pi)[intact]
     expected = (p["cell_radius"] + p["segmentation_margin"])[intact]
     np.testing.assert_allclose(radius, expected, rtol=0.12)
     assert abs(np.mean(radius / expected) - 1) < 0.02
-    ratio = (drawn.nucleus.sum((1, 2)) / drawn.cell.sum((1, 2)))[intact]
+    ratio = (sample.nucleus.sum((1, 2)) / sample.cell.sum((1, 2)))[intact]
     assert np.corrcoef(ratio, p["nucleus_ratio"][intact])[0, 1] > 0.8
-    has = drawn.nucleoli.any((1, 2))
+    has = sample.nucleoli.any((1, 2))
     assert (has == (p["nucleoli_count"] > 0)).mean() > 0.97
     assert not has[p["nucleoli_count"] == 0].any()
 
 
-def test_nucleoli_are_paler(drawn):
-    level = drawn.images[..., 1].astype(float)
-    rows = np.flatnonzero(drawn.nucleoli.sum((1, 2)) > 30)
-    inside = np.array([level[i][drawn.nucleoli[i]].mean() for i in rows])
-    around = np.array([level[i][drawn.nucleus[i] & ~drawn.nucleoli[i]].mean() for i in rows])
+def test_nucleoli_are_paler(sample):
+    level = sample.images[..., 1].astype(float)
+    rows = np.flatnonzero(sample.nucleoli.sum((1, 2)) > 30)
+    inside = np.array([level[i][sample.nucleoli[i]].mean() for i in rows])
+    around = np.array([level[i][sample.nucleus[i] & ~sample.nucleoli[i]].mean() for i in rows])
     assert len(rows) > 200
     assert (inside > around).mean() > 0.95
 
 
-def texture(drawn, low: float, high: float) -> np.ndarray:
+def texture(sample, low: float, high: float) -> np.ndarray:
     """Standard deviation of the green optical density in a band of scales, inside the nucleus."""
-    density = -np.log(np.maximum(drawn.images[..., 1], 1) / 255)
-    density = np.where(drawn.nucleus, density, 0)
-    out = np.zeros(len(drawn))
-    for i in range(len(drawn)):
-        inner = ndimage.binary_erosion(drawn.nucleus[i], iterations=8) & ~drawn.nucleoli[i]
+    density = -np.log(np.maximum(sample.images[..., 1], 1) / 255)
+    density = np.where(sample.nucleus, density, 0)
+    out = np.zeros(len(sample))
+    for i in range(len(sample)):
+        inner = ndimage.binary_erosion(sample.nucleus[i], iterations=8) & ~sample.nucleoli[i]
         band = cv2.GaussianBlur(density[i], (0, 0), low) - cv2.GaussianBlur(
             density[i], (0, 0), high
         )
@@ -132,13 +132,13 @@ def texture(drawn, low: float, high: float) -> np.ndarray:
     return out
 
 
-def test_every_class_feature_differs_and_none_decides(drawn):
-    blast = drawn.label == 0
-    p = drawn.parameters
-    coarse, fine = texture(drawn, 2.0, 4.0), texture(drawn, 0.8, 1.6)
+def test_every_class_feature_differs_and_none_decides(sample):
+    blast = sample.label == 0
+    p = sample.parameters
+    coarse, fine = texture(sample, 2.0, 4.0), texture(sample, 0.8, 1.6)
     measured = {
-        "area": drawn.cell.mean((1, 2)),
-        "nucleus to cytoplasm": drawn.nucleus.sum((1, 2)) / drawn.cell.sum((1, 2)),
+        "area": sample.cell.mean((1, 2)),
+        "nucleus to cytoplasm": sample.nucleus.sum((1, 2)) / sample.cell.sum((1, 2)),
         "fine chromatin": -coarse,
         "grain": fine / coarse,
         "nucleoli": p["nucleoli_count"],
@@ -153,36 +153,36 @@ def test_every_class_feature_differs_and_none_decides(drawn):
         assert low < area < high, f"{name}: AUROC {area:.3f}"
 
 
-def test_what_must_not_tell_the_class_does_not(drawn):
-    p = drawn.parameters
+def test_what_must_not_tell_the_class_does_not(sample):
+    p = sample.parameters
     first = np.unique(p["subject_index"], return_index=True)[1]
     # One value a subject is what these traits have; sixty subjects leave chance 0.5 +- 0.075.
     for name in ("haematoxylin", "eosin", "hue", "focus", "scale", "sensor_noise"):
-        score = roc_auc_score(drawn.label[first], p[name][first])
+        score = roc_auc_score(sample.label[first], p[name][first])
         assert 0.25 < score < 0.75, f"{name}: AUROC {score:.3f}"
 
 
-def test_a_subject_has_a_look_of_its_own(drawn):
+def test_a_subject_has_a_look_of_its_own(sample):
     """Colour varies more between subjects than within: that is the fingerprint."""
     colour = np.array(
         [
             np.log(image[mask].mean(0))
-            for image, mask in zip(drawn.images, drawn.nucleus, strict=True)
+            for image, mask in zip(sample.images, sample.nucleus, strict=True)
         ]
     )
-    index = drawn.parameters["subject_index"]
+    index = sample.parameters["subject_index"]
     means = np.array([colour[index == k].mean(0) for k in range(60)])
     within = colour - means[index]
     assert (means.std(0) > 1.5 * within.std(0)).all()
 
 
-def test_colours_and_sizes_are_those_of_real_cells(drawn, shared):
+def test_colours_and_sizes_are_those_of_real_cells(sample, shared):
     """C-NMC's 44 cells, centre-cropped to 300 of 450 px: the frame that ours imitate."""
     files = sorted((shared / "data" / "C-NMC_Leukemia").rglob("*.bmp"))
     real = [cv2.imread(str(file))[75:375, 75:375, ::-1] for file in files]
     colours = np.array([image[image.any(-1)].mean(0) for image in real])
-    ours = np.array([i[m].mean(0) for i, m in zip(drawn.images, drawn.cell, strict=True)])
+    ours = np.array([i[m].mean(0) for i, m in zip(sample.images, sample.cell, strict=True)])
     assert np.abs(ours.mean(0) - colours.mean(0)).max() < 12
     shares = np.array([image.any(-1).mean() for image in real])
-    assert abs(drawn.cell.mean() - shares.mean()) < 0.08
+    assert abs(sample.cell.mean() - shares.mean()) < 0.08
     assert np.abs(np.log(ours.std(0) / colours.std(0))).max() < np.log(2.5)

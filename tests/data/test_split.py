@@ -66,7 +66,7 @@ def test_a_thousand_seeds_on_all_of_cnmc(cnmc):
         split = make_split(cnmc, "subject", seed)
         side = np.select([split.part == part for part in PARTS], range(3), -1)
         assert side.min() == 0  # every labelled image is used
-        # A group's side is that of its first row; nobody of it may be elsewhere.
+        # A group's side is that of its first row; no image of it may be elsewhere.
         first = np.zeros(66, int)
         first[group_of_row] = side
         assert (first[group_of_row] == side).all()
@@ -192,7 +192,7 @@ def test_a_data_set_without_official_parts(cnmc):
         make_split(cnmc, "official", 0)
 
 
-def test_image_is_leaky_and_says_so(cnmc):
+def test_image_is_leaky_and_warns(cnmc):
     split = make_split(cnmc, "image", 0)
     assert split.leaky
     assert len(crossing_groups(cnmc, split)) > 60

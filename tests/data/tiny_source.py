@@ -13,7 +13,7 @@ from leukjax.data.source import Entry
 
 
 class Tiny(Dataset):
-    """Discs of noise on black, drawn from the entry's id; `delay` seconds an image."""
+    """Discs of noise on black, seeded by the id of the entry; `delay` seconds per image."""
 
     def __init__(self, *, side: int = 20, delay: float = 0.0, **fields) -> None:
         super().__init__(**fields)

@@ -1,4 +1,4 @@
-"""Folders of drawn images that look like the data sets, for tests."""
+"""Folders of synthetic images in the layouts of the data sets."""
 
 import csv
 import io
@@ -82,7 +82,7 @@ def cnmc_training(shared: Path) -> Manifest:
 
 
 def write_cnmc(folder: Path, rows: list[dict[str, str]], side: int = 24) -> Path:
-    """Files with the names of C-NMC rows and drawn pixels, equal where the digests are."""
+    """Files with the names of C-NMC rows and synthetic pixels, equal if the digests are."""
     for row in rows:
         if row["path"].endswith(".bmp"):
             seed = int(row["sha256"][:12], 16)

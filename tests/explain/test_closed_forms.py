@@ -9,7 +9,7 @@ import pytest
 from linear import Linear, Pooled, network
 
 from leukjax.explain.attribution.methods import METHODS, Settings, attribute, fits
-from leukjax.explain.attribution.network import Network, choose_layer, layers, score
+from leukjax.explain.attribution.network import Network, choose_layer, form_of, layers, score
 from leukjax.models.registry import create_model
 
 SIZE = 12
@@ -159,7 +159,7 @@ def test_maps_turn_with_image_and_network(family):
     flipped = net._replace(variables=jax.tree_util.tree_map_with_path(flip, net.variables))
     layer = choose_layer(net, size)
     settings = Settings(layer=layer, steps=4, window=window, stride=stride)
-    wanted = [method for method in METHODS if fits(method, family)]
+    wanted = [method for method in METHODS if fits(method, form_of(net, size))]
 
     @jax.jit
     def run(variables, images):

@@ -116,7 +116,7 @@ def maps_of(method: str, redrawn: tuple[str, ...] = (), seed: int = 0, nucleoli:
     return np.asarray(jax.image.resize(found, (len(images), SIZE, SIZE), "linear"))
 
 
-WANTED = [name for name in METHODS if fits(name, "cnn")]
+WANTED = [name for name in METHODS if fits(name, "convolutional")]
 
 
 @pytest.mark.slow

@@ -13,8 +13,7 @@ from leukjax.explain.attribution import cam
 from leukjax.explain.attribution.methods import Settings, attribute
 from leukjax.explain.attribution.network import Network, tapped
 from leukjax.models.registry import create_model
-from leukjax.weights.axes import to_torch
-from leukjax.weights.layouts import TIMM
+from leukjax.weights.layouts import TIMM, to_torch
 
 TARGETS = (2, 0)
 CASES = {

@@ -106,15 +106,17 @@ def test_a_map_of_what_counts_beats_chance_and_the_centre():
 
 
 def test_methods_are_refused_where_they_do_not_fit():
-    check(["gradcam", "attention"], ["cnn", "hybrid_vit"])
-    check(usual("bit"), ["bit"])
-    for methods, families, said in (
-        (["rollout"], ["cnn"], "--method=rollout: is not for cnn, which has gradcam, "),
-        (["gradcam"], ["hybrid_vit"], "--method=gradcam: is not for hybrid_vit, which has rollout"),
-        (["gradcam"], ["cnn", "hybrid_vit"], "is not for hybrid_vit"),
-        (["gradcamm"], ["cnn"], "no such method; one of gradcam, "),
-        (["gradcam", "gradcam"], ["cnn"], "is given twice"),
+    cnn, hybrid = ("cnn", "convolutional"), ("hybrid_vit", "transformer")
+    check(["gradcam", "attention"], [cnn, hybrid])
+    for form in ("convolutional", "transformer", "other"):
+        check(usual(form), [("mine", form)])
+    for methods, models, said in (
+        (["rollout"], [cnn], "--method=rollout: is not for cnn, which has gradcam, "),
+        (["gradcam"], [hybrid], "--method=gradcam: is not for hybrid_vit, which has rollout"),
+        (["gradcam"], [cnn, hybrid], "is not for hybrid_vit"),
+        (["gradcamm"], [cnn], "no such method; one of gradcam, "),
+        (["gradcam", "gradcam"], [cnn], "is given twice"),
     ):
         with pytest.raises(UserError, match="--method") as error:
-            check(methods, families)
+            check(methods, models)
         assert said in str(error.value)

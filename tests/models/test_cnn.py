@@ -14,18 +14,6 @@ def _init(module, size, count=2):
     return images, jax.jit(lambda: module.init(jax.random.key(0), images, train=False))()
 
 
-def test_shapes_and_intermediate_results():
-    module = create_model("cnn", 3, width=8)
-    images, variables = _init(module, 48)
-    logits, state = jax.jit(
-        lambda v: module.apply(v, images, train=False, mutable=["intermediates"])
-    )(variables)
-    assert logits.shape == (2, 3)
-    assert logits.dtype == jnp.float32
-    assert state["intermediates"]["feature_map"][0].shape == (2, 6, 6, 64)
-    assert state["intermediates"]["pooled"][0].shape == (2, 128)
-
-
 def test_images_too_small_to_pool_are_refused():
     with pytest.raises(UserError, match=r"image_size=15: too small"):
         _init(create_model("cnn", 2, width=4), 15)

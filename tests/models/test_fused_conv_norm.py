@@ -1,4 +1,4 @@
-"""A 1x1 convolution fused with its normalisation equals the layers one after the other."""
+"""A 1x1 convolution fused with its normalisation equals the separate layers."""
 
 import functools
 
@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from leukjax.models import norms
-from leukjax.models.fused import conv_norm
-from leukjax.models.fused.blocks import FusedBlock
+from leukjax.models.fused import FusedBlock, conv_norm
 from leukjax.models.fused.norms import CONV_LAYERS, LAYERS
 from leukjax.models.layers import Conv, conv
 from leukjax.models.norms import standardize
@@ -18,7 +17,7 @@ from leukjax.models.resnet import Block
 EPSILON = 1e-5
 
 
-def apart(x, kernel, scale, bias, shortcut, parts, groups=0):
+def separate(x, kernel, scale, bias, shortcut, parts, groups=0):
     y = conv(x, kernel.astype(x.dtype))
     flat = y.reshape(parts, -1, y.shape[-1])
     flat, mean, variance = jax.vmap(standardize, (0, None, None, None, None))(
@@ -28,11 +27,11 @@ def apart(x, kernel, scale, bias, shortcut, parts, groups=0):
     return (y if shortcut is None else jax.nn.relu(y + shortcut)), mean, variance
 
 
-def folded(*arguments, groups=0):
-    return conv_norm.conv_norm(*arguments, EPSILON, groups)
+def fused(*arguments, groups=0):
+    return conv_norm.conv_norm(*arguments, groups or arguments[1].shape[-1], EPSILON)
 
 
-def drawn(seed, shortcut=True, dtype=jnp.float32):
+def random_arguments(seed, shortcut=True, dtype=jnp.float32):
     rng = np.random.default_rng(seed)
 
     def normal(*shape):
@@ -40,27 +39,27 @@ def drawn(seed, shortcut=True, dtype=jnp.float32):
 
     x = np.maximum(normal(4, 6, 5, 8) + 0.5, 0)  # as after a ReLU: with a mean
     beside = jnp.asarray(normal(4, 6, 5, 24), dtype) if shortcut else None
-    along = jnp.asarray(normal(4, 6, 5, 24) + 0.3, dtype)
-    return (jnp.asarray(x, dtype), normal(1, 1, 8, 24), normal(24), normal(24), beside), along
+    gradient = jnp.asarray(normal(4, 6, 5, 24) + 0.3, dtype)
+    return (jnp.asarray(x, dtype), normal(1, 1, 8, 24), normal(24), normal(24), beside), gradient
 
 
-def both(function, arguments, along, parts):
+def both(function, arguments, gradient, parts):
     """The result, and the gradients of all arguments."""
 
     @jax.jit
-    def run(arguments, along):
+    def run(arguments, gradient):
         y, back = jax.vjp(lambda *a: function(*a, parts)[0], *arguments)
-        return y, back(along)
+        return y, back(gradient)
 
-    return jax.tree.leaves(run(arguments, along))
+    return jax.tree.leaves(run(arguments, gradient))
 
 
 @pytest.mark.parametrize(("parts", "groups"), [(1, 0), (2, 0), (4, 8), (2, 1)])
 @pytest.mark.parametrize("shortcut", [True, False])
 def test_equal_to_the_parts_one_after_the_other(parts, groups, shortcut):
-    arguments, along = drawn(0, shortcut)
-    forms = [functools.partial(form, groups=groups) for form in (folded, apart)]
-    pairs = zip(*(both(form, arguments, along, parts) for form in forms), strict=True)
+    arguments, gradient = random_arguments(0, shortcut)
+    forms = [functools.partial(form, groups=groups) for form in (fused, separate)]
+    pairs = zip(*(both(form, arguments, gradient, parts) for form in forms), strict=True)
     for ours, theirs in pairs:
         np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-5 * float(abs(theirs).max()))
     for ours, theirs in zip(*(form(*arguments, parts)[1:] for form in forms), strict=True):
@@ -69,18 +68,18 @@ def test_equal_to_the_parts_one_after_the_other(parts, groups, shortcut):
 
 def test_bfloat16_is_about_as_near_to_the_truth_as_the_parts_one_after_the_other():
     """Root mean square errors of result and gradients; the truth is float32 of the same inputs."""
-    errors = {folded: np.zeros(5), apart: np.zeros(5)}
+    errors = {fused: np.zeros(5), separate: np.zeros(5)}
     for seed in range(5):
-        arguments, along = drawn(seed, shortcut=False, dtype=jnp.bfloat16)
-        wide = jax.tree.map(lambda a: a.astype(jnp.float32), (arguments, along))
-        truth = both(apart, *wide, 1)
+        arguments, gradient = random_arguments(seed, shortcut=False, dtype=jnp.bfloat16)
+        wide = jax.tree.map(lambda a: a.astype(jnp.float32), (arguments, gradient))
+        truth = both(separate, *wide, 1)
         for function in errors:
-            found = both(function, arguments, along, 1)
+            values = both(function, arguments, gradient, 1)
             errors[function] += [
                 float(jnp.sqrt(jnp.mean((a.astype(jnp.float32) - b) ** 2)) / jnp.std(b))
-                for a, b in zip(found, truth, strict=True)
+                for a, b in zip(values, truth, strict=True)
             ]
-    assert (errors[folded] < 1.5 * errors[apart] + 1e-3).all(), errors
+    assert (errors[fused] < 1.5 * errors[separate] + 1e-3).all(), errors
 
 
 @pytest.mark.parametrize(

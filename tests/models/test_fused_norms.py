@@ -1,4 +1,4 @@
-"""A normalisation fused with what follows it equals the layers one after the other."""
+"""A normalisation fused with what follows it equals the separate layers."""
 
 import jax
 import jax.numpy as jnp
@@ -29,14 +29,14 @@ def slow(*values):
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
-def drawn(seed, *shape, dtype=jnp.float32):
+def normal(seed, *shape, dtype=jnp.float32):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
 
 
 def results(norm, x, after, is_fused):
     """Returns the result, gradients of parameters, features and shortcut, and running averages."""
     channels, module = x.shape[-1], NORMS[norm](LAYERS if is_fused else Layers())
-    params = {"scale": drawn(5, channels), "bias": drawn(6, channels)}
+    params = {"scale": normal(5, channels), "bias": normal(6, channels)}
     rest = {"batch_stats": {"mean": jnp.zeros(channels), "var": jnp.ones(channels)}}
 
     def call(params, x, shortcut):
@@ -48,7 +48,7 @@ def results(norm, x, after, is_fused):
     @jax.jit
     def run(*arguments):
         y, pull, averages = jax.vjp(call, *arguments, has_aux=True)
-        return y, pull(drawn(3, *y.shape, dtype=y.dtype)), averages
+        return y, pull(normal(3, *y.shape, dtype=y.dtype)), averages
 
     return jax.tree.leaves(run(params, x, after.shortcut))
 
@@ -65,9 +65,9 @@ def test_fused_equals_layer_by_layer(norm, follows):
     after = {
         "nothing": After(),
         "relu": After(relu=True),
-        "shortcut": After(shortcut=drawn(2, *SHAPE), relu=True),
+        "shortcut": After(shortcut=normal(2, *SHAPE), relu=True),
     }.get(follows, After(relu=True, pool=POOLS.get(follows)))
-    x = drawn(1, *SHAPE) * 2 + 0.5
+    x = normal(1, *SHAPE) * 2 + 0.5
     ours, theirs = (results(norm, x, after, is_fused) for is_fused in (True, False))
     assert_close(ours, theirs)
 
@@ -77,10 +77,10 @@ def test_bfloat16_is_as_accurate_as_layer_by_layer(follows):
     """Root mean square errors against float32 of the same features."""
     after = {
         "relu": After(relu=True),
-        "shortcut": After(shortcut=drawn(2, *SHAPE), relu=True),
+        "shortcut": After(shortcut=normal(2, *SHAPE), relu=True),
         "same": After(relu=True, pool=POOLS["same"]),
     }[follows]
-    narrow = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (drawn(1, *SHAPE), after.shortcut))
+    narrow = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (normal(1, *SHAPE), after.shortcut))
     wide = jax.tree.map(lambda a: a.astype(jnp.float32), narrow)
     truth = results("group", wide[0], after._replace(shortcut=wide[1]), False)
     errors = []
@@ -93,7 +93,7 @@ def test_bfloat16_is_as_accurate_as_layer_by_layer(follows):
 
 
 def test_of_equal_maxima_the_first_gets_the_gradient():
-    x = jnp.round(drawn(1, *SHAPE) * 2)  # many are equal
+    x = jnp.round(normal(1, *SHAPE) * 2)  # many are equal
     after = After(relu=True, pool=POOLS["same"])
     ours, theirs = (results("group", x, after, is_fused) for is_fused in (True, False))
     assert_close(ours, theirs)
@@ -102,7 +102,7 @@ def test_of_equal_maxima_the_first_gets_the_gradient():
 @pytest.mark.parametrize("norm", ["batch", "sub_batches", "group"])
 def test_any_number_of_devices_gives_the_same(norm):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    x = drawn(1, 16, 6, 6, 8)
+    x = normal(1, 16, 6, 6, 8)
     for after in (After(relu=True), After(relu=True, pool=POOLS["same"])):
         alone = results(norm, x, after, True)
         spread = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
@@ -118,7 +118,7 @@ def test_any_number_of_devices_gives_the_same(norm):
     ],
 )
 def test_a_fused_model_trains_like_the_model(name, options):
-    images = drawn(1, 4, 32, 32, 3)
+    images = normal(1, 4, 32, 32, 3)
     module = create_model(name, 2, **options)
     forms = [fused.fuse(module, "gpu"), module]
     assert type(forms[0]) is not type(module)

@@ -15,7 +15,7 @@ from leukjax.models.registry import create_model
 from leukjax.models.transformer import TransformerBlock
 
 
-def drawn(seed, *shape, dtype=jnp.float32):
+def normal(seed, *shape, dtype=jnp.float32):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
 
 
@@ -23,7 +23,7 @@ def with_gradients(function, *arguments):
     @jax.jit
     def run(*arguments):
         y, pull = jax.vjp(function, *arguments)
-        return y, pull(drawn(9, *y.shape, dtype=y.dtype))
+        return y, pull(normal(9, *y.shape, dtype=y.dtype))
 
     return jax.tree.leaves(run(*arguments))
 
@@ -35,7 +35,7 @@ def assert_close(ours, theirs, tolerance=1e-5):
 
 
 def test_layer_norm_is_flaxs():
-    x, scale, bias = drawn(0, 12, 10) * 3 + 1, drawn(1, 10), drawn(2, 10)
+    x, scale, bias = normal(0, 12, 10) * 3 + 1, normal(1, 10), normal(2, 10)
     flax = nn.LayerNorm(epsilon=1e-6)
     theirs = lambda x, s, b: flax.apply({"params": {"scale": s, "bias": b}}, x)  # noqa: E731
     ours = functools.partial(transformer.layer_norm, epsilon=1e-6)
@@ -44,7 +44,7 @@ def test_layer_norm_is_flaxs():
 
 @pytest.mark.parametrize("tanh", [True, False])
 def test_gelu_is_jaxs(tanh):
-    x, bias = drawn(0, 12, 10) * 2, drawn(1, 10)
+    x, bias = normal(0, 12, 10) * 2, normal(1, 10)
     theirs = lambda x, b: jax.nn.gelu(x + b, approximate=tanh)  # noqa: E731
     ours = functools.partial(transformer.biased_gelu, tanh=tanh)
     assert_close(with_gradients(ours, x, bias), with_gradients(theirs, x, bias))
@@ -52,7 +52,7 @@ def test_gelu_is_jaxs(tanh):
 
 @pytest.mark.parametrize("tokens", [5, 8, 10])
 def test_attention_is_jaxs(tokens):
-    qkv = drawn(0, 3, tokens, 3 * 12)
+    qkv = normal(0, 3, tokens, 3 * 12)
 
     def theirs(qkv):
         query, key, value = qkv.reshape(3, tokens, 3, 2, 6).transpose(2, 0, 1, 3, 4)
@@ -72,7 +72,7 @@ def blocks():
 
 
 def test_a_block_has_the_same_parameters(blocks):
-    x = drawn(0, 2, 5, 12)
+    x = normal(0, 2, 5, 12)
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
     ours, theirs = (jax.jit(lambda b=b: b.init(keys, x, train=True))() for b in blocks)
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
@@ -80,7 +80,7 @@ def test_a_block_has_the_same_parameters(blocks):
 
 
 def test_a_fused_block_trains_like_the_plain_one_and_drops_the_same(blocks):
-    x = drawn(0, 6, 5, 12)
+    x = normal(0, 6, 5, 12)
     params = jax.jit(lambda: blocks[1].init(jax.random.key(0), x, train=False))()
 
     def run(block, params, x):
@@ -94,9 +94,9 @@ def test_a_fused_block_trains_like_the_plain_one_and_drops_the_same(blocks):
 def test_a_fused_hybrid_in_bfloat16_is_as_accurate(monkeypatch):
     monkeypatch.setitem(VARIANTS, "tiny", Variant(stages=(1,), features=16, depth=1, heads=2))
     make = functools.partial(create_model, "hybrid_vit", 2, variant="tiny", norm="group")
-    images = drawn(0, 4, 16, 16, 3)
+    images = normal(0, 4, 16, 16, 3)
     variables = jax.jit(lambda: make().init(jax.random.key(0), images, train=False))()
-    variables["params"]["head"]["kernel"] += 0.1 * drawn(1, 16, 2)
+    variables["params"]["head"]["kernel"] += 0.1 * normal(1, 16, 2)
 
     def gradients(module):
         def loss(params):

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from leukjax.models.registry import create_model
-from leukjax.weights.axes import to_torch
-from leukjax.weights.layouts import TIMM
+from leukjax.weights.layouts import TIMM, to_torch
 
 CASES = {
     "resnet50": ("logits_timm", "resnet", {"depth": 50}),

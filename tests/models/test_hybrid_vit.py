@@ -123,8 +123,8 @@ def test_images_of_another_size_want_other_position_embeddings(tiny):
     larger = _images(48)
     with pytest.raises(UserError, match="image_size: these images"):
         module.apply(variables, larger, train=False)
-    places = variables["params"]["pos_embed"]
-    variables["params"]["pos_embed"] = resize_position_embeddings(places, (6, 6))
+    positions = variables["params"]["pos_embed"]
+    variables["params"]["pos_embed"] = resize_position_embeddings(positions, (6, 6))
     assert _apply(module, variables, larger).shape == (2, 2)
 
 
@@ -137,11 +137,11 @@ def test_resized_position_embeddings_keep_their_shape_in_space(method):
 
     larger = resize_position_embeddings(embeddings, (16, 12), method)
     assert larger.shape == (1, 1 + 16 * 12, 3)
-    np.testing.assert_array_equal(larger[:, 0], embeddings[:, 0])  # the class token has no place
-    places = np.asarray(larger[0, 1:]).reshape(16, 12, 3)
-    np.testing.assert_allclose(places[..., 2], 2, atol=1e-5)
-    np.testing.assert_allclose(np.ptp(places[..., 0], 1), 0, atol=1e-5)  # varies by row only
-    assert (np.diff(places[3:-3, :, 1].mean(0)) > -1e-6).all()
+    np.testing.assert_array_equal(larger[:, 0], embeddings[:, 0])  # the class token has no position
+    positions = np.asarray(larger[0, 1:]).reshape(16, 12, 3)
+    np.testing.assert_allclose(positions[..., 2], 2, atol=1e-5)
+    np.testing.assert_allclose(np.ptp(positions[..., 0], 1), 0, atol=1e-5)  # varies by row only
+    assert (np.diff(positions[3:-3, :, 1].mean(0)) > -1e-6).all()
 
 
 def test_gelu_may_be_exact(tiny):

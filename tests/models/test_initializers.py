@@ -1,4 +1,4 @@
-"""Initial values: the asked-for variances, independent draws, quick to compile."""
+"""Initializers: the stated variances, independent values, quick to compile."""
 
 import jax
 import numpy as np

@@ -44,8 +44,8 @@ def _with_gradients(function, x, kernel):
 
 
 def _assert_close(ours, theirs):
-    for ours_, theirs_ in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(ours_, theirs_, atol=1e-5 * np.abs(theirs_).max())
+    for value, theirs_ in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(value, theirs_, atol=1e-5 * np.abs(theirs_).max())
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,8 @@ def test_values_and_both_gradients_equal_the_native_convolution(size, window, st
 def test_any_window_stride_and_padding(size, window, strides, data):
     # Less padding than window: above that, XLA:CPU's own input gradient is wrong (jax 0.10.2).
     pads = tuple(
-        (data.draw(st.integers(0, places - 1)), data.draw(st.integers(0, places - 1)))
-        for places in window
+        (data.draw(st.integers(0, side - 1)), data.draw(st.integers(0, side - 1)))
+        for side in window
     )
     x, kernel = _random(0, 2, *size, 2), _random(1, *window, 2, 3)
     ours = _with_gradients(lambda x, k: conv(x, k, strides, pads), x, kernel)
@@ -148,11 +148,11 @@ def test_bfloat16_is_the_truth_rounded_once(window, strides):
 
     ours = jax.jit(functools.partial(all_three, conv))(*narrow)
     truth = jax.jit(functools.partial(all_three, _native))(*wide)
-    for ours_, truth_ in zip(ours, truth, strict=True):
-        assert ours_.dtype == jnp.bfloat16
+    for value, expected in zip(ours, truth, strict=True):
+        assert value.dtype == jnp.bfloat16
         # Eight binary digits: half of the last is 2^-8 of the number or less.
         np.testing.assert_allclose(
-            np.float32(ours_), truth_, rtol=2.0**-8, atol=1e-5 * np.abs(truth_).max()
+            np.float32(value), expected, rtol=2.0**-8, atol=1e-5 * np.abs(expected).max()
         )
 
 
@@ -162,8 +162,8 @@ def test_on_cpu_products_of_bfloat16_are_float32():
         y = conv(x, kernel, (1, 1), "HALF")
         return jnp.sum(dot_general(y, matrix, (((3,), (0,)), ((), ()))).astype(jnp.float32) ** 2)
 
-    drawn = _random(0, 2, 8, 8, 4), _random(1, 3, 3, 4, 8), _random(2, 8, 5)
-    arguments = [jnp.asarray(value, jnp.bfloat16) for value in drawn]
+    random_values = _random(0, 2, 8, 8, 4), _random(1, 3, 3, 4, 8), _random(2, 8, 5)
+    arguments = [jnp.asarray(value, jnp.bfloat16) for value in random_values]
     text = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*arguments).as_text()
     products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
     assert len(products) == 6
@@ -186,11 +186,13 @@ def test_transposes_around_a_product_of_bfloat16():
         y = jnp.einsum("chwn,co->nwho", x, kernel[0, 0])
         return jnp.einsum("nwho,fo->fhwn", y, matrix.astype(jnp.float32))
 
-    ours = _with_gradients(lambda *drawn: turned(*drawn).astype(jnp.float32), x, kernel)
+    ours = _with_gradients(
+        lambda *random_values: turned(*random_values).astype(jnp.float32), x, kernel
+    )
     truth = _with_gradients(plain, x.astype(jnp.float32), kernel.astype(jnp.float32))
-    for ours_, truth_ in zip(ours, truth, strict=True):
-        # Rounded twice on the way, to eight binary digits.
-        np.testing.assert_allclose(np.float32(ours_), truth_, atol=np.abs(truth_).max() / 64)
+    for value, expected in zip(ours, truth, strict=True):
+        # Rounded twice, to eight binary digits.
+        np.testing.assert_allclose(np.float32(value), expected, atol=np.abs(expected).max() / 64)
 
 
 @pytest.mark.parametrize("shape", [(7, 12), (3, 5, 12)])

@@ -43,6 +43,7 @@ def empty(monkeypatch):
     list_models()
     monkeypatch.setattr(registry, "_factories", dict(registry._factories))
     monkeypatch.setattr(registry, "_presets", set(registry._presets))
+    monkeypatch.setattr(registry, "_config_fields", dict(registry._config_fields))
     monkeypatch.setattr(configs, "_declared", dict(configs._declared))
 
 
@@ -181,9 +182,18 @@ def test_factories_may_be_functions(empty):
         return Branches(num_classes, width=32, **options)
 
     assert create_model("wide", 2, branches=1).width == 32
+
+    @register_model("deep", fields={"deep_branches": Whole(3, (1, 8), "of the model")})
+    def deep(num_classes, **options):
+        return Branches(num_classes, branches=options["deep_branches"])
+
+    config = configs.load("default", {"model.name": "deep", "model.deep_branches": 5})
+    assert model_from_config(config, 2, "cpu") == Branches(2, branches=5)
     register_model("partial", functools.partial(ResNet, depth=18))
     config = configs.load("default", {"model.name": "partial", "model.depth": 50})
     assert model_from_config(config, 2, "cpu").depth == 18
+    with pytest.raises(ValueError, match="'cnn': another model has it"):
+        register_model("cnn", functools.partial(ResNet, depth=18))
     register_model("nothing", lambda num_classes: None)
     with pytest.raises(TypeError, match="not a Flax module"):
         create_model("nothing", 2)

@@ -22,7 +22,7 @@ def test_resnet50_has_its_published_size():
     [("cnn", {"width": 8}), ("resnet", {"depth": 18}), ("hybrid_vit", {"variant": "small"})],
 )
 def test_every_parameter_is_in_the_table_and_flops_are_the_compilers(name, options, monkeypatch):
-    # Winograd's convolutions multiply less; the table counts as everybody does.
+    # Winograd's convolutions multiply less; the table counts as usual.
     monkeypatch.setattr(convolution, "_by_tiles", lambda *_: False)
     module = create_model(name, 3, **options)
     table = summary.table(module, 64)

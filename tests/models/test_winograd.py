@@ -44,8 +44,8 @@ def test_values_and_both_gradients_are_those_of_the_convolution(size, pads):
     expected, pull = jax.vjp(lambda x, k: _native(x, k, pads), x, kernel)
     gradient = _random(2, *expected.shape)
     ours = (winograd.forward(x, kernel, pads), *winograd.gradients(x, kernel, gradient, pads))
-    for ours_, theirs in zip(ours, (expected, *pull(gradient)), strict=True):
-        np.testing.assert_allclose(ours_, theirs, atol=3e-6 * np.abs(theirs).max())
+    for value, theirs in zip(ours, (expected, *pull(gradient)), strict=True):
+        np.testing.assert_allclose(value, theirs, atol=3e-6 * np.abs(theirs).max())
 
 
 def test_it_is_as_exact_as_the_plain_product():
@@ -54,8 +54,8 @@ def test_it_is_as_exact_as_the_plain_product():
     with jax.enable_x64():
         exact = np.asarray(_by_patches(x.astype(np.float64), kernel.astype(np.float64), HALF))
     errors = [
-        np.abs(np.asarray(way(x, kernel, HALF)) - exact).max()
-        for way in (winograd.forward, _by_patches)
+        np.abs(np.asarray(form(x, kernel, HALF)) - exact).max()
+        for form in (winograd.forward, _by_patches)
     ]
     assert errors[0] < 4 * errors[1]
     assert errors[0] < 2e-6 * np.abs(exact).max()

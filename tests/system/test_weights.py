@@ -122,12 +122,16 @@ def test_weights_that_do_not_fit_are_one_line_each(place, tmp_path):
         "missing": (tmp_path / "none", {}, "none does not exist"),
         "cut": (cut, {}, "is damaged or cut short"),
         "pickled": (pickled, {}, r"holds pickled Python, which can run code"),
-        "stranger": (stranger, {}, "of no layout that is known"),
+        "stranger": (stranger, {}, "unknown layout of tensors"),
         "depth": (good, {"model.depth": 34}, "set --config.model.depth=18"),
         "width": (good, {"model.width": 16}, "set --config.model.width=8"),
         "family": (good, {"model.name": "cnn"}, "set --config.model.name=resnet"),
-        "norm": (good, {"model.norm": "group"}, "has no place in the model"),
-        "more": (tmp_path / "more", {}, "layer1.0.se.weight (3) has no place in the model"),
+        "norm": (good, {"model.norm": "group"}, "belongs to no variable of the model"),
+        "more": (
+            tmp_path / "more",
+            {},
+            "layer1.0.se.weight (3) belongs to no variable of the model",
+        ),
         "checksum": (good, {"init.sha256": "0" * 64}, "get the right file"),
         "no checkpoint": (tmp_path / "unfinished", {}, "holds no finished checkpoint"),
         "no run": (tmp_path, {}, "is no run of leukjax"),
@@ -158,7 +162,7 @@ def test_export_says_what_is_wrong(place, tmp_path):
     for flags, says in (
         ([f"--workdir={tmp_path}", "--output=x"], "holds no run (no preprocessing.json)"),
         ([f"--workdir={place / 'first'}"], "--output is missing"),
-        ([f"--workdir={place / 'first'}", "--output=x", "--format=tf"], "--format=tf: not known"),
+        ([f"--workdir={place / 'first'}", "--output=x", "--format=tf"], "--format=tf: unknown"),
         ([f"--workdir={place / 'first'}", "--output=x", "--calibrated"], "--calibrated: safetens"),
         (
             [f"--workdir={place / 'first'}", "--output=/proc/x", "--format=stablehlo"],

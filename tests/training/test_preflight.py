@@ -63,11 +63,13 @@ def test_every_array_of_the_state_is_donated(resnet):
     }
 
 
-def test_lean_forms_are_for_gpus():
+def test_fused_forms_are_for_gpus_and_off_until_measured():
     """Their sums are of complex numbers; TPUs and CPUs get layer by layer."""
-    assert "complex<f32>" in lowered("cnn", "cuda")
-    assert "complex<f32>" not in lowered("cnn", "tpu")
-    assert "complex<f32>" not in lowered("cnn", "cuda", compute_dtype="float32")
+    on = {"model__fused": "on"}
+    assert "complex<f32>" in lowered("cnn", "cuda", **on)
+    assert "complex<f32>" not in lowered("cnn", "cuda")  # auto: not measured on any GPU yet
+    assert "complex<f32>" not in lowered("cnn", "tpu", **on)
+    assert "complex<f32>" not in lowered("cnn", "cuda", compute_dtype="float32", **on)
 
 
 def test_memory_of_two_batches_gives_the_largest():

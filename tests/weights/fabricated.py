@@ -6,6 +6,7 @@ from pathlib import Path
 import fill
 import numpy as np
 import published_npz
+from flax import linen as nn
 from safetensors.numpy import save_file
 
 from leukjax.models.registry import create_model, select_options
@@ -55,7 +56,7 @@ def load(path: Path, classes: int, image_size: int, **options) -> tuple[nn.Modul
     tensors = open_file(path)
     layout = layouts.recognize(str(path), tensors.shapes)
     wanted = layouts.model_of(layout, tensors.shapes)
-    norm = "batch" if layout.family == "resnet" else "group"
+    norm = "batch" if layout.model == "resnet" else "group"
     fields = {"norm": norm, "gelu_tanh": False, **wanted}
     name = fields["name"]
     module = create_model(name, classes, **select_options(name, fields))

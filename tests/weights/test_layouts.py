@@ -59,7 +59,7 @@ def test_every_tensor_of_a_public_file_has_its_one_place(name):
     wanted = layouts.model_of(layout, shapes)
     assert wanted == EXPECTED[name.split("/")[-1]]
     head = next(shape for key, shape in reversed(shapes.items()) if key.endswith("bias"))
-    norm = "batch" if layout.family == "resnet" else "group"
+    norm = "batch" if layout.model == "resnet" else "group"
     module = create_model(wanted.pop("name"), head[0], norm=norm, **wanted)
     mapped = map_to(module, size, only_shapes(shapes), layout)
     assert set(mapped.counts()) <= {"loaded", "unused"}
@@ -81,6 +81,6 @@ def test_a_file_of_another_architecture_says_what_to_set():
         layouts.check_model("x", "it", layouts.model_of(layout, odd), model)
 
 
-def test_a_layout_that_nobody_knows_is_refused():
-    with pytest.raises(UserError, match=r"of no layout that is known \(conv1\.0\.weight, …\); kn"):
+def test_an_unknown_layout_is_refused():
+    with pytest.raises(UserError, match=r"unknown layout of tensors \(conv1\.0\.weight, …\); kn"):
         layouts.recognize("x", {"conv1.0.weight": (32, 3, 3, 3)})

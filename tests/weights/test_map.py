@@ -1,4 +1,4 @@
-"""Every tensor once: loaded, resized, adapted, new or unused; an error if it is none of these."""
+"""Every tensor is loaded, resized, adapted, new or unused, once; else it is an error."""
 
 import csv
 import dataclasses
@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from leukjax.errors import UserError
 from leukjax.models.registry import create_model
 from leukjax.weights import layouts, names
-from leukjax.weights.axes import FLAX
+from leukjax.weights.layouts import FLAX
 from leukjax.weights.map import adapt_input, match
 from leukjax.weights.read import open_file
 
@@ -62,16 +62,19 @@ def test_the_table_lists_everything():
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
-        ({"extra": (7,)}, r"extra \(7\) has no place in the model; mend"),
-        ({"params__norm1__scale": None}, "params/norm1/scale is missing, params/norm1/scale wants"),
-        ({"params__norm1__scale": (5,)}, "params/norm1/scale is 5, params/norm1/scale wants 4"),
-        ({"params__conv1__kernel": (3, 3, 2, 4)}, "kernel is 3 x 3 x 2 x 4, .* wants 3 x 3 x 3"),
+        ({"extra": (7,)}, r"extra \(7\) belongs to no variable of the model; change"),
+        (
+            {"params__norm1__scale": None},
+            r"params/norm1/scale is missing \(for params/norm1/scale\)",
+        ),
+        ({"params__norm1__scale": (5,)}, "params/norm1/scale is 5 and params/norm1/scale is 4"),
+        ({"params__conv1__kernel": (3, 3, 2, 4)}, "kernel is 3 x 3 x 2 x 4 and .* is 3 x 3 x 3"),
     ],
 )
-def test_what_does_not_fit_is_an_error_unless_allowed(changes, says):
-    with pytest.raises(UserError, match=says) as error:
+def test_what_does_not_fit_is_an_error_unless_allowed(changes, message):
+    with pytest.raises(UserError, match=message) as error:
         mapped(theirs(**changes))
     assert "\n" not in str(error.value)
     allowed = mapped(theirs(**changes), allow="extra|norm1/scale|conv1")
@@ -92,7 +95,7 @@ def test_the_head_is_replaced_whole_for_other_classes():
 def test_pre_logits_go_with_the_head_and_never_alone():
     tensors = theirs(pre_logits__kernel=(4, 4))
     assert row_of(mapped(tensors, new_head=True), "").note == "goes with the head"
-    with pytest.raises(UserError, match=r"pre_logits/kernel .* has no place"):
+    with pytest.raises(UserError, match=r"pre_logits/kernel .* belongs to no variable"):
         mapped(tensors)
 
 
@@ -130,13 +133,13 @@ def test_numbers_that_no_model_can_hold_are_refused(tmp_path):
     path = write("timm_resnet18", tmp_path)
     good = load_file(path)
     module = create_model("resnet", 10, depth=18)
-    for name, value, says in (
-        ("layer1.0.bn1.running_var", -1.0, "running_var holds a variance below 0"),
+    for name, value, message in (
+        ("layer1.0.bn1.running_var", -1.0, "running_var has a variance below 0"),
         ("conv1.weight", np.nan, "conv1.weight holds numbers that are not finite"),
     ):
         bad = {**good, name: good[name].copy()}
         bad[name].flat[0] = value
         save_file(bad, path)
         tensors = open_file(path)
-        with pytest.raises(UserError, match=says):
+        with pytest.raises(UserError, match=message):
             map_to(module, 32, tensors, layouts.recognize("x", tensors.shapes))

@@ -128,12 +128,12 @@ def _overlapping(path):
 
 def test_a_pipe_and_a_zip_that_unpacks_without_end_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.npz")
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="is not a file"):
         open_file(tmp_path / "pipe.npz")
     with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_BZIP2) as archive:
         archive.writestr("x.npy", bytes(2**26))
     tracemalloc.start()
-    with pytest.raises(UserError, match="packed by a method that NumPy does not write"):
+    with pytest.raises(UserError, match="compressed by a method that NumPy does not write"):
         open_file(tmp_path / "x.npz")
     assert tracemalloc.get_traced_memory()[1] < 2**22
     tracemalloc.stop()
@@ -151,10 +151,10 @@ def test_damage_is_noticed(tmp_path, make):
 def test_what_is_no_file_of_weights(tmp_path):
     text = tmp_path / "notes.txt"
     text.write_text("hello")
-    for path, says in (
+    for path, message in (
         (text, "is neither safetensors nor .npz"),
         (tmp_path / "none.npz", "does not exist: give a file of weights or a run"),
-        (tmp_path, "is no file"),
+        (tmp_path, "is not a file"),
     ):
-        with pytest.raises(UserError, match=says):
+        with pytest.raises(UserError, match=message):
             open_file(path)

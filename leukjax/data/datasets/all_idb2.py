@@ -6,7 +6,7 @@ from collections import Counter
 from ml_collections import ConfigDict
 
 from leukjax.data.archive import Files
-from leukjax.data.dataset import FileDataset
+from leukjax.data.dataset import FileDataset, names_config_fields
 from leukjax.data.source import INFO, Entry, Note, positive_class
 from leukjax.errors import UserError
 
@@ -51,7 +51,7 @@ class AllIdb2(FileDataset):
             entries[id] = Entry(id, file.path, CLASSES.index(_CLASS_OF[digit]), subject=id)
         if not entries:
             raise UserError(
-                f"data.root: {root} is not laid out as ALL-IDB2: found {other[0].place}; expected "
+                f"root: {root} is not laid out as ALL-IDB2: found {other[0].location}; expected "
                 "Im001_1.tif to Im260_0.tif (ALL-IDB1, whole fields as .jpg, is another data set)"
             )
         labels = Counter(CLASSES[entry.label] for entry in entries.values())
@@ -59,7 +59,7 @@ class AllIdb2(FileDataset):
         empty = [name for name, count in counts.items() if not count]
         if empty:
             raise UserError(
-                f"data.root: {root} has no image of class {empty[0]}: download ALL-IDB2 again"
+                f"root: {root} has no image of class {empty[0]}: download ALL-IDB2 again"
             )
         per_class = ", ".join(
             f"{name} {counts[name]} (published: {PUBLISHED[name]})" for name in CLASSES
@@ -70,7 +70,7 @@ class AllIdb2(FileDataset):
             "ALL-IDB2 names no subjects: each image counts as its own, and scores may be too high",
         ]
         if other:
-            texts.append(f"{len(other)} other files are ignored: {other[0].place}, …")
+            texts.append(f"{len(other)} other files are ignored: {other[0].location}, …")
         texts += files.notes()
         super().__init__(
             name="all_idb2",
@@ -84,6 +84,7 @@ class AllIdb2(FileDataset):
         )
 
 
+@names_config_fields
 def make(data: ConfigDict) -> AllIdb2:
     """Returns the data set of the `data` section of a config."""
     return AllIdb2(data.root, positive=data.positive)

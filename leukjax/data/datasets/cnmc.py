@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from leukjax.data import preprocess
 from leukjax.data.archive import File, Files
-from leukjax.data.dataset import FileDataset
+from leukjax.data.dataset import FileDataset, names_config_fields
 from leukjax.data.manifest import Manifest
 from leukjax.data.source import INFO, WARNING, Entry, Loaded, Note, positive_class
 from leukjax.errors import UserError
@@ -77,13 +77,12 @@ class Cnmc(FileDataset):
         notes = files.notes()
         placed, other = _place(files)
         if not placed:
-            found = ", ".join(file.place for file in other[:3])
+            found = ", ".join(file.location for file in other[:3])
             raise UserError(
-                f"data.root: {root} is not laid out as C-NMC 2019: found {found}; "
-                f"expected {_EXPECTED}"
+                f"root: {root} is not laid out as C-NMC 2019: found {found}; expected {_EXPECTED}"
             )
         if other:
-            notes.append(f"{len(other):,} files belong to no part of C-NMC: {other[0].place}, …")
+            notes.append(f"{len(other):,} files belong to no part of C-NMC: {other[0].location}, …")
         chosen = _once(placed, notes)
         preliminary = {
             file.name: file for id, (phase, file) in chosen.items() if phase == PRELIMINARY
@@ -100,7 +99,7 @@ class Cnmc(FileDataset):
         notes.extend(_counts(entries))
         if not any(entry.label >= 0 for entry in entries):
             raise UserError(
-                f"data.root: {root} holds no labelled image of C-NMC: add the training folders "
+                f"root: {root} holds no labelled image of C-NMC: add the training folders "
                 f"({_EXPECTED})"
             )
         super().__init__(
@@ -148,6 +147,7 @@ class Cnmc(FileDataset):
         ]
 
 
+@names_config_fields
 def make(data: ConfigDict) -> Cnmc:
     """Returns the data set of the `data` section of a config."""
     return Cnmc(data.root, positive=data.positive)
@@ -155,7 +155,7 @@ def make(data: ConfigDict) -> Cnmc:
 
 @dataclasses.dataclass(frozen=True)
 class Name:
-    """What an official file name says.
+    """The parts of an official file name.
 
     Attributes:
       subject: "1", "H3": "1" and "H1" are two people, "h3" and "H3" are one.
@@ -173,8 +173,7 @@ class Name:
 def parse_name(name: str) -> Name | None:
     """Parses `UID_H3_1_2_hem.bmp`; None if it is no official name.
 
-    The marker H stands if and only if the class is hem; one subject's files are written with a
-    small h.
+    The marker H is there if and only if the class is hem; the files of one subject have a small h.
     """
     match = _NAME.fullmatch(name)
     if match is None:
@@ -186,14 +185,14 @@ def parse_name(name: str) -> Name | None:
 
 
 def _place(files: Files) -> tuple[list[tuple[str, str, File]], list[File]]:
-    """(id, phase, file) of the images that belong to the data set; images that do not."""
+    """Returns (id, phase, file) of the images of the data set, and the other images."""
     placed, other = [], []
-    # The root itself may be a fold, and a zip may stand for the folder that it holds.
+    # The root itself may be a fold, and a zip may replace the folder that it holds.
     root = files.root.resolve().name
     for file in files.files:
         if file.suffix == ".csv":
             continue
-        parts = (root, *file.place.split("/")[:-1])
+        parts = (root, *file.location.split("/")[:-1])
         folders = [part.lower().removesuffix(".zip") for part in parts]
         fold = next((part for part in reversed(folders) if part in TRAINING), None)
         kind = next((part for part in reversed(folders) if part in CLASSES), None)
@@ -216,7 +215,7 @@ def _place(files: Files) -> tuple[list[tuple[str, str, File]], list[File]]:
                 )
             if name.label != kind:
                 raise UserError(
-                    f"{file.path}: its name says {name.label}, its folder {kind}: "
+                    f"{file.path}: its name is of class {name.label}, its folder of class {kind}: "
                     "restore the official folder"
                 )
             placed.append((file.stem, fold, file))
@@ -228,7 +227,7 @@ def _place(files: Files) -> tuple[list[tuple[str, str, File]], list[File]]:
 
 
 def _once(placed: list[tuple[str, str, File]], notes: list[str]) -> dict[str, tuple[str, File]]:
-    """One file for each id: what is both unpacked and in a zip is taken unpacked."""
+    """Returns one file for each id: of a file that is also in a zip, the unpacked one."""
     chosen: dict[str, tuple[str, File]] = {}
     both = 0
     for id, phase, file in sorted(placed, key=lambda item: (item[2].zipped, item[2].path)):
@@ -246,21 +245,21 @@ def _once(placed: list[tuple[str, str, File]], notes: list[str]) -> dict[str, tu
 
 
 def _counts(entries: list[Entry]) -> list[str]:
-    """A sentence a phase: images and subjects found against those published."""
+    """Returns one sentence per phase: images and subjects, compared with the published ones."""
     sentences = []
     for phase, published in PUBLISHED.items():
-        there = [entry for entry in entries if entry.phase == phase]
+        present = [entry for entry in entries if entry.phase == phase]
         total = sum(images for images, _ in published.values())
-        if not there:
+        if not present:
             sentences.append(f"{phase}: not there (published: {total:,} images)")
             continue
-        if all(entry.label < 0 for entry in there):
-            same = "as published" if len(there) == total else f"published: {total:,}"
-            sentences.append(f"{phase}: {len(there):,} images without labels ({same})")
+        if all(entry.label < 0 for entry in present):
+            same = "as published" if len(present) == total else f"published: {total:,}"
+            sentences.append(f"{phase}: {len(present):,} images without labels ({same})")
             continue
         parts, differs = [], False
         for name, (images, subjects) in published.items():
-            of_class = [e for e in there if e.label == CLASSES.index(name)]
+            of_class = [e for e in present if e.label == CLASSES.index(name)]
             people = len({entry.subject for entry in of_class})
             part = f"{name} {len(of_class):,} images of {people} subjects"
             if (len(of_class), people) != (images, subjects):
@@ -273,15 +272,15 @@ def _counts(entries: list[Entry]) -> list[str]:
 
 
 def _official_names(files: Files, preliminary: dict[str, File], notes: list[str]) -> dict[str, str]:
-    """Official name of each preliminary file, from the labels CSV; {} if there is no such file.
+    """Returns the official name of each preliminary file, from the labels CSV; {} without one.
 
     Args:
       files: everything below the root.
       preliminary: the preliminary images by file name.
-      notes: gets a sentence where the file is missing, or names images that are not there.
+      notes: gets a sentence if the file is missing, or names images that are missing.
 
     Raises:
-      UserError: no readable CSV, a row that is not consistent, two rows for an image, or none.
+      UserError: the CSV cannot be read, a row is inconsistent, an image has two rows or none.
     """
     tables = [
         file for file in files.files if file.suffix == ".csv" and "label" in file.name.lower()
@@ -323,7 +322,7 @@ def _official_names(files: Files, preliminary: dict[str, File], notes: list[str]
         if numbered is None or not 1 <= int(numbered[1]) <= _PRELIMINARY_IMAGES:
             raise UserError(
                 f"{path}: line {number}: {name!r} is none of the preliminary files 1.bmp to "
-                f"{_PRELIMINARY_IMAGES}.bmp: mend the row"
+                f"{_PRELIMINARY_IMAGES}.bmp: correct the row"
             )
         if name in official:
             raise UserError(f"{path}: line {number}: {name} has two rows: remove one")

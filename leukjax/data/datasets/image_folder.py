@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from leukjax.data import levels
 from leukjax.data.archive import File, Files, native
-from leukjax.data.dataset import FileDataset
+from leukjax.data.dataset import FileDataset, names_config_fields
 from leukjax.data.decode import BadImage, decode
 from leukjax.data.image_stats import find_background, sample_rows
 from leukjax.data.source import INFO, Entry, Note, positive_class
@@ -58,17 +58,17 @@ class ImageFolder(FileDataset):
         root, subject_csv = os.fspath(root), os.fspath(subject_csv)
         files = Files(root)
         images = [file for file in files.files if file.suffix != ".csv"]
-        paths = [file.place for file in images]
-        levels.check_names(paths, root)
+        locations = [file.location for file in images]
+        levels.check_names(locations, root)
         classes = _classes(files, images, root)
         subjects, origin = _subjects(files.root, images, subject, subject_csv)
-        warnings = levels.check_sub_folders(paths, subjects, positive, root)
+        warnings = levels.check_sub_folders(locations, subjects, positive, root)
         entries = [
             Entry(
-                file.place,
+                file.location,
                 file.path,
-                classes.index(file.place.split("/", 1)[0]),
-                subjects[file.place],
+                classes.index(file.location.split("/", 1)[0]),
+                subjects[file.location],
             )
             for file in images
         ]
@@ -83,7 +83,7 @@ class ImageFolder(FileDataset):
         ]
         chosen = positive_class(positive, classes, classes[1] if len(classes) == 2 else "")
         if chosen and not positive:
-            texts.append(f"positive class: {chosen} (data.positive chooses another)")
+            texts.append(f"positive class: {chosen}, the second of two")
         super().__init__(
             name="image_folder",
             classes=classes,
@@ -104,6 +104,7 @@ class ImageFolder(FileDataset):
         )
 
 
+@names_config_fields
 def make(data: ConfigDict) -> ImageFolder:
     """Returns the data set of the `data` section of a config."""
     return ImageFolder(
@@ -116,28 +117,27 @@ def make(data: ConfigDict) -> ImageFolder:
 
 def _classes(files: Files, images: list[File], root: str) -> tuple[str, ...]:
     expected = f"expected {root}/<class>/…/<image>"
-    loose = [file for file in images if "/" not in file.place]
+    loose = [file for file in images if "/" not in file.location]
     if loose:
         raise UserError(
-            f"data.root: {loose[0].place} lies in no class folder ({expected}): "
-            "move it into one, or remove it"
+            f"root: {loose[0].location} is in no class folder ({expected}; {len(loose):,} such "
+            "images): move it into one, or remove it"
         )
-    names = {file.place.split("/", 1)[0] for file in images}
+    names = {file.location.split("/", 1)[0] for file in images}
     zips = sorted(name for name in names if name.lower().endswith(".zip"))
     if zips:
         raise UserError(
-            f"data.root: {zips[0]} would be a class ({expected}): unpack it or make it the root"
+            f"root: {zips[0]} would be a class ({expected}): unpack it or make it the root"
         )
-    for folder in sorted(files.folders):
-        if folder not in names:
-            raise UserError(
-                f"data.root: class {folder} has no image ({expected}): add images or remove the "
-                "folder"
-            )
-    if len(names) < 2:
-        found = ", ".join(sorted(names)) or "no image"
+    empty = sorted(files.folders - names)
+    if empty:
         raise UserError(
-            f"data.root: {root} holds one class only ({found}; {expected}): "
+            f"root: class {empty[0]} has no image ({expected}): add images or remove the folder"
+        )
+    if len(names) < 2:
+        classes = ", ".join(sorted(names)) or "no image"
+        raise UserError(
+            f"root: {root} holds one class only ({classes}; {expected}): "
             "is the root a level too high or too low?"
         )
     return tuple(sorted(names))
@@ -146,32 +146,27 @@ def _classes(files: Files, images: list[File], root: str) -> tuple[str, ...]:
 def _subjects(
     root: Path, images: list[File], expression: str, table: str
 ) -> tuple[dict[str, str], str]:
-    """Returns the subject of each image by its path, and a phrase that says where it comes from."""
+    """Returns the subject of each image by its location, and where the subjects come from."""
+    locations = [file.location for file in images]
     if table:
-        return _from_csv(table, root, images), f"read from {table}"
+        return _from_csv(table, root, locations), f"read from {table}"
     if not expression:
-        origin = (
-            "each image its own (neither data.subject_pattern nor data.subject_csv is given): "
-            "scores may be too high"
-        )
-        return {file.place: file.place for file in images}, origin
+        origin = "each image its own, since no subjects are given: scores may be too high"
+        return {location: location for location in locations}, origin
     try:
         pattern = re.compile(expression)
     except re.error as error:
-        raise UserError(
-            f"data.subject_pattern: no regular expression ({error}): mend it"
-        ) from error
+        raise UserError(f"subject: {expression!r} is not a regular expression ({error})") from error
     if not pattern.groups:
-        raise UserError("data.subject_pattern: has no group: put the subject in parentheses")
-    names = [file.place for file in images]
-    subjects = dict(zip(names, _first_groups(pattern.pattern, names), strict=True))
-    missing = [name for name in names if not subjects[name]]
+        raise UserError("subject: the expression has no group: put the subject in parentheses")
+    subjects = dict(zip(locations, _first_groups(expression, locations), strict=True))
+    missing = [location for location in locations if not subjects[location]]
     if missing:
         raise UserError(
-            f"data.subject_pattern: {pattern.pattern!r} finds no subject in {missing[0]} "
-            f"({len(missing):,} of {len(names):,} files); change the pattern or move the files"
+            f"subject: {expression!r} does not match {missing[0]} ({len(missing):,} of "
+            f"{len(locations):,} images). Change the expression or move the files"
         )
-    return subjects, f"read from the names by '{pattern.pattern}'"
+    return subjects, f"read from the names by '{expression}'"
 
 
 _SEARCH = """
@@ -183,8 +178,8 @@ json.dump(groups, sys.stdout)
 _SEARCH_SECONDS = 10.0  # plus 0.1 ms per name; a usual pattern takes 1 us
 
 
-def _first_groups(pattern: str, names: Sequence[str]) -> list[str]:
-    """Returns the first group of a pattern's match in each name; "" without a match.
+def _first_groups(pattern: str, locations: Sequence[str]) -> list[str]:
+    """Returns the first group of the match in each location; "" without a match.
 
     Searches in a process with a time limit: the pattern may come from another person's run, and
     some, like ``(a+)+$``, take a time that doubles with each letter.
@@ -195,23 +190,23 @@ def _first_groups(pattern: str, names: Sequence[str]) -> list[str]:
     try:
         done = subprocess.run(
             [sys.executable, "-I", "-S", "-c", _SEARCH],
-            input=json.dumps([pattern, names]),
+            input=json.dumps([pattern, locations]),
             capture_output=True,
             encoding="utf-8",
-            timeout=_SEARCH_SECONDS + 1e-4 * len(names),
+            timeout=_SEARCH_SECONDS + 1e-4 * len(locations),
             check=True,
         )
     except subprocess.TimeoutExpired:
         raise UserError(
-            f"data.subject_pattern: {pattern!r} takes too long on {len(names):,} names of files; "
+            f"subject: {pattern!r} takes too long on {len(locations):,} names of files; "
             "avoid a repetition inside a repeated group, as in (a+)+"
         ) from None
     return json.loads(done.stdout)
 
 
-def _from_csv(name: str, root: Path, images: list[File]) -> dict[str, str]:
-    """Subject of each image by its place, from a CSV with the columns path, subject."""
-    path = Path(native(os.fspath(name))).expanduser()
+def _from_csv(name: str, root: Path, locations: list[str]) -> dict[str, str]:
+    """Returns the subject of each image from a CSV with the columns path, subject."""
+    path = Path(native(name)).expanduser()
     if not path.is_file() and (root / path).is_file():
         path = root / path
     try:
@@ -220,29 +215,28 @@ def _from_csv(name: str, root: Path, images: list[File]) -> dict[str, str]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"data.subject_csv: {name} cannot be read ({reason}): give a CSV with the columns "
+            f"subject_csv: {name} cannot be read ({reason}): give a CSV with the columns "
             "path,subject"
         ) from error
-    places = {file.place for file in images}
+    known = set(locations)
     subjects: dict[str, str] = {}
     for number, row in enumerate(rows, start=2):
-        place, subject = (row.get("path") or "").strip(), (row.get("subject") or "").strip()
-        where = f"data.subject_csv: {path}: line {number}"
-        if not place or not subject:
-            raise UserError(f"{where} lacks a value of the columns path, subject: mend it")
-        place = Path(place).as_posix()
-        if place in subjects:
-            raise UserError(f"{where}: {place} has two rows: remove one")
-        if place not in places:
+        location, subject = (row.get("path") or "").strip(), (row.get("subject") or "").strip()
+        line = f"subject_csv: {path}: line {number}"
+        if not location or not subject:
+            raise UserError(f"{line} lacks a value of the columns path, subject: add it")
+        location = Path(location).as_posix()
+        if location in subjects:
+            raise UserError(f"{line}: {location} has two rows: remove one")
+        if location not in known:
             raise UserError(
-                f"{where}: {place} is no image below data.root: write paths relative to it"
+                f"{line}: {location} is no image below root: write paths relative to it"
             )
-        subjects[place] = subject
-    missing = sorted(places - set(subjects))
+        subjects[location] = subject
+    missing = sorted(known - set(subjects))
     if missing:
         raise UserError(
-            f"data.subject_csv: {path} has no row for {missing[0]} ({len(missing)} such images): "
-            "add them"
+            f"subject_csv: {path} has no row for {missing[0]} ({len(missing):,} images): add them"
         )
     return subjects
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
-from leukjax.data.dataset import Dataset
+from leukjax.data.dataset import Dataset, names_config_fields
 from leukjax.data.source import INFO, Entry, Note, positive_class
 from leukjax.data.synthetic import specimens
 
@@ -78,8 +78,8 @@ class Smears(Dataset):
 
     def image(self, entry: Entry) -> UInt8[np.ndarray, "h w 3"]:
         index, number = cell_of(entry.id)
-        block, place = divmod(number, specimens.BLOCK)
-        return self._block(index, block)[place]
+        block, position = divmod(number, specimens.BLOCK)
+        return self._block(index, block)[position]
 
     def stat_key(self) -> str:
         digest = hashlib.sha256(repr((specimens.VERSION, specimens.SIZE, self._seed)).encode())
@@ -92,12 +92,12 @@ class Smears(Dataset):
     def _block(self, index: int, block: int) -> UInt8[np.ndarray, "n h w 3"]:
         with self._lock:
             future = self._blocks.get((index, block))
-            mine = future is None
+            is_new = future is None
             if future is None:
                 future = self._blocks[(index, block)] = Future()
                 while len(self._blocks) > _BLOCKS_KEPT:
                     self._blocks.popitem(last=False)
-        if mine:
+        if is_new:
             try:
                 future.set_result(
                     specimens.draw_block(self._seed, index, block, self._cells).images
@@ -109,6 +109,7 @@ class Smears(Dataset):
         return future.result()
 
 
+@names_config_fields
 def make(data: ConfigDict) -> Smears:
     """Returns the data set of the `data` section of a config."""
     return Smears(

@@ -1,8 +1,8 @@
-"""How it is drawn: pixels and masks of blood cells from their parameters.
+"""Renders pixels and masks of blood cells from their parameters.
 
 Contours are Fourier series of the angle; chromatin is band-passed noise; colour follows the law of
 Beer and Lambert (light falls exponentially with the amount of dye); focus and colour fringes act
-in the Fourier domain; last the imagined segmentation cuts the cell out on exact black.
+in the Fourier domain; finally the simulated segmentation cuts the cell out on exact black.
 """
 
 from dataclasses import dataclass
@@ -71,11 +71,11 @@ def render(
     Bool[np.ndarray, "n size size"],
     Bool[np.ndarray, "n size size"],
 ]:
-    """Draws cells.
+    """Returns images and masks of cells.
 
     Returns:
-        Images, and the masks of what is not black, of the nuclei and of the nucleoli, each within
-        the one before.
+        Images, and the masks of the pixels that are not black, of the nuclei and of the nucleoli,
+        each within the previous one.
     """
     axis = ((np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1).astype(np.float32)
     x = axis[None, None, :] - cells.offset[:, 0, None, None]
@@ -88,7 +88,7 @@ def render(
     ratio = np.sqrt(cells.nucleus_ratio)
     nucleus_radius = cells.cell_radius * ratio
     shift = cells.nucleus_offset * (cells.cell_radius - nucleus_radius)[:, None]
-    # The nucleus follows the cell's outline in part, as a thing pressed into it does.
+    # The nucleus follows the outline of the cell in part.
     membrane = _contour(rng, cells.nucleus_irregularity, 0.5 * cells.elongation)
     membrane = membrane * outline * ratio[:, None] * _cleft(rng, cells.nucleus_cleft)
 
@@ -97,7 +97,7 @@ def render(
     to_kept = _at(kept, angle) - rho
     nx, ny = x - shift[:, 0, None, None], y - shift[:, 1, None, None]
     angle, rho = _polar(nx, ny)
-    # A nucleus never leaves its cell: half a pixel of cytoplasm is always left.
+    # A nucleus stays in its cell, with at least half a pixel of cytoplasm around it.
     to_membrane = np.minimum(_at(membrane, angle) - rho, to_outline - 0.5 * pixel)
 
     in_cell, in_nucleus = _soft(to_outline, pixel), _soft(to_membrane, 0.05)
@@ -115,11 +115,11 @@ def render(
     plasma = cells.haematoxylin[:, None, None] * (1 + 0.5 * slow)
 
     density = in_nucleus[..., None] * (
-        amount[..., None] * _each(NUCLEUS, cells.hue, cells.eosin)
+        amount[..., None] * _colour(NUCLEUS, cells.hue, cells.eosin)
         + texture[..., None] * CHROMATIN
         + edge[..., None] * RIM
     )
-    density += (in_cell * (1 - in_nucleus) * plasma)[..., None] * _each(
+    density += (in_cell * (1 - in_nucleus) * plasma)[..., None] * _colour(
         CYTOPLASM, cells.hue, cells.eosin
     )
     light = LIGHT * cells.illumination
@@ -128,13 +128,13 @@ def render(
     image = _lens(image, cells.focus, cells.fringe)
     noise = rng.standard_normal(image.shape, np.float32)
     image += cells.sensor_noise[:, None, None, None] * LIGHT * noise
-    # At least one, so that black means exactly what the segmentation threw away.
+    # At least 1, so that exact black is what the segmentation removed.
     image = np.clip(np.rint(image), 1, 255).astype(np.uint8) * mask[..., None]
     return image, mask, nucleus, nucleoli & nucleus
 
 
-def _each(dye: np.ndarray, hue: np.ndarray, eosin: np.ndarray) -> np.ndarray:
-    """The colour of a dye as each cell's stain has it: float32[n, 1, 1, 3]."""
+def _colour(dye: np.ndarray, hue: np.ndarray, eosin: np.ndarray) -> np.ndarray:
+    """Returns the colour of a dye in the stain of each cell: float32[n, 1, 1, 3]."""
     colour = dye + hue[:, None] * HUE + (eosin[:, None] - 1) * EOSIN
     return colour[:, None, None].astype(np.float32)
 
@@ -145,7 +145,7 @@ def _polar(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _at(contour: np.ndarray, angle: np.ndarray) -> np.ndarray:
-    """Radius of a contour at each pixel's angle, between samples linearly."""
+    """Returns the radius of a contour at the angle of each pixel, interpolated linearly."""
     below = np.floor(angle)
     share = angle - below
     index = below.astype(np.int32) % ANGLES
@@ -205,7 +205,7 @@ def _segmentation(rng: np.random.Generator, cells: Cells, outline: np.ndarray) -
 
 
 def _cut(rng: np.random.Generator, cells: Cells, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """What a straight cut along an image axis leaves."""
+    """Returns the mask that a straight cut along an image axis leaves."""
     turn = rng.integers(0, 4, len(cells))
     along = np.where((turn % 2 == 0)[:, None, None], x, y)
     sign = np.where(turn < 2, 1, -1)[:, None, None]
@@ -224,7 +224,7 @@ def _nucleoli(
         cy = (distance * np.sin(cells.nucleolus_angle[:, k]))[:, None, None]
         extent = (cells.nucleolus_radius[:, k] * radius)[:, None, None]
         square = np.square(x - cx) + np.square(y - cy)
-        # Half of the pallor is left at the edge; no edge is sharp.
+        # Half of the pallor remains at the edge; no edge is sharp.
         profile = np.exp(-np.log(2) * np.square(square / np.square(np.maximum(extent, 1e-3))))
         pale = np.maximum(pale, np.where(extent > 0, profile, 0))
         inside |= square < np.square(extent)

@@ -1,14 +1,14 @@
-"""Who is drawn: subjects and cells as random numbers, from which synthetic blood cells are made.
+"""Synthetic subjects and cells: the random parameters from which `render` draws blood cells.
 
-A subject has a class, traits that have nothing to do with it (stain, illumination, focus,
-magnification, segmentation) and an own place on the axis from blast to mature cell, so that cells
-of one subject resemble each other and a classifier that has seen a subject knows it again. A cell
-varies about its subject. `drawing_pixels` turns the numbers into pixels.
+A subject has a class, traits that are independent of it (stain, illumination, focus,
+magnification, segmentation) and a stage on the axis from blast to mature cell, so that cells of
+one subject resemble each other and a classifier recognises a subject that it has seen. A cell
+varies around its subject.
 
-What separates the classes is what haematologists look at: blasts have little cytoplasm, fine
+The classes differ in what haematologists look at: blasts have little cytoplasm, fine
 chromatin, nucleoli and an irregular or cleft nucleus; mature lymphocytes have clumped chromatin
-and a round nucleus without visible nucleoli. The numbers are ours, chosen so that the data set
-behaves as `tests/data/test_smears.py` says: they describe no patients.
+and a round nucleus without visible nucleoli. The parameters are ours, chosen so that the data set
+behaves as `tests/data/test_smears.py` checks: they describe no patients.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,10 +21,10 @@ from leukjax.data.synthetic.render import Cells, render
 
 CLASSES = ("all", "hem")
 
-# Raise it whenever a drawn pixel changes: caches of drawn images depend on it.
+# Raise it whenever a pixel changes: cached scans depend on it.
 VERSION = 1
 
-SIZE = 96  # pixels a side, unless said otherwise
+SIZE = 96  # pixels per side by default
 BLOCK = 32  # cells of a subject that are drawn at once
 NUCLEOLI = 4  # the most that one cell has
 STAGE = 0.33  # spread of the subjects' own stage; the classes lie at +1 (blast) and -1 (mature)
@@ -32,18 +32,18 @@ COUNT = 0.25  # spread of the logarithm of the number of cells
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Drawn cells, with the truth about them.
+class SyntheticCells:
+    """Synthetic cells, with their ground truth.
 
     Attributes:
       images: RGB, exactly black outside `cell`, and nowhere inside it.
       label: index into CLASSES.
       subject: str[n], names in C-NMC's manner: "7" for class all, "H7" for class hem.
-      cell: mask of what the imagined segmentation kept.
+      cell: mask of what the simulated segmentation kept.
       nucleus: mask of the nucleus, within `cell`.
       nucleoli: mask of the nucleoli, within `nucleus`.
-      parameters: what was drawn, name -> array of length n: `subject_index` and `number` (of the
-        cell, from 0 in each subject), `nucleoli_count`, and the fields of `Cells`.
+      parameters: what the cells were drawn from, name -> array of length n: `subject_index`,
+        `number` (of the cell, from 0 in each subject), `nucleoli_count`, and the fields of `Cells`.
     """
 
     images: UInt8[np.ndarray, "n size size 3"]
@@ -59,35 +59,35 @@ class Drawn:
 
 
 def subject_label(index: int) -> int:
-    """Class of a subject: even ones are all (0), odd ones hem (1)."""
+    """Returns the class of a subject: even ones are all (0), odd ones hem (1)."""
     return index % 2
 
 
 def subject_name(index: int) -> str:
-    """Name of a subject in C-NMC's manner: "1", "H1", "2", "H2", …"""
+    """Returns the name of a subject in C-NMC's manner: "1", "H1", "2", "H2", …"""
     return f"{'H' if subject_label(index) else ''}{index // 2 + 1}"
 
 
 def subject_cells(seed: int, index: int, cells: int) -> int:
-    """Number of cells of a subject, at least one; `cells` is the mean over subjects."""
+    """Returns the number of cells of a subject, at least one; `cells` is the mean over subjects."""
     return max(1, round(cells * _generator(seed, index, "count").lognormal(-(COUNT**2) / 2, COUNT)))
 
 
-def draw(seed: int, subjects: int, cells: int, size: int = SIZE) -> Drawn:
-    """Draws all cells of the first `subjects` subjects, in memory.
+def draw(seed: int, subjects: int, cells: int, size: int = SIZE) -> SyntheticCells:
+    """Returns all cells of the first `subjects` subjects.
 
     Args:
-      seed: of the drawing. The cells of a subject depend on (seed, its index, `cells`, `size`) and
-        not on the number of subjects.
-      subjects: how many; the classes alternate.
-      cells: mean number of cells a subject.
-      size: pixels a side.
+      seed: of the random numbers. The cells of a subject depend on (seed, its index, `cells`,
+        `size`) and not on the number of subjects.
+      subjects: number of subjects; the classes alternate.
+      cells: mean number of cells per subject.
+      size: pixels per side.
     """
     return _join(list(draw_blocks(seed, subjects, cells, size)))
 
 
-def draw_blocks(seed: int, subjects: int, cells: int, size: int = SIZE) -> Iterator[Drawn]:
-    """The same cells, at most BLOCK of one subject at a time: any number in little memory."""
+def draw_blocks(seed: int, subjects: int, cells: int, size: int = SIZE) -> Iterator[SyntheticCells]:
+    """Yields the same cells, at most BLOCK of one subject at a time."""
     for index in range(subjects):
         for block in range(-(-subject_cells(seed, index, cells) // BLOCK)):
             yield draw_block(seed, index, block, cells, size)
@@ -100,12 +100,12 @@ def draw_block(
     cells: int,
     size: int = SIZE,
     changed: Mapping[str, float | Sequence[float]] | None = None,
-) -> Drawn:
-    """The cells BLOCK * block, … of the subject `index`; other arguments as in `draw`.
+) -> SyntheticCells:
+    """Returns the cells BLOCK * block, … of the subject `index`; other arguments as in `draw`.
 
     Args:
-      changed: values for fields of `Cells` in all these cells, everything else as it was drawn:
-        {"nucleolus_radius": 0} takes the nucleoli away. So it is known which pixels speak of them.
+      changed: values for fields of `Cells` in all these cells, everything else unchanged:
+        {"nucleolus_radius": 0} removes the nucleoli, which shows the pixels that depend on them.
     """
     first = BLOCK * block
     count = min(BLOCK, subject_cells(seed, index, cells) - first)
@@ -120,7 +120,7 @@ def draw_block(
         "nucleoli_count": (drawn.nucleolus_radius > 0).sum(1).astype(np.int32),
     }
     table |= {field.name: getattr(drawn, field.name) for field in fields(Cells)}
-    return Drawn(
+    return SyntheticCells(
         images=images,
         label=np.full(count, subject_label(index), np.int32),
         subject=np.full(count, subject_name(index)),
@@ -131,9 +131,9 @@ def draw_block(
     )
 
 
-def _join(parts: list[Drawn]) -> Drawn:
+def _join(parts: list[SyntheticCells]) -> SyntheticCells:
     names = parts[0].parameters
-    return Drawn(
+    return SyntheticCells(
         images=np.concatenate([part.images for part in parts]),
         label=np.concatenate([part.label for part in parts]),
         subject=np.concatenate([part.subject for part in parts]),
@@ -145,13 +145,13 @@ def _join(parts: list[Drawn]) -> Drawn:
 
 
 def _generator(seed: int, index: int, purpose: str, block: int = 0) -> np.random.Generator:
-    """A stream of its own for each use, so that one more number here changes nothing there."""
+    """Returns a separate stream for each purpose, so that they do not affect each other."""
     purposes = ("count", "subject", "cells", "pixels")
     return np.random.default_rng([seed, index, purposes.index(purpose), block])
 
 
 def _sample(seed: int, index: int, block: int, count: int) -> Cells:
-    """Draws the parameters of cells: first what the subject shares, then each cell's own."""
+    """Returns the parameters of cells: those of the subject, then those of each cell."""
     subject = _generator(seed, index, "subject")
     cell = _generator(seed, index, "cells", block)
     side = 1.0 - 2.0 * subject_label(index)  # +1 blast, -1 mature

@@ -10,19 +10,18 @@ from jaxtyping import Array, Float, Int
 from leukjax.errors import UserError
 from leukjax.explain.attribution import attention, cam
 from leukjax.explain.attribution.integrated_gradients import integrated_gradients
-from leukjax.explain.attribution.network import FEATURE_MAP, Kind, Network, tapped
+from leukjax.explain.attribution.network import FEATURE_MAP, Form, Kind, Network, tapped
 from leukjax.explain.attribution.occlusion import occlusion
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A way to make maps.
+    """An attribution method.
 
     Attributes:
-      title: for people.
-      fits: ``convolutional`` (not the hybrid, whose tokens mix behind the map), ``transformer`` or
-        ``all``.
-      signed: maps hold what speaks against the class, too, below 0.
+      title: for readers.
+      fits: the form of networks that it is for (`network.form_of`), or ``all``.
+      signed: maps also have values below 0, for what speaks against the class.
       pixels: maps have the size of the image; others that of a layer.
     """
 
@@ -41,7 +40,6 @@ METHODS = {
     "integrated_gradients": Method("Integrated gradients", "all", signed=True, pixels=True),
     "occlusion": Method("Occlusion", "all", signed=True, pixels=True),
 }
-TRANSFORMERS = ("hybrid_vit",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,40 +61,44 @@ class Settings:
     stride: int = 4
 
 
-def fits(method: str, family: str) -> bool:
-    """Whether a method is for models of a family (a key of `models.FAMILIES`)."""
-    wanted = METHODS[method].fits
-    return wanted == "all" or (wanted == "transformer") == (family in TRANSFORMERS)
+def fits(method: str, form: Form) -> bool:
+    """Returns whether a method is for networks of a form."""
+    return METHODS[method].fits in ("all", form)
 
 
-def usual(family: str) -> tuple[str, ...]:
-    """The methods for who names none: one that is cheap and coarse, one that is exact and noisy."""
-    return "attention" if family in TRANSFORMERS else "gradcam", "integrated_gradients"
+def usual(form: Form) -> tuple[str, ...]:
+    """Returns the default methods: one that is fast and coarse, one that is exact and noisy."""
+    coarse = {"transformer": "attention", "convolutional": "gradcam", "other": "occlusion"}[form]
+    return coarse, "integrated_gradients"
 
 
-def check(methods: Sequence[str], families: Sequence[str]) -> None:
-    """Refuse methods that fit none of the models, and models that no method fits.
+def check(methods: Sequence[str], models: Sequence[tuple[str, Form]]) -> None:
+    """Checks that each method fits one of the models, and each model one of the methods.
+
+    Args:
+      methods: names.
+      models: name and form of each model.
 
     Raises:
-      UserError: so, or an unknown name, or one that is given twice.
+      UserError: it does not, or a name is unknown or given twice.
     """
     for name in methods:
         if name not in METHODS:
             raise UserError(f"--method={name}: no such method; one of {', '.join(METHODS)}")
         if methods.count(name) > 1:
             raise UserError(f"--method={name}: is given twice; give it once")
-        if not any(fits(name, family) for family in families):
-            raise UserError(f"--method={name}: {_refusal(name, families[0])}")
-    for family in families:
-        if not any(fits(name, family) for name in methods):
+        if not any(fits(name, form) for _, form in models):
+            raise UserError(f"--method={name}: {_refusal(*models[0])}")
+    for model, form in models:
+        if not any(fits(name, form) for name in methods):
             raise UserError(
-                f"--method={','.join(methods)}: {_refusal(methods[0], family)}; add one for it"
+                f"--method={','.join(methods)}: {_refusal(model, form)}; add one for it"
             )
 
 
-def _refusal(name: str, family: str) -> str:
-    own = ", ".join(each for each in METHODS if fits(each, family))
-    return f"is not for {family}, which has {own}"
+def _refusal(model: str, form: Form) -> str:
+    fitting = ", ".join(name for name in METHODS if fits(name, form))
+    return f"is not for {model}, which has {fitting}"
 
 
 def attribute(

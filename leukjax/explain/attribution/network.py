@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from leukjax.errors import UserError
 
 Kind = Literal["log_odds", "logit"]
+Form = Literal["convolutional", "transformer", "other"]
 FEATURE_MAP = "feature_map"  # what every model names so: the last map before pooling or tokens
 
 # A map of fewer places a side than this points at nothing. At 224 px all models have more.
@@ -30,9 +31,9 @@ class Network(NamedTuple):
         return logits.astype(jnp.float32)
 
     def seen(self, images: Float[Array, "n h w 3"]) -> dict[str, Any]:
-        """The intermediates that the module sows, each a tuple."""
+        """Returns the intermediates that the module sows, each a tuple."""
         _, kept = self.module.apply(self.variables, images, train=False, mutable=["intermediates"])
-        return kept["intermediates"]
+        return kept.get("intermediates", {})
 
 
 def score(logits: Float[Array, "n c"], targets: Int[Array, " n"], kind: Kind) -> Float[Array, " n"]:
@@ -106,17 +107,32 @@ def layers(network: Network, size: int) -> dict[str, tuple[int, int, int]]:
     return places
 
 
+def form_of(network: Network, size: int) -> Form:
+    """Returns what a network computes with, as far as attribution methods depend on it.
+
+    It is ``transformer`` if it sows ``attention``, ``convolutional`` if any of its layers gives a
+    map, else ``other``.
+    """
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    if "attention" in jax.eval_shape(network.seen, images):
+        return "transformer"
+    return "convolutional" if layers(network, size) else "other"
+
+
 def choose_layer(network: Network, size: int) -> str:
     """The deepest map that still points at places: ``feature_map``, or the last block before.
 
     The last map is the literature's choice, and ours wherever it has 4 x 4 places. Of a small image
     a deep network's last map has 2 x 2, which cannot tell a nucleus from its surroundings; then the
     last block of an earlier stage is taken. Where no block has 4 x 4 either, ``feature_map``.
+    Of a network that sows no ``feature_map`` it is the last layer with 4 x 4 places.
     """
     known = layers(network, size)
     enough = [name for name, shape in known.items() if min(shape[:2]) >= LEAST_PLACES]
     if FEATURE_MAP in enough:
         return FEATURE_MAP
+    if FEATURE_MAP not in known:
+        return [*known, *enough][-1]
     blocks = [name for name in enough if name.startswith(("layer", "stage")) and "/" not in name]
     return blocks[-1] if blocks else FEATURE_MAP
 

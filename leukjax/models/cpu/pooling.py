@@ -1,8 +1,8 @@
-"""Max pooling in the form that is fastest where it runs.
+"""Max pooling in the form that is fastest on each platform.
 
 XLA:CPU's own gradient of a max pool is an order of magnitude slower than comparisons of shifted
-slices, so these take its place on CPU, chosen at lowering as in ``layers``. The gradient
-is taken by slices on GPU, too, where they fuse with what follows and a select-and-scatter does not.
+slices, which are used on CPU; the choice is made at lowering as in `layers`. On GPU the gradient
+uses slices too: they fuse with what follows, and a select-and-scatter does not.
 """
 
 import functools
@@ -18,7 +18,7 @@ from leukjax.models.layers import Padding, Pads, Pair, resolve_padding
 
 
 class Window(NamedTuple):
-    """Of a pool: its size, its strides, what is added around the features."""
+    """Size, strides and padding of a pool."""
 
     size: Pair
     strides: Pair
@@ -28,9 +28,9 @@ class Window(NamedTuple):
 def max_pool(
     x: Float[Array, "n h w c"], size: Pair, strides: Pair, padding: Padding
 ) -> Float[Array, "n p q c"]:
-    """Maximum over windows; outside the image lies minus infinity.
+    """Returns the maximum over windows, padded with minus infinity.
 
-    Of equal maxima in a window the first in reading order gets the gradient.
+    Of equal maxima in a window, the first in reading order gets the gradient.
     """
     pads = resolve_padding(padding, x.shape[1:3], size, strides)
     return _max_pool(x, Window(size, strides, pads))
@@ -75,7 +75,7 @@ def _native_gradient(x: Array, gradient: Array, *, window: Window) -> Array:
 
 
 def _wide(pool: Callable[..., Array], x: Array, *gradient: Array, window: Window) -> Array:
-    """In float32: XLA:CPU would widen bfloat16, and round it again, for each of the shifts."""
+    """Computes in float32: XLA:CPU would convert bfloat16 and back for each of the shifts."""
     wide = (value.astype(jnp.float32) for value in (x, *gradient))
     return pool(*wide, window=window).astype(x.dtype)
 
@@ -96,31 +96,31 @@ def _shifted_gradient(x: Array, gradient: Array, *, window: Window) -> Array:
 
 
 def _shifted(x: Array, axis: int, window: Window) -> list[Array]:
-    """What each place of the window sees, along one axis."""
+    """Returns the features at each offset of the window, along one axis."""
     widths = [(0, 0)] * x.ndim
     widths[axis] = window.pads[axis - 1]
     padded = jnp.pad(x, widths, constant_values=-jnp.inf)
-    places = window.size[axis - 1]
-    reach = padded.shape[axis] - places + 1
+    offsets = window.size[axis - 1]
+    reach = padded.shape[axis] - offsets + 1
     stride = window.strides[axis - 1]
-    return [lax.slice_in_dim(padded, i, i + reach, stride, axis) for i in range(places)]
+    return [lax.slice_in_dim(padded, i, i + reach, stride, axis) for i in range(offsets)]
 
 
 def _give_to_first(
     parts: list[Array], gradient: Array, axis: int, size: int, window: Window
 ) -> Array:
-    """Give the gradient to the first of the parts that holds the maximum; undo the shifts."""
+    """Adds the gradient to the first part that has the maximum, and reverses the shifts."""
     highest = functools.reduce(jnp.maximum, parts)
     free = jnp.ones(gradient.shape, bool)
     stride, before = window.strides[axis - 1], window.pads[axis - 1][0]
     spread = (gradient.shape[axis] - 1) * stride + 1
-    given = []
-    for place, part in enumerate(parts):
-        mine = free & (part == highest)
-        free &= ~mine
-        low = place - before
+    shifted = []
+    for offset, part in enumerate(parts):
+        first = free & (part == highest)
+        free &= ~first
+        low = offset - before
         edges = [(0, 0, 0)] * gradient.ndim
         edges[axis] = (low, size - low - spread, stride - 1)
         zero = jnp.zeros((), gradient.dtype)
-        given.append(lax.pad(jnp.where(mine, gradient, zero), zero, edges))
-    return functools.reduce(jnp.add, given)
+        shifted.append(lax.pad(jnp.where(first, gradient, zero), zero, edges))
+    return functools.reduce(jnp.add, shifted)

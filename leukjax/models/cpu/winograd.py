@@ -1,13 +1,13 @@
-"""3x3 convolution of stride 1 with 4 multiplications an output in place of 9, for XLA:CPU.
+"""3x3 convolution of stride 1 with 4 multiplications per output instead of 9, for XLA:CPU.
 
-Winograd's minimal filtering F(2x2, 3x3) (Lavin and Gray 2016, arXiv:1509.09308): of every 4x4 tile
-of the image, two rows and columns more than the 2x2 outputs it gives, sixteen sums of pixels are
-taken, each is multiplied by its own sum of the kernel's weights, and outputs are sums of these:
+Winograd's minimal filtering F(2x2, 3x3) (Lavin and Gray 2016, arXiv:1509.09308). Each 4x4 tile of
+the image gives 2x2 outputs: sixteen sums of its pixels are each multiplied by a sum of the kernel's
+weights, and the outputs are sums of these products:
 
     Y = A' [(G K G') * (B' X B)] A
 
-Over the channels each of the sixteen multiplications is a matrix product. The sums have the weights
-1 and 1/2 only, so that the result is as exact as the plain one.
+Each of the sixteen multiplications is a matrix product over the channels. The sums have weights 1
+and 1/2 only, so that the result is as exact as that of the direct convolution.
 """
 
 import functools
@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 Grid = list[list[Array]]  # rows of columns
 Pads = Sequence[tuple[int, int]]  # (top, bottom), (left, right)
 
-_TILE, _STEP = 4, 2  # pixels a side that a tile reads, and that it gives
+_TILE, _STEP = 4, 2  # pixels per side that a tile reads, and that it outputs
 _IMAGE = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))  # B'
 _KERNEL = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))  # G
 _RESULT = ((1, 1, 1, 0), (0, 1, -1, -1))  # A'
@@ -40,8 +40,8 @@ def gradients(
     gradient: Float[Array, "n p q o"],
     pads: Pads,
 ) -> tuple[Float[Array, "n h w c"], Float[Array, "3 3 c o"]]:
-    """What the images and the kernel get of the result's gradient."""
-    # To the images: the convolution with the kernel turned by 180 degrees.
+    """Returns the gradients with respect to the images and the kernel."""
+    # For the images: the convolution with the kernel rotated by 180 degrees.
     turned = _both_sides(_KERNEL, _grid(kernel[::-1, ::-1]))
     around = [(2 - low, 2 - high) for low, high in pads]
     by_image = _convolve(gradient, turned, around, contract=1)
@@ -57,12 +57,12 @@ def gradients(
 
 
 def tiles(size: Sequence[int], pads: Pads) -> int:
-    """How many tiles an image of so many rows and columns falls into."""
+    """Returns the number of tiles of an image of this size (rows, columns)."""
     return math.prod(_counts(_output_size(size, pads)))
 
 
 def _convolve(x: Array, kernel: Grid, pads: Pads, contract: int) -> Array:
-    """By a kernel that is transformed already; `contract`: its axis that meets the channels."""
+    """Convolves with a transformed kernel; `contract` is its axis for the channels of x."""
     height, width = _output_size(x.shape[1:3], pads)
     image = _image_tiles(x, pads)
     products = [
@@ -85,31 +85,31 @@ def _counts(size: Sequence[int]) -> list[int]:
 
 
 def _image_tiles(x: Array, pads: Pads) -> Grid:
-    """The sixteen sums of each tile; the edge is filled with zeros up to whole tiles."""
+    """Returns the sixteen sums of each tile; the edge is padded with zeros to whole tiles."""
     counts = _counts(_output_size(x.shape[1:3], pads))
     ends = [count * _STEP + _TILE - _STEP for count in counts]
     edges = [
         (low, end - low - side)
         for (low, _), end, side in zip(pads, ends, x.shape[1:3], strict=True)
     ]
-    # The barrier keeps XLA from writing the padding as a test in the loop of every sum.
+    # The barrier keeps XLA from fusing the padding into the loop of every sum.
     x = lax.optimization_barrier(jnp.pad(x, ((0, 0), *edges, (0, 0))))
-    return _both_sides(_IMAGE, _every(x, _TILE, counts))
+    return _both_sides(_IMAGE, _strided(x, _TILE, counts))
 
 
 def _output_tiles(y: Array) -> Grid:
-    """The four places of each tile of outputs."""
+    """Returns the four outputs of each tile."""
     counts = _counts(y.shape[1:3])
     odd = [(0, count * _STEP - side) for count, side in zip(counts, y.shape[1:3], strict=True)]
-    return _every(jnp.pad(y, ((0, 0), *odd, (0, 0))), _STEP, counts)
+    return _strided(jnp.pad(y, ((0, 0), *odd, (0, 0))), _STEP, counts)
 
 
-def _every(x: Array, places: int, counts: Sequence[int]) -> Grid:
-    """Each place of the tiles, in all tiles."""
+def _strided(x: Array, offsets: int, counts: Sequence[int]) -> Grid:
+    """Returns the pixels at each offset in a tile, of all tiles."""
     down, across = ((count - 1) * _STEP + 1 for count in counts)
     return [
-        [x[:, i : i + down : _STEP, j : j + across : _STEP] for j in range(places)]
-        for i in range(places)
+        [x[:, i : i + down : _STEP, j : j + across : _STEP] for j in range(offsets)]
+        for i in range(offsets)
     ]
 
 
@@ -127,7 +127,7 @@ def _transposed(matrix: Sequence[Sequence[float]]) -> Sequence[Sequence[float]]:
 
 
 def _both_sides(matrix: Sequence[Sequence[float]], grid: Grid) -> Grid:
-    """``matrix @ grid @ matrix.T``, the numbers of the grid being arrays."""
+    """Returns ``matrix @ grid @ matrix.T`` of a grid of arrays."""
     left = [[_combine(weights, column) for column in zip(*grid, strict=True)] for weights in matrix]
     return [[_combine(weights, row) for weights in matrix] for row in left]
 

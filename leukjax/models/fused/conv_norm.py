@@ -1,23 +1,22 @@
-"""A 1x1 convolution with the normalisation after it, without the features between them.
+"""A 1x1 convolution fused with the normalisation after it; the features between are never stored.
 
-A GPU and a TPU spend a training step on moving features, not on multiplying them. The outputs y of
-a 1x1 convolution are linear in its inputs, ``y = x W`` with x[m, i], W[i, o], so that all that
-BatchNorm wants of them follows from sums over the inputs, which in a bottleneck's last convolution
-are four times narrower:
+A training step on a GPU or TPU is limited by memory bandwidth. The outputs y of a 1x1 convolution
+are linear in its inputs, ``y = x W`` with x[m, i], W[i, o]. So the statistics of BatchNorm follow
+from sums over the inputs, which in a bottleneck's last convolution have four times fewer channels:
 
     mean(y) = mean(x) W        var(y) = diag(W' C W)        C = x'x / m - mean(x)' mean(x)
 
-The scale then enters the kernel before anything is convolved; shift, shortcut and ReLU are added
-where the products are written. Backward, with g the gradient of the normalised outputs,
-``P = x'g`` gives both sums of BatchNorm (sum of g y is the diagonal of W'P) and the gradient of
-the kernel; and what BatchNorm takes away from g comes back through one small matrix,
+The kernel is multiplied by the scale before the convolution; shift, shortcut and ReLU are applied
+where the products are written. In the backward pass, with g the gradient of the normalised outputs,
+``P = x'g`` gives both sums of BatchNorm (sum of g y is the diagonal of W'P) and the gradient of the
+kernel. The terms that BatchNorm subtracts from g become one product with a small matrix:
 
     x's gradient = g (W s)' - x (W diag(s k) W') + a constant
 
-so that neither y nor its gradient is ever written or read. GroupNorm is the same for each image,
-with means over the channels of a group; its matrices are small beside the features where images are
-large and inputs narrow, in the first stage. Equal to convolution, BatchNorm, add and
-ReLU one after the other up to rounding; in bfloat16 one rounding (that of y) is spared.
+Neither y nor its gradient is ever written or read. GroupNorm is the same for each image, with means
+over the channels of a group; its matrices are small compared with the features where images are
+large and channels few, in the first stage. The result equals convolution, BatchNorm, add and ReLU
+up to rounding; in bfloat16 one rounding (of y) is saved.
 """
 
 import functools
@@ -27,6 +26,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
+
+from leukjax.models.norms import mean_over_groups
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -44,21 +45,21 @@ class Pointwise(NamedTuple):
 
 
 class _Sums(NamedTuple):
-    """Over m numbers of each of a parts: of the inputs, and what follows for the outputs."""
+    """Statistics of each part: of the inputs, and of the outputs as they follow from them."""
 
     mean: Float[Array, "a i"]
     by_kernel: Float[Array, "a i o"]  # covariance times kernel
-    offset: Float[Array, "a o"]  # of each output's mean from that of its group
-    mean_out: Float[Array, "a o"]  # of groups, at each of their channels, as the next
+    offset: Float[Array, "a o"]  # mean of each output minus the mean of its group
+    mean_out: Float[Array, "a o"]  # of groups, repeated for their channels; also the next
     variance: Float[Array, "a o"]
 
 
-# Pixels for each channel of the inputs from which on it pays to fold image by image.
+# Pixels per input channel from which it pays to fuse GroupNorm, whose matrices are per image.
 PIXELS = 16
 
 
 def pays_by_image(x: Float[Array, "n h w i"]) -> bool:
-    """Whether matrices of inputs x inputs and inputs x outputs are small beside an image."""
+    """Returns whether the matrices of one image are small compared with its features."""
     return x.shape[1] * x.shape[2] >= PIXELS * x.shape[3]
 
 
@@ -70,24 +71,29 @@ def conv_norm(
     bias: Float[Array, " o"],
     shortcut: Float[Array, "n h w o"] | None,
     parts: int,
+    groups: int,
     epsilon: float,
-    groups: int = 0,
 ) -> tuple[Float[Array, "n h w o"], Float[Array, "a o"], Float[Array, "a o"]]:
-    """``relu(norm(conv(x)) + shortcut)``; without a shortcut no ReLU either.
+    """Returns ``relu(norm(conv(x)) + shortcut)``, or ``norm(conv(x))`` without a shortcut.
 
     Args:
-      x: bfloat16 (float32 works, in tests).
-      parts: the batch is normalised in so many parts of consecutive images.
-      groups: consecutive channels are normalised in so many groups; 0: each by itself.
+      x: features, bfloat16 or, in tests, float32.
+      kernel: of the convolution, float32.
+      scale: of each output channel.
+      bias: of each output channel.
+      shortcut: features to add before a ReLU, or None.
+      parts: number of parts of consecutive images that are normalised separately.
+      groups: number of groups of consecutive channels; o means that each channel is a group.
+      epsilon: added to the variance.
 
     Returns:
       The result in the dtype of `x`; mean and variance (of the population) of the convolution's
       outputs for each part, float32. Gradients flow through the result only.
     """
-    return _forward(x, kernel, scale, bias, shortcut, parts, epsilon, groups)[0]
+    return _forward(x, kernel, scale, bias, shortcut, parts, groups, epsilon)[0]
 
 
-def _forward(x, kernel, scale, bias, shortcut, parts: int, epsilon: float, groups: int):
+def _forward(x, kernel, scale, bias, shortcut, parts: int, groups: int, epsilon: float):
     sums = _sums(x, kernel, parts, groups)
     inverse = lax.rsqrt(sums.variance + epsilon)
     factor = scale * inverse
@@ -100,24 +106,24 @@ def _forward(x, kernel, scale, bias, shortcut, parts: int, epsilon: float, group
     return (y, sums.mean_out, sums.variance), (x, kernel, scale, sums, inverse, out)
 
 
-def _backward(parts: int, epsilon: float, groups: int, saved, gradients):
+def _backward(parts: int, groups: int, epsilon: float, saved, gradients):
     x, kernel, scale, sums, inverse, out = saved
     gradient = gradients[0]
     if out is not None:
-        # Without the barrier XLA tests what the ReLU was given, and keeps that as well.
+        # Without the barrier XLA compares the input of the ReLU, and keeps that as well.
         gradient = jnp.where(lax.optimization_barrier(out) > 0, gradient, 0)
     matrix, factor = _matrix(kernel, x), scale * inverse
     count = x[..., 0].size // parts
 
     by_bias = _sum(gradient, parts)
-    if parts > 1:  # or XLA adds up all parts in a reading of their own
+    if parts > 1:  # else XLA reads the gradient once more for the sum over all parts
         by_bias = lax.optimization_barrier(by_bias)
     products = _transposed(x, gradient, parts)
     with_outputs = jnp.sum(matrix * products, 1) - sums.mean_out * by_bias  # sum of g (y - mean)
     by_scale = with_outputs * inverse
-    # What a normalisation takes away from the gradient of y: (y - mean) along + constant.
-    along = _over_group(by_scale * scale, groups) * jnp.square(inverse) / count
-    constant = _over_group(by_bias * scale, groups) * inverse / count
+    # Subtracted from the gradient of y: (y - mean) * along + constant.
+    along = mean_over_groups(by_scale * scale, groups) * jnp.square(inverse) / count
+    constant = mean_over_groups(by_bias * scale, groups) * inverse / count
 
     by_kernel = (
         factor[:, None] * products
@@ -146,22 +152,15 @@ def _sums(x: Array, kernel: Array, parts: int, groups: int) -> _Sums:
     covariance = _transposed(x, x, parts) / count - mean[:, :, None] * mean[:, None]
     matrix = _matrix(kernel, x)
     by_kernel = _exact("aij,jo->aio", covariance, matrix)
-    each, spread = _exact("ai,io->ao", mean, matrix), jnp.sum(matrix * by_kernel, 1)
-    mean_out = _over_group(each, groups)
-    offset = each - mean_out
-    variance = _over_group(jnp.maximum(spread, 0) + jnp.square(offset), groups)
+    means, spread = _exact("ai,io->ao", mean, matrix), jnp.sum(matrix * by_kernel, 1)
+    mean_out = mean_over_groups(means, groups)
+    offset = means - mean_out
+    variance = mean_over_groups(jnp.maximum(spread, 0) + jnp.square(offset), groups)
     return _Sums(mean, by_kernel, offset, mean_out, variance)
 
 
-def _over_group(x: Float[Array, "a o"], groups: int) -> Float[Array, "a o"]:
-    """The mean over the channels of a group, at each of its channels."""
-    if groups in (0, x.shape[1]):
-        return x
-    return jnp.repeat(jnp.mean(x.reshape(len(x), groups, -1), 2), x.shape[1] // groups, 1)
-
-
 def _matrix(kernel: Array, x: Array) -> Float[Array, "i o"]:
-    """The kernel as it is multiplied, in float32."""
+    """Returns the kernel as it is multiplied (rounded to the dtype of x), in float32."""
     return kernel[0, 0].astype(x.dtype).astype(jnp.float32)
 
 
@@ -174,14 +173,14 @@ def _sum(x: Float[Array, "n h w c"], parts: int) -> Float[Array, "a c"]:
 
 
 def _over_images(values: Float[Array, "a c"], x: Array) -> Float[Array, "n 1 1 c"]:
-    """Each part's values beside each of its images."""
+    """Repeats the values of each part for its images."""
     if len(values) == 1:
         return values[:, None, None].astype(x.dtype)
     return jnp.repeat(values, len(x) // len(values), 0)[:, None, None].astype(x.dtype)
 
 
 def _product(x: Float[Array, "n h w i"], matrix: Float[Array, "a i o"]) -> Float[Array, "n h w o"]:
-    """Every pixel times the matrix of its part."""
+    """Multiplies every pixel by the matrix of its part."""
     matrix = matrix.astype(x.dtype)
     if len(matrix) == 1:
         kernel = matrix[None]
@@ -195,7 +194,7 @@ def _product(x: Float[Array, "n h w i"], matrix: Float[Array, "a i o"]) -> Float
 def _transposed(
     x: Float[Array, "n h w i"], y: Float[Array, "n h w o"], parts: int
 ) -> Float[Array, "a i o"]:
-    """``x' y`` of each part, float32."""
+    """Returns ``x' y`` of each part, float32."""
     if parts == 1:
         x, y = (part.reshape(-1, part.shape[-1]) for part in (x, y))
         return lax.dot_general(x, y, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)[

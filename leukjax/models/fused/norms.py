@@ -1,14 +1,14 @@
-"""Normalisation together with the ReLU, the sum or the max pool after it: fewest passes on a GPU.
+"""Normalisation fused with the ReLU, sum or max pool after it, to move fewer bytes on a GPU.
 
-A GPU spends a training step on moving features. Layer by layer, XLA writes the gradient behind each
-ReLU and pool once more, keeps masks, and reads the features several times for the sums of a
-normalisation's backward pass. Here a backward pass is two readings of the features before the
-normalisation (which the convolution wrote) and of the gradient: one for all sums, one for the
-result; the mask of a ReLU is computed from them, and a max pool keeps one byte a window: which
-place was the highest. The numbers are those of the layers one after the other up to rounding.
+A training step on a GPU is limited by memory bandwidth. Layer by layer, XLA writes the gradient
+behind each ReLU and pool again, keeps masks, and reads the features several times for the sums of a
+normalisation's backward pass. Here a backward pass reads twice the input of the normalisation
+(which the convolution wrote) and the gradient: once for all sums, once for the result. The mask of
+a ReLU is recomputed; a max pool keeps one byte per window, the index of its maximum. The numbers
+are those of the separate layers up to rounding.
 
-What XLA makes of each form: docs/performance_devices.md. Statistics are float32, over the middle
-axis of ``[a, m, c]`` and a group of channels, for each of a parts (images, or parts of a batch).
+docs/performance_devices.md shows what XLA compiles each form to. Statistics are float32, over the
+middle axis of ``[a, m, c]`` and a group of channels, for each of a parts: images or sub-batches.
 """
 
 import functools
@@ -22,15 +22,15 @@ from jaxtyping import Array, Float, UInt8
 from leukjax.models.cpu.pooling import Window
 from leukjax.models.fused.conv_norm import Pointwise, conv_norm
 from leukjax.models.layers import resolve_padding
-from leukjax.models.norms import After, BatchNorm, GroupNorm, Layers
+from leukjax.models.norms import After, BatchNorm, GroupNorm, Layers, mean_over_groups
 
 
 class Statistics(NamedTuple):
-    """Of each part, at each of its channels, float32."""
+    """Statistics of each part, repeated for the channels of a group; float32."""
 
     mean: Float[Array, "a c"]
     variance: Float[Array, "a c"]
-    inverse: Float[Array, "a c"]  # of the deviation
+    inverse: Float[Array, "a c"]  # 1 / standard deviation
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
@@ -42,35 +42,39 @@ def norm_relu(
     epsilon: float,
     relu: bool,
 ) -> tuple[Float[Array, "a m c"], Float[Array, "a c"], Float[Array, "a c"]]:
-    """``relu(norm(x))``, or without the ReLU; mean and variance, through which no gradient flows.
+    """Returns ``relu(norm(x))``, or ``norm(x)``, and the mean and variance without gradients.
 
     Args:
-      x: bfloat16 (float32 works, in tests).
-      groups: consecutive channels fall into so many groups; c of them: each channel by itself.
+      x: features, bfloat16 or, in tests, float32.
+      scale: of each channel.
+      bias: of each channel.
+      groups: number of groups of consecutive channels; c means that each channel is a group.
+      epsilon: added to the variance.
+      relu: whether to apply the ReLU.
     """
     return _norm_relu_forward(x, scale, bias, groups, epsilon, relu)[0]
 
 
 def _norm_relu_forward(x, scale, bias, groups: int, epsilon: float, relu: bool):
-    found = _statistics(x, groups, epsilon)
-    y = _normed(x, found, scale, bias)
+    statistics = _statistics(x, groups, epsilon)
+    y = _normed(x, statistics, scale, bias)
     y = jnp.maximum(y, 0) if relu else y
-    return (y, found.mean, found.variance), (x, scale, bias, found)
+    return (y, statistics.mean, statistics.variance), (x, scale, bias, statistics)
 
 
 def _norm_relu_backward(groups: int, epsilon: float, relu: bool, saved, gradients):
-    x, scale, bias, found = saved
+    x, scale, bias, statistics = saved
     gradient = gradients[0].astype(jnp.float32)
 
     def masked(x):
-        return jnp.where(_normed(x, found, scale, bias) > 0, gradient, 0) if relu else gradient
+        return jnp.where(_normed(x, statistics, scale, bias) > 0, gradient, 0) if relu else gradient
 
     if relu:
-        x = lax.optimization_barrier(x)  # or the mask is written in the forward pass, for this one
-    by_bias, by_scale = two_sums(x, masked(x), found)
-    if relu:  # and between the readings, or what the first computed is written for the second
+        x = lax.optimization_barrier(x)  # else the forward pass writes the mask
+    by_bias, by_scale = two_sums(x, masked(x), statistics)
+    if relu:  # else the first reading writes its values for the second
         x, by_bias, by_scale = lax.optimization_barrier((x, by_bias, by_scale))
-    by_x = _by_features(x, masked(x), scale, found, groups, by_bias, by_scale)
+    by_x = _by_features(x, masked(x), scale, statistics, groups, by_bias, by_scale)
     return by_x, jnp.sum(by_scale, 0), jnp.sum(by_bias, 0)
 
 
@@ -86,23 +90,23 @@ def norm_add_relu(
     groups: int,
     epsilon: float,
 ) -> tuple[Float[Array, "a m c"], Float[Array, "a c"], Float[Array, "a c"]]:
-    """``relu(norm(x) + shortcut)``; mean and variance as of `norm_relu`."""
+    """Returns ``relu(norm(x) + shortcut)``, and mean and variance as `norm_relu` does."""
     return _add_forward(x, shortcut, scale, bias, groups, epsilon)[0]
 
 
 def _add_forward(x, shortcut, scale, bias, groups: int, epsilon: float):
-    found = _statistics(x, groups, epsilon)
-    y = jnp.maximum(_normed(x, found, scale, bias) + shortcut, 0)
-    return (y, found.mean, found.variance), (x, scale, found, y)
+    statistics = _statistics(x, groups, epsilon)
+    y = jnp.maximum(_normed(x, statistics, scale, bias) + shortcut, 0)
+    return (y, statistics.mean, statistics.variance), (x, scale, statistics, y)
 
 
 def _add_backward(groups: int, epsilon: float, saved, gradients):
-    x, scale, found, y = saved
-    # The result is read, which is there for the next layer; left alone XLA reads both summands.
+    x, scale, statistics, y = saved
+    # Read the result, which is kept for the next layer; else XLA reads both summands.
     gradient = jnp.where(lax.optimization_barrier(y) > 0, gradients[0], 0)
     wide = gradient.astype(jnp.float32)
-    by_bias, by_scale = two_sums(x, wide, found)
-    by_x = _by_features(x, wide, scale, found, groups, by_bias, by_scale)
+    by_bias, by_scale = two_sums(x, wide, statistics)
+    by_x = _by_features(x, wide, scale, statistics, groups, by_bias, by_scale)
     return by_x, gradient, jnp.sum(by_scale, 0), jnp.sum(by_bias, 0)
 
 
@@ -119,29 +123,33 @@ def norm_relu_pool(
     epsilon: float,
     window: Window,
 ) -> tuple[Float[Array, "n p q c"], Float[Array, "a c"], Float[Array, "a c"]]:
-    """``max_pool(relu(norm(x)))``, the batch in so many parts; mean and variance likewise."""
+    """Returns ``max_pool(relu(norm(x)))`` of `parts` parts of a batch, and mean and variance."""
     return _pool_forward(x, scale, bias, parts, groups, epsilon, window)[0]
 
 
 def _pool_forward(x, scale, bias, parts: int, groups: int, epsilon: float, window: Window):
     flat = x.reshape(parts, -1, x.shape[-1])
-    found = _statistics(flat, groups, epsilon)
-    highest, place = _highest(_normed(flat, found, scale, bias).reshape(x.shape), window)
-    # Together, or the place is found in the backward pass, from the features once more.
-    highest, place = lax.optimization_barrier((highest, place))
-    return (highest, found.mean, found.variance), (x, scale, found, place)
+    statistics = _statistics(flat, groups, epsilon)
+    highest, index = _max_with_index(
+        _normed(flat, statistics, scale, bias).reshape(x.shape), window
+    )
+    # Both at once; else the backward pass computes the index from the features again.
+    highest, index = lax.optimization_barrier((highest, index))
+    return (highest, statistics.mean, statistics.variance), (x, scale, statistics, index)
 
 
 def _pool_backward(parts: int, groups: int, epsilon: float, window: Window, saved, gradients):
-    x, scale, found, place = saved
+    x, scale, statistics, index = saved
     flat = x.reshape(parts, -1, x.shape[-1])
 
-    def spread(place):
-        return _given(place, gradients[0], x.shape, window).reshape(flat.shape).astype(jnp.float32)
+    def spread(index):
+        return (
+            _scatter(index, gradients[0], x.shape, window).reshape(flat.shape).astype(jnp.float32)
+        )
 
-    by_bias, by_scale = two_sums(flat, spread(place), found)
-    place, by_bias, by_scale = lax.optimization_barrier((place, by_bias, by_scale))
-    by_x = _by_features(flat, spread(place), scale, found, groups, by_bias, by_scale)
+    by_bias, by_scale = two_sums(flat, spread(index), statistics)
+    index, by_bias, by_scale = lax.optimization_barrier((index, by_bias, by_scale))
+    by_x = _by_features(flat, spread(index), scale, statistics, groups, by_bias, by_scale)
     return by_x.reshape(x.shape), jnp.sum(by_scale, 0), jnp.sum(by_bias, 0)
 
 
@@ -150,68 +158,60 @@ norm_relu_pool.defvjp(_pool_forward, _pool_backward)
 
 def _statistics(x: Float[Array, "a m c"], groups: int, epsilon: float) -> Statistics:
     wide = x.astype(jnp.float32)
-    mean = _over_group(jnp.mean(wide, 1), groups)
-    squares = _over_group(jnp.mean(jnp.square(wide), 1), groups)
+    mean = mean_over_groups(jnp.mean(wide, 1), groups)
+    squares = mean_over_groups(jnp.mean(jnp.square(wide), 1), groups)
     variance = jnp.maximum(squares - jnp.square(mean), 0)
     return Statistics(mean, variance, lax.rsqrt(variance + epsilon))
 
 
-def _normed(x: Float[Array, "a m c"], found: Statistics, scale: Array, bias: Array) -> Array:
-    centred = x.astype(jnp.float32) - found.mean[:, None]
-    return (centred * (found.inverse * scale)[:, None] + bias).astype(x.dtype)
+def _normed(x: Float[Array, "a m c"], statistics: Statistics, scale: Array, bias: Array) -> Array:
+    centred = x.astype(jnp.float32) - statistics.mean[:, None]
+    return (centred * (statistics.inverse * scale)[:, None] + bias).astype(x.dtype)
 
 
 def two_sums(
-    x: Float[Array, "a m c"], gradient: Float[Array, "a m c"], found: Statistics
+    x: Float[Array, "a m c"], gradient: Float[Array, "a m c"], statistics: Statistics
 ) -> tuple[Float[Array, "a c"], Float[Array, "a c"]]:
-    """The gradients of bias and scale, of each part.
+    """Returns the gradients of bias and scale of each part.
 
-    As one sum of complex numbers, so that XLA reads its operands once: of two sums it computes
-    first what both need, and writes it.
+    They are one sum of complex numbers, so that XLA reads its operands once. For two sums it first
+    computes and writes what both need.
     """
-    centred = x.astype(jnp.float32) - found.mean[:, None]
+    centred = x.astype(jnp.float32) - statistics.mean[:, None]
     both = jnp.sum(lax.complex(gradient, gradient * centred), 1)
-    return both.real, both.imag * found.inverse
+    return both.real, both.imag * statistics.inverse
 
 
 def _by_features(
     x: Float[Array, "a m c"],
     gradient: Float[Array, "a m c"],
     scale: Float[Array, " c"],
-    found: Statistics,
+    statistics: Statistics,
     groups: int,
     by_bias: Float[Array, "a c"],
     by_scale: Float[Array, "a c"],
 ) -> Float[Array, "a m c"]:
-    """The gradient of the features: as in `norms.standardize`."""
-    inverse, count = found.inverse, x.shape[1]
-    shift = _over_group(by_bias * scale, groups) * inverse / count
-    slope = _over_group(by_scale * scale, groups) * inverse * inverse / count
-    centred = x.astype(jnp.float32) - found.mean[:, None]
+    """Returns the gradient with respect to the features, as in `norms.standardize`."""
+    inverse, count = statistics.inverse, x.shape[1]
+    shift = mean_over_groups(by_bias * scale, groups) * inverse / count
+    slope = mean_over_groups(by_scale * scale, groups) * inverse * inverse / count
+    centred = x.astype(jnp.float32) - statistics.mean[:, None]
     by_x = gradient * (inverse * scale)[:, None] - centred * slope[:, None] - shift[:, None]
     return by_x.astype(x.dtype)
 
 
-def _over_group(x: Float[Array, "a c"], groups: int) -> Float[Array, "a c"]:
-    """The mean over the channels of a group, at each of its channels."""
-    parts, channels = x.shape
-    if groups == channels:
-        return x
-    return jnp.repeat(jnp.mean(x.reshape(parts, groups, -1), 2), channels // groups, 1)
-
-
-def _highest(
+def _max_with_index(
     y: Float[Array, "n h w c"], window: Window
 ) -> tuple[Float[Array, "n p q c"], UInt8[Array, "n p q c"]]:
-    """The maximum over windows and zero, and the first place that holds it.
+    """Returns the maximum over each window and zero, and the index of its first occurrence.
 
-    Places count in reading order; where zero is the highest it is one that no window has.
+    Indices count in reading order; if zero is the maximum, the index is one past the last.
     """
     (rows, columns), (down, along), (above, beside) = window
     padded = jnp.pad(y, ((0, 0), above, beside, (0, 0)))
     images, height, width, channels = padded.shape
     low = jnp.zeros((), y.dtype)
-    highest, place = low, jnp.uint8(rows * columns)
+    highest, index = low, jnp.uint8(rows * columns)
     for number in range(rows * columns):
         row, column = divmod(number, columns)
         part = lax.slice(
@@ -220,18 +220,18 @@ def _highest(
             (images, height - rows + 1 + row, width - columns + 1 + column, channels),
             (1, down, along, 1),
         )
-        place = jnp.where(part > highest, jnp.uint8(number), place)
+        index = jnp.where(part > highest, jnp.uint8(number), index)
         highest = jnp.maximum(highest, part)
-    return highest, place
+    return highest, index
 
 
-def _given(
-    place: UInt8[Array, "n p q c"],
+def _scatter(
+    index: UInt8[Array, "n p q c"],
     gradient: Float[Array, "n p q c"],
     shape: tuple[int, ...],
     window: Window,
 ) -> Float[Array, "n h w c"]:
-    """Each window's gradient at the place that was the highest."""
+    """Returns the gradient of each window at the index of its maximum, and zeros elsewhere."""
     rows, columns = window.size
     zero = jnp.zeros((), gradient.dtype)
     parts = []
@@ -241,8 +241,8 @@ def _given(
             stride, low = window.strides[axis - 1], offset - window.pads[axis - 1][0]
             reach = (gradient.shape[axis] - 1) * stride + 1
             edges[axis] = (low, shape[axis] - low - reach, stride - 1)
-        mine = jnp.where(place == number, gradient, zero)
-        parts.append(lax.pad(mine, zero, edges))
+        selected = jnp.where(index == number, gradient, zero)
+        parts.append(lax.pad(selected, zero, edges))
     return functools.reduce(jnp.add, parts)
 
 
@@ -262,9 +262,8 @@ class FusedNorm:
         """Does what `Norm.normalize` does; `x` may be a `Pointwise`."""
         shortcut, relu, pool = after
         if isinstance(x, Pointwise):
-            # With a shortcut conv_norm applies the ReLU, without one there is none.
-            each = 0 if groups == x.shape[-1] else groups
-            return conv_norm(*x, scale, bias, shortcut, parts, self.epsilon, each)
+            # conv_norm applies the ReLU if there is a shortcut; without one there is none.
+            return conv_norm(*x, scale, bias, shortcut, parts, groups, self.epsilon)
         if not self.with_after:
             normalize = super().normalize  # type: ignore[misc]  # of the Norm it is mixed into
             return normalize(x, scale, bias, parts, groups, after)

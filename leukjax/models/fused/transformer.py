@@ -1,12 +1,11 @@
-"""The inside of a transformer block with fewest passes over memory on a GPU, for training.
+"""Transformer blocks in training that move fewer bytes on a GPU.
 
-Layer by layer in the shape [images, tokens, features], XLA chooses layouts that it then transposes
-from matrix product to matrix product, keeps float32 copies in LayerNorm's backward pass, GELU's
-tanh for its gradient, and pads odd numbers of tokens for cuBLAS once for each product. Here all is
-two-dimensional between the matrix products, so that cuBLAS adds biases and shortcuts and applies
-GELU itself; LayerNorm and GELU keep what they were given and nothing else; and queries, keys and
-values are cut into heads and padded once. Parameters and, up to rounding, numbers are those of
-`transformer`'s other form.
+In the shape [images, tokens, features], XLA transposes layouts between matrix products, keeps
+float32 copies for LayerNorm's backward pass and the tanh of GELU for its gradient, and pads odd
+numbers of tokens for cuBLAS at each product. Here everything between the matrix products is
+two-dimensional, so that cuBLAS adds biases and shortcuts and applies GELU itself; LayerNorm and
+GELU keep only their inputs; queries, keys and values are split into heads and padded once.
+Parameters and, up to rounding, all numbers are those of `models.transformer`.
 """
 
 import functools
@@ -22,14 +21,14 @@ from leukjax.models import initializers
 from leukjax.models.layers import StochasticDepth
 from leukjax.models.transformer import TransformerBlock, glorot_qkv
 
-TILE = 8  # cuBLAS wants matrices of bfloat16 in multiples of 16 bytes
+TILE = 8  # cuBLAS is fast for bfloat16 matrices with rows of a multiple of 16 bytes
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def layer_norm(
     x: Float[Array, "m d"], scale: Float[Array, " d"], bias: Float[Array, " d"], epsilon: float
 ) -> Float[Array, "m d"]:
-    """Layer normalisation (Ba et al. 2016), as ``nn.LayerNorm``; statistics are float32."""
+    """Layer normalisation (Ba et al. 2016) as in ``nn.LayerNorm``; statistics are float32."""
     return _layer_norm_forward(x, scale, bias, epsilon)[0]
 
 
@@ -50,7 +49,9 @@ def _layer_norm_backward(epsilon: float, saved, gradient):
     shift = jnp.mean(scaled, -1, keepdims=True)
     slope = jnp.mean(scaled * normed, -1, keepdims=True)
     by_x = inverse * (scaled - shift - normed * slope)
-    both = jnp.sum(lax.complex(gradient, gradient * normed), 0)  # one reading: `lean_norms`
+    both = jnp.sum(
+        lax.complex(gradient, gradient * normed), 0
+    )  # one reading: `fused.norms.two_sums`
     return by_x.astype(x.dtype), both.imag, both.real
 
 
@@ -70,10 +71,13 @@ class LayerNorm(nn.Module):
 
 
 class Dense(nn.Module):
-    """A fully connected layer with the parameters of ``nn.DenseGeneral``, of any shape.
+    """A fully connected layer with the parameters of ``nn.DenseGeneral``.
 
     Attributes:
-      gelu: apply `biased_gelu`; its argument `tanh`.
+      features: shape of the output per token; the output is flat.
+      dtype: of the product.
+      kernel_init: initialises the kernel as a matrix.
+      gelu: apply `biased_gelu` with this `tanh`; None applies none.
     """
 
     features: tuple[int, ...]
@@ -83,11 +87,11 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "m d"]) -> Float[Array, "m f"]:
-        def drawn(key: Array, shape: tuple[int, ...]) -> Array:
+        def init_as_matrix(key: Array, shape: tuple[int, ...]) -> Array:
             flat = (shape[0], math.prod(self.features))
             return self.kernel_init(key, flat, jnp.float32).reshape(shape)
 
-        kernel = self.param("kernel", drawn, (x.shape[-1], *self.features))
+        kernel = self.param("kernel", init_as_matrix, (x.shape[-1], *self.features))
         bias = self.param("bias", nn.initializers.zeros, self.features, jnp.float32)
         product = x.astype(self.dtype) @ kernel.reshape(x.shape[-1], -1).astype(self.dtype)
         bias = bias.reshape(-1).astype(self.dtype)
@@ -96,11 +100,12 @@ class Dense(nn.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def biased_gelu(x: Float[Array, "m d"], bias: Float[Array, " d"], tanh: bool) -> Array:
-    """``jax.nn.gelu(x + bias)`` (Hendrycks and Gimpel 2016); keeps `x` and nothing else.
+    """Returns ``jax.nn.gelu(x + bias)`` (Hendrycks and Gimpel 2016); keeps only its inputs.
 
     Args:
       x: a matrix product, which is in memory anyway.
-      tanh: the approximation, not the error function.
+      bias: of each feature.
+      tanh: whether to use the approximation by tanh.
     """
     return jax.nn.gelu(x + bias, approximate=tanh)
 
@@ -111,9 +116,9 @@ def _gelu_forward(x, bias, tanh: bool):
 
 def _gelu_backward(tanh: bool, saved, gradient):
     x, bias = saved
-    # The barrier: or the forward pass computes what this one wants, and writes it.
-    again = functools.partial(jax.nn.gelu, approximate=tanh)
-    (by_x,) = jax.vjp(again, lax.optimization_barrier(x) + bias)[1](gradient)
+    # Without the barrier the forward pass computes and writes values for this one.
+    gelu = functools.partial(jax.nn.gelu, approximate=tanh)
+    (by_x,) = jax.vjp(gelu, lax.optimization_barrier(x) + bias)[1](gradient)
     return by_x, jnp.sum(by_x, 0)
 
 
@@ -125,8 +130,8 @@ def attend(qkv: Float[Array, "n t f"], heads: int) -> Float[Array, "n t d"]:
     """Multi-head self-attention between its two projections; the softmax is float32.
 
     Args:
-      qkv: queries, keys and values one after the other, each of its heads likewise: f = 3 d.
-      heads: divide d.
+      qkv: queries, keys and values, concatenated along f = 3 d; each is a concatenation of heads.
+      heads: number of heads, a divisor of d.
     """
     return _attend_forward(qkv, heads)[0]
 
@@ -135,20 +140,20 @@ def _attend_forward(qkv, heads: int):
     images, tokens, _ = qkv.shape
     parted = qkv.reshape(images, tokens, 3, -1)
     query, key, value = lax.optimization_barrier(
-        tuple(_by_head(parted[:, :, number], heads) for number in range(3))
+        tuple(_split_heads(parted[:, :, number], heads) for number in range(3))
     )
     scores = _product(query, key, 3, 3).astype(jnp.float32) / math.sqrt(query.shape[-1])
     real = lax.broadcasted_iota(jnp.int32, scores.shape, 3) < tokens
     weights = jax.nn.softmax(jnp.where(real, scores, -jnp.inf)).astype(qkv.dtype)
     weights = lax.optimization_barrier(weights)
-    mixed = _together(_product(weights, value, 3, 2), tokens)
+    mixed = _merge_heads(_product(weights, value, 3, 2), tokens)
     return mixed, (query, key, value, weights)
 
 
 def _attend_backward(heads: int, saved, gradient):
     query, key, value, weights = saved
     tokens = gradient.shape[1]
-    gradient = lax.optimization_barrier(_by_head(gradient, heads))
+    gradient = lax.optimization_barrier(_split_heads(gradient, heads))
     by_value = _product(weights, gradient, 2, 2)
     by_weights = _product(gradient, value, 3, 3).astype(jnp.float32)
     wide = weights.astype(jnp.float32)
@@ -156,27 +161,27 @@ def _attend_backward(heads: int, saved, gradient):
     by_scores = (by_scores / math.sqrt(query.shape[-1])).astype(query.dtype)
     by_scores = lax.optimization_barrier(by_scores)
     by_query, by_key = _product(by_scores, key, 3, 2), _product(by_scores, query, 2, 2)
-    parts = [_together(part, tokens) for part in (by_query, by_key, by_value)]
+    parts = [_merge_heads(part, tokens) for part in (by_query, by_key, by_value)]
     return (lax.optimization_barrier(jnp.concatenate(parts, -1)),)
 
 
 attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _by_head(x: Float[Array, "n t d"], heads: int) -> Float[Array, "n h u s"]:
-    """Heads before tokens, with tokens of zeros up to a multiple of `TILE`."""
+def _split_heads(x: Float[Array, "n t d"], heads: int) -> Float[Array, "n h u s"]:
+    """Splits heads, moves them before tokens, and pads tokens with zeros to multiples of `TILE`."""
     images, tokens, features = x.shape
     parted = x.reshape(images, tokens, heads, features // heads).transpose(0, 2, 1, 3)
     return jnp.pad(parted, ((0, 0), (0, 0), (0, -tokens % TILE), (0, 0)))
 
 
-def _together(x: Float[Array, "n h u s"], tokens: int) -> Float[Array, "n t d"]:
-    """The reverse."""
+def _merge_heads(x: Float[Array, "n h u s"], tokens: int) -> Float[Array, "n t d"]:
+    """Reverses `_split_heads`."""
     return x[:, :, :tokens].transpose(0, 2, 1, 3).reshape(x.shape[0], tokens, -1)
 
 
 def _product(x: Array, y: Array, over_x: int, over_y: int) -> Array:
-    """For each image and head, the product over one axis of each."""
+    """Multiplies over one axis of each operand, for each image and head."""
     return lax.dot_general(x, y, (((over_x,), (over_y,)), ((0, 1), (0, 1))))
 
 

@@ -22,8 +22,11 @@ def error_line(capsys, module, *arguments: str) -> str:
         (["--workdir="], "--workdir is missing"),
         (["--shard=0/3"], "--shard=0/3: must read NUMBER/COUNT, as in 2/8, counted from 1"),
         (["--shard=4/3"], "--shard=4/3: must read"),
-        (["--folds=5"], "class all has 3 groups, and 5 parts are to be filled: lower split.folds"),
-        (["--config.split.protocol=official"], "official: no labelled image of"),
+        (["--folds=5"], "split.protocol kfold: class all has 3 groups for 5 parts"),
+        (
+            ["--config.split.protocol=official"],
+            "split.protocol official: the data set has no official split",
+        ),
         (
             ["hybrid_vit", "--config.model.variant=r26_s32", "--config.train.batch_size=4"],
             "image_size=16: too small for the hybrid_vit r26_s32",

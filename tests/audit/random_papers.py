@@ -1,4 +1,4 @@
-"""Papers as sound studies would print them: every number comes from a drawn confusion matrix."""
+"""Random papers without errors: every number comes from a random confusion matrix."""
 
 import copy
 import random
@@ -27,7 +27,7 @@ def paper(seed: int) -> dict:
     names = list(MODELS[: int(draw.integers(2, 4))])
     skill = {name: draw.uniform(0.75, 0.95) for name in names}
     return {
-        "paper": {"title": f"Drawn {seed}"},
+        "paper": {"title": f"Paper {seed}"},
         "data": {
             "name": "our own smears",
             "images": total,
@@ -50,7 +50,7 @@ def paper(seed: int) -> dict:
 
 
 def scores(draw: np.random.Generator, skill: float, classes: dict[str, int]) -> list[float]:
-    """Accuracy, precision, recall and F1 of a drawn confusion matrix."""
+    """Accuracy, precision, recall and F1 of a random confusion matrix."""
     positives, negatives = classes["blast"], classes["healthy"]
     tp = max(1, int(draw.binomial(positives, skill)))
     fp = negatives - int(draw.binomial(negatives, skill))
@@ -74,7 +74,7 @@ def percents(values: list[float]) -> dict[str, Decimal]:
 
 
 def changed(content: dict, seed: int) -> tuple[dict, str, tuple]:
-    """The same with one number changed; what it was, and where it stands."""
+    """Returns the paper with one number changed, the kind of this number, and its position."""
     draw, content = random.Random(seed), copy.deepcopy(content)
     what = draw.choice(("images", "part", "class", "row", "row", "row", "test", "test"))
     by = draw.choice((-1, 1)) * draw.randint(1, 60)
@@ -108,14 +108,14 @@ def possible(values: list[Decimal], classes: dict[str, int]) -> bool:
         tp = np.arange(positives + 1)[:, None]
         fp = np.arange(negatives + 1)[None, :]
         with np.errstate(invalid="ignore"):
-            found = (
+            scores = (
                 (tp + negatives - fp) / (positives + negatives),
                 tp / (tp + fp),
                 tp / positives + 0 * fp,
                 2 * tp / (positives + tp + fp),
             )
         half = 0.5 * 10.0 ** values[0].as_tuple().exponent
-        fits = [abs(x - float(v)) <= half + 1e-12 for x, v in zip(found, values, strict=True)]
+        fits = [abs(x - float(v)) <= half + 1e-12 for x, v in zip(scores, values, strict=True)]
         if np.logical_and.reduce(fits).any():
             return True
     return False
