@@ -11,7 +11,7 @@ from harness import serve
 from measured import processor, versions
 
 from leukjax import config, runtime
-from leukjax.checkpoints.checkpoints import Checkpoints
+from leukjax.checkpoints.writer import Checkpoints
 from leukjax.rundir import RunDir
 from leukjax.training import loop
 from leukjax.training.evaluation import predict

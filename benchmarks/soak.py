@@ -7,7 +7,7 @@ python benchmarks/soak.py --kills=0 --stops=20
 A run of seconds is killed (SIGKILL) at seeded random moments of its whole life, up to four times,
 and started again until it ends; then every score, prediction and parameter must have the bits of a
 run that nothing disturbed. A flipped byte must be noticed, and the run go on from the checkpoint
-before. What was done is kept in --folder, so that the same command goes on where it was stopped.
+before. What was done is kept in --folder, so that the same command resumes where it was stopped.
 With --stops, a run of two processes gets SIGTERM (see stops.py).
 With --data_cache and --steps_per_call the killed runs train in those modes, and are still compared
 with a run that streamed its records and did one step a call.
@@ -224,7 +224,7 @@ def flip_bytes(folder: Path, reference: Path, flips: int, seed: int) -> Counter:
     import jax
     import numpy as np
 
-    from leukjax.checkpoints.checkpoints import Checkpoints
+    from leukjax.checkpoints.writer import Checkpoints
 
     steps = sorted(int(p.name) for p in (reference / "checkpoints").iterdir() if p.name.isdigit())
     before, newest = steps[-2:]

@@ -60,7 +60,7 @@ def done(*_):
     print(json.dumps({**stages, "seconds": marks["first_step"] - marks["start"], **about}))
     sys.stdout.flush()
     os._exit(0)
-pace.Pace.first_call_done = done
+pace.ThroughputMeter.first_call_done = done
 trainer.train(config.load(sys.argv[2]), __import__("pathlib").Path(sys.argv[3]))
 """
 

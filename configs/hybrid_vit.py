@@ -50,7 +50,7 @@ def pretrained(config: ConfigDict) -> None:
     }
     if config.model.variant not in files:
         raise UserError(
-            f"config recipe pretrained: nobody published weights of {config.model.variant}; "
+            f"config recipe pretrained: no one published weights of {config.model.variant}; "
             f"one of {', '.join(files)}"
         )
     config.init.weights = files[config.model.variant]

@@ -10,7 +10,7 @@ python -m leukjax.main --config=configs/literature.py:cnmc,resnet50 --config.dat
     hybrid R26+ViT-S/32). The papers start the ResNet-50 from weights trained on ImageNet: name
     yours by --config.init.weights=FILE; without it the run starts from random ones.
 python -m leukjax.main --config=configs/literature.py:cnmc,resnet50,subject --config.data.root=…
-    The same in everything but the split: 70/15/15 by subject. What lies between the two is the
+    The same in everything but the split: 70/15/15 by subject. The difference between the two is the
     leak.
 python -m leukjax.main --config=configs/literature.py:smears,cnn
     On the embedded, drawn cells at 48 px for 20 epochs.

@@ -11,7 +11,7 @@ python -m leukjax.main --config=configs/resnet50.py:cnmc,pretrained --config.dat
     images and 102 MB from the Hugging Face hub (or a file: --config.init.weights=PATH).
 python -m leukjax.main --config=configs/resnet50.py:cnmc,bit --config.data.root=FOLDER
     Fine-tunes Big Transfer's R50x1 (pre-activation, GroupNorm), trained on ImageNet-21k: SGD with
-    momentum, 3e-3, as its authors do. Not run, likewise.
+    momentum, 3e-3, as its authors do. Not run either.
 """
 
 from ml_collections import ConfigDict

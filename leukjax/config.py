@@ -357,7 +357,7 @@ def of_this_machine(config: ConfigDict, overrides: Iterable[tuple[str, Any]], wh
 
 
 def may_be_given_again(field: str) -> bool:
-    """Whether a field may be given for a finished run: it says where its data are, how it runs."""
+    """Whether a field may be given for a finished run: where its data are, and how it runs."""
     return field in free_fields() and field.startswith(("data.", "runtime."))
 
 
@@ -427,7 +427,7 @@ def _check_combinations(flat: dict[str, Any]) -> None:
     if not flat["init.weights"]:
         for field, default in (("init.sha256", ""), ("init.head", "auto"), ("init.allow", "")):
             if flat[field] != default:
-                refuse(field, "says something about weights, and init.weights names none")
+                refuse(field, "needs init.weights")
     if flat["data.subject_pattern"] and flat["data.subject_csv"]:
         refuse("data.subject_csv", "give either this or data.subject_pattern, not both")
 

@@ -1,8 +1,8 @@
-"""The line to process 0, held by ourselves so that we are the first to learn that it broke.
+"""A proxy between JAX's client and the coordinator in process 0.
 
-JAX's client ends the process with a dump of the stack the moment its connection closes, and cannot
-be told otherwise. So it connects to this relay, which passes bytes on, and says in one line that
-process 0 was lost.
+JAX's client ends the process with a stack dump when its connection closes, and no option changes
+that. So it connects to this proxy, which forwards all bytes and notices first that process 0 was
+lost.
 """
 
 import contextlib
@@ -14,11 +14,11 @@ from collections.abc import Callable
 _VANISHED = 30
 
 
-class Relay:
-    """Listens on this machine and passes every connection on to an address."""
+class CoordinatorProxy:
+    """Listens on this machine and forwards every connection to an address."""
 
     def __init__(self, address: str, *, on_loss: Callable[[], None]):
-        """Start listening.
+        """Starts listening.
 
         Args:
           address: HOST:PORT of the coordinator.
@@ -32,22 +32,22 @@ class Relay:
         self._start(self._accept)
 
     def watch(self) -> None:
-        """From now on a connection that the other side closes is a loss."""
+        """From now on a connection that the other side closes means that process 0 was lost."""
         self._watching = True
 
-    def rest(self) -> None:
-        """From now on it is the end."""
+    def stop_watching(self) -> None:
+        """From now on it means that the run has ended."""
         self._watching = False
 
     def _start(self, work: Callable[..., None], *arguments: socket.socket | bool) -> None:
-        threading.Thread(target=work, args=arguments, name="relay", daemon=True).start()
+        threading.Thread(target=work, args=arguments, name="coordinator_proxy", daemon=True).start()
 
     def _accept(self) -> None:
         while True:
             near, _ = self._server.accept()
             try:
                 far = socket.create_connection(self._target, timeout=10)
-            except OSError:  # process 0 is not there yet; JAX's client tries again
+            except OSError:  # process 0 does not listen yet; JAX's client tries again
                 near.close()
                 continue
             far.settimeout(None)
@@ -59,10 +59,10 @@ class Relay:
             far.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for end in (near, far):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._start(self._pass_on, near, far, False)
-            self._start(self._pass_on, far, near, True)
+            self._start(self._forward, near, far, False)
+            self._start(self._forward, far, near, True)
 
-    def _pass_on(self, source: socket.socket, target: socket.socket, from_far: bool) -> None:
+    def _forward(self, source: socket.socket, target: socket.socket, from_far: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(2**16):
                 target.sendall(data)

@@ -1,9 +1,9 @@
-"""Several processes of one run: they meet, take decisions together, and end together.
+"""Several processes of one run: they join, take decisions together, and end together.
 
 Each is started with ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID`` in
-its environment (`launch/` does it). Decisions travel through the coordinator of
-`jax.distributed`, a small server inside process 0, and touch no device. With one process every
-function here does the plain thing.
+its environment (`launch/` does it). Decisions go through the coordinator of `jax.distributed`, a
+small server inside process 0, and use no device. With one process the functions here just do the
+work.
 """
 
 import atexit
@@ -22,32 +22,32 @@ from typing import Any, TypeVar
 import jax
 from absl import logging
 
-# The server is public, the way to ask it is not (Orbax goes the same way).
+# The server is public, its client is not; Orbax uses it in the same manner.
 from jax._src import distributed
 
 from leukjax import config as configs
 from leukjax import runtime, storage, terminal
-from leukjax.coordinator_proxy import Relay
+from leukjax.coordinator_proxy import CoordinatorProxy
 from leukjax.errors import Stopped, UserError
 
 T = TypeVar("T")
 
 ENVIRONMENT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-BEAT = 2.0  # seconds between two signs of life
-SILENCE = 40.0  # seconds without one after which a process counts as lost
+BEAT = 2.0  # seconds between two heartbeats
+SILENCE = 40.0  # seconds without a heartbeat after which a process counts as lost
 _FOREVER = 2**31 - 1  # milliseconds; a wait ends earlier when a process fails or is lost
 
-_said = 0  # number of decisions taken so far, the same on every process
+_decisions = 0  # taken so far, the same number on every process
 
 
 def join(timeout: int) -> None:
-    """Meet the other processes, if the environment names any.
+    """Joins the other processes, if the environment names any.
 
     Args:
       timeout: seconds to wait for them.
 
     Raises:
-      UserError: an incomplete or wrong environment, or peers that do not come.
+      UserError: an incomplete or wrong environment, or peers that do not join.
     """
     given = [name for name in ENVIRONMENT if os.environ.get(name)]
     if not given:
@@ -68,17 +68,17 @@ def join(timeout: int) -> None:
     with contextlib.suppress(AttributeError):
         jax.config.update("jax_enable_preemption_service", False)
     logging.info("waiting for %d processes at %s", count, address)
-    relay = Relay(address, on_loss=lambda: _leave(_lost(0))) if index else None
-    alone = threading.Timer(timeout, _nobody_came, (address, count, index, timeout))
+    proxy = CoordinatorProxy(address, on_loss=lambda: _leave(_lost(0))) if index else None
+    alone = threading.Timer(timeout, _no_one_joined, (address, count, index, timeout))
     alone.daemon = True
     alone.start()
     try:
         jax.distributed.initialize(
-            relay.address if relay else address,
+            proxy.address if proxy else address,
             count,
             index,
-            initialization_timeout=timeout + 600,  # where it is reached, JAX dumps the stack
-            # Our own watch is quicker; JAX's ends the process with a dump of the stack.
+            initialization_timeout=timeout + 600,  # JAX dumps the stack when it is reached
+            # Our own watch is quicker; JAX's ends the process with a stack dump.
             heartbeat_timeout_seconds=100,
             coordinator_bind_address=None if index else _bind_address(address),
             shutdown_timeout_seconds=60,
@@ -90,15 +90,15 @@ def join(timeout: int) -> None:
             f"({str(error).splitlines()[0]})"
         ) from error
     alone.cancel()
-    if relay:
-        relay.watch()
+    if proxy:
+        proxy.watch()
     if index:
-        logging.set_verbosity(logging.ERROR)  # process 0 speaks for all
-    _Watch(relay).start()
+        logging.set_verbosity(logging.ERROR)  # process 0 logs for all
+    _Watch(proxy).start()
 
 
 def _bind_address(address: str) -> str | None:
-    """Where process 0 listens, or None for JAX's choice: all addresses of this machine.
+    """The address on which process 0 listens; None for JAX's default, all of this machine.
 
     An IP address of this machine, as `launch/local.sh` gives it, is all that the others need. A
     name may stand for a loopback address on this machine and for another one elsewhere.
@@ -125,10 +125,10 @@ def _whole(place: int) -> int:
         raise UserError(f"environment: {name}={os.environ[name]}: must be a number") from error
 
 
-def _nobody_came(address: str, count: int, index: int, timeout: int) -> None:
+def _no_one_joined(address: str, count: int, index: int, timeout: int) -> None:
     print(
         f"error: JAX_COORDINATOR_ADDRESS={address}: process {index} of {count} did not meet its "
-        f"peers within runtime.timeout={timeout} s; start all of them, or mend the address",
+        f"peers within runtime.timeout={timeout} s; start all of them, or correct the address",
         file=sys.stderr,
         flush=True,
     )
@@ -162,7 +162,7 @@ class SharedValues:
 
 
 def first(work: Callable[[], T]) -> T:
-    """Work that process 0 does first and the others after it (they find in a cache what it did)."""
+    """Does work on process 0 first, and then on the others, which find its results in a cache."""
     if not several():
         return work()
     if jax.process_index() == 0:
@@ -174,19 +174,19 @@ def first(work: Callable[[], T]) -> T:
 
 
 def from_first(work: Callable[[], Any]) -> Any:
-    """The result of work that only process 0 does; anything that JSON can hold."""
-    global _said
+    """Does work on process 0 only, and returns its result on all; anything that JSON can hold."""
+    global _decisions
     if not several():
         return work()
-    _said += 1
-    key = f"leukjax/said/{_said}"
+    _decisions += 1
+    key = f"leukjax/decisions/{_decisions}"
     if jax.process_index() == 0:
         _client().key_value_set(key, json.dumps(work()))
     return json.loads(_client().blocking_key_value_get(key, _FOREVER))
 
 
 def check_same(content: dict[str, Any], what: str, ignore: tuple[str, ...] = ()) -> None:
-    """Make sure that every process has what process 0 has.
+    """Checks that every process has what process 0 has.
 
     Raises:
       UserError: naming every field that differs, on the process where it does.
@@ -197,13 +197,13 @@ def check_same(content: dict[str, Any], what: str, ignore: tuple[str, ...] = ())
             f"{what}: not the same on process 0 -> process {jax.process_index()}: "
             f"{'; '.join(different)}; start all processes with the same command and data"
         )
-    if several():  # nobody goes on before all have looked
-        _client().wait_at_barrier(f"leukjax/same/{_said}", _FOREVER)
+    if several():  # no process continues before all have compared
+        _client().wait_at_barrier(f"leukjax/same/{_decisions}", _FOREVER)
 
 
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
-    """Inside, an error of one process ends all of them, with its message; none is left waiting."""
+    """Inside, an error of one process ends all of them, with its message."""
     try:
         yield
     except Stopped:
@@ -212,9 +212,9 @@ def ending_together() -> Iterator[None]:
         if _client() is None or not several():
             raise
         if not isinstance(error, UserError | OSError | KeyboardInterrupt):
-            # A lost peer shows itself as any error of the device: give the watch, here or in
-            # process 0, the time to find out.
-            _wait_for_signs_of_life(error)
+            # A lost peer can show as any error of the device: give the watch, here or in process 0,
+            # the time to notice it.
+            _wait_for_heartbeats(error)
         _leave(_own(error))
 
 
@@ -223,7 +223,7 @@ def _client() -> Any:
 
 
 def _place() -> tuple[int, int]:
-    """Index and number, without `jax.process_index`, which may first wait for all devices."""
+    """Index and number of processes, without waiting for devices as `jax.process_index` may."""
     return distributed.global_state.process_id, distributed.global_state.num_processes
 
 
@@ -241,7 +241,7 @@ def _lost(process: int) -> dict[str, Any]:
     return {"process": process, "status": 75, "message": ""}
 
 
-def _wait_for_signs_of_life(error: BaseException) -> None:
+def _wait_for_heartbeats(error: BaseException) -> None:
     before = dict(_client().key_value_dir_get("leukjax/alive/"))
     deadline = time.monotonic() + 5 * BEAT
     silent: list[str] = []
@@ -259,8 +259,8 @@ _leaving = threading.Lock()
 
 
 def _leave(end: dict[str, Any]) -> None:
-    """Tell the others, say why, and end this process at once, whatever it waits for."""
-    _leaving.acquire()  # never released: the first reason is the one
+    """Tells the others, prints the reason, and ends this process at once."""
+    _leaving.acquire()  # never released: the first reason counts
     index, count = _place()
     own = end["process"] == index
     if end["message"]:
@@ -269,22 +269,22 @@ def _leave(end: dict[str, Any]) -> None:
     else:
         line = (
             f"stopped: process {end['process']} of {count} was lost; everything up to the last "
-            "checkpoint is saved: start all processes again and the same command goes on"
+            "checkpoint is saved: start all processes again to resume"
         )
     print(f"\n{line}" if sys.stderr.isatty() else line, file=sys.stderr, flush=True)
     if end != _lost(0):  # the server is in process 0
-        _pass_on(end)
+        _publish(end)
     sys.stdout.flush()
     os._exit(end["status"])
 
 
-def _pass_on(end: dict[str, Any]) -> None:
+def _publish(end: dict[str, Any]) -> None:
     index, count = _place()
-    with contextlib.suppress(Exception):  # another process may have been the first to say why
+    with contextlib.suppress(Exception):  # another process may have been first
         _client().key_value_set("leukjax/end/why", json.dumps(end))
     with contextlib.suppress(Exception):
         _client().key_value_set(f"leukjax/left/{index}", "")
-        # The server goes with process 0, which therefore leaves last.
+        # The server ends with process 0, which therefore ends last.
         deadline = time.monotonic() + 4 * BEAT
         while index == 0 and time.monotonic() < deadline:
             if len(_client().key_value_dir_get("leukjax/left/")) == count:
@@ -293,22 +293,22 @@ def _pass_on(end: dict[str, Any]) -> None:
 
 
 class _Watch(threading.Thread):
-    """Gives signs of life, and ends this process when another one failed or was lost."""
+    """Sends heartbeats, and ends this process when another one failed or was lost."""
 
-    def __init__(self, relay: Relay | None) -> None:
+    def __init__(self, proxy: CoordinatorProxy | None) -> None:
         super().__init__(name="watch", daemon=True)
-        self._relay, self._over = relay, threading.Event()
-        # Runs before JAX's own clean-up, which was registered earlier.
+        self._proxy, self._over = proxy, threading.Event()
+        # Runs before JAX's own clean-up, which is registered earlier.
         atexit.register(self._end)
 
     def _end(self) -> None:
-        # Process 0 writes the report while the others wait here, still on watch; only then do all
-        # of them close their connections.
-        if self._relay is None:
+        # Process 0 writes the report while the others wait here and still watch; then all close
+        # their connections.
+        if self._proxy is None:
             _client().key_value_set("leukjax/over", "")
         else:
             _client().blocking_key_value_get("leukjax/over", _FOREVER)
-            self._relay.rest()
+            self._proxy.stop_watching()
         self._over.set()
 
     def run(self) -> None:
@@ -320,7 +320,7 @@ class _Watch(threading.Thread):
                 _client().key_value_set(f"leukjax/alive/{index}", str(beats), allow_overwrite=True)
                 ends = _client().key_value_dir_get("leukjax/end/")
                 alive = [] if index else _client().key_value_dir_get("leukjax/alive/")
-            except Exception as error:  # the coordinator is gone, or this process ends
+            except Exception as error:  # the coordinator has ended, or this process ends
                 logging.debug("watch: %s", error)
                 continue
             if ends:

@@ -1,4 +1,4 @@
-"""The exceptions that are meant for the person at the keyboard."""
+"""The exceptions that are meant for users."""
 
 
 class UserError(ValueError):
@@ -10,7 +10,7 @@ class UserError(ValueError):
 
 
 class Diverged(UserError):
-    """The training went astray: with these values it always will."""
+    """The training diverged, and would again with the same values."""
 
 
 class NotRegistered(UserError):
@@ -18,4 +18,4 @@ class NotRegistered(UserError):
 
 
 class Stopped(Exception):
-    """The run was asked to stop, and everything is saved: the same command goes on (status 75)."""
+    """A stop was requested, and everything is saved: the same command resumes (status 75)."""

@@ -3,8 +3,8 @@
 python -m leukjax.main --config=configs/resnet50.py --workdir=runs/resnet50
 python -m leukjax.main --config=configs/resnet50.py:cnmc --preflight=h100:8
 
-The same command again goes on where a stopped or killed run was. Ends with a table of test scores;
-docs/data.md and the README say what each file of the work directory is.
+The same command resumes a run that was stopped or killed. Ends with a table of test scores;
+docs/data.md describes each file of the work directory.
 """
 
 from pathlib import Path
@@ -21,13 +21,13 @@ flags.DEFINE_string(
     "preflight",
     "",
     "DEVICE:COUNT, as h100:8 (a100, h100, v5e, v5p, v6e): compile for devices that need not be "
-    "here, say what the step needs of them, and train nothing; no data are read",
+    "here, print what the step needs of them, and train nothing; no data are read",
     flag_values=FLAGS,
 )
 
 
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
-    """Check the flags, train, report."""
+    """Checks the flags, trains, and prints the report."""
     chosen = command.one_config(names, overrides, arguments)
     default = f"runs/{config.name_of(names[0])}-{chosen.data.name}"
     workdir = Path(FLAGS.workdir or default)

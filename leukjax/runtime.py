@@ -31,8 +31,8 @@ _PEAK_BFLOAT16 = {
 }
 
 
-# Options of JAX that change the numbers of a run: a command sets them, whatever the environment
-# (`JAX_ENABLE_X64=1`) says.
+# Options of JAX that change the numbers of a run: commands set them, whatever the environment
+# (`JAX_ENABLE_X64=1`) has.
 _FIXED = {
     "jax_enable_x64": False,
     "jax_default_prng_impl": "threefry2x32",
@@ -46,7 +46,7 @@ _CHOSEN = {"jax_default_matmul_precision": None, "jax_disable_jit": False}
 
 
 def start(config: ConfigDict) -> None:
-    """Switch on the compilation cache; hold on to memory. Before JAX looks for devices.
+    """Switches on the compilation cache and keeps freed memory; call it before JAX finds devices.
 
     Raises:
       UserError: an option of JAX on which the numbers depend cannot be set.
@@ -60,7 +60,7 @@ def start(config: ConfigDict) -> None:
 
 
 def set_numerics() -> None:
-    """Set the options of JAX on which exact numbers depend; log those that were set otherwise.
+    """Sets the options of JAX on which exact numbers depend; logs those that had another value.
 
     For commands only: a program that imports leukjax keeps its options.
 
@@ -82,7 +82,7 @@ def set_numerics() -> None:
 
 
 def chosen_numerics() -> dict[str, Any]:
-    """The options of JAX that change numbers and are a user's choice, where not JAX's default."""
+    """The options of JAX that change numbers and that the user set to other than the default."""
     values = {name: getattr(jax.config, name, default) for name, default in _CHOSEN.items()}
     return {name: value for name, value in values.items() if value != _CHOSEN[name]}
 
@@ -92,9 +92,9 @@ _MXFAST, _TRIM_THRESHOLD, _MMAP_MAX = 1, -1, -4
 
 
 def hold_memory() -> bool:
-    """Keep freed host memory in this process instead of giving it back to the system.
+    """Keeps freed host memory in this process instead of returning it to the system.
 
-    XLA:CPU asks for all temporary buffers of a program anew at every call, a gigabyte in a training
+    XLA:CPU allocates all temporary buffers in each call of a function, a gigabyte in a training
     step. By default glibc maps such an area and unmaps it afterwards, and the system hands out
     every page again, filled with zeros: a fifth of the time of a ResNet-50's step at 64 pixels.
     One heap that never shrinks is touched once. Nothing happens where the C library is another.
@@ -111,15 +111,15 @@ def hold_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    # No fast bins: the crumbs kept there keep free neighbours from joining. The number of heaps is
-    # left alone: in a single one the crumbs of compilation, freed by all threads, slow down every
-    # allocation of the steps after it.
+    # Disable fastbins: they stop glibc from coalescing neighbouring free chunks. The number of
+    # arenas stays: in a single one the small chunks that compilation frees from all threads slow
+    # down every later allocation.
     settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_MXFAST, 0))
     return all(mallopt(name, value) == 1 for name, value in settings)
 
 
 def usable_cache_folder(choice: str) -> Path | None:
-    """`cache_folder`, made where it is missing; None, with a warning, if the default is unusable.
+    """Makes and returns `cache_folder`; None, with a warning, if the default cannot be used.
 
     Raises:
       OSError: the folder that was chosen cannot be written.
@@ -143,7 +143,7 @@ def usable_cache_folder(choice: str) -> Path | None:
 
 
 def cache_folder(choice: str) -> Path | None:
-    """Where compiled programs are kept: ``auto`` is the user's cache folder, ``none`` nowhere."""
+    """The folder of compiled functions: ``auto`` is in the user's cache folder."""
     if choice == "none":
         return None
     if choice != "auto":
@@ -155,14 +155,14 @@ def cache_folder(choice: str) -> Path | None:
 
 
 def compute_dtype(choice: str, platform: str = "") -> jnp.dtype:
-    """``auto`` is bfloat16 on GPU and TPU and float32 on CPU; "" is the platform that is here."""
+    """``auto`` is bfloat16 on GPU and TPU and float32 on CPU; "" is this machine's platform."""
     if choice == "auto":
         choice = "float32" if (platform or jax.default_backend()) == "cpu" else "bfloat16"
     return jnp.dtype(choice)
 
 
 def peak_flops(device: jax.Device) -> float | None:
-    """Dense bfloat16 FLOP/s of one device, or None where it is not known."""
+    """Dense bfloat16 FLOP/s of one device, or None if it is unknown."""
     for kind, value in _PEAK_BFLOAT16.items():
         if device.device_kind.startswith(kind):
             return value
@@ -170,7 +170,7 @@ def peak_flops(device: jax.Device) -> float | None:
 
 
 def peak_memory() -> int:
-    """Peak bytes: of the first device where it says, else of this process in host memory."""
+    """Peak bytes of the first device; of this process in host memory if the device reports none."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
         return int(stats["peak_bytes_in_use"])
@@ -178,12 +178,12 @@ def peak_memory() -> int:
 
 
 def device_memory() -> int:
-    """Bytes of the first device, or 0 where it does not say (CPU)."""
+    """Bytes of the first device; 0 if it does not report them (CPU)."""
     return int((jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0))
 
 
 def available_memory() -> int:
-    """Bytes of host memory that could be used now without swapping."""
+    """Bytes of host memory that can be used without swapping."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         fields = dict(line.split(":", 1) for line in lines)
@@ -206,8 +206,8 @@ def describe_no_device(error: BaseException) -> str | None:
     """One line if JAX could not start on the devices that it was told to use, else None."""
     platforms = os.environ.get("JAX_PLATFORMS")
     if isinstance(error, AssertionError) and platforms and not jax.distributed.is_initialized():
-        # JAX 0.10 has no words for a GPU that is not there, and its frames are taken out of the
-        # traceback: see whether it fails once more.
+        # JAX 0.10 has no message for a missing GPU, and removes its frames from the traceback: try
+        # whether it fails again.
         try:
             jax.devices()
         except (AssertionError, RuntimeError):
@@ -218,7 +218,7 @@ def describe_no_device(error: BaseException) -> str | None:
         reason = (str(error).splitlines() or [""])[0]
         if not reason.startswith("Unable to initialize backend"):
             return None
-        # JAX's own advice is given below, in our words.
+        # Replaces JAX's own advice.
         reason = re.sub(r" \(set JAX_PLATFORMS=.*\)", "", reason).rstrip(".")
     if not platforms:
         return f"JAX cannot use the devices of this machine ({reason}); try JAX_PLATFORMS=cpu"
@@ -229,7 +229,7 @@ def describe_no_device(error: BaseException) -> str | None:
 
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The name of this machine's processor, which decides whether a run gives the same bits."""
+    """The name of this machine's processor: runs give the same bits on the same processor."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # no Linux
@@ -244,5 +244,5 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def log_start() -> None:
-    """Say on which machine this runs."""
+    """Logs on which machine this runs."""
     logging.info("device: %s", describe())

@@ -1,4 +1,4 @@
-"""The mesh of devices, and rules from parameter paths to PartitionSpecs."""
+"""The mesh of devices, and rules that shard parameters by their paths."""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from leukjax.errors import UserError
 
 # A rule is (regular expression over the parameter's path, mesh axes for its widest dimension).
-# The first that matches is taken; a parameter that none matches is on every device whole.
+# The first match counts; a parameter without one is whole on every device.
 Rules = tuple[tuple[str, tuple[str, ...]], ...]
 
 
@@ -24,10 +24,10 @@ def make_mesh(
     Args:
       options: the section ``mesh`` of a config.
       batch_size: global.
-      devices: to compile for, where they are not those that are here.
+      devices: target devices, if not those of this machine.
 
     Raises:
-      UserError: more devices asked for than there are, or a batch that they do not divide.
+      UserError: too few devices, or a batch that they do not divide.
     """
     available = jax.device_count() if devices is None else len(devices)
     data = options.data if options.data > 0 else max(1, available // options.model)
@@ -41,15 +41,15 @@ def make_mesh(
             f"--config.mesh.data={options.data}: {jax.process_count()} processes "
             f"use all of their {available} devices; leave it at -1"
         )
-    own = jax.local_device_count()
-    if jax.process_count() > 1 and own > 1 and jax.default_backend() == "cpu":
-        raise UserError(  # steps that are dispatched ahead hang then
-            f"JAX_NUM_CPU_DEVICES={own}: on CPU each of several processes takes one device; "
+    local = jax.local_device_count()
+    if jax.process_count() > 1 and local > 1 and jax.default_backend() == "cpu":
+        raise UserError(  # steps dispatched ahead would hang
+            f"JAX_NUM_CPU_DEVICES={local}: on CPU each of several processes takes one device; "
             "start more processes instead"
         )
-    if jax.process_count() > 1 and own % options.model:
+    if jax.process_count() > 1 and local % options.model:
         raise UserError(
-            f"--config.mesh.model={options.model}: must divide the {own} devices of a process, "
+            f"--config.mesh.model={options.model}: must divide the {local} devices of a process, "
             "because each process reads its own part of a batch"
         )
     if batch_size % data:
@@ -63,7 +63,7 @@ def make_mesh(
         return Mesh(chosen.reshape(data, options.model), names, axis_types=types)
     if jax.process_count() > 1:
         # In the order of the processes, each of which reads a contiguous part of the batch;
-        # `make_mesh` may choose another order, by the wiring.
+        # `make_mesh` may choose another order, by topology.
         devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
         return Mesh(np.array(devices).reshape(data, options.model), names, axis_types=types)
     return jax.make_mesh(
@@ -75,10 +75,10 @@ def make_mesh(
 
 
 def rules(options: ConfigDict) -> Rules:
-    """Data parallel: no rule. Fully sharded parameters, or a model axis: one."""
+    """No rule for plain data parallelism; one for fully sharded parameters or a model axis."""
     axes = (("data",) if options.fsdp else ()) + (("model",) if options.model > 1 else ())
-    # A run's settings are a few numbers that every process reads: never in parts, also where the
-    # devices divide them (two classes' weights on two devices).
+    # A run's settings are a few numbers that every process reads: never sharded, even if the
+    # devices divide them (two class weights on two devices).
     return (("^(?!settings/)", axes),) if axes else ()
 
 
@@ -90,17 +90,17 @@ def path_name(path: tuple[Any, ...]) -> str:
 def tree_shardings(tree: Any, mesh: Mesh, chosen: Rules) -> Any:
     """A NamedSharding for every array of a tree (of arrays or of their shapes).
 
-    The widest dimension that the axes divide is split; an array without one stays whole.
+    The widest dimension that the axes divide is sharded; an array without one stays whole.
     """
 
-    def of(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+    def shard(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         name = path_name(path)
         for expression, axes in chosen:
             if re.search(expression, name):
                 return NamedSharding(mesh, _split_widest(leaf.shape, axes, mesh))
         return NamedSharding(mesh, PartitionSpec())
 
-    return jax.tree_util.tree_map_with_path(of, tree)
+    return jax.tree_util.tree_map_with_path(shard, tree)
 
 
 def _split_widest(shape: tuple[int, ...], axes: tuple[str, ...], mesh: Mesh) -> PartitionSpec:
@@ -116,7 +116,7 @@ def _split_widest(shape: tuple[int, ...], axes: tuple[str, ...], mesh: Mesh) -> 
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Examples are spread over the data axis; every model device of a row sees the same ones."""
+    """Examples are sharded over the data axis, and the same along the model axis."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
@@ -125,11 +125,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def put(tree: Any, places: Any) -> Any:
-    """Arrays of the host on the devices; on CPU it returns when they are there.
+def put(tree: Any, shardings: Any) -> Any:
+    """Puts arrays of the host on the devices; on CPU it waits for the transfer.
 
-    There a program whose arguments are still on their way is run by another thread than the one
-    that calls it, in memory that is not held (`runtime.hold_memory`).
+    A computation on CPU whose arguments are not ready is run by another thread than its caller, in
+    memory that is not kept (`runtime.hold_memory`).
     """
-    placed = jax.device_put(tree, places)
+    placed = jax.device_put(tree, shardings)
     return jax.block_until_ready(placed) if jax.default_backend() == "cpu" else placed

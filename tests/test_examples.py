@@ -1,25 +1,34 @@
 """The examples do what they say, each in a process of its own; the notebook in its cells' order."""
 
+import functools
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 from PIL import Image
+from safetensors.numpy import save_file
+
+from leukjax.models.registry import create_model
+from leukjax.weights import layouts
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
-def run(*arguments, **environment):
+def run(*arguments, cwd=None, **environment):
     """Standard output of a Python process that must succeed."""
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
+        cwd=cwd,
         capture_output=True,
         text=True,
-        env={**os.environ, **environment},
+        env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent), **environment},
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -46,6 +55,48 @@ def test_the_notebook():
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     assert all(not cell.get("outputs") for cell in cells)
     run("-c", code + "\nassert run.predict([images[0]]).shape == (1, 2)")
+
+
+README = EXAMPLES.parent / "README.md"
+
+
+def test_the_first_code_of_the_readme(tmp_path):
+    """As printed, on a folder of cells, with weights where the hub's would be cached."""
+    code = README.read_text().split("```")[1].removeprefix("python\n")
+    assert code.count("\n") <= 15
+    rng = np.random.default_rng(0)
+    for patient in range(20):
+        for number in range(3):
+            label = "blast" if patient % 2 else "normal"
+            folder = tmp_path / "cells" / label
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = np.zeros((40, 40, 3), np.uint8)
+            half = 14 if patient % 2 else 8
+            shape = (2 * half, 2 * half, 3)
+            pixels[20 - half : 20 + half, 20 - half : 20 + half] = rng.integers(90, 220, shape)
+            Image.fromarray(pixels).save(folder / f"patient_{patient:02d}_{number}.png")
+            Image.fromarray(pixels).save(tmp_path / "cell.png")
+    cached = tmp_path / "cache" / "weights" / "timm" / "resnet50.a1_in1k" / "main"
+    cached.mkdir(parents=True)
+    save_file(_seeded_resnet50(), cached / "model.safetensors")
+    check = "assert lj.load('runs/mine').predict(['cell.png']).shape == (1, 2)"
+    script = tmp_path / "readme.py"
+    script.write_text(f"{code}\n{check}\n")
+    out = run("readme.py", cwd=tmp_path, LEUKJAX_CACHE=str(tmp_path / "cache"))
+    assert "balanced accuracy" in out.lower()
+    facts = json.loads((tmp_path / "runs" / "mine" / "data.json").read_text())
+    assert facts["init"]["weights"] == "hf://timm/resnet50.a1_in1k"
+    assert facts["subjects"] == 20
+
+
+def _seeded_resnet50() -> dict[str, np.ndarray]:
+    """Tensors of a ResNet-50 in timm's layout, at leukjax's own initial values."""
+    module = create_model("resnet50", num_classes=1000)
+    images = jnp.zeros((1, 32, 32, 3))
+    tree = jax.jit(functools.partial(module.init, train=False))(jax.random.key(0), images)
+    flat = traverse_util.flatten_dict({name: tree[name] for name in ("params", "batch_stats")})
+    values = {path: np.asarray(value) for path, value in flat.items()}
+    return layouts.timm_tensors("resnet", values, 0)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
-"""The seal of a checkpoint: checksums that tell a whole one from a damaged or unfinished one.
+"""Checksums of a checkpoint: they tell a complete one from a damaged or unfinished one.
 
-Orbax restores a flipped bit in silence, so every file of a checkpoint gets a checksum once Orbax
+Orbax restores a flipped bit silently, so every file of a checkpoint gets a checksum once Orbax
 has committed it. Nothing here needs Orbax.
 """
 
@@ -20,7 +20,7 @@ UNFINISHED = "it was not finished"
 
 
 def steps(folder: Path) -> list[int]:
-    """The steps of all checkpoints in a folder, sealed or not; none where there is no folder."""
+    """The steps of all checkpoints in a folder, verified or not; [] without a folder."""
     if not folder.is_dir():
         return []
     names = (path.name for path in folder.iterdir())
@@ -28,7 +28,7 @@ def steps(folder: Path) -> list[int]:
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """What was saved beside the arrays of one checkpoint.
+    """The JSON that was saved with the arrays of a checkpoint.
 
     Raises:
       UserError: it cannot be read.
@@ -47,14 +47,14 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 
 def best_of(scores: dict[int, float | None], *, lower_is_better: bool) -> int | None:
-    """The step with the best score, of equal ones the earliest; None where none has a score."""
+    """The step with the best score, the earliest of equal ones; None if no step has a score."""
     sign = 1.0 if lower_is_better else -1.0
     scored = ((sign * score, step) for step, score in scores.items() if score is not None)
     return min(scored, default=(0.0, None))[1]
 
 
 def problem(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, None where its seal holds."""
+    """What is wrong with a checkpoint; None if its checksums match."""
     try:
         text = storage.read_text(folder / NAME, _MAX_META)
         expected = json.loads(text)
@@ -64,26 +64,26 @@ def problem(folder: Path) -> str | None:
         return f"{NAME} cannot be read"
     if not isinstance(expected, dict):
         return f"{NAME} cannot be read"
-    if (strange := _strange(folder)) is not None:
-        return f"{strange} is no regular file"
+    if (special := _special_file(folder)) is not None:
+        return f"{special} is no regular file"
     names = {str(path.relative_to(folder)) for path in _files(folder)}
     for name in sorted(expected.keys() | names):  # before the files, which may be huge, are read
         if name not in names:
             return f"{name} is missing"
         if name not in expected:
             return f"{name} does not belong to it"
-    found = checksums(folder)
-    for name in sorted(found):
-        if expected[name] != found[name]:
+    actual = checksums(folder)
+    for name in sorted(actual):
+        if expected[name] != actual[name]:
             return f"{name} is damaged (checksum differs)"
-    # A byte of the seal itself that changes nothing in its content: a blank, say.
-    return None if text == text_of(found) else f"{NAME} is damaged"
+    # Compares every byte of the file, also those that do not change its content, as a blank.
+    return None if text == text_of(actual) else f"{NAME} is damaged"
 
 
-def _strange(folder: Path) -> str | None:
-    """Something below a checkpoint that no run writes: a link, a pipe, a device; None if nothing.
+def _special_file(folder: Path) -> str | None:
+    """A link, pipe or device below a checkpoint, which no run writes; None if there is none.
 
-    Orbax would open it, and wait for a pipe forever.
+    Orbax would open it, and wait for a pipe for ever.
     """
     if folder.is_symlink():
         return folder.name
@@ -94,12 +94,12 @@ def _strange(folder: Path) -> str | None:
 
 
 def text_of(sums: dict[str, str]) -> str:
-    """The text of a seal."""
+    """The content of the file of checksums."""
     return json.dumps(sums, indent=1)
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below a folder, the seal itself left out."""
+    """SHA-256 of every file below a folder except the file of checksums."""
     return {
         str(path.relative_to(folder)): hashlib.file_digest(path.open("rb"), "sha256").hexdigest()
         for path in _files(folder)
@@ -107,5 +107,5 @@ def checksums(folder: Path) -> dict[str, str]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files that a seal is about."""
+    """The files that have a checksum."""
     return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != NAME]

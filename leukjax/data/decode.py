@@ -1,4 +1,4 @@
-"""Bytes of an image file to uint8 RGB pixels."""
+"""Decodes image files to uint8 RGB pixels, within bounds of time and memory."""
 
 import numpy as np
 from jaxtyping import UInt8
@@ -12,7 +12,7 @@ __all__ = ["MAX_PIXELS", "MIN_SIDE", "BadImage", "decode"]
 
 
 class BadImage(UserError):
-    """A file that is no image that can be used; `data.bad_images = skip` leaves it out."""
+    """A file that cannot be used as an image; `bad_images="skip"` leaves it out."""
 
 
 def decode(
@@ -20,7 +20,7 @@ def decode(
 ) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[str, ...]]:
     """Decodes an image file by the rules of `image_file.decode`, within bounds of time and memory.
 
-    A format whose cost cannot be bounded by looking at the file (AVIF, a TIFF of JPEG tiles, a BMP
+    A format whose cost cannot be bounded from the file alone (AVIF, a TIFF of JPEG tiles, a BMP
     of run lengths) is decoded in a process with limits.
 
     Args:

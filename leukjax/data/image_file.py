@@ -1,7 +1,7 @@
-"""Image files to RGB pixels: which formats, sizes and kinds of pixels are read, and how.
+"""Image files to RGB pixels: the supported formats, sizes and kinds of pixels.
 
-Needs NumPy and Pillow alone: `leukjax.export` copies this module into the loader of an exported
-model, so that both read every file alike.
+Needs only NumPy and Pillow: `leukjax.export` copies this module into the loader of an exported
+model, so that both read every file in the same way.
 """
 
 import io
@@ -34,7 +34,7 @@ _STRIP_PIXELS = 2**20  # that are converted at once
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Decodes an image file.
+    """Returns the pixels of an image file.
 
     Grey images get three equal channels; 16-bit grey is divided by 257 and 16-bit colour keeps its
     high byte (never stretched image by image); transparency is laid over black; CMYK and other
@@ -56,7 +56,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, tuple
 
 
 def open_image(found: Parts, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Opens an image, whose pixels are not decoded yet, and checks its size.
+    """Opens an image without decoding its pixels, and checks its size.
 
     Raises:
       Unreadable: as `decode`.
@@ -69,7 +69,7 @@ def open_image(found: Parts, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise Unreadable(
             f"has more pixels than {max_pixels / 1e6:g} million: crop or shrink it"
         ) from error
-    # Pillow's readers meet damaged bytes with nearly every exception that Python has.
+    # On damaged bytes, Pillow's readers raise nearly every exception that Python has.
     except Exception as error:
         raise Unreadable(
             f"is no readable {', '.join(FORMATS)} file: replace it, or remove it"
@@ -82,21 +82,21 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
     """Raises Unreadable for a size out of bounds."""
     if min(width, height) < MIN_SIDE:
         raise Unreadable(
-            f"{width} x {height} pixels, and the least is {MIN_SIDE} a side: remove it"
+            f"{width} x {height} pixels; at least {MIN_SIDE} per side are needed: remove it"
         )
     if max(width, height) > MAX_SIDE:
         raise Unreadable(
-            f"{width} x {height} pixels, and the most is {MAX_SIDE:,} a side: crop or shrink it"
+            f"{width} x {height} pixels; at most {MAX_SIDE:,} per side are read: crop or shrink it"
         )
     if width * height > max_pixels:
         raise Unreadable(
-            f"{width} x {height} pixels, and the most is {max_pixels / 1e6:g} million: "
+            f"{width} x {height} pixels; at most {max_pixels / 1e6:g} million are read: "
             "crop or shrink it"
         )
 
 
 def pixels(found: Parts, image: Image.Image) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Decodes what `open_image` opened; see `decode`.
+    """Returns the pixels of what `open_image` opened; see `decode`.
 
     Raises:
       Unreadable: as `decode`.
@@ -117,7 +117,7 @@ def _to_rgb(found: Parts, image: Image.Image) -> tuple[np.ndarray, tuple[str, ..
     conversions = []
     if found.several or getattr(image, "is_animated", False):
         conversions.append("first page of several")
-    # Pillow itself narrows 16-bit colour to its high byte; grey it leaves as it is.
+    # Pillow reduces 16-bit colour to its high byte, but not 16-bit grey.
     if _bits(found, image) == 16:
         conversions.append("16-bit")
     orientation = found.orientation
@@ -165,7 +165,7 @@ def _unfit() -> Unreadable:
 
 
 def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Pixels as they are to be viewed; a view of `image`."""
+    """Returns the pixels in display orientation; a view of `image`."""
     if orientation >= 5:
         image = image.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):
@@ -176,7 +176,7 @@ def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _bits(found: Parts, image: Image.Image) -> int:
-    """Bits a sample in the file, where the format tells: 8 if it does not."""
+    """Returns the bits per sample of the file; 8 if the format does not state them."""
     if image.format == "PNG":
         return found.data[24]  # IHDR is always the first chunk
     if image.format == "TIFF":

@@ -1,4 +1,4 @@
-"""Bounds what images take of memory together, and decodes costly ones in processes with limits."""
+"""Bounds the memory of all images together; decodes costly ones in processes with limits."""
 
 import atexit
 import contextlib
@@ -28,14 +28,14 @@ CHILD_WAIT = 120  # seconds, should it hang
 
 
 class _Budget:
-    """A number that threads take from and give back to; taking waits."""
+    """An amount that threads take from and give back to; taking may wait."""
 
     def __init__(self, limit: int) -> None:
         self._limit = self._free = limit
         self._changed = threading.Condition()
 
     def take(self, amount: int) -> int:
-        """What was taken: at most the limit, so that the largest image waits for all others."""
+        """Returns the amount taken: at most the limit, so the largest waits for all others."""
         amount = min(amount, self._limit)
         with self._changed:
             self._changed.wait_for(lambda: self._free >= amount)
@@ -49,7 +49,7 @@ class _Budget:
 
 
 class _Held(threading.local):
-    """What this thread has taken."""
+    """What the current thread has taken."""
 
     inside = False
     bytes = 0
@@ -63,7 +63,7 @@ _bytes, _pixels, _held = _Budget(MAX_BYTES), _Budget(MAX_PIXELS), _Held()
 def one_image() -> Iterator[None]:
     """Reads, decodes and prepares one image at a time within; many threads share the bounds.
 
-    What the body reads and decodes counts until its end. Outside of any such block nothing waits.
+    Files and pixels of the body count until its end. Outside of such a block nothing waits.
     """
     outer, _held.inside = _held.inside, True
     try:
@@ -105,11 +105,11 @@ _ASKED = struct.Struct("<QQQQ")  # bytes of the file, most pixels, seconds, byte
 
 
 class _Died(Exception):
-    """A process ended before it had answered."""
+    """A process ended before it answered."""
 
 
 class _Child:
-    """A process that decodes one image after the other."""
+    """A process that decodes one image after another."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -160,7 +160,7 @@ class _Child:
             timer.cancel()
 
     def close(self) -> None:
-        """End the process."""
+        """Ends the process."""
         self._process.kill()
         for stream in (self._to, self._from):
             with contextlib.suppress(OSError):
@@ -226,11 +226,11 @@ def _close() -> None:
 
 
 def serve() -> None:
-    """The work of a process: reads files from stdin, writes pixels to stdout, until stdin ends."""
+    """Runs in the process: reads files from stdin and writes pixels to stdout until stdin ends."""
     from leukjax.data import image_file
 
     out, stdin = os.fdopen(os.dup(1), "wb"), sys.stdin.buffer
-    os.dup2(2, 1)  # what a library prints must not look like an answer
+    os.dup2(2, 1)  # output of a library must not be taken for an answer
     with contextlib.suppress(ImportError):
         from PIL import AvifImagePlugin
 

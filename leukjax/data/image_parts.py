@@ -29,7 +29,7 @@ class Unreadable(Exception):
 
 
 class Parts(NamedTuple):
-    """What is left of a file.
+    """The parts of a file that are kept.
 
     Attributes:
       data: the file without what its pixels do not need.
@@ -47,7 +47,7 @@ class Parts(NamedTuple):
 
 
 def parts(data: bytes) -> Parts:
-    """The parts of a PNG, JPEG, BMP, TIFF, GIF, WebP or AVIF file that its pixels need.
+    """Returns the parts of a PNG, JPEG, BMP, TIFF, GIF, WebP or AVIF file that its pixels need.
 
     Raises:
       Unreadable: another format, a damaged structure, or pixels that cost too much.
@@ -74,7 +74,7 @@ def _unknown() -> Unreadable:
 
 
 def orientation_of(exif: bytes, xmp: bytes = b"") -> int:
-    """The orientation that an EXIF block or, without one there, an XMP text states; else 1."""
+    """Returns the orientation stated by an EXIF block, or else by an XMP text, or else 1."""
     stated = _exif_orientation(exif)
     if not stated:
         match = re.search(rb'tiff:Orientation(?:="|>)([0-9])', xmp)
@@ -83,17 +83,17 @@ def orientation_of(exif: bytes, xmp: bytes = b"") -> int:
 
 
 def _exif_orientation(exif: bytes) -> int:
-    """0 if it states none. Looks at nothing else: what else is odd must not matter."""
+    """Returns 0 if it states none; ignores everything else in the block, whatever its state."""
     exif = exif.removeprefix(b"Exif\0\0")
     try:
         order = {b"II": "<", b"MM": ">"}[exif[:2]]
         (start,) = struct.unpack_from(order + "I", exif, 4)
         (count,) = struct.unpack_from(order + "H", exif, start)
-        for place in range(start + 2, start + 2 + 12 * count, 12):
-            tag, kind, values = struct.unpack_from(order + "HHI", exif, place)
+        for offset in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind, values = struct.unpack_from(order + "HHI", exif, offset)
             if tag == 0x0112 and values == 1:
                 form = order + {1: "B", 3: "H", 4: "I"}[kind]
-                return int(struct.unpack_from(form, exif, place + 8)[0])
+                return int(struct.unpack_from(form, exif, offset + 8)[0])
     except (struct.error, KeyError):
         pass
     return 0
@@ -103,24 +103,24 @@ _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
 
 def _png(data: bytes) -> Parts:
-    view, place, kept = memoryview(data), 8, [memoryview(data)[:8]]
+    view, offset, kept = memoryview(data), 8, [memoryview(data)[:8]]
     texts: dict[bytes, bytes] = {}
     several = False
     for _ in range(MAX_CHUNKS):
-        if place + 8 > len(data):
+        if offset + 8 > len(data):
             break
-        size, name = struct.unpack_from(">I4s", data, place)
-        end = place + 12 + size
+        size, name = struct.unpack_from(">I4s", data, offset)
+        end = offset + 12 + size
         if name in _PNG_KEPT:
-            kept.append(view[place:end])
+            kept.append(view[offset:end])
         elif name in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
-            key, text = _png_text(name, view[place + 8 : end - 4])
+            key, text = _png_text(name, view[offset + 8 : end - 4])
             texts.setdefault(key, text)
         elif name == b"acTL":
-            several = struct.unpack_from(">I", data, place + 8)[0] > 1
+            several = struct.unpack_from(">I", data, offset + 8)[0] > 1
         if name == b"IEND":
             break
-        place = end
+        offset = end
     else:
         raise Unreadable(f"has more than {MAX_CHUNKS:,} chunks: save it again")
     if bytes(kept[1][4:8] if len(kept) > 1 else b"") != b"IHDR":
@@ -131,7 +131,7 @@ def _png(data: bytes) -> Parts:
 
 
 def _png_text(name: bytes, body: memoryview) -> tuple[bytes, bytes]:
-    """Key and text of a chunk that may state an orientation; empty for any other."""
+    """Returns key and text of a chunk that may state an orientation; empty for any other."""
     if name == b"eXIf":
         return name, bytes(body[:MAX_PROFILE_BYTES])
     key, _, text = bytes(body[: MAX_PROFILE_BYTES + 80]).partition(b"\0")
@@ -152,7 +152,7 @@ def _png_text(name: bytes, body: memoryview) -> tuple[bytes, bytes]:
 
 
 def _hexadecimal(profile: bytes) -> bytes:
-    """The bytes of a "raw profile" of ImageMagick: three lines, then hexadecimal digits."""
+    """Returns the bytes of an ImageMagick "raw profile": three lines, then hexadecimal digits."""
     try:
         return bytes.fromhex(b"".join(profile.split(b"\n")[3:]).decode("ascii"))
     except ValueError:
@@ -168,25 +168,25 @@ _DROPPED = {0xFE, *range(0xE1, 0xEE), 0xEF}  # comments and applications, withou
 
 
 def _jpeg(data: bytes) -> Parts:
-    view, place, kept = memoryview(data), 2, [memoryview(data)[:2]]
+    view, offset, kept = memoryview(data), 2, [memoryview(data)[:2]]
     exif = xmp = b""
     scans = pixels = 0
     for _ in range(MAX_SEGMENTS):
-        found = _MARKER.search(data, place)
+        found = _MARKER.search(data, offset)
         if found is None:
             break
-        marker, place = found[1][0], found.end()
+        marker, offset = found[1][0], found.end()
         if marker == 0xD9:  # the end: what follows is another image, or none
-            kept.append(view[place - 2 : place])
+            kept.append(view[offset - 2 : offset])
             break
         if marker in _ALONE:
             continue
-        end = place + (struct.unpack_from(">H", data, place)[0] if place + 2 <= len(data) else 0)
-        body = data[place + 2 : place + 2 + 16]
+        end = offset + (struct.unpack_from(">H", data, offset)[0] if offset + 2 <= len(data) else 0)
+        body = data[offset + 2 : offset + 2 + 16]
         if marker == 0xE1 and body.startswith(b"Exif\0\0"):
-            exif = exif or data[place + 2 : end]
+            exif = exif or data[offset + 2 : end]
         elif marker == 0xE1:
-            xmp = xmp or (data[place + 2 : end] if data.startswith(_XMP, place + 2) else b"")
+            xmp = xmp or (data[offset + 2 : end] if data.startswith(_XMP, offset + 2) else b"")
         elif marker in _FRAMES:
             height, width = struct.unpack_from(">xHH", body)
             pixels = max(pixels, width * height)
@@ -195,8 +195,8 @@ def _jpeg(data: bytes) -> Parts:
             after = _AFTER_SCAN.search(data, end)
             end = after.start() if after else len(data)
         if marker not in _DROPPED:
-            kept.append(view[place - 2 : end])
-        place = end
+            kept.append(view[offset - 2 : end])
+        offset = end
     else:
         raise Unreadable(f"has more than {MAX_SEGMENTS:,} segments: save it again")
     if scans > MAX_SCANS or scans * pixels > MAX_SCANNED_PIXELS:
@@ -219,36 +219,36 @@ def _bmp(data: bytes) -> Parts:
 
 
 def _gif(data: bytes) -> Parts:
-    """The first frame. Its disposal is removed: it would matter to a second frame."""
-    place = 13 + _palette_size(data[10])
-    kept, control = [data[:place]], b""
+    """Returns the first frame, without its disposal, which concerns a second frame only."""
+    offset = 13 + _palette_size(data[10])
+    kept, control = [data[:offset]], b""
     first = last = 0
     blocks = 0
 
-    def after(place: int) -> int:
-        """The end of the sub-blocks that begin at a place."""
+    def after(offset: int) -> int:
+        """Returns the end of the sub-blocks that begin at an offset."""
         nonlocal blocks
-        while place < len(data) and data[place] and blocks < MAX_BLOCKS:
-            blocks, place = blocks + 1, place + 1 + data[place]
-        return place + 1
+        while offset < len(data) and data[offset] and blocks < MAX_BLOCKS:
+            blocks, offset = blocks + 1, offset + 1 + data[offset]
+        return offset + 1
 
-    while place < len(data) and data[place] != 0x3B and blocks < MAX_BLOCKS:
+    while offset < len(data) and data[offset] != 0x3B and blocks < MAX_BLOCKS:
         blocks += 1
-        if data[place] == 0x21:  # an extension
-            if data[place + 1] == 0xF9 and data[place + 2] >= 4 and not first:
-                control = bytes((0x21, 0xF9, 4, data[place + 3] & 1, 0, 0, data[place + 6], 0))
-            place = after(place + 2)
-        elif data[place] == 0x2C:  # a frame
+        if data[offset] == 0x21:  # an extension
+            if data[offset + 1] == 0xF9 and data[offset + 2] >= 4 and not first:
+                control = bytes((0x21, 0xF9, 4, data[offset + 3] & 1, 0, 0, data[offset + 6], 0))
+            offset = after(offset + 2)
+        elif data[offset] == 0x2C:  # a frame
             if first:
                 return Parts(b"".join((*kept, b";")), several=True)
-            first = place
-            last = place = after(place + 11 + _palette_size(data[place + 9]))
+            first = offset
+            last = offset = after(offset + 11 + _palette_size(data[offset + 9]))
             kept += [control, data[first:last]]
         else:
-            place += 1
+            offset += 1
     if blocks >= MAX_BLOCKS:
         raise Unreadable(f"has more than {MAX_BLOCKS:,} blocks: save it again")
-    if not first or last > place:
+    if not first or last > offset:
         raise _damaged()
     return Parts(b"".join((*kept, b";")))
 
@@ -294,14 +294,14 @@ _BOUNDED = (1, 5, 8, 32773, 32946)
 
 
 class _Directory:
-    """The first directory of a TIFF or BigTIFF: what its tags are, read when asked."""
+    """The first directory of a TIFF or BigTIFF; its tags are read on demand."""
 
     def __init__(self, data: bytes) -> None:
         self.data, self.order = data, "<" if data[:2] == b"II" else ">"
         self.big = struct.unpack_from(self.order + "H", data, 2)[0] == 43
         self.word = "Q" if self.big else "I"
         counter, entry, first = ("Q", 20, 8) if self.big else ("H", 12, 4)
-        self.inline = inline = 8 if self.big else 4  # bytes of values that need no place of theirs
+        self.inline = inline = 8 if self.big else 4  # bytes of values that are in the tag itself
         (self.start,) = self._unpack(self.word, first)
         (count,) = self._unpack(counter, self.start)
         if count > 2**16:
@@ -309,33 +309,33 @@ class _Directory:
         start = self.start + struct.calcsize(counter)
         # tag -> (type, number of values, where they are)
         self.tags: dict[int, tuple[int, int, int]] = {}
-        for place in range(start, start + entry * count, entry):
-            tag, kind, values = self._unpack("HH" + self.word, place)
+        for offset in range(start, start + entry * count, entry):
+            tag, kind, values = self._unpack("HH" + self.word, offset)
             if kind in _BYTES and tag in _TIFF_KEPT | {274, 700}:
-                where = place + entry - inline
+                where = offset + entry - inline
                 if _BYTES[kind] * values > inline:
                     (where,) = self._unpack(self.word, where)
                 self.tags[tag] = (kind, values, where)
         end = start + entry * count
         self.several = any(data[end : end + inline])
 
-    def _unpack(self, form: str, place: int) -> tuple:
-        return struct.unpack_from(self.order + form, self.data, place)
+    def _unpack(self, form: str, offset: int) -> tuple:
+        return struct.unpack_from(self.order + form, self.data, offset)
 
     def whole(self, tag: int, default: int) -> int:
-        """The first value of a tag of whole numbers."""
+        """Returns the first value of a tag of whole numbers."""
         values = self.wholes(tag, 1)
         return values[0] if values else default
 
     def wholes(self, tag: int, most: int) -> tuple[int, ...]:
-        """Up to `most` values of a tag of whole numbers; none if it is missing."""
+        """Returns up to `most` values of a tag of whole numbers; none if it is missing."""
         kind, values, where = self.tags.get(tag, (0, 0, 0))
         if kind not in _WHOLE:
             return ()
         return self._unpack(f"{min(values, most)}{_WHOLE[kind]}", where)
 
     def written(self, tags: dict[int, tuple[int, int, int]]) -> bytes:
-        """The file with these tags alone in its directory, which is its only one.
+        """Returns the file with only these tags in its directory, which is its only one.
 
         Values stay where they are, so that the file keeps its length: a cut file stays cut.
         """
@@ -378,7 +378,7 @@ def _tiff(data: bytes) -> Parts:
 
 
 def _pieces(found: _Directory, width: int, height: int, rows: int) -> int:
-    """How many strips or tiles there have to be; what they unpack and read is bounded.
+    """Returns the number of strips or tiles there must be; what they unpack and read is bounded.
 
     Raises:
       Unreadable: tiles far larger than the image, too many of them, or bytes that are read again

@@ -1,6 +1,7 @@
 """What a data set provides: a list of images, a way to read each of them, and notes for the log."""
 
 import dataclasses
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ from leukjax.data.manifest import Manifest
 from leukjax.errors import UserError
 
 INFO, WARNING = "info", "warning"
+_BACKGROUNDS, _BAD_IMAGES = ("black", "bright"), ("error", "skip")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +74,8 @@ class Source(ABC):
       name: name of the data set; lower-case letters, digits and underscores.
       classes: class names; `Entry.label` indexes them.
       entries: the images.
-      positive: default class of precision, recall and F1; "" above two classes.
+      positive: default class of precision, recall and F1; "" = the second of two, and none above
+        two.
       notes: sentences for the log, as `Note` or text. A scan appends its findings.
       synthetic: the images are drawn, not photographed; every score must say so.
       subjects_known: False if each image counts as its own subject.
@@ -101,7 +104,18 @@ class Source(ABC):
     in_memory: ClassVar[bool] = False  # nothing is written to the cache folder
 
     def __post_init__(self) -> None:
+        if not re.fullmatch("[a-z][a-z0-9_]*", self.name):  # it becomes the name of a folder
+            raise ValueError(f"name: {self.name!r}; use lower-case letters, digits, underscores")
+        for field, values in (("background", _BACKGROUNDS), ("bad_images", _BAD_IMAGES)):
+            if getattr(self, field) not in values:
+                raise ValueError(f"{field}: {getattr(self, field)!r} is none of {values}")
         self.classes = tuple(self.classes)
+        second = self.classes[1] if len(self.classes) == 2 else ""
+        self.positive = self.positive or second
+        if self.positive and self.positive not in self.classes:
+            raise UserError(
+                f"positive: {self.positive!r} is none of the classes {', '.join(self.classes)}"
+            )
         self.notes = [n if isinstance(n, Note) else Note(INFO, n) for n in self.notes]
 
     @abstractmethod
@@ -117,8 +131,19 @@ class Source(ABC):
         return self.image(entry).tobytes()
 
     def load(self, entry: Entry) -> Loaded:
-        """Returns bytes and pixels; data sets of files override this to read the file once."""
-        return Loaded(self.read(entry), self.image(entry))
+        """Returns bytes and pixels; data sets of files override this to read the file once.
+
+        Raises:
+          TypeError: `image` returns something other than uint8[h, w, 3].
+        """
+        image = self.image(entry)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise TypeError(
+                f"{type(self).__name__}.image({entry.id!r}): expected uint8[h, w, 3], got "
+                f"{image.dtype}{list(image.shape)}"
+            )
+        has_files = type(self).read is not Source.read
+        return Loaded(self.read(entry) if has_files else image.tobytes(), image)
 
     def stat_key(self) -> str:
         """Returns a fingerprint of the data set that is computed without reading an image.
@@ -142,14 +167,3 @@ class Source(ABC):
         """
         del manifest, sides
         return []
-
-
-def positive_class(requested: str, classes: tuple[str, ...], default: str) -> str:
-    """Returns the class of precision and recall: the requested one, or the data set's own.
-
-    Raises:
-      UserError: there is no class of the requested name.
-    """
-    if requested and requested not in classes:
-        raise UserError(f"positive: {requested!r} is none of the classes {', '.join(classes)}")
-    return requested or default

@@ -1,4 +1,4 @@
-"""Zips from somebody else: opened, listed and read within bounds of memory."""
+"""Untrusted zips: opened, listed and read within bounds of memory."""
 
 import bz2
 import dataclasses
@@ -33,7 +33,7 @@ class Zip:
     infos: tuple[zipfile.ZipInfo, ...]
 
     def read(self, info: zipfile.ZipInfo) -> bytes:
-        """The content of a member: as many bytes as the directory states, never more.
+        """Returns the content of a member: as many bytes as the directory states, never more.
 
         Raises:
           OSError: the zip cannot be read.
@@ -54,7 +54,7 @@ class Zip:
         return content
 
     def _bytes(self, size: int, start: int) -> bytes:
-        """Not by `seek` and `read`: threads share the file."""
+        """Reads without `seek` and `read`, since threads share the file."""
         parts = []
         while size > 0:
             parts.append(os.pread(self.file.fileno(), min(size, 2**30), start))
@@ -65,7 +65,7 @@ class Zip:
 
 
 def _unpacked(packed: bytes, info: zipfile.ZipInfo) -> bytes:
-    """At most one byte more than the directory states: a member may unpack to anything."""
+    """Returns at most one byte more than the directory states: a member may unpack to any size."""
     most = info.file_size + 1
     try:
         if info.compress_type == zipfile.ZIP_STORED:
@@ -82,7 +82,7 @@ def _unpacked(packed: bytes, info: zipfile.ZipInfo) -> bytes:
 
 
 def _lzma(packed: bytes) -> lzma.LZMADecompressor:
-    """The decompressor that a member's own header asks for."""
+    """Returns the decompressor that the header of a member requires."""
     length, first, dictionary = struct.unpack_from("<2xHBI", packed)
     if length != 5 or dictionary > MAX_DICTIONARY_BYTES:
         raise ValueError("its LZMA header is damaged, or asks for too much memory")
@@ -108,7 +108,7 @@ def open_zip(where: Path) -> Zip:
         size = _directory_size(file)
         if size > MAX_DIRECTORY_BYTES:
             raise UserError(
-                f"{where}: its directory has {size >> 20} MiB, and the most is "
+                f"{where}: its directory has {size >> 20} MiB; the maximum is "
                 f"{MAX_DIRECTORY_BYTES >> 20}: unpack it and give the folder"
             )
         return Zip(file, tuple(zipfile.ZipFile(file).infolist()))
@@ -122,15 +122,15 @@ def open_zip(where: Path) -> Zip:
 
 
 def _directory_size(file: IO[bytes]) -> int:
-    """Bytes of a zip's directory, as its end states; 0 where there is no end."""
+    """Returns the bytes of the directory of a zip, as its end states; 0 if there is no end."""
     end = file.seek(0, os.SEEK_END)
     start = max(0, end - 22 - 2**16 - 76)
     tail = os.pread(file.fileno(), end - start, start)
     file.seek(0)
-    place = tail.rfind(b"PK\5\6")
-    if place < 0 or len(tail) < place + 16:
+    offset = tail.rfind(b"PK\5\6")
+    if offset < 0 or len(tail) < offset + 16:
         return 0
-    (size,) = struct.unpack_from("<I", tail, place + 12)
-    if place >= 76 and tail.startswith(b"PK\6\7", place - 20):
-        (size,) = struct.unpack_from("<Q", tail, place - 76 + 40)
+    (size,) = struct.unpack_from("<I", tail, offset + 12)
+    if offset >= 76 and tail.startswith(b"PK\6\7", offset - 20):
+        (size,) = struct.unpack_from("<Q", tail, offset - 76 + 40)
     return size

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Float32, Shaped, UInt8
 from ml_collections import ConfigDict
 
 from leukjax import runtime, sharding
-from leukjax.checkpoints import checkpoints
+from leukjax.checkpoints import reader
 from leukjax.data import preprocess
 from leukjax.data.datasets import cnmc
 from leukjax.errors import UserError
@@ -262,7 +262,7 @@ def restore(
     preprocessing, config = run.preprocessing(), run.config()
     if module is None:
         module = _make_module(preprocessing)
-    chosen, variables = checkpoints.for_evaluation(
+    chosen, variables = reader.for_evaluation(
         workdir / "checkpoints",
         step,
         lower_is_better=config.checkpoint.metric == "loss",

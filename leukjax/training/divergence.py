@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from leukjax.checkpoints.checkpoints import Checkpoints
+from leukjax.checkpoints.writer import Checkpoints
 from leukjax.errors import Diverged, UserError
 from leukjax.sharding import path_name
 from leukjax.training.state import TrainState
@@ -100,7 +100,7 @@ def _is_finite(leaf: Any) -> bool:
 
 
 def _last_good(checkpoints: Checkpoints) -> str:
-    step = checkpoints.last_sealed()
+    step = checkpoints.last_verified()
     if step is None:
         return "no checkpoint was saved before"
     return f"the last good checkpoint is {checkpoints.folder / str(step)}"

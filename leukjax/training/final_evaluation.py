@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from leukjax import distributed
-from leukjax.checkpoints.checkpoints import Checkpoints
+from leukjax.checkpoints.writer import Checkpoints
 from leukjax.rundir import RunDir
 from leukjax.training import divergence
 from leukjax.training.evaluation import predict
@@ -20,7 +20,7 @@ def score_best(run: Run, checkpoints: Checkpoints, log: MetricWriter, splits: Se
     """Restores the best checkpoint and writes its predictions on some splits.
 
     Every access to the test split is a line in ``test_openings.jsonl``, written before the split is
-    read: a run killed while it scores reads it once more, and says so.
+    read: a run that is killed while it scores reads it once more, with another line.
 
     Args:
       run: at its end.

@@ -1,7 +1,7 @@
-"""Which parameters learn, and how fast beside the others: freezing, rates by depth and of the head.
+"""Fine-tuning: frozen parameters, and learning rates by depth.
 
-A factor belongs to each parameter, 0 for a frozen one. Factors are compiled into the step, so that
-a run without any pays nothing; another factor compiles another step.
+Each parameter has a factor of the learning rate, 0 if it is frozen. Factors are compiled into the
+step: without fine-tuning they cost nothing, and other factors compile another step.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class FineTuning:
     def factors(self, params: Any) -> Any:
         """A tree like `params` of floats: the factor of each parameter's learning rate.
 
-        A stage that lies k before the head has ``layer_decay ** k`` (Clark et al. 2020, section
+        A stage k stages before the head has ``layer_decay ** k`` (Clark et al. 2020, section
         3.2), the head itself `head_rate`.
         """
         stages = layer_groups(_paths(params))
@@ -52,10 +52,10 @@ class FineTuning:
         return jax.tree_util.tree_map_with_path(factor, params)
 
     def _frozen(self, stages: dict[str, int]) -> set[str]:
-        """Paths of the parameters that stay, of all by their stage."""
+        """Paths of the frozen parameters, given the stage of each."""
         count = max(stages.values()) if self.freeze_stages < 0 else self.freeze_stages
-        found = {path for path, stage in stages.items() if stage < count}
-        return found | (set(_matching(self.freeze, list(stages))) if self.freeze else set())
+        frozen = {path for path, stage in stages.items() if stage < count}
+        return frozen | (set(_matching(self.freeze, list(stages))) if self.freeze else set())
 
     @property
     def freezes(self) -> bool:
@@ -88,9 +88,9 @@ class FineTuning:
         )
 
     def wrap(self, transform: optax.GradientTransformation) -> optax.GradientTransformation:
-        """An optimiser that keeps nothing for frozen parameters and scales the others' directions.
+        """An optimizer that keeps no state for frozen parameters and scales the others' updates.
 
-        The gradient of a frozen parameter is 0 (`stop_frozen`) and passes as it is.
+        The gradient of a frozen parameter is 0 (`stop_frozen`) and is not changed.
         """
         if self.freezes:
             transform = optax.masked(
@@ -106,19 +106,19 @@ class FineTuning:
         return optax.chain(transform, optax.stateless(scale))
 
     def check(self, params: Any) -> str:
-        """What is frozen, in a line for the log; "" if nothing.
+        """One line for the log on what is frozen; "" if nothing is.
 
         Args:
           params: of the model, or their shapes.
 
         Raises:
-          UserError: an expression that matches nothing, or nothing left that could learn.
+          UserError: an expression that matches nothing, or no trainable parameter.
         """
         paths = _paths(params)
         if self.freeze and not _matching(self.freeze, paths):
             raise UserError(
-                f"--config.optimizer.freeze={self.freeze}: matches no parameter; their paths are "
-                f"like {paths[0]} and {paths[-1]}"
+                f"--config.optimizer.freeze={self.freeze}: matches no parameter; paths look like "
+                f"{paths[0]} and {paths[-1]}"
             )
         sizes = [leaf.size for leaf in jax.tree.leaves(params)]
         factors = jax.tree.leaves(self.factors(params))
@@ -127,11 +127,11 @@ class FineTuning:
             field = "freeze" if self.freeze else "freeze_stages"
             raise UserError(
                 f"--config.optimizer.{field}={getattr(self, field)}: freezes every parameter; "
-                "leave at least the head free"
+                "keep at least the head trainable"
             )
         if learning == sum(sizes):
             return ""
-        return f"{learning:,} of {sum(sizes):,} parameters learn, the others are frozen"
+        return f"{learning:,} of {sum(sizes):,} parameters are trained, the others are frozen"
 
 
 def _matching(expression: str, paths: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What of a config enters the step: choices that are compiled in, and values that are not."""
+"""What a config contributes to the step: options that are compiled in, and values in the state."""
 
 import functools
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from leukjax.training.losses import LossOptions
 from leukjax.training.optimizers import Schedule, from_config
 from leukjax.training.step import StepOptions
 
-_FEWEST_TOKENS = 4  # along one side of an image: with fewer, attention has little to relate
+_FEWEST_TOKENS = 4  # per side of an image: with fewer, attention has little to relate
 
 
 def augment_options(config: ConfigDict, background: str) -> Augment:
@@ -65,7 +65,7 @@ def make_settings(
     steps_per_epoch: int,
     trained_with: tuple[list[float], list[float]] | None = None,
 ) -> states.Settings:
-    """What of the config and the training split enters the step as values.
+    """The values of a config and its training split that enter the step.
 
     `trained_with` are mean and standard deviation of the weights that the run starts from.
     """
@@ -138,7 +138,7 @@ def _settings(
 
 
 def warn(config: ConfigDict, settings: states.Settings) -> None:
-    """Log a warning for each field whose value is allowed but does not fit the others."""
+    """Logs a warning for each value that is allowed but does not fit the others."""
     total, warmup = int(settings.total_steps), int(settings.warmup_steps)
     options = config.optimizer
     if warmup >= total:
@@ -187,12 +187,12 @@ def _statistics(
     rows: np.ndarray,
     trained_with: tuple[list[float], list[float]] | None,
 ) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each colour: given, the weights', or fitted on training."""
+    """Mean and standard deviation of each colour: given, of the weights, or fitted to training."""
     values: dict[str, np.ndarray] = {}
-    for place, name in enumerate(("mean", "std")):
+    for index, name in enumerate(("mean", "std")):
         text = config.data[name]
         if text == "auto" and trained_with is not None:
-            values[name] = np.array(trained_with[place])
+            values[name] = np.array(trained_with[index])
         elif text not in ("auto", "fit"):
             values[name] = _three(text, f"data.{name}")
     if "std" in values and not all(value > 0 for value in values["std"]):

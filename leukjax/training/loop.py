@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from leukjax.checkpoints.checkpoints import Checkpoints
+from leukjax.checkpoints.writer import Checkpoints
 from leukjax.errors import Stopped
 from leukjax.metrics.scores import scores
 from leukjax.rundir import RunDir
@@ -30,7 +30,7 @@ from leukjax.training.prefetch import DevicePrefetcher, chunk_steps
 from leukjax.training.profiler import Trace
 from leukjax.training.run import Run
 from leukjax.training.state import TrainState
-from leukjax.training.throughput import Pace
+from leukjax.training.throughput import ThroughputMeter
 
 
 def train(
@@ -49,7 +49,7 @@ def train(
     """
     total = run.total_steps
     eval_every, save_every = run.steps("train.eval_every"), run.steps("checkpoint.every")
-    pace = Pace(
+    meter = ThroughputMeter(
         batch_size=run.config.train.batch_size,
         total_steps=total,
         flops_per_image=run.training_flops,
@@ -95,15 +95,15 @@ def train(
             if save and pending is not None:
                 last, pending = _read(run, log, checkpoints, *pending), None
             if save:  # never a diverged state: it would be resumed from, or chosen as the best
-                with pace.paused():
+                with meter.paused():
                     divergence.check_state(state, step, checkpoints)
             if evaluate:
-                times = pace.read(step, feed.waited)
-                with pace.paused():
-                    score = _evaluate(run, state, step, last | times, log, pace)
+                times = meter.read(step, feed.waited)
+                with meter.paused():
+                    score = _evaluate(run, state, step, last | times, log, meter)
                 state = state.with_zero_totals()
             if save:
-                with pace.paused():
+                with meter.paused():
                     checkpoints.save(step, state, {}, score)
                     run.notify("checkpoint", step, {"score": score})
             trace.before(step, state)
@@ -124,7 +124,7 @@ def train(
             pending = (step + count, metrics)
             if count not in compiled:
                 jax.block_until_ready(metrics)
-                pace.first_call_done(step + count, feed.waited)
+                meter.first_call_done(step + count, feed.waited)
                 compiled.add(count)
     checkpoints.wait()
 
@@ -141,12 +141,17 @@ def _read(
 
 
 def _evaluate(
-    run: Run, state: TrainState, step: int, last: dict[str, float], log: MetricWriter, pace: Pace
+    run: Run,
+    state: TrainState,
+    step: int,
+    last: dict[str, float],
+    log: MetricWriter,
+    meter: ThroughputMeter,
 ) -> float | None:
-    """MetricWriter the training since the last evaluation and the scores on the validation part.
+    """Logs the training since the last evaluation and the scores on the validation split.
 
     Returns:
-      The score that chooses the best checkpoint; None where it is undefined.
+      The score that chooses the best checkpoint; None if it is undefined.
     """
     totals = jax.device_get(state.totals)
     where: dict[str, Any] = {"step": step, "epoch": round(step / run.steps_per_epoch, 4)}
@@ -166,7 +171,7 @@ def _evaluate(
     val_line = {**where, "part": "val", **found.values, **own}
     log.write(train_line)
     log.write(val_line)
-    log.epoch(train_line, val_line, left=pace.time_left(step))
+    log.epoch(train_line, val_line, left=meter.time_left(step))
     for name, reason in found.reasons.items():
         log.say(f"  {name} is undefined: {reason}")
     run.notify("evaluation", step, {"train": train_line, "val": val_line})

@@ -1,4 +1,4 @@
-"""Losses of a classifier, one value an example."""
+"""Losses of a classifier, one value per example."""
 
 import dataclasses
 import functools

@@ -110,7 +110,7 @@ def largest_batch(config: ConfigDict, count: int, once: int, twice: int, usable:
       config: with a batch that `once` was compiled for; `twice` was for two of it.
       count: devices.
       once: bytes of a device.
-      twice: likewise.
+      twice: bytes of a device for twice that batch.
       usable: bytes that a device offers.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Where a run starts: at random, or at the weights of a file, of the hub, or of another run."""
+"""Initial weights of a run: random, from a file, from the Hugging Face hub, or from a run."""
 
 import dataclasses
 import functools
@@ -16,8 +16,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from leukjax import distributed
-from leukjax.checkpoints import checkpoints as checkpoint
-from leukjax.checkpoints import checksums
+from leukjax.checkpoints import checksums, reader
 from leukjax.errors import UserError
 from leukjax.rundir import PREPROCESSING, RunDir
 from leukjax.training.state import TrainState
@@ -29,35 +28,35 @@ METADATA = "leukjax"  # key of our own JSON in a safetensors file
 
 
 @dataclasses.dataclass(frozen=True)
-class Initial:
+class InitialWeights:
     """What a run starts from.
 
     Attributes:
-      facts: what of it must not change until the run ends; empty for a random start.
-      mapped: the values; None for a random start, and where a run goes on without the file.
+      facts: what must stay the same until the run ends; empty for a random start.
+      mapped: the values; None for a random start, and for a run that resumes without the file.
     """
 
     facts: Mapping[str, Any]
     mapped: Mapped | None
 
     def statistics(self) -> tuple[list[float], list[float]] | None:
-        """Mean and standard deviation that the weights were trained with."""
+        """Mean and standard deviation with which the weights were trained."""
         return (self.facts["mean"], self.facts["std"]) if self.facts else None
 
     def place(self, state: TrainState) -> TrainState:
-        """A fresh state with the values in it, each device getting its part.
+        """Puts the values into a fresh state, on each device its part.
 
         The arrays of `state` that are replaced are deleted.
 
         Raises:
-          UserError: there should be values, and their file is gone.
+          UserError: the file of the values does not exist.
         """
         if not self.facts:
             return state
         if self.mapped is None:
             raise UserError(
-                f"init.weights: {self.facts['weights']} is gone, and no checkpoint of this run is "
-                "left to go on from; bring it back"
+                f"init.weights: {self.facts['weights']} does not exist, and this run has no "
+                "checkpoint to resume from; restore the file"
             )
         return state.replace(
             params=self._put("params", state.params),
@@ -83,46 +82,48 @@ class Initial:
         return traverse_util.unflatten_dict({path: put(path, leaf) for path, leaf in flat.items()})
 
 
-RANDOM = Initial({}, None)
+RANDOM = InitialWeights({}, None)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """Weights that were found, and what is known of them."""
+    """Weights, and what is known about them."""
 
     title: str
     tensors: read.Tensors
     names: Callable[[names.Path], tuple[str, ...]]
     axes: Axes
-    model: Mapping[str, Any]  # fields of config.model that they call for
+    model: Mapping[str, Any]  # fields of config.model that they need
     mean: list[float]
     std: list[float]
-    classes: list[str] | None  # where they are known
+    classes: list[str] | None  # None if unknown
     sha256: str
 
 
-def find(config: ConfigDict, module: nn.Module, classes: tuple[str, ...], folder: Path) -> Initial:
-    """Find and check the weights of ``config.init``; read them where they fit.
+def find(
+    config: ConfigDict, module: nn.Module, classes: tuple[str, ...], folder: Path
+) -> InitialWeights:
+    """Finds, checks and reads the weights of ``config.init``.
 
     Args:
       config: of the run.
       module: its model.
       classes: of its data, in the order of the logits.
-      folder: its work directory. A run that goes on needs the file no more.
+      folder: its work directory. A run that resumes does not need the file.
 
     Raises:
-      UserError: whatever stands against them.
+      UserError: the weights do not exist, are damaged, or do not fit the model.
     """
     text = config.init.weights
     if not text:
         return RANDOM
-    before = distributed.from_first(lambda: _goes_on_without(_place(text, config), folder))
-    if before:
-        logging.warning("init.weights: %s is gone; the run goes on from its checkpoint", text)
-        return Initial(before, None)
+    recorded = distributed.from_first(lambda: _facts_without_file(_path(text, config), folder))
+    if recorded:
+        logging.warning("init.weights: %s does not exist; resuming from the checkpoint", text)
+        return InitialWeights(recorded, None)
     if text.startswith(hub.PREFIX):
         distributed.first(lambda: hub.fetch(text, config.data.cache_dir))
-    path = _place(text, config)
+    path = _path(text, config)
     source = _of_run(path) if path.is_dir() else _of_file(path)
     wanted = config.init.sha256
     if wanted and wanted != source.sha256:
@@ -140,7 +141,7 @@ def find(config: ConfigDict, module: nn.Module, classes: tuple[str, ...], folder
         new_head=config.init.head == "new" or other_classes,
         allow=config.init.allow,
     )
-    _say(source, mapped, config.model)
+    _log(source, mapped, config.model)
     facts = {
         "weights": text,
         "sha256": source.sha256,
@@ -148,31 +149,31 @@ def find(config: ConfigDict, module: nn.Module, classes: tuple[str, ...], folder
         "mean": source.mean,
         "std": source.std,
     }
-    return Initial(facts, mapped)
+    return InitialWeights(facts, mapped)
 
 
 @functools.lru_cache(maxsize=8)
 def shapes(module: nn.Module, image_size: int) -> dict[str, Any]:
-    """The collections ``params`` and ``batch_stats`` (where there is one) of a model, as shapes."""
+    """The shapes of a model's ``params`` and, if it has any, ``batch_stats``."""
     images = jnp.zeros((1, image_size, image_size, 3))
     tree = jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=False))
     return {name: tree[name] for name in ("params", "batch_stats") if name in tree}
 
 
-def _place(text: str, config: ConfigDict) -> Path:
+def _path(text: str, config: ConfigDict) -> Path:
     if text.startswith(hub.PREFIX):
         return hub.cached_path(text, config.data.cache_dir)
     return Path(text).expanduser()
 
 
-def _goes_on_without(path: Path, folder: Path) -> dict[str, Any] | None:
-    """The facts of the run that stands in a folder, if its file of weights is no longer there."""
+def _facts_without_file(path: Path, folder: Path) -> dict[str, Any] | None:
+    """The recorded facts of the run in a folder, if its file of weights no longer exists."""
     if path.exists():
         return None
     try:
         return RunDir(folder).data().get("init")
     except UserError:
-        return None  # no run, or one that `workdir.claim` will speak about
+        return None  # no run, or one that `RunDir.claim` will refuse
 
 
 def _of_file(path: Path) -> _Source:
@@ -180,7 +181,7 @@ def _of_file(path: Path) -> _Source:
     layout = layouts.recognize(str(path), tensors.shapes)
     mean, std = (list(values) for values in layout.statistics)
     classes = None
-    if METADATA in tensors.metadata:  # one that we wrote
+    if METADATA in tensors.metadata:  # written by leukjax
         mean, std, classes = _described(path, tensors.metadata[METADATA])
     return _Source(
         title=layout.title,
@@ -196,19 +197,19 @@ def _of_file(path: Path) -> _Source:
 
 
 def _of_run(path: Path) -> _Source:
-    """A work directory, of whose checkpoints the best is taken, or one of its checkpoints."""
+    """The best checkpoint of a work directory, or one of its checkpoints."""
     workdir = path if (path / PREPROCESSING).is_file() else path.absolute().parent.parent
     step = "best" if workdir == path or not path.name.isdigit() else int(path.name)
     try:
         run = RunDir(workdir)
-        said, metric = run.preprocessing(), run.config().checkpoint.metric
+        preprocessing, metric = run.preprocessing(), run.config().checkpoint.metric
     except UserError as error:
         raise UserError(
-            f"init.weights: {path} is no run of leukjax, or its JSON files are damaged ({error}); "
-            "give a work directory, one of its checkpoints, or a file of weights"
+            f"init.weights: {path} is not a run of leukjax, or its JSON files are damaged "
+            f"({error}); give a work directory, one of its checkpoints, or a file of weights"
         ) from error
     checkpoints = workdir / "checkpoints"
-    step, tree = checkpoint.for_evaluation(checkpoints, step, lower_is_better=metric == "loss")
+    step, tree = reader.for_evaluation(checkpoints, step, lower_is_better=metric == "loss")
     flat = traverse_util.flatten_dict(tree, sep="/")
     return _Source(
         title="a run of leukjax",
@@ -221,16 +222,16 @@ def _of_run(path: Path) -> _Source:
         ),
         names=names.own,
         axes=FLAX,
-        model={"name": said["model"]["name"]},
-        mean=said["mean"],
-        std=said["std"],
-        classes=said["classes"],
+        model={"name": preprocessing["model"]["name"]},
+        mean=preprocessing["mean"],
+        std=preprocessing["std"],
+        classes=preprocessing["classes"],
         sha256=read.checksum(checkpoints / str(step) / checksums.NAME),  # of all its files
     )
 
 
 def _described(path: Path, text: str) -> tuple[list[float], list[float], list[str]]:
-    """Mean, standard deviation and classes from the JSON that we put into a file of weights."""
+    """Mean, standard deviation and classes from the JSON in a file that leukjax wrote."""
     try:
         content = json.loads(text)
         mean, std, classes = (content[name] for name in ("mean", "std", "classes"))
@@ -245,16 +246,16 @@ def _described(path: Path, text: str) -> tuple[list[float], list[float], list[st
     return mean, std, list(classes)
 
 
-def _say(source: _Source, mapped: Mapped, model: ConfigDict) -> None:
+def _log(source: _Source, mapped: Mapped, model: ConfigDict) -> None:
     counts = ", ".join(f"{count} {status}" for status, count in mapped.counts().items())
     logging.info("init.weights: %s, %s: %s", source.tensors.where, source.title, counts)
     for row in mapped.rows:
         if row.status != "loaded" and row.note != COUNTER:
             logging.info("  %s: %s (%s)", row.status, row.variable or row.tensor, row.note)
-    tanh = source.axes is FLAX  # google-research's way, and a run of ours says its own
+    tanh = source.axes is FLAX  # google-research computes it so; a run of leukjax records its own
     if model.name == "hybrid_vit" and source.classes is None and model.gelu_tanh != tanh:
         logging.warning(
-            "%s computes GELU %s: --config.model.gelu_tanh=%s gives its very logits",
+            "%s computes GELU %s: --config.model.gelu_tanh=%s gives the same logits",
             source.title,
             "by tanh" if tanh else "exactly",
             tanh,

@@ -15,7 +15,7 @@ from leukjax.data.loader import Batches
 from leukjax.models.summary import Summary
 from leukjax.training.compiled import CompiledSteps
 from leukjax.training.data_placement import DataPlacement
-from leukjax.training.pretrained import Initial
+from leukjax.training.pretrained import InitialWeights
 from leukjax.training.state import Settings, TrainState
 from leukjax.training.training_data import TrainingData, make_batches
 
@@ -56,7 +56,7 @@ class Run:
     mesh: Mesh
     placement: DataPlacement
     train_batches: Batches
-    initial: Initial
+    initial: InitialWeights
     settings: Settings  # host arrays: the first step donates the state's own copy
     compiled: CompiledSteps
     total_steps: int

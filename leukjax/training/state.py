@@ -1,4 +1,4 @@
-"""Everything that a run is at one step, as one tree of arrays."""
+"""The training state: everything that a run is at one step, as one tree of arrays."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from leukjax import sharding
 
 
 class Settings(struct.PyTreeNode):
-    """Values of a run that are no code: another fold, seed or learning rate compiles nothing."""
+    """Values of a run that are not compiled in: folds, seeds and learning rates share one step."""
 
     seed: UInt[Array, ""]
     mean: Float[Array, "3"]  # of the foreground, in [0, 1]
@@ -28,7 +28,7 @@ class Settings(struct.PyTreeNode):
 
 
 class Totals(struct.PyTreeNode):
-    """Sums since the last line of the log; in the state, so that a resumed line is exact."""
+    """Sums since the last line of the log; in the state, so that they survive a resume."""
 
     steps: Float[Array, ""]
     examples: Float[Array, ""]
@@ -38,15 +38,16 @@ class Totals(struct.PyTreeNode):
 
     @classmethod
     def zero(cls) -> "Totals":
-        """Nothing counted yet; NumPy values, to be put where the state lies."""
+        """All sums 0, as NumPy values to be put on the devices."""
         zero: Any = np.zeros((), np.float32)
         return cls(zero, zero, zero, zero, zero)
 
 
 class TrainState(struct.PyTreeNode):
-    """Parameters, statistics, optimiser slots, moving averages, sums, and the run's values.
+    """Parameters, statistics, optimizer state, moving averages, sums, and the run's values.
 
-    ``ema_params`` and ``ema_batch_stats`` are empty dictionaries where no average is kept.
+    ``ema_params`` and ``ema_batch_stats`` are what is evaluated: moving averages, or the parameters
+    of a schedule-free optimizer. They are empty dictionaries if the trained values are evaluated.
     """
 
     step: Int[Array, ""]
@@ -59,13 +60,13 @@ class TrainState(struct.PyTreeNode):
     settings: Settings
 
     def for_evaluation(self) -> dict[str, Any]:
-        """The variables that are evaluated: the moving averages where they are kept."""
+        """The variables that are evaluated."""
         if self.ema_params:
             return {"params": self.ema_params, "batch_stats": self.ema_batch_stats}
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     def with_zero_totals(self) -> "TrainState":
-        """The same state with nothing counted, the sums lying where they lay."""
+        """The same state with all sums 0, on the same devices."""
         places = jax.tree.map(lambda x: x.sharding, self.totals)
         return self.replace(totals=jax.device_put(Totals.zero(), places))
 

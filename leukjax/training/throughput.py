@@ -1,4 +1,4 @@
-"""How fast a run is: images a second, share of peak, share of time waiting, time left."""
+"""Throughput: images per second, share of peak FLOP/s, share of time waiting, time left."""
 
 import contextlib
 import time
@@ -9,19 +9,19 @@ import jax
 from leukjax import runtime
 
 
-class Pace:
-    """Clocks the training steps; compilation and everything under `paused` are left out."""
+class ThroughputMeter:
+    """Times the training steps, without compilation and without the blocks under `paused`."""
 
     def __init__(
         self, *, batch_size: int, total_steps: int, flops_per_image: float, seconds_before: float
     ):
-        """Start counting.
+        """Starts the clock.
 
         Args:
-          batch_size: images a step.
+          batch_size: images per step.
           total_steps: of the run.
           flops_per_image: of a training step, forward and backward.
-          seconds_before: what earlier starts of the run took to the step that this one begins at.
+          seconds_before: of earlier starts of the run, up to the step at which this one begins.
         """
         self._origin = time.perf_counter() - seconds_before
         self._batch, self._total, self._flops = batch_size, total_steps, flops_per_image
@@ -31,15 +31,15 @@ class Pace:
         self._since: tuple[float, int, float] = (0.0, 0, 0.0)  # time, step, seconds waited
 
     def first_call_done(self, step: int, waited: float) -> None:
-        """Start the clock anew; call it when a compiled function has run for the first time."""
+        """Restarts the clock; call it when a compiled function has run for the first time."""
         now = time.perf_counter()
         self._first = self._first or (now, step)
         self._since = (now, step, waited)
 
     def read(self, step: int, waited: float) -> dict[str, float]:
-        """The fields of a log line since the last read; empty before there is anything to say."""
-        began, first, waited_before = self._since
-        seconds, images = time.perf_counter() - began, (step - first) * self._batch
+        """The fields of a log line since the last read."""
+        began, first_step, waited_before = self._since
+        seconds, images = time.perf_counter() - began, (step - first_step) * self._batch
         fields = {
             "elapsed": time.perf_counter() - self._origin,
             "peak_memory": float(runtime.peak_memory()),
@@ -55,14 +55,14 @@ class Pace:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What happens inside is no training."""
+        """Leaves the time inside out."""
         began = time.perf_counter()
         yield
         start, step, waited = self._since
         self._since = (start + time.perf_counter() - began, step, waited)
 
     def time_left(self, step: int) -> str:
-        """``1:23:45`` at the mean pace since the first step, evaluations included."""
+        """``1:23:45`` at the mean speed since the first step, evaluations included."""
         if self._first is None or step <= self._first[1]:
             return "?"
         began, first = self._first

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from leukjax import config as configs
 from leukjax import distributed, runtime, sharding
-from leukjax.checkpoints.checkpoints import Checkpoints
+from leukjax.checkpoints.writer import Checkpoints
 from leukjax.errors import UserError
 from leukjax.images.augment import Augment
 from leukjax.metrics.scores import scores
@@ -104,7 +104,7 @@ class Trainer:
           weights: a file, a run, or ``hf://OWNER/NAME``; "" starts at random.
           mean: of each colour in [0, 1], to normalise images; "auto" takes that of `weights`, or
             fits it to the training images.
-          std: standard deviation, likewise.
+          std: standard deviation of each colour, as `mean`.
           class_weights: "none", "balanced", or one weight per class.
           accumulate: micro-batches per step.
           ema_decay: moving average of the parameters, which is then evaluated; 0: none.

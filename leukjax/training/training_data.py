@@ -62,8 +62,8 @@ class TrainingData:
         Args:
           config: says how images are prepared.
           train: a `Subset`, or a `Dataset` for all of its images.
-          val: likewise, of the same data set.
-          test: likewise.
+          val: validation images, of the same data set.
+          test: test images, of the same data set.
 
         Raises:
           ValueError: they are of several data sets, or share images.

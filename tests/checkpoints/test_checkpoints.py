@@ -13,7 +13,9 @@ import pytest
 from jax.experimental import multihost_utils
 
 from leukjax.checkpoints import checksums
-from leukjax.checkpoints.checkpoints import SEAL, Checkpoints, for_evaluation
+from leukjax.checkpoints.checksums import NAME as CHECKSUMS
+from leukjax.checkpoints.reader import for_evaluation
+from leukjax.checkpoints.writer import Checkpoints
 from leukjax.errors import UserError
 
 
@@ -91,7 +93,7 @@ def test_lower_is_better(tmp_path):
 
 
 def _data_files(folder):
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SEAL)
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != CHECKSUMS)
 
 
 def test_a_flipped_byte_anywhere_is_noticed_and_the_one_before_is_used(checkpoints, tmp_path):
@@ -135,9 +137,9 @@ def test_other_damage(checkpoints, tmp_path, how):
     elif how == "added":
         (newest / "state" / "stray").write_text("x")
     elif how == "seal missing":
-        (newest / SEAL).unlink()
+        (newest / CHECKSUMS).unlink()
     else:
-        (newest / SEAL).write_text(json.dumps({})[:-1])
+        (newest / CHECKSUMS).write_text(json.dumps({})[:-1])
     assert checkpoints.latest() == 1
 
 
@@ -222,7 +224,7 @@ def test_a_seal_that_the_disk_refuses(checkpoints, tmp_path, monkeypatch):
     def full(path, content):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr("leukjax.checkpoints.checkpoints.write_atomic", full)
+    monkeypatch.setattr("leukjax.checkpoints.writer.write_atomic", full)
     checkpoints.save(2, _state(2), {}, 0.2)
     with pytest.raises(UserError, match=r"checksums.json: no space left on the device"):
         checkpoints.wait()
@@ -293,8 +295,8 @@ def test_a_checkpoint_that_could_not_be_restored_is_not_sealed(checkpoints, tmp_
     with pytest.raises(UserError, match=r"checkpoints/2: .* cannot be read back.*") as raised:
         checkpoints.wait()
     assert "\n" not in str(raised.value)
-    assert not (_folder(tmp_path) / "2" / SEAL).exists()
-    assert checkpoints.last_sealed() == 1
+    assert not (_folder(tmp_path) / "2" / CHECKSUMS).exists()
+    assert checkpoints.last_verified() == 1
     checkpoints.close()
     again = Checkpoints(_folder(tmp_path), keep_latest=2, lower_is_better=False)
     assert again.latest() == 1
@@ -302,7 +304,7 @@ def test_a_checkpoint_that_could_not_be_restored_is_not_sealed(checkpoints, tmp_
 
 
 def test_a_checkpoint_that_lacks_an_array_is_not_sealed(checkpoints, monkeypatch):
-    monkeypatch.setattr("leukjax.checkpoints.checkpoints._DESCRIPTIONS", (b"kernel/.zarray",))
+    monkeypatch.setattr("leukjax.checkpoints.writer._DESCRIPTIONS", (b"kernel/.zarray",))
     checkpoints.save(1, _state(1), {}, 0.1)
     with pytest.raises(UserError, match="it holds 1 arrays of 3"):
         checkpoints.wait()

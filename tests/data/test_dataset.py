@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_source import tiny_source
-from trees import cell, encode, texts, write
+from tiny_source import Tiny, tiny_source
+from trees import cell, encode, small_cnmc, texts, write
 
 import leukjax.data as lj
 from leukjax import config
@@ -86,7 +86,7 @@ def test_images_of_several_sizes_and_indices_for_labels(nothing_written):
     assert data.prepare(24).images(np.arange(6)).shape == (6, 24, 24, 3)
     named = lj.Arrays(images, [0] * 6, classes=("b", "a"), positive="b")
     assert (named.classes, named.positive) == (("b", "a"), "b")
-    unlabelled = lj.Arrays(images, ["x", "", "y", "x", "y", "y"])
+    unlabelled = lj.Arrays(images, np.array(["x", "", "y", "x", "y", "y"], object))
     assert unlabelled.manifest.label.tolist() == [0, -1, 1, 0, 1, 1]
 
 
@@ -174,6 +174,24 @@ class Stripes(lj.Dataset):
         return image
 
 
+def test_wrong_attributes_are_named():
+    fields = {"name": "mine", "classes": ["a", "b"], "entries": [Entry("0", "", 0, "s")]}
+    data = Tiny(**fields, notes=["seen"])
+    assert (data.classes, data.positive, texts(data)) == (("a", "b"), "b", ["seen"])
+    for name, value in {"background": "white", "bad_images": "stop", "positive": "c"}.items():
+        with pytest.raises(ValueError, match=f"{name}: '{value}'"):
+            Tiny(**fields | {name: value})
+
+
+def test_an_image_of_another_type_is_named():
+    class Grey(Stripes):
+        def image(self, entry):
+            return super().image(entry)[..., 0]
+
+    with pytest.raises(TypeError, match=r"Grey\.image\('0'\): expected .* got uint8\[16, 16\]"):
+        Grey(8).scan()
+
+
 @pytest.fixture
 def registry(monkeypatch):
     monkeypatch.setattr(datasets, "_registered", {})
@@ -242,6 +260,25 @@ def test_the_shipped_data_sets():
         lj.make_dataset(config.load("default:arrays").data)
     with pytest.raises(UserError, match="no such data set; one of all_idb2, arrays"):
         config.load("default:cells")
+
+
+def test_a_config_makes_the_same_data_set(tmp_path):
+    """A run that was trained in Python records these fields."""
+    small_cnmc(tmp_path / "cnmc")
+    made = [
+        lj.make_dataset(config.load("default:cnmc", {"data.root": str(tmp_path / "cnmc")}).data),
+        lj.make_dataset(config.load("default", {"data.smears_subjects": 8}).data),
+    ]
+    for data in made:
+        again = lj.make_dataset(config.load(f"default:{data.name}", data.config_fields).data)
+        assert again.entries == data.entries
+        assert again.config_fields == data.config_fields
+
+
+@pytest.mark.parametrize("name", ["", "My set", "../x"])
+def test_the_name_of_a_data_set_can_be_that_of_a_folder(name):
+    with pytest.raises(ValueError, match="name: "):
+        arrays(name=name)
 
 
 def test_a_split_of_a_manifest_has_no_subsets():

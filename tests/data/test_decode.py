@@ -129,7 +129,7 @@ def bmp_header(width: int, height: int) -> bytes:
         (encode(IMAGE[:7], "BMP"), "32 x 7 pixels"),
         (bmp_header(20_000, 20_000), "pixels"),
         (bmp_header(9_000, 9_000), "9000 x 9000 pixels"),
-        (bmp_header(8, 20_000), "8 x 20000 pixels, and the most is 10,000 a side"),
+        (bmp_header(8, 20_000), "8 x 20000 pixels; at most 10,000 per side"),
         (save(Image.fromarray(np.zeros((16, 16), np.float32)), "TIFF"), "floating-point"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

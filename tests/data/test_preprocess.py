@@ -1,8 +1,10 @@
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from leukjax.data.parallel import map_in_order
 from leukjax.data.preprocess import DENOISERS, describe, process, smooth
 from leukjax.errors import UserError
 
@@ -137,3 +139,24 @@ def test_description_states_direction_and_factors():
     cropped = describe(mixed, 64, 64)
     assert "crop to the central 64 px; 2 smaller images filled" in cropped
     assert "4 keep their size" in cropped
+
+
+@pytest.mark.parametrize("denoise", DENOISERS)
+def test_the_threads_of_opencv_change_no_pixel(denoise):
+    """`map_in_order` switches them off; other callers do not."""
+    before, results = cv2.getNumThreads(), []
+    try:
+        for threads in (0, 4):
+            cv2.setNumThreads(threads)
+            results.append([process(cell(200), size, 0, denoise) for size in (64, 300)])
+    finally:
+        cv2.setNumThreads(before)
+    for one_thread, several in zip(*results, strict=True):
+        np.testing.assert_array_equal(one_thread, several)
+
+
+def test_map_in_order_restores_the_threads_of_opencv():
+    before = cv2.getNumThreads()
+    inside = list(map_in_order(lambda _: cv2.getNumThreads(), range(3), 2))
+    assert inside == [1, 1, 1]  # 0 and 1 both mean the calling thread
+    assert cv2.getNumThreads() == before

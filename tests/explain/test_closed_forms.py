@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from linear import Linear, Pooled, network
 
 from leukjax.explain.attribution.methods import METHODS, Settings, attribute, fits
@@ -200,3 +201,32 @@ def test_the_deepest_layer_that_points_at_places_is_chosen(family, options, size
     assert list(known)[-1] == "feature_map"
     if family != "cnn":
         assert known["feature_map"][:2] == (-(-size // 32),) * 2
+
+
+class Sows(nn.Module):
+    """A model of a user that sows a feature map and knows nothing of perturbations."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = nn.relu(nn.Conv(4, (3, 3), name="last")(images))
+        self.sow("intermediates", "feature_map", x)
+        return nn.Dense(2)(x.mean((1, 2)))
+
+
+def test_a_feature_map_that_takes_no_perturbations_is_replaced_by_the_last_layer():
+    variables = Sows().init(jax.random.key(0), IMAGES, train=False)
+    sown = Network(Sows(), variables)
+    assert form_of(sown, SIZE) == "convolutional"
+    assert choose_layer(sown, SIZE) == "last"
+    maps = attribute(sown, IMAGES, TARGETS % 2, "gradcam", Settings(layer="last"), NOTHING)
+    assert np.abs(maps).max() > 0
+    flat = Network(Flat(), Flat().init(jax.random.key(0), IMAGES, train=False))
+    assert form_of(flat, SIZE) == "other"
+
+
+class Flat(nn.Module):
+    """A model without maps."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        return nn.Dense(2)(images.reshape(len(images), -1))

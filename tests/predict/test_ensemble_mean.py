@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from leukjax import command
-from leukjax.checkpoints import checkpoints
+from leukjax.checkpoints import reader
 from leukjax.compare import load_results
 from leukjax.demo.predictors import Judges
 from leukjax.errors import UserError
@@ -101,7 +101,7 @@ def test_compare_reads_the_exact_probabilities_of_a_run(finished_run):
 @pytest.fixture
 def nan_run(trained_run, monkeypatch) -> Path:
     """A run whose checkpoint contains a NaN."""
-    step, values = checkpoints.for_evaluation(trained_run / "checkpoints", lower_is_better=False)
+    step, values = reader.for_evaluation(trained_run / "checkpoints", lower_is_better=False)
     values["params"]["fc"]["bias"] = np.full(2, np.nan, np.float32)
     monkeypatch.setattr(checkpoints, "for_evaluation", lambda *_, **__: (step, values))
     return trained_run

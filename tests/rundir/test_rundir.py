@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leukjax.checkpoints import checkpoints
+from leukjax.checkpoints import reader
 from leukjax.compare.load_results import read_entries, read_run
 from leukjax.errors import UserError
 from leukjax.evaluate import rescore, scores
@@ -36,7 +36,7 @@ def run(finished_run, tmp_path) -> Path:
 @pytest.fixture
 def values(finished_run, monkeypatch) -> None:
     """The values of the checkpoint without Orbax, for tests that read hundreds of folders."""
-    found = checkpoints.for_evaluation(finished_run / "checkpoints", lower_is_better=False)
+    found = reader.for_evaluation(finished_run / "checkpoints", lower_is_better=False)
     monkeypatch.setattr(checkpoints, "for_evaluation", lambda *_, **__: found)
     monkeypatch.setattr(member, "_expected", lambda *_: None)
 

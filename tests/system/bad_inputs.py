@@ -177,7 +177,7 @@ def image_that_is_text(folder: Path) -> dict:
     return with_image(folder, b"hello")
 
 
-@case(r"blast/p09_9\.png: 1 x 1 pixels, and the least is 8 a side: remove it")
+@case(r"blast/p09_9\.png: 1 x 1 pixels; at least 8 per side are needed: remove it")
 def image_of_1_pixel(folder: Path) -> dict:
     return with_image(folder, png(cell(1)[:1, :1]))
 

@@ -29,22 +29,22 @@ def dying(self, step, loss):
 log.MetricWriter.step = dying
 """
 DURING_SAVE = """
-from leukjax.checkpoints import checkpoints as checkpoint
+from leukjax.checkpoints import writer as checkpoint
 original = checkpoint.Checkpoints.save
 def dying(self, step, *rest):
     original(self, step, *rest)
     if step == {step}: os.kill(os.getpid(), signal.SIGKILL)
 checkpoint.Checkpoints.save = dying
 """
-BEFORE_SEAL = """
-from leukjax.checkpoints import checkpoints as checkpoint
-original = checkpoint.Checkpoints._seal
+BEFORE_CHECKSUMS = """
+from leukjax.checkpoints import writer as checkpoint
+original = checkpoint.Checkpoints._finish
 def dying(self, step, *rest):
     if step == {step}:
         self._manager.wait_until_finished()
         os.kill(os.getpid(), signal.SIGKILL)
     original(self, step, *rest)
-checkpoint.Checkpoints._seal = dying
+checkpoint.Checkpoints._finish = dying
 """
 DURING_TEST = """
 from leukjax.metrics import predictions
@@ -76,7 +76,7 @@ def whole(tmp_path_factory, cache):
         ("in the middle of an epoch", MID_EPOCH.format(step=9), (1, 3)),
         ("before the first checkpoint", MID_EPOCH.format(step=1), (1,)),
         ("during a save", DURING_SAVE.format(step=8), (2,)),
-        ("between commit and checksums", BEFORE_SEAL.format(step=12), (2, 3, 4)),
+        ("between commit and checksums", BEFORE_CHECKSUMS.format(step=12), (2, 3, 4)),
         ("while test is scored", DURING_TEST, (0,)),
     ],
 )

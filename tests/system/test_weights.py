@@ -14,7 +14,7 @@ from runs import REPOSITORY, command, finish, parameters
 from safetensors.numpy import load_file, save_file
 from test_processes import together
 
-from leukjax.checkpoints import checkpoints, checksums
+from leukjax.checkpoints import checksums, reader
 from leukjax.weights.read import checksum
 
 RESNET = {"model.depth": 18, "train.epochs": 1}
@@ -28,7 +28,7 @@ def arguments(workdir: Path, changes: dict) -> list[str]:
 
 def best_of(run: Path) -> tuple[int, dict[tuple[str, ...], np.ndarray]]:
     """Step and variables of a run's best checkpoint."""
-    step, tree = checkpoints.for_evaluation(run / "checkpoints", lower_is_better=False)
+    step, tree = reader.for_evaluation(run / "checkpoints", lower_is_better=False)
     return step, traverse_util.flatten_dict(tree)
 
 
@@ -99,7 +99,7 @@ def test_a_run_starts_from_another_run_and_goes_on_without_it(place, tmp_path):
     shutil.rmtree(run / "predictions")
     (answer,) = run_all([argv], place / "cache")
     assert answer["status"] == 0, answer["err"]
-    assert "is gone; the run goes on from its checkpoint" in answer["err"]
+    assert "does not exist; resuming from the checkpoint" in answer["err"]
     shutil.copytree(run, weights)
     (answer,) = run_all([argv], place / "cache")
     assert answer["status"] == 1

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from leukjax.checkpoints.checkpoints import Checkpoints
+from leukjax.checkpoints.writer import Checkpoints
 from leukjax.errors import Diverged, UserError
 from leukjax.training import divergence
 from leukjax.training.state import Settings, Totals, TrainState

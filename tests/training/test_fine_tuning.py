@@ -111,7 +111,7 @@ PARAMS = {"conv1": {"kernel": jnp.ones((2, 2))}, "fc": {"kernel": jnp.ones(3)}}
 
 def test_what_is_frozen_is_said_and_mistakes_are_refused():
     assert FineTuning().check(PARAMS) == ""
-    assert FineTuning(freeze_stages=-1).check(PARAMS).startswith("3 of 7 parameters learn")
+    assert FineTuning(freeze_stages=-1).check(PARAMS).startswith("3 of 7 parameters are trained")
     with pytest.raises(UserError, match=r"freeze=layer9: matches no parameter; .* conv1/kernel"):
         FineTuning(freeze="layer9").check(PARAMS)
     with pytest.raises(UserError, match=r"freeze_stages=2: freezes every parameter"):

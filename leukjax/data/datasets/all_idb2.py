@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from leukjax.data.archive import Files
 from leukjax.data.dataset import FileDataset, names_config_fields
-from leukjax.data.source import INFO, Entry, Note, positive_class
+from leukjax.data.source import INFO, Entry, Note
 from leukjax.errors import UserError
 
 # The number after the underscore: 1 = a leukaemic blast, 0 = a healthy cell.
@@ -75,12 +75,13 @@ class AllIdb2(FileDataset):
         super().__init__(
             name="all_idb2",
             classes=CLASSES,
-            positive=positive_class(positive, CLASSES, "all"),
+            positive=positive or "all",
             entries=list(entries.values()),
             notes=[Note(INFO, text) for text in texts],
             subjects_known=False,
             background="bright",
             files=files,
+            config_fields={"data.root": str(files.root.absolute()), "data.positive": positive},
         )
 
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from leukjax.data.dataset import Dataset
 from leukjax.data.image_stats import find_background, sample_rows
-from leukjax.data.source import INFO, Entry, Note, positive_class
+from leukjax.data.source import INFO, Entry, Note
 from leukjax.errors import UserError
 
 
@@ -58,8 +58,6 @@ class Arrays(Dataset):
             raise ValueError(f"labels: {len(codes)} labels of {len(images)} images")
         if groups is not None and len(groups) != len(images):
             raise ValueError(f"groups: {len(groups)} groups of {len(images)} images")
-        if background not in (None, "black", "bright"):
-            raise ValueError(f"background: {background!r} is not 'black', 'bright' or None")
         width = len(str(max(len(images) - 1, 0)))
         ids = [f"{row:0{width}d}" for row in range(len(images))]
         subjects = ids if groups is None else [str(group) for group in groups]
@@ -77,7 +75,7 @@ class Arrays(Dataset):
         super().__init__(
             name=name,
             classes=names,
-            positive=positive_class(positive, names, names[1] if len(names) == 2 else ""),
+            positive=positive,
             entries=entries,
             notes=[
                 Note(
@@ -106,7 +104,7 @@ def make(data: ConfigDict) -> Arrays:
 def _check_images(images: np.ndarray | Sequence[np.ndarray]) -> None:
     if not len(images):
         raise ValueError("images: is empty")
-    for number, image in enumerate(images):
+    for number, image in enumerate(images[:1] if isinstance(images, np.ndarray) else images):
         image = np.asarray(image)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
             raise TypeError(
@@ -122,6 +120,8 @@ def _labels(
 ) -> tuple[tuple[str, ...], list[int]]:
     """Returns class names, and the index of each label; -1 = unlabelled."""
     values = np.asarray(labels)
+    if values.dtype == object and all(isinstance(value, str) for value in values):
+        values = values.astype(np.str_)  # a column of pandas
     if values.ndim != 1 or values.dtype.kind not in "iuU":
         raise TypeError(
             f"labels: expected n class names or whole numbers, got {values.dtype}"

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import re
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Int
@@ -13,7 +14,7 @@ from leukjax.data import preprocess
 from leukjax.data.archive import File, Files
 from leukjax.data.dataset import FileDataset, names_config_fields
 from leukjax.data.manifest import Manifest
-from leukjax.data.source import INFO, WARNING, Entry, Loaded, Note, positive_class
+from leukjax.data.source import INFO, WARNING, Entry, Loaded, Note
 from leukjax.errors import UserError
 
 # label 0 = all, 1 = hem: the order of `classes` here, and the reverse of the labels file, where
@@ -105,12 +106,13 @@ class Cnmc(FileDataset):
         super().__init__(
             name="cnmc",
             classes=CLASSES,
-            positive=positive_class(positive, CLASSES, "all"),
+            positive=positive or "all",
             entries=entries,
             notes=[Note(INFO, text) for text in notes],
             background="black",
             official_parts=OFFICIAL_PARTS,
             files=files,
+            config_fields={"data.root": str(files.root.absolute()), "data.positive": positive},
         )
 
     def load(self, entry: Entry) -> Loaded:
@@ -188,7 +190,7 @@ def _place(files: Files) -> tuple[list[tuple[str, str, File]], list[File]]:
     """Returns (id, phase, file) of the images of the data set, and the other images."""
     placed, other = [], []
     # The root itself may be a fold, and a zip may replace the folder that it holds.
-    root = files.root.resolve().name
+    root = files.root.absolute().name
     for file in files.files:
         if file.suffix == ".csv":
             continue
@@ -292,41 +294,8 @@ def _official_names(files: Files, preliminary: dict[str, File], notes: list[str]
                 "C-NMC_test_prelim_phase_data_labels.csv is missing"
             )
         return {}
-    contents = {files.read(file.path) for file in tables}
     path = tables[0].path
-    if len(contents) > 1:
-        raise UserError(f"{path}: differs from {tables[1].path}: remove the wrong one")
-    try:
-        text = contents.pop().decode("utf-8-sig")
-        rows = list(csv.DictReader(io.StringIO(text), strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: no readable CSV ({error}): download it again") from error
-    official: dict[str, str] = {}
-    for number, row in enumerate(rows, start=2):
-        try:
-            patient, name, label = (
-                row[column].strip() for column in ("Patient_ID", "new_names", "labels")
-            )
-        except (KeyError, AttributeError) as error:
-            raise UserError(
-                f"{path}: line {number} lacks one of the columns Patient_ID, new_names, labels: "
-                "download it again"
-            ) from error
-        parsed = parse_name(patient)
-        if parsed is None or OF_LABELS_FILE.get(label) != parsed.label:
-            raise UserError(
-                f"{path}: line {number}: {patient!r} with label {label!r} is no pair of C-NMC "
-                "(1 = all, 0 = hem): download it again"
-            )
-        numbered = re.fullmatch(r"([0-9]{1,9})\.bmp", name)
-        if numbered is None or not 1 <= int(numbered[1]) <= _PRELIMINARY_IMAGES:
-            raise UserError(
-                f"{path}: line {number}: {name!r} is none of the preliminary files 1.bmp to "
-                f"{_PRELIMINARY_IMAGES}.bmp: correct the row"
-            )
-        if name in official:
-            raise UserError(f"{path}: line {number}: {name} has two rows: remove one")
-        official[name] = patient
+    official = _read_labels(path, {files.read(file.path): file.path for file in tables})
     missing = sorted(set(preliminary) - set(official))
     if missing:
         raise UserError(
@@ -335,7 +304,44 @@ def _official_names(files: Files, preliminary: dict[str, File], notes: list[str]
         )
     absent = len(set(official) - set(preliminary))
     if absent:
-        notes.append(
-            f"{absent:,} of {len(official):,} rows of {path} name images that are not there"
-        )
+        notes.append(f"{absent:,} of {len(official):,} rows of {path} name images that are missing")
+    return official
+
+
+def _read_labels(path: str, contents: Mapping[bytes, str]) -> dict[str, str]:
+    """Returns the official name of each file in a labels CSV; `contents` are all such tables."""
+    if len(contents) > 1:
+        other = next(name for name in contents.values() if name != path)
+        raise UserError(f"{path}: differs from {other}: remove the wrong one")
+    try:
+        text = next(iter(contents)).decode("utf-8-sig")
+        rows = list(csv.DictReader(io.StringIO(text), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: no readable CSV ({error}): download it again") from error
+    official: dict[str, str] = {}
+    for number, row in enumerate(rows, start=2):
+        line = f"{path}: line {number}"
+        try:
+            patient, name, label = (
+                row[column].strip() for column in ("Patient_ID", "new_names", "labels")
+            )
+        except (KeyError, AttributeError) as error:
+            raise UserError(
+                f"{line} lacks one of the columns Patient_ID, new_names, labels: download it again"
+            ) from error
+        parsed = parse_name(patient)
+        if parsed is None or OF_LABELS_FILE.get(label) != parsed.label:
+            raise UserError(
+                f"{line}: {patient!r} with label {label!r} is no pair of C-NMC "
+                "(1 = all, 0 = hem): download it again"
+            )
+        numbered = re.fullmatch(r"([0-9]{1,9})\.bmp", name)
+        if numbered is None or not 1 <= int(numbered[1]) <= _PRELIMINARY_IMAGES:
+            raise UserError(
+                f"{line}: {name!r} is none of the preliminary files 1.bmp to "
+                f"{_PRELIMINARY_IMAGES}.bmp: correct the row"
+            )
+        if name in official:
+            raise UserError(f"{line}: {name} has two rows: remove one")
+        official[name] = patient
     return official

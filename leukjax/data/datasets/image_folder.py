@@ -19,7 +19,7 @@ from leukjax.data.archive import File, Files, native
 from leukjax.data.dataset import FileDataset, names_config_fields
 from leukjax.data.decode import BadImage, decode
 from leukjax.data.image_stats import find_background, sample_rows
-from leukjax.data.source import INFO, Entry, Note, positive_class
+from leukjax.data.source import INFO, Entry, Note
 from leukjax.errors import UserError
 from leukjax.storage import MAX_TABLE_BYTES, read_text
 
@@ -81,20 +81,19 @@ class ImageFolder(FileDataset):
             f"background: {background} ({share:.0%} of the border pixels are exactly black)",
             *files.notes(),
         ]
-        chosen = positive_class(positive, classes, classes[1] if len(classes) == 2 else "")
-        if chosen and not positive:
-            texts.append(f"positive class: {chosen}, the second of two")
+        if not positive and len(classes) == 2:
+            texts.append(f"positive class: {classes[1]}, the second of two")
         super().__init__(
             name="image_folder",
             classes=classes,
-            positive=chosen,
+            positive=positive,
             entries=entries,
             notes=[*(Note(INFO, text) for text in texts), *warnings],
             subjects_known=bool(subject or subject_csv),
             background=background,
             bad_images=bad_images,
             config_fields={
-                "data.root": os.path.abspath(root),
+                "data.root": str(files.root.absolute()),
                 "data.subject_pattern": subject,
                 "data.subject_csv": os.path.abspath(subject_csv) if subject_csv else "",
                 "data.positive": positive,

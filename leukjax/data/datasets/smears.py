@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from leukjax.data.dataset import Dataset, names_config_fields
-from leukjax.data.source import INFO, Entry, Note, positive_class
+from leukjax.data.source import INFO, Entry, Note
 from leukjax.data.synthetic import specimens
 
 _BLOCKS_KEPT = 8
@@ -61,7 +61,7 @@ class Smears(Dataset):
         super().__init__(
             name="smears",
             classes=specimens.CLASSES,
-            positive=positive_class(positive, specimens.CLASSES, "all"),
+            positive=positive or "all",
             entries=entries,
             notes=[
                 Note(
@@ -71,10 +71,13 @@ class Smears(Dataset):
                 )
             ],
             synthetic=True,
+            config_fields={
+                "data.smears_subjects": subjects,
+                "data.smears_cells": cells,
+                "data.smears_seed": seed,
+                "data.positive": positive,
+            },
         )
-
-    def read(self, entry: Entry) -> bytes:
-        return self.image(entry).tobytes()
 
     def image(self, entry: Entry) -> UInt8[np.ndarray, "h w 3"]:
         index, number = cell_of(entry.id)

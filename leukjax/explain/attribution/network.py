@@ -102,9 +102,24 @@ def layers(network: Network, size: int) -> dict[str, tuple[int, int, int]]:
     kept = jax.eval_shape(run, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
     # Of a transformer "attention" has four axes, too: images, heads, tokens, tokens.
     places = {name: shape for name, shape in found.items() if not name.endswith("attn")}
-    if FEATURE_MAP in kept:
+    if FEATURE_MAP in kept and _takes_perturbations(network, size):
         places[FEATURE_MAP] = kept[FEATURE_MAP][0].shape[1:]
     return places
+
+
+def _takes_perturbations(network: Network, size: int) -> bool:
+    """Whether perturbations are added to the feature map (`models.layers.exposed`).
+
+    A module may sow its feature map and not add them; then their gradient would be 0. A
+    perturbation with an axis more than the feature map shows it: the axis is then in the output.
+    """
+    variables = {**network.variables, "perturbations": {FEATURE_MAP: jnp.zeros((2, 1, 1, 1, 1))}}
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    try:
+        kept = jax.eval_shape(network._replace(variables=variables).seen, images)
+    except (TypeError, ValueError):  # a later layer refuses the axis
+        return True
+    return kept[FEATURE_MAP][0].ndim == 5
 
 
 def form_of(network: Network, size: int) -> Form:
