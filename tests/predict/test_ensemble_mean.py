@@ -103,7 +103,7 @@ def nan_run(trained_run, monkeypatch) -> Path:
     """A run whose checkpoint contains a NaN."""
     step, values = reader.for_evaluation(trained_run / "checkpoints", lower_is_better=False)
     values["params"]["fc"]["bias"] = np.full(2, np.nan, np.float32)
-    monkeypatch.setattr(checkpoints, "for_evaluation", lambda *_, **__: (step, values))
+    monkeypatch.setattr(reader, "for_evaluation", lambda *_, **__: (step, values))
     return trained_run
 
 
