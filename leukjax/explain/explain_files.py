@@ -49,7 +49,7 @@ def write(runs: Sequence[str], paths: Sequence[str], output: Path, options: Opti
     runtime.set_numerics()
     runtime.hold_memory()  # before JAX looks for devices: what follows does
     image_stream.check(paths)
-    models = [load([run], options.step, batch_size=options.batch_size).members[0] for run in runs]
+    models = [load(run, options.step, batch_size=options.batch_size).member for run in runs]
     chosen = choose(models, options)
     total = image_stream.count(paths)
     _make_folder(output, paths)
@@ -68,7 +68,7 @@ def write(runs: Sequence[str], paths: Sequence[str], output: Path, options: Opti
                         "choose another") from error  # fmt: skip
     bad = [row for row in rows if row.error]
     if len(bad) == number:
-        what = "has an answer" if NOT_FINITE in bad[0].error else "is an image"
+        what = "has a prediction" if NOT_FINITE in bad[0].error else "is an image"
         raise UserError(f"not one of {number:,} files {what}: {bad[0].error}")
     if bad:
         logging.warning("%s files are bad; the first: %s", f"{len(bad):,}", bad[0].error)

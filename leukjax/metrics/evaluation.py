@@ -6,6 +6,7 @@ predictions get the same numbers everywhere.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ class Evaluation:
       threshold: of the positive class; None = the class with the largest probability is predicted.
         With a threshold the scores of `confusion.NAMES` are taken at it.
       name: of the data, for the title of the table.
+      notes: sentences that the table must state, for instance that the data are synthetic.
     """
 
     predictions: Predictions
@@ -45,6 +47,7 @@ class Evaluation:
     no_subjects: str = ""
     threshold: float | None = None
     name: str = ""
+    notes: tuple[str, ...] = ()
 
     @functools.cached_property
     def scores(self) -> Scores:
@@ -74,9 +77,10 @@ class Evaluation:
     def table(self) -> str:
         """The scores as a text table: one row per score, one column per unit."""
         units = {"by image": self.by_image, "by subject": self.by_subject or {}}
-        rows = [["", *(unit for unit, found in units.items() if found)]]
+        units = {unit: scores for unit, scores in units.items() if scores}
+        rows = [["", *units]]
         for name in self.by_image:
-            cells = [_cell(found[name]) for found in units.values() if found]
+            cells = [_cell(scores[name]) for scores in units.values()]
             rows.append([name.replace("_", " "), *cells])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
@@ -96,14 +100,15 @@ class Evaluation:
 
     def _notes(self) -> list[str]:
         units = (self.by_image, self.by_subject or {})
-        methods = {i.method for found in units for i in found.values() if i.low is not None}
+        intervals = [interval for scores in units for interval in scores.values()]
+        methods = {interval.method for interval in intervals if interval.low is not None}
         notes = [f"95 % intervals over groups: {METHODS[m]}." for m in METHODS if m in methods]
         if self.threshold is not None:
             notes.insert(0, f"Threshold of {self.positive}: {self.threshold:.4g}.")
         if self.no_subjects:
             notes.append(f"By subject: none; {self.no_subjects}.")
-        reasons = dict.fromkeys(i.reason for found in units for i in found.values() if i.reason)
-        return notes + [f"–: {reason}." for reason in reasons]
+        reasons = dict.fromkeys(interval.reason for interval in intervals if interval.reason)
+        return [*self.notes, *notes, *(f"–: {reason}." for reason in reasons)]
 
 
 def score(
@@ -112,6 +117,7 @@ def score(
     *,
     threshold: float | None = None,
     name: str = "",
+    notes: Sequence[str] = (),
 ) -> Evaluation:
     """Computes the scores of predictions by image and by subject, with intervals over groups.
 
@@ -120,6 +126,7 @@ def score(
       positive: the positive class; "" = the first of two, none above two classes.
       threshold: predict the positive class where its probability reaches it; two classes only.
       name: of the data, for the title of the table.
+      notes: sentences that the table must state.
 
     Raises:
       ValueError: `positive` is not a class, or a threshold is given above two classes.
@@ -137,7 +144,9 @@ def score(
         subjects = _intervals(by_subject(predictions), positive, threshold)
     except MixedSubjectsError as error:
         reason = str(error)
-    return Evaluation(predictions, positive, by_image, subjects, reason, threshold, name)
+    return Evaluation(
+        predictions, positive, by_image, subjects, reason, threshold, name, tuple(notes)
+    )
 
 
 def by_subject(predictions: Predictions) -> Predictions:
@@ -160,8 +169,8 @@ def at_threshold(predictions: Predictions, positive: str, threshold: float) -> d
     # The scores use the class with the largest probability: the predicted one gets all of it.
     certain = np.where(np.eye(2, dtype=bool)[column], called[:, None], ~called[:, None])
     decided = dataclasses.replace(predictions, probabilities=certain.astype(np.float32))
-    found = _intervals(decided, positive, None)
-    return {name: found[name] for name in confusion.NAMES}
+    scores = _intervals(decided, positive, None)
+    return {name: scores[name] for name in confusion.NAMES}
 
 
 def _intervals(
@@ -169,10 +178,10 @@ def _intervals(
 ) -> dict[str, Interval]:
     p = predictions
     # Above two classes no score depends on the positive one.
-    found = intervals(p.labels, p.probabilities, p.group, p.classes, positive or p.classes[0])
+    scores = intervals(p.labels, p.probabilities, p.group, p.classes, positive or p.classes[0])
     if threshold is not None:
-        found |= at_threshold(p, positive, threshold)
-    return found
+        scores |= at_threshold(p, positive, threshold)
+    return scores
 
 
 def _by_class(predictions: Predictions) -> dict[str, dict[str, Interval]]:
@@ -193,10 +202,10 @@ def _by_class(predictions: Predictions) -> dict[str, dict[str, Interval]]:
     return result
 
 
-def _cell(found: Interval) -> str:
-    if found.value is None:
+def _cell(score: Interval) -> str:
+    if score.value is None:
         return "–"
-    text = f"{found.value:.3f}"
-    if found.low is None or found.high is None:
+    text = f"{score.value:.3f}"
+    if score.low is None or score.high is None:
         return text
-    return f"{text} [{found.low:.3f}, {found.high:.3f}]"
+    return f"{text} [{score.low:.3f}, {score.high:.3f}]"

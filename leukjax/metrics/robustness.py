@@ -25,13 +25,13 @@ class Point:
     Attributes:
         score: a name of `SCORES`.
         severity: 0 to 5.
-        found: the score with its interval.
+        interval: the score with its interval.
         drop: clean less this, with its paired interval; 0 without interval at severity 0.
     """
 
     score: str
     severity: int
-    found: Interval
+    interval: Interval
     drop: Interval
 
 
@@ -52,7 +52,7 @@ class Curve:
 
     def values(self) -> list[float | None]:
         """`MAIN` at severities 0 to 5."""
-        return [point.found.value for point in self.points[MAIN]]
+        return [point.interval.value for point in self.points[MAIN]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,15 +80,15 @@ def curve(
 ) -> Curve:
     """Scores, drops and intervals of one distortion, from its predictions by severity."""
     base = _grouped(clean)
-    levels = {severity: _grouped(found) for severity, found in sorted(distorted.items())}
+    levels = {severity: _grouped(table) for severity, table in sorted(distorted.items())}
     points = {}
     for score in SCORES:
         start = interval(score, base, positive)
         none = Interval(0.0, None, None, "jackknife", start.groups)
         row = [Point(score, 0, start, none if start.value is not None else start)]
         for severity, data in levels.items():
-            found = interval(score, data, positive)
-            row.append(Point(score, severity, found, _drop(score, base, data, positive)))
+            drop = _drop(score, base, data, positive)
+            row.append(Point(score, severity, interval(score, data, positive), drop))
         points[score] = row
     return Curve(distortion, background, points, _mean_drop(base, list(levels.values()), positive))
 

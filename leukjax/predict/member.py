@@ -311,11 +311,3 @@ def _expected(module: nn.Module, size: int) -> dict[str, Any]:
     init = functools.partial(module.init, train=False)
     shapes = jax.eval_shape(init, jax.random.key(0), images)
     return {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
-
-    def require_features(self) -> None:
-        """Raises UserError if the model sows no features."""
-        if not self.feature_width:
-            raise UserError(
-                f"{self.workdir}: its model sows no features; add "
-                "self.sow('intermediates', 'pooled', x) before its head"
-            )

@@ -79,8 +79,10 @@ def of_run(member: Member, overrides: Sequence[tuple[str, Any]] = ()) -> Feature
       overrides: where the data are now, for instance ``data.root``.
 
     Raises:
-      UserError: it has to be made, and the data are missing or have changed.
+      UserError: the model sows no features; or the file has to be made, and the data are missing
+        or have changed.
     """
+    member.require_features()
     path = member.workdir / UNLIKENESS
     if (kept := read(member)) is not None:
         return kept
@@ -115,8 +117,9 @@ def read(member: Member) -> FeatureDistance | None:
     Raises:
       UserError: a damaged file.
     """
-    member.require_features()
     width = member.feature_width
+    if not width:  # a model that sows no features
+        return None
     largest = {
         "step": (),
         "means": (len(member.classes), width),

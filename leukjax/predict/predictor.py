@@ -158,8 +158,15 @@ class Predictor:
             gives no finite probability.
         """
         predictions = self.predict_dataset(data)
-        name = data.name or data.dataset.name if isinstance(data, Subset) else data.name
-        return score(predictions, self.positive, threshold=threshold, name=name)
+        dataset = data.dataset if isinstance(data, Subset) else data
+        notes = []
+        if dataset.synthetic:
+            notes.append("SYNTHETIC data: these scores say nothing about real cells.")
+        if not dataset.subjects_known:
+            notes.append("No subjects known: each image is its own; intervals may be too narrow.")
+        split = data.name if isinstance(data, Subset) else ""
+        name = f"{dataset.name}, {split}" if split else dataset.name
+        return score(predictions, self.positive, threshold=threshold, name=name, notes=notes)
 
     def predict_dataset(self, data: Dataset | Subset | Records) -> Predictions:
         """Predicts labelled images in their order.

@@ -311,8 +311,9 @@ class RunDir:
         """Appends a line to metrics.jsonl; it is on the disk when this returns.
 
         Raises:
-          OSError: it cannot be written.
+          OSError: it cannot be written, or the folder was removed during the run.
         """
+        os.stat(self.folder)  # a removed folder must not be created again
         storage.append_line(self.path(METRICS), record)
 
     def seconds_trained(self) -> float:

@@ -40,7 +40,7 @@ def test_drops_are_differences_of_sklearns_scores_paired_by_group():
     assert points[0].drop.value == 0
     for severity, data in levels.items():
         point = points[severity]
-        assert point.found.value == pytest.approx(balanced(data))
+        assert point.interval.value == pytest.approx(balanced(data))
         assert point.drop.value == pytest.approx(balanced(start) - balanced(data))
         assert point.drop.low < point.drop.value < point.drop.high
     mean = np.mean([balanced(start) - balanced(data) for data in levels.values()])
@@ -53,7 +53,7 @@ def test_what_clean_and_distorted_share_cancels():
     start = predicted(0.75)
     found = robustness.curve("jpeg", "masked", start, dict.fromkeys(range(1, 6), start), 1)
     point = found.points["balanced_accuracy"][3]
-    assert point.found.high - point.found.low > 0.05
+    assert point.interval.high - point.interval.low > 0.05
     assert point.drop.value == 0
     assert point.drop.low is None
     assert "same whichever group" in point.drop.reason

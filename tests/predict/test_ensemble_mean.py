@@ -103,7 +103,7 @@ def nan_run(trained_run, monkeypatch) -> Path:
     """A run whose checkpoint contains a NaN."""
     step, values = reader.for_evaluation(trained_run / "checkpoints", lower_is_better=False)
     values["params"]["fc"]["bias"] = np.full(2, np.nan, np.float32)
-    monkeypatch.setattr(checkpoints, "for_evaluation", lambda *_, **__: (step, values))
+    monkeypatch.setattr(reader, "for_evaluation", lambda *_, **__: (step, values))
     return trained_run
 
 
@@ -127,7 +127,7 @@ def test_a_prediction_that_is_not_finite_is_an_error(nan_run, tmp_path, capsys):
     assert ",nan" not in text
     arguments = (f"--workdir={nan_run}", image, f"--output={out}/e", "--method=gradcam")
     assert start(cli, *arguments) == 1
-    assert "not one of 1 files has an answer" in capsys.readouterr().err
+    assert "not one of 1 files has a prediction" in capsys.readouterr().err
     assert ",nan" not in (out / "e" / "explanations.csv").read_text()
     import leukjax
 

@@ -225,7 +225,8 @@ def test_evaluate_scores_a_data_set_by_image_and_by_subject(predictor, cells):
     right = expected.argmax(axis=1) == cells.manifest.label[rows]
     assert found.by_image["accuracy"].value == pytest.approx(right.mean())
     assert found.counts["subjects"] == 18
-    assert repr(found).startswith("third: ")
+    assert repr(found).startswith("arrays, third: ")
+    assert "No subjects known" not in repr(found)
     strict = predictor.evaluate(cells.subset(rows), threshold=0.99)
     assert strict.by_image["recall"].value <= found.by_image["recall"].value
     whole = predictor.evaluate(cells)
@@ -239,6 +240,7 @@ def test_labels_are_matched_by_the_name_of_their_class(predictor, cells):
     labels = cells.manifest.label[:8]
     swapped = Arrays(images, 1 - labels, classes=cells.classes[::-1], background="black")
     np.testing.assert_array_equal(predictor.predict_dataset(swapped).labels, labels)
+    assert "No subjects known" in repr(predictor.evaluate(swapped))
     other = Arrays(images, labels, classes=("all", "blast"), background="black")
     with pytest.raises(ValueError, match="'blast', which the run does not know"):
         predictor.evaluate(other)

@@ -37,7 +37,7 @@ def run(finished_run, tmp_path) -> Path:
 def values(finished_run, monkeypatch) -> None:
     """The values of the checkpoint without Orbax, for tests that read hundreds of folders."""
     found = reader.for_evaluation(finished_run / "checkpoints", lower_is_better=False)
-    monkeypatch.setattr(checkpoints, "for_evaluation", lambda *_, **__: found)
+    monkeypatch.setattr(reader, "for_evaluation", lambda *_, **__: found)
     monkeypatch.setattr(member, "_expected", lambda *_: None)
 
 

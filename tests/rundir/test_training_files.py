@@ -28,6 +28,12 @@ def test_a_resumed_run_drops_lines_after_its_step(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").count("\n") == 3
 
 
+def test_a_removed_folder_is_not_created_again(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        RunDir(tmp_path / "run").append_history(line(10))
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_step_reached_survives_a_kill(tmp_path):
     run = RunDir(tmp_path)
     assert run.reached() == 0

@@ -17,7 +17,7 @@ from leukjax.training import metric_writer as log
 original = log.MetricWriter.step
 def trouble(self, step, loss):
     original(self, step, loss)
-    run = self._path.parent
+    run = self._run_dir.folder
     if step == 10 and run.name in ("removed", "replaced"):
         shutil.rmtree(run)
     if step == 10 and run.name == "replaced":

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leukjax.data import records
+from leukjax.data import record_files
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -103,10 +103,10 @@ def name_a_class(cache: Path) -> None:
     features.write_text(json.dumps(content | {"pythonClassName": "evil.Evil"}))
     folder = features.parents[2]
     index = json.loads((folder / "index.json").read_text())["index"]
-    index["files"] = {name: records._mark(folder / name) for name in index["files"]}
-    content = {"sha256": records._digest(index), "index": index}
+    index["files"] = {name: record_files._fingerprint(folder / name) for name in index["files"]}
+    content = {"sha256": record_files._digest(index), "index": index}
     (folder / "index.json").write_text(json.dumps(content))
-    assert records._is_whole(folder)
+    assert record_files.is_complete(folder)
 
 
 @pytest.fixture(scope="module")
