@@ -191,6 +191,29 @@ def test_a_loop_of_your_own(split):
     assert repr(made) == "Trainer(CNN, 2 classes, 32 px, batches of 16, 2 epochs, 8 devices)"
 
 
+def test_batches_of_your_own_train_and_resume(split, tmp_path):
+    records = split.train.dataset.prepare(32)
+
+    def batches(first):
+        for step in range(first, 100):
+            rows = np.random.default_rng(step).choice(split.train.rows, 16)
+            yield {"image": records.images(rows), "label": records.manifest.label[rows]}
+
+    options = {"mean": (0.3,) * 3, "std": (0.2,) * 3}
+    whole = trainer(**options).fit(batches, split.val, workdir=tmp_path / "a", steps_per_epoch=5)
+    assert whole.evaluate(split.val).by_image["accuracy"].value > 0.8
+    table = (tmp_path / "a" / "predictions" / "val.csv").read_bytes()
+    trainer(**options).fit(list(batches(0)), split.val, workdir=tmp_path / "b", steps_per_epoch=5)
+    assert (tmp_path / "b" / "predictions" / "val.csv").read_bytes() == table
+    few = list(batches(0))[:3]
+    with pytest.raises(ValueError, match="ended after 3 batches, and the run needs 10"):
+        trainer(**options).fit(few, split.val, workdir=tmp_path / "c", steps_per_epoch=5)
+    with pytest.raises(ValueError, match="mean is fitted to training images"):
+        trainer().fit(batches, split.val, workdir=tmp_path / "d", steps_per_epoch=5)
+    with pytest.raises(ValueError, match="training batches need steps_per_epoch, val, and no test"):
+        trainer(**options).fit(batches, split.val, workdir=tmp_path / "e")
+
+
 def test_trainers_that_differ_in_numbers_share_what_is_compiled():
     optimizer = optax.adam(1e-3)
     first = trainer(optimizer=optimizer)
@@ -242,7 +265,7 @@ def test_errors_are_of_the_library(call, error, message):
 
 def test_parts_of_two_data_sets_or_with_shared_images_are_refused(split, data, tmp_path):
     other = lj.split_by_group(lj.Arrays(data._images, [0, 1] * 72), seed=0)
-    with pytest.raises(ValueError, match="val: must be a subset of the data set that train is of"):
+    with pytest.raises(ValueError, match="val: must be a subset of the same data set"):
         trainer().fit(split.train, other.val, workdir=tmp_path / "run")
     with pytest.raises(ValueError, match="val: shares images with train"):
         trainer().fit(split.train, split.train, workdir=tmp_path / "run")

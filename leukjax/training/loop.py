@@ -49,12 +49,7 @@ def train(
     """
     total = run.total_steps
     eval_every, save_every = run.steps("train.eval_every"), run.steps("checkpoint.every")
-    meter = ThroughputMeter(
-        batch_size=run.config.train.batch_size,
-        total_steps=total,
-        flops_per_image=run.training_flops,
-        seconds_before=RunDir(run.workdir).seconds_trained(),
-    )
+    meter = _meter(run)
     trace = Trace(
         run.workdir / "profile",
         first=run.config.profile.first,
@@ -69,7 +64,7 @@ def train(
         every=(eval_every, save_every),
         at=trace.ends,
     )
-    feed = DevicePrefetcher(
+    batches = DevicePrefetcher(
         run.train_batches,
         run.mesh,
         start,
@@ -98,7 +93,7 @@ def train(
                 with meter.paused():
                     divergence.check_state(state, step, checkpoints)
             if evaluate:
-                times = meter.read(step, feed.waited)
+                times = meter.read(step, batches.waited)
                 with meter.paused():
                     score = _evaluate(run, state, step, last | times, log, meter)
                 state = state.with_zero_totals()
@@ -109,13 +104,10 @@ def train(
             trace.before(step, state)
             if stopping:
                 checkpoints.wait()
-                raise Stopped(
-                    f"{stopping} at step {step} of {total}, saved in {run.workdir}; "
-                    "the same command resumes from here"
-                )
+                raise Stopped(_stopped(run, stopping, step))
             if step == total:
                 break
-            batch = next(feed)
+            batch = next(batches)
             state, metrics = run.compiled.train_steps[count](state, batch)
             # The metrics of a dispatch are read when the next one is running, so that the device
             # never waits for the host.
@@ -124,9 +116,23 @@ def train(
             pending = (step + count, metrics)
             if count not in compiled:
                 jax.block_until_ready(metrics)
-                meter.first_call_done(step + count, feed.waited)
+                meter.first_call_done(step + count, batches.waited)
                 compiled.add(count)
     checkpoints.wait()
+
+
+def _meter(run: Run) -> ThroughputMeter:
+    return ThroughputMeter(
+        batch_size=run.config.train.batch_size,
+        total_steps=run.total_steps,
+        flops_per_image=run.training_flops,
+        seconds_before=RunDir(run.workdir).seconds_trained(),
+    )
+
+
+def _stopped(run: Run, name: str, step: int) -> str:
+    where = f"at step {step} of {run.total_steps}, saved in {run.workdir}"
+    return f"{name} {where}; the same command resumes from here"
 
 
 def _read(

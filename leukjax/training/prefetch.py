@@ -15,6 +15,7 @@ from jaxtyping import Array, UInt8
 from leukjax import sharding
 from leukjax.data.loader import Batches
 from leukjax.training.data_placement import DEVICE_IMAGES, batch_shardings
+from leukjax.training.training_data import GivenBatches
 
 # Dispatches whose batches are on the devices ahead of the step: one in use, one being transferred.
 AHEAD = 2
@@ -25,7 +26,7 @@ class DevicePrefetcher:
 
     def __init__(
         self,
-        batches: Batches,
+        batches: Batches | GivenBatches,
         mesh: Mesh,
         start: int,
         stop: int,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
@@ -17,7 +18,7 @@ from leukjax.training.compiled import CompiledSteps
 from leukjax.training.data_placement import DataPlacement
 from leukjax.training.pretrained import InitialWeights
 from leukjax.training.state import Settings, TrainState
-from leukjax.training.training_data import TrainingData, make_batches
+from leukjax.training.training_data import GivenBatches, TrainingData, make_batches
 
 # (labels int[n], probabilities float[n, classes]) -> a number
 Metric = Callable[[np.ndarray, np.ndarray], float]
@@ -55,7 +56,7 @@ class Run:
     module: nn.Module
     mesh: Mesh
     placement: DataPlacement
-    train_batches: Batches
+    train_batches: Batches | GivenBatches
     initial: InitialWeights
     settings: Settings  # host arrays: the first step donates the state's own copy
     compiled: CompiledSteps
@@ -107,7 +108,8 @@ class Run:
         """
         values: dict[str, float] = {}
         for name, metric in self.metrics.items():
-            value = metric(labels, probabilities)
+            with jax.transfer_guard("allow"):
+                value = metric(labels, probabilities)
             try:
                 values[name] = float(value)
             except (TypeError, ValueError) as error:
@@ -118,8 +120,9 @@ class Run:
         """Calls the callbacks."""
         if self.callbacks:
             event = Event(kind, step, step / self.steps_per_epoch, values)
-            for callback in self.callbacks:
-                callback(event)
+            with jax.transfer_guard("allow"):  # the loop forbids implicit transfers
+                for callback in self.callbacks:
+                    callback(event)
 
 
 @dataclasses.dataclass(frozen=True)

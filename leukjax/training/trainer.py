@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,7 @@ from leukjax.training.preemption import StopRequest
 from leukjax.training.run import Callback, Metric, Outcome, Run
 from leukjax.training.state import TrainState
 from leukjax.training.step import Augmentation, Batch, Loss, Metrics, StepOptions
-from leukjax.training.training_data import TrainingData, make_batches
+from leukjax.training.training_data import GivenBatches, TrainingData, make_batches
 
 if TYPE_CHECKING:
     from leukjax.data.dataset import Dataset, Subset
@@ -304,20 +304,24 @@ class Trainer:
 
     def fit(
         self,
-        train: "Subset | None" = None,
+        train: "Subset | Iterable[Batch] | Callable[[int], Iterable[Batch]] | None" = None,
         val: "Subset | None" = None,
         *,
         workdir: str | os.PathLike[str],
         test: "Subset | None" = None,
+        steps_per_epoch: int | None = None,
     ) -> "Predictor":
         """Trains to the end, or resumes the run in the work directory, bit-exactly.
 
         Args:
-          train: training images. Default: those of the config.
+          train: training images; or batches as those of `train_step`, the same ones at every
+            start, or a function of the first step that returns them. Default: those of the config.
           val: validation images, which choose the best checkpoint.
           workdir: folder of the run.
           test: images that are scored once, at the end; the folder then holds a report, and
             `compare_runs` can read it.
+          steps_per_epoch: number of batches that count as an epoch, if `train` is batches. Mean,
+            standard deviation and class weights must then be given.
 
         Returns:
           The best checkpoint, ready to predict.
@@ -330,12 +334,17 @@ class Trainer:
         from leukjax.training.run_report import write_report
 
         folder = Path(workdir)
+        batches = None
+        if train is not None and not hasattr(train, "dataset") and not hasattr(train, "prepare"):
+            if steps_per_epoch is None or val is None or test is not None:
+                raise ValueError("fit: training batches need steps_per_epoch, val, and no test")
+            batches, train = GivenBatches(train, steps_per_epoch), None
         with _lock(folder):
-            data = self.data if train is None else self._data_of(train, val, test)
-            if data is None:
+            data = self.data if train is None and val is None else self._data_of(train, val, test)
+            if data is None or not len(data.rows("val")):
                 raise ValueError("fit: needs training and validation images")
-            if train is not None and test is None:
-                self.run(folder, data, score=("val",))
+            if data is not self.data and test is None:
+                self.run(folder, data, score=("val",), batches=batches)
             else:
                 write_report(self.run(folder, data))
         is_registered = registry.name_of(self.model) is not None
@@ -348,6 +357,7 @@ class Trainer:
         *,
         score: Sequence[str] = ("val", "test"),
         stop: StopRequest | None = None,
+        batches: GivenBatches | None = None,
     ) -> Outcome:
         """What `fit` does inside the lock of the work directory.
 
@@ -356,12 +366,13 @@ class Trainer:
           data: images and split.
           score: splits whose predictions the best checkpoint writes at the end.
           stop: queried between steps.
+          batches: training batches, if not those of `data`.
 
         Raises:
           Stopped: `stop` was requested; everything is saved.
         """
         began = time.perf_counter()
-        run, resumed = self._assemble(folder, data)
+        run, resumed = self._assemble(folder, data, batches)
         checkpoints = Checkpoints(
             folder / "checkpoints",
             keep_latest=self.config.checkpoint.keep_latest,
@@ -400,7 +411,9 @@ class Trainer:
             checkpoints.close()
         return Outcome(run, best, newest, time.perf_counter() - began)
 
-    def _assemble(self, folder: Path, data: TrainingData) -> tuple[Run, bool]:
+    def _assemble(
+        self, folder: Path, data: TrainingData, batches: GivenBatches | None = None
+    ) -> tuple[Run, bool]:
         """The run, and whether the work directory holds an earlier start of it.
 
         Raises:
@@ -414,8 +427,10 @@ class Trainer:
                 f"the model has {self.num_classes} classes, the data have {len(data.classes)} "
                 f"({', '.join(data.classes)})"
             )
+        if batches is not None:
+            config.data.cache = "none"  # validation is read as the training batches are: streamed
         placement = place_dataset(config, records, self.mesh)
-        train_batches = make_batches(
+        train_batches = batches or make_batches(
             config, placement.images, data.rows("train"), config.train.batch_size, training=True
         )
         per_epoch = train_batches.steps_per_epoch
@@ -423,9 +438,14 @@ class Trainer:
         logging.info("%s\n", summary.text())
         initial = pretrained.find(config, self.model, data.classes, folder)
         self._check_fine_tuning()
-        settings = hyperparameters.make_settings(
-            config, records, data.rows("train"), per_epoch, initial.statistics()
-        )
+        if batches is None:
+            settings = hyperparameters.make_settings(
+                config, records, data.rows("train"), per_epoch, initial.statistics()
+            )
+        else:
+            settings = hyperparameters.settings_without_data(
+                config, self.num_classes, per_epoch, initial.statistics()
+            )
         hyperparameters.warn(config, settings)
         # All that can be wrong with config and data is known here; from now on files are written.
         facts = data.facts() | ({"init": dict(initial.facts)} if initial.facts else {})

@@ -1,7 +1,8 @@
 """The data of a training: prepared images, their split, and what is recorded of both."""
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class TrainingData:
 
     @classmethod
     def from_subsets(
-        cls, config: ConfigDict, train: Any, val: Any = None, test: Any = None
+        cls, config: ConfigDict, train: Any = None, val: Any = None, test: Any = None
     ) -> "TrainingData":
         """Prepares the data set of some subsets; images of none of them are not used.
 
@@ -68,7 +69,8 @@ class TrainingData:
         Raises:
           ValueError: they are of several data sets, or share images.
         """
-        dataset = getattr(train, "dataset", train)
+        first = next(subset for subset in (train, val, test) if subset is not None)
+        dataset = getattr(first, "dataset", first)
         records = dataset.prepare(
             config.data.image_size,
             crop=config.data.crop,
@@ -81,7 +83,7 @@ class TrainingData:
             if subset is None:
                 continue
             if getattr(subset, "dataset", subset) is not dataset:
-                raise ValueError(f"{name}: must be a subset of the data set that train is of")
+                raise ValueError(f"{name}: must be a subset of the same data set as the others")
             rows = subset.rows if hasattr(subset, "rows") else np.arange(len(part))
             if (part[rows] != "").any():
                 raise ValueError(f"{name}: shares images with {part[rows][part[rows] != ''][0]}")
@@ -150,6 +152,46 @@ class TrainingData:
                     row["groups"],
                     100 * float(row["group_share"]),
                 )
+
+
+class GivenBatches:
+    """Training batches that were given in Python, in place of `Batches`.
+
+    Attributes:
+      steps_per_epoch: as given.
+    """
+
+    def __init__(
+        self, batches: Iterable[Any] | Callable[[int], Iterable[Any]], steps_per_epoch: int
+    ) -> None:
+        """Nothing is read.
+
+        Args:
+          batches: dictionaries with ``image`` uint8[b, s, s, 3] and ``label`` int[b], the same at
+            every start; or a function of the first step, which a resumed run needs to be quick.
+          steps_per_epoch: batches that count as an epoch.
+        """
+        self._batches, self.steps_per_epoch = batches, steps_per_epoch
+
+    def iterate(self, start: int, stop: int, *, pixels: bool = True) -> Iterator[dict[str, Any]]:
+        """Yields the batches of the steps from `start` to before `stop`.
+
+        Raises:
+          ValueError: there are too few, or one lacks a field.
+        """
+        del pixels  # they always bring their images
+        if callable(self._batches):
+            source = iter(self._batches(start))
+        else:
+            source = itertools.islice(iter(self._batches), start, None)
+        for step in range(start, stop):
+            batch = next(source, None)
+            if batch is None:
+                raise ValueError(f"train: ended after {step} batches, and the run needs {stop}")
+            if not {"image", "label"} <= set(batch):
+                raise ValueError(f"train: batch {step} needs the fields image and label")
+            label = np.asarray(batch["label"], np.int32)
+            yield {"image": np.asarray(batch["image"], np.uint8), "label": label}
 
 
 def split_of(config: ConfigDict, records: Records) -> Split:
