@@ -1,6 +1,6 @@
 """The simple CNN of the literature: convolution, pooling, fully connected.
 
-python -m leukjax.main --config=configs/cnn.py                      the embedded, drawn cells
+python -m leukjax.main --config=configs/cnn.py                      the embedded, synthetic cells
 python -m leukjax.main --config=configs/cnn.py:cnmc --config.data.root=FOLDER
     C-NMC 2019 at 224 px, batch 32, Adam, 50 epochs. Not run: the images are not ours to ship.
 python -m leukjax.main --config=configs/cnn.py:image_folder --config.data.root=FOLDER

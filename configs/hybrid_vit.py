@@ -1,6 +1,6 @@
 """Hybrid vision transformer: a ResNet whose feature map becomes the tokens.
 
-python -m leukjax.main --config=configs/hybrid_vit.py               the embedded, drawn cells
+python -m leukjax.main --config=configs/hybrid_vit.py               the embedded, synthetic cells
 python -m leukjax.main --config=configs/hybrid_vit.py:cnmc --config.data.root=FOLDER
     R26+ViT-S/32 on C-NMC 2019 at 224 px. Not run: the images are not ours to ship.
 python -m leukjax.main --config=configs/hybrid_vit.py:cnmc,r50_b16 --config.data.root=FOLDER

@@ -13,7 +13,7 @@ python -m leukjax.main --config=configs/literature.py:cnmc,resnet50,subject --co
     The same in everything but the split: 70/15/15 by subject. The difference between the two is the
     leak.
 python -m leukjax.main --config=configs/literature.py:smears,cnn
-    On the embedded, drawn cells at 48 px for 20 epochs.
+    On the embedded, synthetic cells at 48 px for 20 epochs.
 """
 
 from ml_collections import ConfigDict

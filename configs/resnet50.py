@@ -1,6 +1,6 @@
 """ResNet-50 (v1.5), from scratch or from weights that exist.
 
-python -m leukjax.main --config=configs/resnet50.py                 the embedded, drawn cells
+python -m leukjax.main --config=configs/resnet50.py                 the embedded, synthetic cells
 python -m leukjax.main --config=configs/resnet50.py:cnmc --config.data.root=FOLDER
     C-NMC 2019 at 224 px, batch 32, Adam, 50 epochs. Not run: the images are not ours to ship.
 python -m leukjax.main --config=configs/resnet50.py:cnmc,large --config.data.root=FOLDER

@@ -21,7 +21,7 @@ from leukjax.fields import Field, Location, parse_duration
 
 _PACKAGE = Path(__file__).resolve().parent
 
-# Images of drawn cells that a finished run may ask for: their list alone takes a gigabyte.
+# Images of synthetic cells that a finished run may ask for: their list alone takes a gigabyte.
 MAX_DRAWN = 2_000_000
 
 _MAX_TEXT = 10_000  # characters of one field of a run's config.json

@@ -41,7 +41,7 @@ def own_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory) -> Path:
-    """The work directory of a small finished run on drawn cells; to be read, not written."""
+    """The work directory of a small finished run on synthetic cells; to be read, not written."""
     from leukjax import config
     from leukjax.training.trainer import train
 

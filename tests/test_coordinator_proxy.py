@@ -1,4 +1,4 @@
-"""The line to process 0: bytes pass, and its end is told once it is watched."""
+"""The proxy to the coordinator: bytes pass, and its end is reported once it is watched."""
 
 import socket
 import threading

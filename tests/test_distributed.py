@@ -57,7 +57,7 @@ def test_a_wrong_environment(monkeypatch, environment, says):
     ],
 )
 def test_process_0_listens_on_the_address_that_is_named(monkeypatch, address, bound):
-    """JAX listens on all addresses unless it is told."""
+    """JAX listens on all addresses by default."""
     given = []
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", address)
     monkeypatch.setenv("JAX_NUM_PROCESSES", "1")

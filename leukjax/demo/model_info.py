@@ -19,7 +19,7 @@ class Card:
     Attributes:
       name: of its folder.
       line: model, data, step, size.
-      synthetic: trained on drawn cells.
+      synthetic: trained on synthetic cells.
       html: its model card, safe to insert; "" where it has none.
     """
 

@@ -123,7 +123,9 @@ def test_a_flipped_byte_anywhere_is_noticed_and_the_one_before_is_used(checkpoin
     assert checkpoints.latest() == 2
 
 
-@pytest.mark.parametrize("how", ["cut", "missing", "added", "seal missing", "seal broken"])
+@pytest.mark.parametrize(
+    "how", ["cut", "missing", "added", "checksums missing", "checksums broken"]
+)
 def test_other_damage(checkpoints, tmp_path, how):
     checkpoints.save(1, _state(1), {}, 0.1)
     checkpoints.save(2, _state(2), {}, 0.2)
@@ -136,7 +138,7 @@ def test_other_damage(checkpoints, tmp_path, how):
         largest.unlink()
     elif how == "added":
         (newest / "state" / "stray").write_text("x")
-    elif how == "seal missing":
+    elif how == "checksums missing":
         (newest / CHECKSUMS).unlink()
     else:
         (newest / CHECKSUMS).write_text(json.dumps({})[:-1])
@@ -184,7 +186,7 @@ def largest_file():
 
 @pytest.fixture
 def no_log():
-    """Drops what Orbax logs, as the commands do: what is left are exceptions that nobody caught."""
+    """Drops what Orbax logs, as the commands do: what is left are uncaught exceptions."""
     logging.disable()
     yield
     logging.disable(logging.NOTSET)
@@ -217,7 +219,7 @@ def test_a_save_that_the_disk_refuses(checkpoints, tmp_path, largest_file, capfd
     again.close()
 
 
-def test_a_seal_that_the_disk_refuses(checkpoints, tmp_path, monkeypatch):
+def test_checksums_that_the_disk_refuses(checkpoints, tmp_path, monkeypatch):
     checkpoints.save(1, _state(1), {}, 0.1)
     checkpoints.wait()
 

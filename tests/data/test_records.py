@@ -140,10 +140,10 @@ def test_damage_is_found(tmp_path):
         reopened.verify()
 
     file.write_bytes(content[:-1])
-    mended = tiny_records(tmp_path, tiny_source(12))
-    mended.verify()
-    assert mended.checksum == found.checksum
-    (mended.folder / "index.json").unlink()
+    again = tiny_records(tmp_path, tiny_source(12))
+    again.verify()
+    assert again.checksum == found.checksum
+    (again.folder / "index.json").unlink()
     tiny_records(tmp_path, tiny_source(12)).verify()
 
 

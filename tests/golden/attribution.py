@@ -31,7 +31,7 @@ CAMS = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus, "hirescam": HiResCAM}
 
 
 class CNN(nn.Module):
-    """leukjax's CNN, written anew: four stages, then two fully connected layers."""
+    """leukjax's CNN, written again: four stages, then two fully connected layers."""
 
     def __init__(self, width: int, size: int):
         super().__init__()

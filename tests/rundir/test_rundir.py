@@ -301,7 +301,7 @@ def test_images_in_a_folder_are_read_from_the_path_that_the_user_gives(run):
 # Checkpoints and arrays: sizes before allocation.
 
 
-def sealed(folder: Path) -> None:
+def with_checksums(folder: Path) -> None:
     from leukjax.checkpoints import checksums
 
     (folder / checksums.NAME).write_text(checksums.text_of(checksums.checksums(folder)))
@@ -324,7 +324,7 @@ def test_a_checkpoint_that_claims_gigabytes_is_not_unpacked(run, what):
         about["fill_value"] = 0.0
         store.write("params.fc.bias/.zarray", json.dumps(about)).result()
         store.delete_range(ts.KvStore.KeyRange("params.fc.bias/0", "params.fc.bias/1")).result()
-        sealed(step)
+        with_checksums(step)
     with pytest.raises(UserError, match=r"claims 2,048 MiB|params/fc/bias is \(536870912,\)"):
         member.restore(run, "best")
 
@@ -335,14 +335,14 @@ def test_files_of_a_checkpoint_that_are_not_regular_are_refused(run):
             shutil.rmtree(step / "extra", ignore_errors=True)
             (step / "extra").mkdir()
             kind(step / "extra" / "file")
-            sealed(step)
+            with_checksums(step)
         with limit(20), pytest.raises(UserError, match="no regular file"):
             member.restore(run, "best")
     for step in steps(run):
         shutil.rmtree(step / "extra")
         (step / "state" / "_METADATA").unlink()
         fifo(step / "state" / "_METADATA")
-        sealed(step)
+        with_checksums(step)
     with limit(20), pytest.raises(UserError, match="_METADATA is no regular file"):
         member.restore(run, "best")
 
@@ -354,7 +354,7 @@ def test_descriptions_of_a_checkpoint_of_another_kind(run, name, kind):
         (step / name).unlink()
         KINDS[kind](step / name)
         if name != "checksums.json":
-            sealed(step)
+            with_checksums(step)
     with limit(20), pytest.raises(UserError) as said:
         member.restore(run, "best")
     assert "\n" not in str(said.value)

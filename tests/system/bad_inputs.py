@@ -359,7 +359,7 @@ def compilation_cache_without_permission(folder: Path) -> dict:
 
 @case(r".* holds a run that differs from this one: .*; undo the change or choose another")
 def workdir_of_another_run(folder: Path) -> dict:
-    # The good run stands in that folder: see the test.
+    # The good run is in that folder: see the test.
     workdir = folder.parent / "good" / "run"
     return {"data.root": images(folder / "data"), "workdir": workdir, "train.batch_size": 8}
 

@@ -12,7 +12,7 @@ from leukjax.training.metric_writer import TIMES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# A run of seconds: few drawn cells, a narrow network, everything else as users have it.
+# A run of seconds: few synthetic cells, a narrow network, everything else as users have it.
 TINY = {
     "data.smears_subjects": 18,
     "data.smears_cells": 8,

@@ -1,6 +1,6 @@
 """Everything that a user can do wrong is answered by one line, status 1 and nothing half-written.
 
-The real command gets every case; many cases share a process, which must go on after each.
+The real command gets every case; many cases share a process, which must continue after each.
 """
 
 import csv

@@ -72,7 +72,7 @@ def whole(tmp_path_factory, cache):
 @pytest.mark.parametrize(
     ("name", "patch", "repeated"),
     [
-        # The steps after the last sealed checkpoint are done again; one every two steps.
+        # The steps after the last verified checkpoint are done again; one every two steps.
         ("in the middle of an epoch", MID_EPOCH.format(step=9), (1, 3)),
         ("before the first checkpoint", MID_EPOCH.format(step=1), (1,)),
         ("during a save", DURING_SAVE.format(step=8), (2,)),

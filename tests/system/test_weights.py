@@ -177,7 +177,7 @@ def test_export_says_what_is_wrong(place, tmp_path):
 
 @pytest.mark.slow
 def test_weights_of_other_subjects_beat_a_random_start_at_equal_steps(tmp_path):
-    """Drawn cells of one seed are other people than those of another, with the same disease."""
+    """Synthetic cells of one seed are other people than those of another, with the same disease."""
     size = {"data.image_size": 32, "model.width": 16, "model.dropout": 0.0}
     few = size | {"data.smears_subjects": 30, "train.epochs": 1}
     many = size | {"data.smears_subjects": 60, "data.smears_seed": 7, "train.epochs": 8}

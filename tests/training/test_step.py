@@ -295,7 +295,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "one_step.json"
 def test_golden_metrics_of_the_first_steps(name):
     """A change here changes every result ever published with leukjax: explain it in the commit.
 
-    `python tests/golden/one_step.py` writes the file anew.
+    `python tests/golden/one_step.py` writes the file again.
     """
     _, metrics, probabilities = _plain(name).run(steps=2)
     golden = json.loads(GOLDEN.read_text())[name]
