@@ -37,10 +37,17 @@ def register_optimizer(name: str, factory: Callable[..., Any] | None = None) -> 
         return functools.partial(register_optimizer, name)
     if not name.isidentifier():
         raise ValueError(f"optimizer {name!r}: the name must be an identifier")
-    if name in names() and registered.get(name) is not factory:
+    old = registered.get(name)
+    # The same code may run twice: a cell of a notebook, a reloaded module.
+    if name in names() and (old is None or _origin(old) != _origin(factory)):
         raise ValueError(f"optimizer {name!r} exists already")
     registered[name] = factory
     return factory
+
+
+def _origin(factory: Callable[..., Any]) -> tuple[str, str]:
+    function = getattr(factory, "func", factory)  # of a functools.partial
+    return function.__module__, function.__qualname__
 
 
 def names() -> tuple[str, ...]:

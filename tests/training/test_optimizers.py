@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from leukjax import config
 from leukjax.errors import UserError
-from leukjax.training.optimizer_registry import BY_FIELDS, OF_OPTAX
+from leukjax.training.optimizer_registry import BY_FIELDS, OF_OPTAX, register_optimizer
 from leukjax.training.optimizers import (
     Schedule,
     average_decay,
@@ -169,6 +169,23 @@ def test_an_optimizer_with_a_line_search_is_refused_by_name():
         from_optax(optax.lbfgs())
     with pytest.raises(TypeError, match="expected an optax transformation, got 'adam'"):
         from_optax("adam")
+
+
+def test_registered_optimizers():
+    def half_sgd(learning_rate, share=0.5):
+        return optax.sgd(share * learning_rate)
+
+    register_optimizer("half_sgd_of_a_test", half_sgd)
+    register_optimizer("half_sgd_of_a_test")(half_sgd)  # a cell of a notebook, run twice
+    ours = _run(_options(name="half_sgd_of_a_test", options="share=0.25"))
+    theirs = _reference(optax.sgd(0.025))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    assert "half_sgd_of_a_test" in config.fields()["optimizer.name"].values
+    with pytest.raises(ValueError, match="'lion' exists already"):
+        register_optimizer("lion", half_sgd)
+    with pytest.raises(ValueError, match="must be an identifier"):
+        register_optimizer("half sgd", half_sgd)
 
 
 def test_equal_options_are_one_optimizer():
