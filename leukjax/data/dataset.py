@@ -1,7 +1,8 @@
 """Data sets: images with labels and groups that can be scanned, split and prepared.
 
-A data set of your own derives from `Dataset` and implements `image`; `FileDataset` reads files of
-any supported format, in folders or in zips. `datasets.register_dataset` gives it a name.
+A data set of your own derives from `Dataset` and implements `image`, or from `FileDataset`, which
+reads image files in folders and zips and needs only an ``__init__``. `datasets.register_dataset`
+gives it a name.
 """
 
 import dataclasses

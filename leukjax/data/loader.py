@@ -33,7 +33,7 @@ def check_fills(batch_size: int, images: int) -> None:
         )
 
 
-class Places(TypedDict):
+class BatchFields(TypedDict):
     """The slice of a global batch that one process gets, without images.
 
     label: int32[b]. mask: bool[b], False on padding. index: int32[b], row of the record.
@@ -44,7 +44,7 @@ class Places(TypedDict):
     index: Int32[np.ndarray, "b"]
 
 
-class Batch(Places):
+class Batch(BatchFields):
     """The slice of a global batch that one process gets; image: uint8[b, S, S, 3]."""
 
     image: UInt8[np.ndarray, "b s s 3"]
@@ -148,10 +148,10 @@ class Batches:
 
     def batch(self, step: int) -> Batch:
         """Returns this process's slice of the batch of this step."""
-        places = self.places(step)
-        return {"image": self._records.images(places["index"]), **places}
+        fields = self.fields(step)
+        return {"image": self._records.images(fields["index"]), **fields}
 
-    def places(self, step: int) -> Places:
+    def fields(self, step: int) -> BatchFields:
         """Returns `batch` without the images."""
         rows = self.indices(step)[self._slice]
         return {
@@ -160,7 +160,7 @@ class Batches:
             "index": rows,
         }
 
-    def iterate(self, start: int, stop: int, *, pixels: bool = True) -> Iterator[Any]:
+    def iterate(self, start: int, stop: int, *, images: bool = True) -> Iterator[Any]:
         """Yields `batch(start)` … `batch(stop - 1)`, read ahead in threads or worker processes.
 
         Starting at a late step costs nothing. Close the iterator (or delete it) to stop early.
@@ -168,17 +168,17 @@ class Batches:
         Args:
           start: first step.
           stop: step before which it ends.
-          pixels: False yields `places` instead, in a thread.
+          images: False yields `fields` instead, in a thread.
 
         Raises:
           UserError: a worker process died; the cause is most often a /dev/shm that is too small.
         """
-        steps = grain.MapDataset.range(start, stop).map(self.batch if pixels else self.places)
+        steps = grain.MapDataset.range(start, stop).map(self.batch if images else self.fields)
         # A thread reads a whole batch, so more threads than batches ahead would only wait.
         ahead = max(1, self._prefetch // max(1, self._workers))
         options = grain.ReadOptions(min(self._threads, ahead), ahead)
         dataset = steps.to_iter_dataset(options)
-        if self._workers and pixels:
+        if self._workers and images:
             _parse_flags()
             dataset = dataset.mp_prefetch(
                 grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=ahead),
@@ -188,7 +188,7 @@ class Batches:
         try:
             yield from iterator
         except (RuntimeError, OSError) as error:
-            lost = self._lost_worker(error) if self._workers and pixels else None
+            lost = self._lost_worker(error) if self._workers and images else None
             if lost is None:
                 raise
             raise lost from error

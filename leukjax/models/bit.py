@@ -17,10 +17,10 @@ from leukjax.models.cpu.pooling import max_pool
 from leukjax.models.layers import (
     StandardizedConv,
     StochasticDepth,
+    add_perturbation,
     check_options,
-    exposed,
-    linear_rates,
     run_block,
+    stochastic_depth_rates,
 )
 from leukjax.models.registry import register_model, register_preset
 from leukjax.models.resnet import EXPANSION, STAGES
@@ -36,14 +36,14 @@ class PreActivationBlock(nn.Module):
       strides: of its 3x3 convolution and of the shortcut.
       conv: makes a convolution from features, window and strides.
       norm: makes a normalisation.
-      drop: probability that an image skips the block's residual in training.
+      drop_rate: probability that an image skips the block's residual in training.
     """
 
     width: int
     strides: tuple[int, int]
     conv: functools.partial[Any]
     norm: functools.partial[Any]
-    drop: float = 0.0
+    drop_rate: float = 0.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n p q o"]:
@@ -57,7 +57,7 @@ class PreActivationBlock(nn.Module):
         y = self.conv(self.width, (3, 3), self.strides, name="conv2")(y)
         y = self.norm(name="norm3")(y, train=train, relu=True)
         y = self.conv(channels, (1, 1), name="conv3")(y)
-        return shortcut + StochasticDepth(self.drop, name="stochastic_depth")(y, train=train)
+        return shortcut + StochasticDepth(self.drop_rate, name="stochastic_depth")(y, train=train)
 
 
 class BiT(nn.Module):
@@ -92,7 +92,7 @@ class BiT(nn.Module):
 
     @property
     def description(self) -> str:
-        """Name for readers."""
+        """Human-readable name, for reports."""
         return f"BiT R{self.depth}x{self.width / 64:g}"
 
     @nn.compact
@@ -105,7 +105,7 @@ class BiT(nn.Module):
         # No ReLU comes before the max pool, so the reference's padding with zeros can be a maximum.
         x = max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2), "VALID")
 
-        drops = iter(linear_rates(self.stochastic_depth, sum(STAGES[self.depth])))
+        drop_rates = iter(stochastic_depth_rates(self.stochastic_depth, sum(STAGES[self.depth])))
         for stage, blocks in enumerate(STAGES[self.depth]):
             for number in range(blocks):
                 block = PreActivationBlock(
@@ -113,12 +113,12 @@ class BiT(nn.Module):
                     strides=(2, 2) if stage > 0 and number == 0 else (1, 1),
                     conv=conv,
                     norm=norm,
-                    drop=next(drops),
+                    drop_rate=next(drop_rates),
                     name=f"stage{stage + 1}_{number}",
                 )
                 x = run_block(block, x, train=train, remat=self.remat)
         x = norm(name="norm")(x, train=train, relu=True)
-        x = exposed(self, "feature_map", x)
+        x = add_perturbation(self, "feature_map", x)
         self.sow("intermediates", "feature_map", x)
 
         pooled = jnp.mean(x.astype(jnp.float32), (1, 2))

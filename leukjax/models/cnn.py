@@ -15,7 +15,7 @@ from leukjax.errors import UserError
 from leukjax.models import norms
 from leukjax.models.cpu.pooling import max_pool
 from leukjax.models.initializers import fan_in
-from leukjax.models.layers import Conv, check_options, dot_general, exposed
+from leukjax.models.layers import Conv, add_perturbation, check_options, dot_general
 from leukjax.models.registry import register_model
 
 STAGES = 4
@@ -64,7 +64,7 @@ class CNN(nn.Module):
             normalize = functools.partial(norm(name=f"norm{stage + 1}"), train=train, relu=True)
             if stage < STAGES - 1:
                 return normalize(x, pool=POOL)
-            x = exposed(model, "feature_map", normalize(x))
+            x = add_perturbation(model, "feature_map", normalize(x))
             model.sow("intermediates", "feature_map", x)
             return max_pool(x, *POOL)
 

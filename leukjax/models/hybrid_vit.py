@@ -18,11 +18,11 @@ from leukjax.errors import UserError
 from leukjax.models import initializers, norms
 from leukjax.models.layers import (
     StandardizedConv,
+    add_perturbation,
     check_options,
     dot_general,
-    exposed,
-    linear_rates,
     run_block,
+    stochastic_depth_rates,
 )
 from leukjax.models.registry import register_model, register_preset
 from leukjax.models.resnet import Block
@@ -87,7 +87,7 @@ class HybridViT(nn.Module):
 
     @property
     def description(self) -> str:
-        """Name for readers."""
+        """Human-readable name, for reports."""
         return f"hybrid ViT ({self.variant})"
 
     @nn.compact
@@ -101,7 +101,7 @@ class HybridViT(nn.Module):
         dropout = nn.Dropout(self.dropout, deterministic=not train)
 
         x = self._resnet(images, variant.stages, train=train)
-        x = exposed(self, "feature_map", x)
+        x = add_perturbation(self, "feature_map", x)
         self.sow("intermediates", "feature_map", x)
         x = nn.Dense(
             variant.features,
@@ -112,7 +112,7 @@ class HybridViT(nn.Module):
         )(x)
         x = dropout(self._tokens(x))
 
-        for number, drop in enumerate(linear_rates(self.stochastic_depth, variant.depth)):
+        for number, drop in enumerate(stochastic_depth_rates(self.stochastic_depth, variant.depth)):
             block = self.transformer_block(
                 variant.heads,
                 self.dropout,

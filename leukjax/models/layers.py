@@ -229,7 +229,9 @@ def check_options(model: nn.Module, **choices: Collection[Any]) -> None:
             raise UserError(f"{name}={value}: a probability, at least 0 and less than 1")
 
 
-def exposed(module: nn.Module, name: str, x: Float[Array, "*dims"]) -> Float[Array, "*dims"]:
+def add_perturbation(
+    module: nn.Module, name: str, x: Float[Array, "*dims"]
+) -> Float[Array, "*dims"]:
     """Returns `x`, plus the caller's value in the collection ``perturbations`` if there is one.
 
     The gradient with respect to a perturbation of zeros is the gradient with respect to `x`. Flax's
@@ -264,6 +266,6 @@ class StochasticDepth(nn.Module):
         return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)
 
 
-def linear_rates(last: float, blocks: int) -> list[float]:
+def stochastic_depth_rates(last: float, blocks: int) -> list[float]:
     """Returns stochastic-depth rates that grow linearly from 0 at the first block."""
     return [last * number / max(1, blocks - 1) for number in range(blocks)]

@@ -1,7 +1,8 @@
-"""ResNet (He et al. 2016), version 1.5: a bottleneck's stride is in its 3x3 convolution.
+"""ResNet (He et al. 2016) in the version 1.5 of torchvision: a bottleneck's stride is in its 3x3.
 
-Padding, order of operations and parameter counts are those of timm and torchvision; parameters
-are named after theirs (``layer1_0/conv1/kernel`` is ``layer1.0.conv1.weight``).
+Padding, order of operations and parameter counts are those of timm and torchvision. Parameters are
+named after theirs, ``layer1_0/conv1/kernel`` for ``layer1.0.conv1.weight``; `weights.names` has the
+mapping.
 """
 
 import functools
@@ -16,10 +17,10 @@ from leukjax.models.initializers import fan_in
 from leukjax.models.layers import (
     Conv,
     StochasticDepth,
+    add_perturbation,
     check_options,
-    exposed,
-    linear_rates,
     run_block,
+    stochastic_depth_rates,
 )
 from leukjax.models.registry import register_model, register_preset
 
@@ -39,12 +40,12 @@ class Block(nn.Module):
 
     Attributes:
       width: channels inside the block.
-      bottleneck: whether it is one.
-      strides: of its (first) 3x3 convolution and of the shortcut.
-      conv: makes a convolution from features, window and strides.
-      norm: makes a normalisation.
+      bottleneck: whether the block is a bottleneck.
+      strides: strides of the first 3x3 convolution and of the projection shortcut.
+      conv: makes a convolution; takes features, kernel size and strides.
+      norm: makes a normalisation layer.
       zero_init: start the scale of the last normalisation at 0.
-      drop: probability that an image skips the block's residual in training.
+      drop_rate: probability that an image skips the block's residual in training.
     """
 
     width: int
@@ -53,7 +54,7 @@ class Block(nn.Module):
     conv: functools.partial[Any]
     norm: functools.partial[Any]
     zero_init: bool
-    drop: float = 0.0
+    drop_rate: float = 0.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n p q o"]:
@@ -63,56 +64,69 @@ class Block(nn.Module):
             y = self.norm(name="norm1")(y, train=train, relu=True)
             y = self.conv(self.width, (3, 3), self.strides, name="conv2")(y)
             y = self.norm(name="norm2")(y, train=train, relu=True)
-            last = functools.partial(self.conv, self.width * EXPANSION, (1, 1), name="conv3")
+            make_last_conv = functools.partial(
+                self.conv, self.width * EXPANSION, (1, 1), name="conv3"
+            )
         else:
             y = self.conv(self.width, (3, 3), self.strides, name="conv1")(y)
             y = self.norm(name="norm1")(y, train=train, relu=True)
-            last = functools.partial(self.conv, self.width, (3, 3), name="conv2")
-        return self.add_residual(x, y, last, train=train)
+            make_last_conv = functools.partial(self.conv, self.width, (3, 3), name="conv2")
+        return self.finish_block(x, y, make_last_conv, train=train)
 
-    def add_residual(
-        self, x: Array, y: Array, last: functools.partial[Any], *, train: bool
+    def finish_block(
+        self, x: Array, y: Array, make_last_conv: functools.partial[Any], *, train: bool
     ) -> Float[Array, "n p q o"]:
-        """Returns the end of the block: last convolution and normalisation, sum, ReLU.
+        """Computes the last convolution and normalisation, the shortcut, the sum and the ReLU.
 
-        `models.fused` has another form of this method.
+        `models.fused.FusedBlock` overrides it: it computes the last convolution together with the
+        normalisation, and so needs the convolution unbuilt.
 
         Args:
           x: input of the block.
           y: input of its last convolution.
-          last: makes that convolution.
+          make_last_conv: makes that convolution.
           train: whether this is a training step.
         """
-        y = last()(y)
-        if x.shape != y.shape:
+        y = make_last_conv()(y)
+        if x.shape != y.shape:  # projection shortcut
             x = self.conv(y.shape[-1], (1, 1), self.strides, name="downsample_conv")(x)
             x = self.norm(name="downsample_norm")(x, train=train)
-        return self.last_norm(y, x, train=train)
+        return self.normalize_and_add(y, x, train=train)
 
-    def last_norm(self, y: Any, shortcut: Array, *, train: bool) -> Float[Array, "n p q o"]:
-        """Returns the block's output from that of its last convolution and the shortcut."""
+    def normalize_and_add(self, y: Any, shortcut: Array, *, train: bool) -> Float[Array, "n p q o"]:
+        """Normalises `y`, adds the shortcut, and applies the ReLU.
+
+        Args:
+          y: output of the last convolution; in `models.fused`, its two factors.
+          shortcut: input of the block, or its projection.
+          train: whether this is a training step.
+        """
         scale_init = nn.initializers.zeros if self.zero_init else nn.initializers.ones
         norm = self.norm(name="norm3" if self.bottleneck else "norm2", scale_init=scale_init)
-        if self.drop == 0:
+        if self.drop_rate == 0:
             return norm(y, train=train, shortcut=shortcut, relu=True)
-        y = StochasticDepth(self.drop, name="stochastic_depth")(norm(y, train=train), train=train)
+        # The residual may be dropped, so the sum cannot be part of the normalisation.
+        y = StochasticDepth(self.drop_rate, name="stochastic_depth")(
+            norm(y, train=train), train=train
+        )
         return nn.relu(shortcut + y)
 
 
 class ResNet(nn.Module):
-    """Images to logits, for images of any size.
+    """Normalised images float[n, h, w, 3] of any size to logits float32[n, num_classes].
 
     Attributes:
       num_classes: number of logits.
       depth: 18, 34, 50, 101 or 152.
-      width: channels of the first stage; each later stage doubles them.
+      width: channels inside the blocks of the first stage; each later stage doubles them.
       norm: ``batch``, ``group`` or ``frozen`` (batch normalisation that never uses the batch).
       norm_batch: images per BatchNorm sub-batch, 0 = the whole batch.
-      zero_init: the scale of each block's last normalisation starts at 0, so that a block begins
-        as the identity (Goyal et al. 2017).
+      zero_init: the scale of each block's last normalisation starts at 0, so that its residual
+        branch starts at 0 (Goyal et al. 2017).
       dropout: rate before the head.
-      stochastic_depth: rate of the last block, growing linearly from 0 (Huang et al. 2016).
-      dtype: of convolutions; parameters, statistics, pooling and head are float32.
+      stochastic_depth: rate at which the last block's residual is dropped, growing linearly from 0
+        at the first (Huang et al. 2016).
+      dtype: dtype of convolutions; parameters, statistics, pooling and head are float32.
       remat: recompute the inside of each block in the backward pass, to save memory.
     """
 
@@ -127,6 +141,7 @@ class ResNet(nn.Module):
     dtype: DTypeLike = jnp.float32
     remat: bool = False
 
+    # Class attributes, which `models.fused` replaces; no fields of the module.
     block: ClassVar[type[Block]] = Block
     norm_layers: ClassVar[norms.Layers] = norms.Layers()
 
@@ -136,7 +151,7 @@ class ResNet(nn.Module):
 
     @property
     def description(self) -> str:
-        """Name for readers."""
+        """Human-readable name, for reports."""
         return f"ResNet-{self.depth}"
 
     @nn.compact
@@ -146,7 +161,7 @@ class ResNet(nn.Module):
         x = conv(self.width, (7, 7), (2, 2), name="conv1")(images)
         x = norm(name="norm1")(x, train=train, relu=True, pool=((3, 3), (2, 2), "HALF"))
 
-        drops = iter(linear_rates(self.stochastic_depth, sum(STAGES[self.depth])))
+        drop_rates = iter(stochastic_depth_rates(self.stochastic_depth, sum(STAGES[self.depth])))
         for stage, blocks in enumerate(STAGES[self.depth]):
             for number in range(blocks):
                 block = self.block(
@@ -156,11 +171,11 @@ class ResNet(nn.Module):
                     conv=conv,
                     norm=norm,
                     zero_init=self.zero_init,
-                    drop=next(drops),
+                    drop_rate=next(drop_rates),
                     name=f"layer{stage + 1}_{number}",
                 )
                 x = run_block(block, x, train=train, remat=self.remat)
-        x = exposed(self, "feature_map", x)
+        x = add_perturbation(self, "feature_map", x)
         self.sow("intermediates", "feature_map", x)
 
         pooled = jnp.mean(x.astype(jnp.float32), (1, 2))

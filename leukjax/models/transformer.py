@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, DTypeLike, Float
 
 from leukjax.models import initializers
-from leukjax.models.layers import StochasticDepth, dot_general, exposed
+from leukjax.models.layers import StochasticDepth, add_perturbation, dot_general
 
 _dense = functools.partial(nn.Dense, kernel_init=initializers.glorot, dot_general=dot_general)
 
@@ -36,7 +36,7 @@ class Attention(nn.Module):
         )(x)
         query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         scores = jnp.einsum("nqhd,nkhd->nhqk", query / math.sqrt(size), key)
-        weights = exposed(self, "attention", jax.nn.softmax(scores.astype(jnp.float32)))
+        weights = add_perturbation(self, "attention", jax.nn.softmax(scores.astype(jnp.float32)))
         mixed = jnp.einsum("nhqk,nkhd->nqhd", weights.astype(self.dtype), value)
         mixed = mixed.reshape(*x.shape[:2], features)
         return _dense(features, dtype=self.dtype, name="proj")(mixed), weights

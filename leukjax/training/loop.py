@@ -1,13 +1,15 @@
-"""The training loop: evaluate, save, take the batch, step, log.
+"""The training loop: evaluate, save, take the batch, step.
 
-This order makes a resume exact. At step k the state holds k updates and nothing of batch k. A
-checkpoint of step k is all that is needed to resume: evaluation and log lines of step k are on disk
-before it is saved, and batch k and the random numbers of its step are functions of (seed, k). A run
-restored at step k takes batch k as if it had never stopped.
+This order makes a resume exact. At step k the state holds k updates, and batch k has not been used
+yet. A checkpoint of step k is all that is needed to resume: evaluation and log lines of step k are
+on disk before the checkpoint is, and batch k and the random numbers of its step are functions of
+(seed, k). A run restored at step k takes batch k as if it had never stopped. Every evaluation is
+followed by a save, else a killed run would evaluate, and log, twice.
 
-One dispatch does ``train.steps_per_call`` steps, or one step if fewer are left before the next
-evaluation, checkpoint or end of a trace (`chunk_steps`), so that these happen at the steps that the
-config names. Only a request to stop may arrive within a dispatch; it is answered after it.
+One dispatch of the compiled step does ``train.steps_per_call`` steps, or one step if fewer are left
+before the next evaluation, checkpoint, or first or last step of a trace (`plan_dispatches`). So
+these happen at the steps that the config names. A request to stop may arrive within a dispatch; it
+is answered after it. Metrics of a dispatch are read when the next one is running.
 """
 
 import contextlib
@@ -26,7 +28,7 @@ from leukjax.training import divergence
 from leukjax.training.evaluation import predict
 from leukjax.training.metric_writer import MetricWriter
 from leukjax.training.preemption import StopRequest
-from leukjax.training.prefetch import DevicePrefetcher, chunk_steps
+from leukjax.training.prefetch import DevicePrefetcher, plan_dispatches
 from leukjax.training.profiler import Trace
 from leukjax.training.run import Run
 from leukjax.training.state import TrainState
@@ -41,7 +43,7 @@ def train(
     log: MetricWriter,
     stop: StopRequest | None = None,
 ) -> None:
-    """Trains from the state of step `start` to the end of the run, which is then in `checkpoints`.
+    """Trains from the state of step `start` to the end; the last state is saved in `checkpoints`.
 
     Raises:
       Stopped: `stop` was requested; everything is saved.
@@ -56,8 +58,10 @@ def train(
         count=run.config.profile.steps,
         is_recorder=jax.process_index() == 0,
     )
+    # Every step at which the loop does something else must be in `every` or `at`: dispatches of
+    # several steps never run across these. Iterated twice: the prefetcher runs ahead of the loop.
     plan = functools.partial(
-        chunk_steps,
+        plan_dispatches,
         start,
         total,
         run.config.train.steps_per_call,
@@ -72,8 +76,8 @@ def train(
         device_images=run.placement.device_images,
         counts=(count for _, count in plan()),
     )
-    compiled: set[int] = set()  # numbers of steps per dispatch that have run
-    pending: tuple[int, dict[str, jax.Array]] | None = None
+    timed: set[int] = set()  # lengths of dispatches that have run, and so are compiled
+    pending: tuple[int, dict[str, jax.Array]] | None = None  # end and metrics of a dispatch
     last: dict[str, float] = {}
 
     with (
@@ -81,14 +85,16 @@ def train(
         contextlib.closing(trace),
         jax.transfer_guard("disallow"),
     ):
-        for step, count in itertools.chain(plan(), [(total, 0)]):
-            is_new = step > start
-            stopping = stop.requested() if stop else ""  # once: what is saved is what is reported
-            evaluate = is_new and (step % eval_every == 0 or step == total)
-            save = is_new and (evaluate or step % save_every == 0 or bool(stopping))
+        for step, count in itertools.chain(plan(), [(total, 0)]):  # last: evaluate and save only
+            has_trained = step > start
+            # Asked once per step, so that the decision to save and the message agree.
+            stop_signal = stop.requested() if stop else ""
+            evaluate = has_trained and (step % eval_every == 0 or step == total)
+            save = has_trained and (evaluate or step % save_every == 0 or bool(stop_signal))
             score = None
             if save and pending is not None:
-                last, pending = _read(run, log, checkpoints, *pending), None
+                last = _report_metrics(run, log, checkpoints, *pending)
+                pending = None
             if save:  # never a diverged state: it would be resumed from, or chosen as the best
                 with meter.paused():
                     divergence.check_state(state, step, checkpoints)
@@ -96,15 +102,15 @@ def train(
                 times = meter.read(step, batches.waited)
                 with meter.paused():
                     score = _evaluate(run, state, step, last | times, log, meter)
-                state = state.with_zero_totals()
+                state = state.with_zero_totals()  # training averages start again
             if save:
                 with meter.paused():
                     checkpoints.save(step, state, {}, score)
                     run.notify("checkpoint", step, {"score": score})
             trace.before(step, state)
-            if stopping:
+            if stop_signal:
                 checkpoints.wait()
-                raise Stopped(_stopped(run, stopping, step))
+                raise Stopped(_stopped(run, stop_signal, step))
             if step == total:
                 break
             batch = next(batches)
@@ -112,12 +118,12 @@ def train(
             # The metrics of a dispatch are read when the next one is running, so that the device
             # never waits for the host.
             if pending is not None:
-                last = _read(run, log, checkpoints, *pending)
+                last = _report_metrics(run, log, checkpoints, *pending)
             pending = (step + count, metrics)
-            if count not in compiled:
+            if count not in timed:
                 jax.block_until_ready(metrics)
                 meter.first_call_done(step + count, batches.waited)
-                compiled.add(count)
+                timed.add(count)
     checkpoints.wait()
 
 
@@ -131,14 +137,20 @@ def _meter(run: Run) -> ThroughputMeter:
 
 
 def _stopped(run: Run, name: str, step: int) -> str:
+    if step == 0:
+        return f"{name} before the first step of {run.workdir}; the same command starts again"
     where = f"at step {step} of {run.total_steps}, saved in {run.workdir}"
     return f"{name} {where}; the same command resumes from here"
 
 
-def _read(
+def _report_metrics(
     run: Run, log: MetricWriter, checkpoints: Checkpoints, step: int, metrics: dict[str, jax.Array]
 ) -> dict[str, float]:
-    """The metrics of the last step of a dispatch that ended at `step`."""
+    """Logs the metrics of a dispatch that ended at `step`, and returns those of its last step.
+
+    Raises:
+      Diverged: loss or gradient are not finite.
+    """
     by_step = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
     values = divergence.check_metrics(by_step, step, checkpoints)
     log.step(step, values["loss"])
@@ -164,21 +176,21 @@ def _evaluate(
     train_line = {
         **where,
         "part": "train",
-        **last,  # learning rate, and the speed since the last line
+        **last,  # learning rate, speed since the last line; loss and grad_norm follow as means
         "loss": float(totals.loss / totals.examples),
         "accuracy": float(totals.correct / totals.examples),
         "grad_norm": float(totals.grad_norm / totals.steps),
     }
     predictions = predict(run, state, "val")
-    found = scores(
+    result = scores(
         predictions.labels, predictions.probabilities, run.data.classes, run.data.positive
     )
-    own = run.own_scores(predictions.labels, predictions.probabilities)
-    val_line = {**where, "part": "val", **found.values, **own}
+    custom = run.custom_scores(predictions.labels, predictions.probabilities)
+    val_line = {**where, "part": "val", **result.values, **custom}
     log.write(train_line)
     log.write(val_line)
     log.epoch(train_line, val_line, left=meter.time_left(step))
-    for name, reason in found.reasons.items():
+    for name, reason in result.reasons.items():
         log.say(f"  {name} is undefined: {reason}")
     run.notify("evaluation", step, {"train": train_line, "val": val_line})
-    return found.values[run.config.checkpoint.metric]
+    return result.values[run.config.checkpoint.metric]

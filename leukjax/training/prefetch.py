@@ -47,7 +47,7 @@ class DevicePrefetcher:
         """
         self.waited = 0.0
         self._mesh, self._device_images = mesh, device_images
-        self._source: Iterator[Any] = batches.iterate(start, stop, pixels=device_images is None)
+        self._source: Iterator[Any] = batches.iterate(start, stop, images=device_images is None)
         self._counts = iter(itertools.repeat(1) if counts is None else counts)
         self._ready: collections.deque[dict[str, jax.Array]] = collections.deque()
 
@@ -68,7 +68,7 @@ class DevicePrefetcher:
         return self._ready.popleft()
 
     def _put(self, batch: dict[str, np.ndarray], count: int) -> dict[str, jax.Array]:
-        if self._device_images is None:
+        if self._device_images is None:  # one step each: several need device images
             return _transfer(batch, batch_shardings(self._mesh, None))
         images: Any = self._device_images
         shardings = batch_shardings(self._mesh, images.sharding, count)
@@ -93,7 +93,7 @@ def _transfer(batch: dict[str, np.ndarray], shardings: Any) -> dict[str, jax.Arr
         }
 
 
-def chunk_steps(
+def plan_dispatches(
     start: int, stop: int, longest: int, *, every: Sequence[int] = (), at: Sequence[int] = ()
 ) -> Iterator[tuple[int, int]]:
     """Yields (first step, number of steps) of each dispatch from `start` to `stop`.
@@ -107,7 +107,7 @@ def chunk_steps(
       stop: step before which the last dispatch ends.
       longest: steps of a long dispatch.
       every: periods of evaluations and checkpoints, counted from step 0.
-      at: single steps (the ends of a trace).
+      at: single steps (the first and the last of a trace).
     """
     step = start
     while step < stop:

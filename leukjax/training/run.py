@@ -33,8 +33,9 @@ class Event:
         "checkpoint" when a save has been started.
       step: training steps done.
       epoch: the same in epochs.
-      values: "step": loss and gradient norm; "evaluation": the training line and the validation
-        line of metrics.jsonl under "train" and "val"; "checkpoint": the validation score, if any.
+      values: "step": loss, gradient norm and learning rate; "evaluation": the training line and the
+        validation line of metrics.jsonl under "train" and "val"; "checkpoint": the validation
+        score, if any.
     """
 
     kind: str
@@ -48,7 +49,7 @@ Callback = Callable[[Event], None]
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Everything that the training loop needs. It holds no arrays but images on the devices."""
+    """Everything that the training loop needs. Of arrays on the devices it holds images only."""
 
     config: ConfigDict
     workdir: Path
@@ -84,7 +85,7 @@ class Run:
         return 3.0 * self.summary.flops
 
     def steps(self, field: str) -> int:
-        """A duration field of the config in steps, at least 1."""
+        """A duration field of the config in steps, at least 1: 0 means every step, not never."""
         section, name = field.split(".")
         steps = configs.steps(
             self.config[section][name],
@@ -100,7 +101,7 @@ class Run:
         rows = self.data.rows(split)
         return make_batches(self.config, self.placement.images, rows, size, training=False)
 
-    def own_scores(self, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    def custom_scores(self, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
         """The values of the metrics that were given in Python.
 
         Raises:
@@ -133,7 +134,7 @@ class Outcome:
       run: the run.
       best_step: step of the checkpoint with the best validation score.
       newest_step: step of the newest checkpoint.
-      seconds: of this start.
+      seconds: wall time of this process.
     """
 
     run: Run

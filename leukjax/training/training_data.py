@@ -173,13 +173,13 @@ class GivenBatches:
         """
         self._batches, self.steps_per_epoch = batches, steps_per_epoch
 
-    def iterate(self, start: int, stop: int, *, pixels: bool = True) -> Iterator[dict[str, Any]]:
+    def iterate(self, start: int, stop: int, *, images: bool = True) -> Iterator[dict[str, Any]]:
         """Yields the batches of the steps from `start` to before `stop`.
 
         Raises:
           ValueError: there are too few, or one lacks a field.
         """
-        del pixels  # they always bring their images
+        del images  # they always bring them
         if callable(self._batches):
             source = iter(self._batches(start))
         else:

@@ -80,10 +80,10 @@ def test_subjects_by_pattern(root):
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        (r"(p[12])_", r"data\.subject_pattern: .* does not match blast/p3_d\.jpeg \(2 of "),
+        (r"(p[12])_", r"data\.subject_pattern: .* finds no subject in blast/p3_d\.jpeg \(2 of "),
         (r"p\d", "has no group"),
         (r"(p\d", "is not a regular expression"),
-        (r"(q?)", "does not match"),
+        (r"(q?)", "finds no subject in"),
     ],
 )
 def test_a_pattern_that_does_not_fit(root, pattern, message):
@@ -127,9 +127,9 @@ def test_subjects_by_csv(root, tmp_path, inside):
     [
         (table(list(ROWS.items())[1:]), r"no row for blast/p1_c\.JPG \(1 images"),
         (table([*ROWS.items(), ("blast/p1_c.JPG", "Z")]), "line 7: .* has two rows"),
-        (table([*ROWS.items(), ("blast/none.png", "Z")]), "blast/none.png is no image"),
+        (table([*ROWS.items(), ("blast/none.png", "Z")]), "blast/none.png is not an image"),
         (table([*ROWS.items(), ("blast/none.png", "")]), "lacks a value"),
-        (table(ROWS.items(), "file,person"), "lacks a value of the columns path, subject"),
+        (table(ROWS.items(), "file,person"), "line 1 has the columns file, person: it needs"),
         (None, "cannot be read"),
         (b"\xff\xfe\x00", "cannot be read"),
         ('path,subject\n"open', "cannot be read"),
@@ -161,7 +161,7 @@ def zipped_class(root):
     ("change", "message"),
     [
         (empty_class, "class empty has no image"),
-        (loose, r"x\.png is in no class folder"),
+        (loose, r"x\.png is not in a class folder"),
         (zipped_class, r"more\.zip would be a class"),
     ],
 )
@@ -172,7 +172,7 @@ def test_another_layout(root, change, message):
 
 
 def test_a_root_that_is_a_level_too_high(root):
-    with pytest.raises(UserError, match=r"one class only \(root; .*a level too high"):
+    with pytest.raises(UserError, match=r"only the class root \(.*a level too high"):
         make(root.parent)
 
 

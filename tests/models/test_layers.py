@@ -18,8 +18,8 @@ from leukjax.models.layers import (
     StochasticDepth,
     conv,
     dot_general,
-    linear_rates,
     resolve_padding,
+    stochastic_depth_rates,
 )
 
 HALF = ((1, 1), (1, 1))
@@ -284,5 +284,5 @@ def test_stochastic_depth_drops_whole_images_and_keeps_the_mean():
 
 
 def test_stochastic_depth_grows_from_none_to_its_rate():
-    assert linear_rates(0.2, 5) == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
-    assert linear_rates(0.2, 1) == [0]
+    assert stochastic_depth_rates(0.2, 5) == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
+    assert stochastic_depth_rates(0.2, 1) == [0]

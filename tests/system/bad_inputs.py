@@ -129,12 +129,12 @@ def layout_is_not_all_idb2(folder: Path) -> dict:
     return {"data.root": images(folder / "data"), "": "cnn:all_idb2"} | NO_PATTERN
 
 
-@case(r"data\.root: p00_0\.png is in no class folder .*: move it into one, or remove it")
+@case(r"data\.root: p00_0\.png is not in a class folder .*: move it into one, or remove it")
 def root_a_level_too_low(folder: Path) -> dict:
     return {"data.root": images(folder / "data") / "blast"}
 
 
-@case(r"data\.root: .* holds one class only .* a level too high or too low")
+@case(r"data\.root: .* holds only the class .* a level too high or too low")
 def root_a_level_too_high(folder: Path) -> dict:
     images(folder / "data" / "inner")
     return {"data.root": folder / "data"}
@@ -220,7 +220,7 @@ def table_with_a_duplicate_row(folder: Path) -> dict:
     return subjects(folder, lambda text: text + "blast/p00_0.png,p00\n")
 
 
-@case(r"subjects\.csv: line 26: blast/x\.png is no image below root: write paths relative")
+@case(r"subjects\.csv: line 26: blast/x\.png is not an image below the root: write paths relative")
 def table_with_an_unknown_row(folder: Path) -> dict:
     return subjects(folder, lambda text: text + "blast/x.png,p00\n")
 

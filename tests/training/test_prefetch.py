@@ -3,15 +3,15 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leukjax.training.prefetch import chunk_steps
+from leukjax.training.prefetch import plan_dispatches
 
 
 def test_a_call_ends_where_something_is_done():
-    assert list(chunk_steps(0, 10, 1)) == [(step, 1) for step in range(10)]
-    assert list(chunk_steps(0, 9, 4)) == [(0, 4), (4, 4), (8, 1)]
-    assert list(chunk_steps(0, 10, 4, every=(5,))) == [(0, 4), (4, 1), (5, 4), (9, 1)]
-    assert list(chunk_steps(0, 8, 4, at=(2, 6))) == [(0, 1), (1, 1), (2, 4), (6, 1), (7, 1)]
-    assert list(chunk_steps(7, 7, 4)) == []
+    assert list(plan_dispatches(0, 10, 1)) == [(step, 1) for step in range(10)]
+    assert list(plan_dispatches(0, 9, 4)) == [(0, 4), (4, 4), (8, 1)]
+    assert list(plan_dispatches(0, 10, 4, every=(5,))) == [(0, 4), (4, 1), (5, 4), (9, 1)]
+    assert list(plan_dispatches(0, 8, 4, at=(2, 6))) == [(0, 1), (1, 1), (2, 4), (6, 1), (7, 1)]
+    assert list(plan_dispatches(7, 7, 4)) == []
 
 
 @given(
@@ -22,7 +22,7 @@ def test_a_call_ends_where_something_is_done():
     st.lists(st.integers(0, 90), max_size=2),
 )
 def test_every_step_once_in_two_lengths_and_no_moment_inside(start, stop, most, every, at):
-    cut = list(chunk_steps(start, stop, most, every=every, at=at))
+    cut = list(plan_dispatches(start, stop, most, every=every, at=at))
     steps = [step for first, count in cut for step in range(first, first + count)]
     assert steps == list(range(start, stop))
     assert {count for _, count in cut} <= {1, most}

@@ -1,4 +1,8 @@
-"""ImageFolder: images in one folder per class."""
+"""ImageFolder: images in one folder per class.
+
+Every module of this folder is a data set: its name is the value of `data.name`, and `make` builds
+it from a config. A `FileDataset` like this one needs only an ``__init__``.
+"""
 
 import csv
 import io
@@ -36,39 +40,45 @@ class ImageFolder(FileDataset):
         positive: str = "",
         bad_images: str = "error",
     ) -> None:
-        """Lists ROOT/CLASS/…/IMAGE, in folders or in one zip, in any format that is read.
+        """Lists ROOT/CLASS/…/IMAGE, in folders or in one zip, in any supported image format.
 
-        Classes are the names of the folders, sorted; ids are the paths below the root.
+        Classes are the names of the folders, sorted; ids are the paths below the root. A few
+        images, evenly spaced, are decoded to find the background.
 
         Args:
           root: a folder or a zip.
-          subject: regular expression, searched in the path below the root; its first group is the
-            subject.
-          subject_csv: table with the columns path, subject. Without it and `subject` each image is
-            its own subject.
-          positive: class of precision, recall and F1; by default the second of two, and none above
-            two.
+          subject: regular expression, searched in the path below the root; what its first
+            parenthesis matches is the subject (the patient, or whatever must stay on one side of a
+            split). Give this or `subject_csv`; with neither each image is its own subject.
+          subject_csv: table with the columns path, subject; relative to the working directory or to
+            the root.
+          positive: class of precision, recall and F1. Default: the second of two; none if there are
+            more than two classes.
           bad_images: "error" stops at an image that cannot be decoded, "skip" leaves it out.
 
         Raises:
-          UserError: another layout, a root that is a level too high (train, val and test, or folds,
-            instead of classes; `leukjax.data.levels`), a class without images, an image without a
-            subject, a table with missing, repeated or unknown rows.
+          UserError: both `subject` and `subject_csv`; a root that does not hold one folder per
+            class (it may be a level too high: train, val and test, or folds); a class without
+            images; an image without a subject; a table with missing, repeated or unknown rows.
         """
         root, subject_csv = os.fspath(root), os.fspath(subject_csv)
+        if subject and subject_csv:
+            raise UserError("subject_csv: give either this or subject, not both")
         files = Files(root)
-        images = [file for file in files.files if file.suffix != ".csv"]
+        images = [file for file in files.files if file.suffix != ".csv"]  # it lists both
+        if subject_csv:
+            subject_csv = os.fspath(_csv_path(subject_csv, files.root))
         locations = [file.location for file in images]
         levels.check_names(locations, root)
         classes = _classes(files, images, root)
-        subjects, origin = _subjects(files.root, images, subject, subject_csv)
+        subjects, origin = _subjects(images, subject, subject_csv)
         warnings = levels.check_sub_folders(locations, subjects, positive, root)
         entries = [
             Entry(
-                file.location,
-                file.path,
-                classes.index(file.location.split("/", 1)[0]),
-                subjects[file.location],
+                id=file.location,  # the path with a zip as a folder
+                path=file.path,
+                label=classes.index(file.location.split("/", 1)[0]),
+                subject=subjects[file.location],
             )
             for file in images
         ]
@@ -95,7 +105,7 @@ class ImageFolder(FileDataset):
             config_fields={
                 "data.root": str(files.root.absolute()),
                 "data.subject_pattern": subject,
-                "data.subject_csv": os.path.abspath(subject_csv) if subject_csv else "",
+                "data.subject_csv": subject_csv,
                 "data.positive": positive,
                 "data.bad_images": bad_images,
             },
@@ -105,7 +115,10 @@ class ImageFolder(FileDataset):
 
 @names_config_fields
 def make(data: ConfigDict) -> ImageFolder:
-    """Returns the data set of the `data` section of a config."""
+    """Returns the data set of the `data` section of a config.
+
+    `make_dataset`, which calls this, sets ``bad_images``.
+    """
     return ImageFolder(
         data.root,
         subject=data.subject_pattern,
@@ -115,14 +128,16 @@ def make(data: ConfigDict) -> ImageFolder:
 
 
 def _classes(files: Files, images: list[File], root: str) -> tuple[str, ...]:
+    """Returns the sorted names of the class folders, after checking the layout."""
     expected = f"expected {root}/<class>/…/<image>"
     loose = [file for file in images if "/" not in file.location]
     if loose:
         raise UserError(
-            f"root: {loose[0].location} is in no class folder ({expected}; {len(loose):,} such "
+            f"root: {loose[0].location} is not in a class folder ({expected}; {len(loose):,} such "
             "images): move it into one, or remove it"
         )
     names = {file.location.split("/", 1)[0] for file in images}
+    # Members of a zip have a location below it, as if it were a folder.
     zips = sorted(name for name in names if name.lower().endswith(".zip"))
     if zips:
         raise UserError(
@@ -133,24 +148,23 @@ def _classes(files: Files, images: list[File], root: str) -> tuple[str, ...]:
         raise UserError(
             f"root: class {empty[0]} has no image ({expected}): add images or remove the folder"
         )
+    if not names:
+        raise UserError(f"root: {root} holds no image ({expected})")
     if len(names) < 2:
-        classes = ", ".join(sorted(names)) or "no image"
         raise UserError(
-            f"root: {root} holds one class only ({classes}; {expected}): "
+            f"root: {root} holds only the class {names.pop()} ({expected}): "
             "is the root a level too high or too low?"
         )
     return tuple(sorted(names))
 
 
-def _subjects(
-    root: Path, images: list[File], expression: str, table: str
-) -> tuple[dict[str, str], str]:
+def _subjects(images: list[File], expression: str, table: str) -> tuple[dict[str, str], str]:
     """Returns the subject of each image by its location, and where the subjects come from."""
     locations = [file.location for file in images]
     if table:
-        return _from_csv(table, root, locations), f"read from {table}"
+        return _from_csv(table, locations), f"read from {table}"
     if not expression:
-        origin = "each image its own, since no subjects are given: scores may be too high"
+        origin = "each image its own, because no subjects are given: scores may be too high"
         return {location: location for location in locations}, origin
     try:
         pattern = re.compile(expression)
@@ -162,10 +176,14 @@ def _subjects(
     missing = [location for location in locations if not subjects[location]]
     if missing:
         raise UserError(
-            f"subject: {expression!r} does not match {missing[0]} ({len(missing):,} of "
-            f"{len(locations):,} images). Change the expression or move the files"
+            f"subject: {expression!r} finds no subject in {missing[0]} ({len(missing):,} of "
+            f"{len(locations):,} images): change the expression or move the files"
         )
-    return subjects, f"read from the names by '{expression}'"
+    return subjects, f"taken from the paths with '{expression}'"
+
+
+# The pattern may come from the config of another person's run, and a regular expression may take a
+# time that doubles with each letter, as (a+)+$ does. So it runs in a process with a time limit.
 
 
 _SEARCH = """
@@ -174,21 +192,18 @@ pattern, names = json.load(sys.stdin)
 groups = [match and match[1] or "" for match in map(re.compile(pattern).search, names)]
 json.dump(groups, sys.stdout)
 """
-_SEARCH_SECONDS = 10.0  # plus 0.1 ms per name; a usual pattern takes 1 us
+_SEARCH_SECONDS = 10.0  # plus 0.1 ms per name; a typical pattern takes 1 us
 
 
 def _first_groups(pattern: str, locations: Sequence[str]) -> list[str]:
     """Returns the first group of the match in each location; "" without a match.
 
-    Searches in a process with a time limit: the pattern may come from another person's run, and
-    some, like ``(a+)+$``, take a time that doubles with each letter.
-
     Raises:
-      UserError: it takes too long.
+      UserError: the search exceeds its time limit, or fails.
     """
     try:
         done = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", _SEARCH],
+            [sys.executable, "-I", "-S", "-c", _SEARCH],  # isolated, without site-packages: quick
             input=json.dumps([pattern, locations]),
             capture_output=True,
             encoding="utf-8",
@@ -197,29 +212,45 @@ def _first_groups(pattern: str, locations: Sequence[str]) -> list[str]:
         )
     except subprocess.TimeoutExpired:
         raise UserError(
-            f"subject: {pattern!r} takes too long on {len(locations):,} names of files; "
+            f"subject: {pattern!r} takes too long on {len(locations):,} paths; "
             "avoid a repetition inside a repeated group, as in (a+)+"
         ) from None
+    except subprocess.CalledProcessError as error:
+        line = (error.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"subject: {pattern!r} cannot be searched ({line})") from error
     return json.loads(done.stdout)
 
 
-def _from_csv(name: str, root: Path, locations: list[str]) -> dict[str, str]:
-    """Returns the subject of each image from a CSV with the columns path, subject."""
+def _csv_path(name: str, root: Path) -> Path:
     path = Path(native(name)).expanduser()
     if not path.is_file() and (root / path).is_file():
         path = root / path
+    return path.absolute()
+
+
+def _from_csv(name: str, locations: list[str]) -> dict[str, str]:
+    """Returns the subject of each image from a CSV with the columns path, subject."""
+    path = Path(name)
     try:
-        text = io.StringIO(read_text(path, MAX_TABLE_BYTES), newline="")
-        rows = list(csv.DictReader(text, strict=True))
+        reader = csv.DictReader(
+            io.StringIO(read_text(path, MAX_TABLE_BYTES), newline=""), strict=True
+        )
+        rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"subject_csv: {name} cannot be read ({reason}): give a CSV with the columns "
             "path,subject"
         ) from error
+    header = reader.fieldnames or []
+    if not {"path", "subject"} <= set(header):
+        raise UserError(
+            f"subject_csv: {path}: line 1 has the columns {', '.join(header)}: it needs the "
+            "columns path,subject"
+        )
     known = set(locations)
     subjects: dict[str, str] = {}
-    for number, row in enumerate(rows, start=2):
+    for number, row in rows:
         location, subject = (row.get("path") or "").strip(), (row.get("subject") or "").strip()
         line = f"subject_csv: {path}: line {number}"
         if not location or not subject:
@@ -229,7 +260,7 @@ def _from_csv(name: str, root: Path, locations: list[str]) -> dict[str, str]:
             raise UserError(f"{line}: {location} has two rows: remove one")
         if location not in known:
             raise UserError(
-                f"{line}: {location} is no image below root: write paths relative to it"
+                f"{line}: {location} is not an image below the root: write paths relative to it"
             )
         subjects[location] = subject
     missing = sorted(known - set(subjects))
@@ -242,8 +273,9 @@ def _from_csv(name: str, root: Path, locations: list[str]) -> dict[str, str]:
 
 def _sample(files: Files, images: list[File]) -> Iterator[np.ndarray]:
     """Yields a few decoded images."""
-    for row in sample_rows(len(images)):
+    for index in sample_rows(len(images)):
+        path = images[index].path
         try:
-            yield decode(files.read(images[row].path), images[row].path)[0]
+            yield decode(files.read(path), path)[0]
         except BadImage:
-            continue  # the scan reports it
+            continue  # `Dataset.scan` reports it

@@ -108,7 +108,7 @@ def layers(network: Network, size: int) -> dict[str, tuple[int, int, int]]:
 
 
 def _takes_perturbations(network: Network, size: int) -> bool:
-    """Whether perturbations are added to the feature map (`models.layers.exposed`).
+    """Whether perturbations are added to the feature map (`models.layers.add_perturbation`).
 
     A module may sow its feature map and not add them; then their gradient would be 0. A
     perturbation with an axis more than the feature map shows it: the axis is then in the output.

@@ -55,18 +55,18 @@ _POINTWISE: dict[Any, Any] = {
 class FusedBlock(Block):
     """A `Block` that, as a bottleneck in training, never writes what it would normalise."""
 
-    def add_residual(
-        self, x: Array, y: Array, last: functools.partial[Any], *, train: bool
+    def finish_block(
+        self, x: Array, y: Array, make_last_conv: functools.partial[Any], *, train: bool
     ) -> Float[Array, "n p q o"]:
         """Returns the end of the block."""
         if not (train and self.bottleneck and self._fuses(y)):
-            return super().add_residual(x, y, last, train=train)
+            return super().finish_block(x, y, make_last_conv, train=train)
         features = self.width * EXPANSION
         conv = functools.partial(_POINTWISE[self.conv.func], **self.conv.keywords)
         if x.shape != (*y.shape[:3], features):
             factors = conv(features, (1, 1), self.strides, name="downsample_conv")(x)
             x = self.norm(name="downsample_norm")(factors, train=True)
-        return self.last_norm(conv(features, (1, 1), name="conv3")(y), x, train=True)
+        return self.normalize_and_add(conv(features, (1, 1), name="conv3")(y), x, train=True)
 
     def _fuses(self, y: Float[Array, "n h w c"]) -> bool:
         """Whether this block's normalisation has a fused form that pays."""
