@@ -46,6 +46,9 @@ FIELDS = {
     "data.subject_pattern": Pattern("", "image_folder: group 1 in the relative path", group=True),
     # The content of the table is compared at resume, by way of split.csv.
     "data.subject_csv": Location("", "image_folder: CSV with the columns path,subject").free(),
+    "data.table": Location("", "table: CSV, TSV or JSON lines that lists the images").free(),
+    "data.columns": Text("", 'table: "path=ID, label=diagnosis" where they are not found'),
+    "data.path_template": Text("", 'table: "images/{label}/{ID}.png", below data.root'),
     "data.bad_images": Choice("error", ("error", "skip"), "skip: listed in WORKDIR/skipped.csv"),
     "data.sampling": Choice(
         "as_is", ("as_is", "class_balanced", "subject_balanced"), "order of training only"

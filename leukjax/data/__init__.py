@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from leukjax.data.datasets import list_datasets, make_dataset, register_dataset
     from leukjax.data.datasets.arrays import Arrays
     from leukjax.data.datasets.image_folder import ImageFolder
+    from leukjax.data.datasets.table import Table
     from leukjax.data.split import Split, split_by_group
 
 _MODULES = {
@@ -20,6 +21,7 @@ _MODULES = {
     "ImageFolder": "datasets.image_folder",
     "Split": "split",
     "Subset": "dataset",
+    "Table": "datasets.table",
     "list_datasets": "datasets",
     "make_dataset": "datasets",
     "register_dataset": "datasets",
@@ -33,6 +35,7 @@ __all__ = [
     "ImageFolder",
     "Split",
     "Subset",
+    "Table",
     "list_datasets",
     "make_dataset",
     "register_dataset",
