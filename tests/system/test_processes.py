@@ -38,12 +38,12 @@ log.MetricWriter.step = slowly
 """
 COUNT_ROWS = """
 from leukjax.data import records
-original = records.Records.images
+original = records.StoredRecords.images
 rows = []
 def counting(self, wanted):
     rows.append(len(wanted))
     return original(self, wanted)
-records.Records.images = counting
+records.StoredRecords.images = counting
 import atexit
 atexit.register(lambda: open({path!r}, "w").write(str(sum(rows))))
 """
@@ -175,8 +175,9 @@ def test_an_error_of_one_ends_both_with_its_message(tmp_path, cache, monkeypatch
     refused = command("cnn", tmp_path / "file" / "run", CHANGES)
     ended = together([refused, refused], cache, monkeypatch)
     assert [status for status, _ in ended] == [1, 1]
-    assert "error: --workdir" in ended[0][1]
-    assert "error: process 0 of 2: --workdir" in ended[1][1]
+    folder = tmp_path / "file" / "run"
+    assert f"error: {folder}: cannot be written" in ended[0][1]
+    assert f"error: process 0 of 2: {folder}: cannot be written" in ended[1][1]
 
     ours = command("cnn", tmp_path / "run", CHANGES)
     theirs = command("cnn", tmp_path / "run", CHANGES | {"train.epochs": 4})
