@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,8 +18,9 @@ from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 
 from leukjax.data import cache, manifest_builder, records
-from leukjax.data.archive import Files
-from leukjax.data.decode import decode
+from leukjax.data.archive import File, Files
+from leukjax.data.decode import BadImage, decode
+from leukjax.data.image_stats import sample_rows
 from leukjax.data.manifest import Manifest
 from leukjax.data.preprocess import Preprocessing
 from leukjax.data.source import Entry, Loaded, Skipped, Source
@@ -193,3 +194,13 @@ class FileDataset(Dataset):
         for entry in sorted(self.entries, key=lambda entry: entry.id):
             digest.update(repr((dataclasses.astuple(entry), stamps[entry.path])).encode())
         return digest.hexdigest()
+
+
+def sampled_images(files: Files, images: Sequence[File]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """Yields a few of the images, evenly spaced; those that cannot be decoded are left out."""
+    for index in sample_rows(len(images)):
+        path = images[index].path
+        try:
+            yield decode(files.read(path), path)[0]
+        except BadImage:
+            continue  # `Dataset.scan` reports it

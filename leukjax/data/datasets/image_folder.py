@@ -12,17 +12,15 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from leukjax.data import levels
 from leukjax.data.archive import File, Files, native
-from leukjax.data.dataset import FileDataset, names_config_fields
-from leukjax.data.decode import BadImage, decode
-from leukjax.data.image_stats import find_background, sample_rows
+from leukjax.data.dataset import FileDataset, names_config_fields, sampled_images
+from leukjax.data.image_stats import find_background
 from leukjax.data.source import INFO, Entry, Note
 from leukjax.errors import UserError
 from leukjax.storage import MAX_TABLE_BYTES, read_text
@@ -85,7 +83,7 @@ class ImageFolder(FileDataset):
         counts = Counter(entry.label for entry in entries)
         per_class = ", ".join(f"{name} {counts[label]:,}" for label, name in enumerate(classes))
         number = len({entry.subject for entry in entries})
-        background, share = find_background(_sample(files, images))
+        background, share = find_background(sampled_images(files, images))
         texts = [
             f"{len(entries):,} images ({per_class}) of {number:,} subjects, {origin}",
             f"background: {background} ({share:.0%} of the border pixels are exactly black)",
@@ -269,13 +267,3 @@ def _from_csv(name: str, locations: list[str]) -> dict[str, str]:
             f"subject_csv: {path} has no row for {missing[0]} ({len(missing):,} images): add them"
         )
     return subjects
-
-
-def _sample(files: Files, images: list[File]) -> Iterator[np.ndarray]:
-    """Yields a few decoded images."""
-    for index in sample_rows(len(images)):
-        path = images[index].path
-        try:
-            yield decode(files.read(path), path)[0]
-        except BadImage:
-            continue  # `Dataset.scan` reports it

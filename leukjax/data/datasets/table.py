@@ -7,17 +7,15 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from leukjax.data.archive import File, Files, native
-from leukjax.data.dataset import FileDataset, names_config_fields
-from leukjax.data.decode import BadImage, decode
-from leukjax.data.image_stats import find_background, sample_rows
+from leukjax.data.dataset import FileDataset, names_config_fields, sampled_images
+from leukjax.data.image_stats import find_background
 from leukjax.data.source import INFO, WARNING, Entry, Note
 from leukjax.errors import UserError
 from leukjax.storage import MAX_TABLE_BYTES, read_bytes
@@ -98,7 +96,7 @@ class Table(FileDataset):
             )
             for row, file in located
         ]
-        background, _ = find_background(_sample(files, [file for _, file in located]))
+        background, _ = find_background(sampled_images(files, [file for _, file in located]))
         super().__init__(
             name="table",
             classes=classes,
@@ -317,12 +315,3 @@ def _notes(
                           "be too high")
         )  # fmt: skip
     return notes
-
-
-def _sample(files: Files, images: list[File]) -> Iterator[np.ndarray]:
-    """Yields a few decoded images."""
-    for index in sample_rows(len(images)):
-        try:
-            yield decode(files.read(images[index].path), images[index].path)[0]
-        except BadImage:
-            continue  # `Dataset.scan` reports it
