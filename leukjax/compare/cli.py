@@ -1,4 +1,4 @@
-"""Compare models: intervals, tests, curves, failures, and a report that opens offline.
+"""Compare models: intervals, tests, curves, errors, and a report that opens offline.
 
 python -m leukjax.compare runs/cnn runs/resnet50 --output=report
 python -m leukjax.compare CNN=runs/cnn-0,runs/cnn-1 theirs.csv --positive=all
@@ -29,7 +29,7 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
     if not arguments:
         raise UserError("nothing to compare; give work directories, crossval folders or CSVs")
 
-    # Imported late: plotting libraries take seconds, and the errors above do not need them.
+    # Imported late: plotting libraries take seconds, and the checks above do not need them.
     from leukjax.compare.write_report import write_report
 
     output = Path(FLAGS.output)

@@ -1,30 +1,28 @@
-"""The numbers for machines: results.json, and the printed table as a paper for `leukjax.audit`."""
+"""Writes the numbers for other programs: results.json, and paper.toml for `leukjax.audit`."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from leukjax.compare import baseline, provenance, robustness_curves
-from leukjax.compare.analysis import PRIMARY, PRIMARY_TEST, Pair, Scored, Study
+from leukjax.compare import robustness, run_facts
+from leukjax.compare.analysis import BASELINE, PRIMARY, PRIMARY_TEST, ModelScores, Pair, Study
 from leukjax.compare.load_results import Entry
-from leukjax.metrics.comparisons import INDEPENDENT
 from leukjax.metrics.intervals import Interval
 
 CURVE_EPOCHS = 10
 
 
 def results_json(study: Study) -> str:
-    """Every number of the report.
+    """Returns every number of the report as JSON.
 
-    ``models`` and ``comparisons`` are what other programs read; ``study`` says what was compared,
-    and why a number is null.
+    ``study`` names what was compared, and the reason of each number that is null.
     """
     content: dict[str, Any] = {
-        "models": _models(study.scored, subject=False),
+        "models": _models(study.scores),
         "comparisons": _comparisons(study.pairs),
         "study": {
             "data": study.about.data,
-            "part": study.shown[0].part,
+            "part": study.ranked[0].part,
             "classes": list(study.about.classes),
             "positive": study.about.positive or None,
             "primary": PRIMARY,
@@ -36,61 +34,58 @@ def results_json(study: Study) -> str:
             "leaky": [entry.name for entry in study.entries if entry.leaky],
             "notes": study.notes,
             "reasons": {
-                name: {score: i.reason for score, i in one.by_image.items() if i.reason}
-                for name, one in study.scored.items()
+                model: {name: i.reason for name, i in scores.by_image.items() if i.reason}
+                for model, scores in study.scores.items()
             },
         },
-        "by_subject": _models(study.scored, subject=True),
-        "by_class": {name: one.plain.by_class for name, one in study.scored.items()},
+        "by_subject": _models(study.scores, by_subject=True),
+        "by_class": {model: scores.values.by_class for model, scores in study.scores.items()},
         "seeds": {
-            name: [seed.values for seed in one.seeds]
-            for name, one in study.scored.items()
-            if len(one.seeds) > 1
+            model: [seed.values for seed in scores.seeds]
+            for model, scores in study.scores.items()
+            if len(scores.seeds) > 1
         },
         "calibration": {
-            name: {
-                "temperatures": found.temperatures,
-                "before": found.scores_before.values,
-                "after": found.scores_after and found.scores_after.values,
+            model: {
+                "temperatures": result.temperatures,
+                "before": result.scores_before.values,
+                "after": result.scores_after and result.scores_after.values,
             }
-            for name, found in study.calibration.items()
+            for model, result in study.calibration.items()
         },
     }
     if study.baseline is not None:
-        content["baseline"] = _models({baseline.NAME: study.baseline}, subject=False)
+        content["baseline"] = _models({BASELINE: study.baseline})
     if study.out_of_fold:
-        outside = study.out_of_fold_entries[0].predictions
+        predictions = study.out_of_fold_entries[0].predictions
         content["out_of_fold"] = {
-            "models": _models(study.out_of_fold, subject=False),
+            "models": _models(study.out_of_fold),
             "comparisons": _comparisons(study.out_of_fold_pairs),
-            "images": len(outside),
-            "groups": len(set(outside.group.tolist())),
+            "images": len(predictions),
+            "groups": len(set(predictions.group.tolist())),
         }
         if study.out_of_fold_baseline is not None:
-            found = {baseline.NAME: study.out_of_fold_baseline}
-            content["out_of_fold"]["baseline"] = _models(found, subject=False)
+            baseline = {BASELINE: study.out_of_fold_baseline}
+            content["out_of_fold"]["baseline"] = _models(baseline)
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
-def _models(scored: Mapping[str, Scored], *, subject: bool) -> dict[str, Any]:
+def _models(models: Mapping[str, ModelScores], *, by_subject: bool = False) -> dict[str, Any]:
     return {
-        name: {score: _interval(i) for score, i in found.items()}
-        for name, one in scored.items()
-        if (found := one.by_subject if subject else one.by_image) is not None
+        model: {name: _interval(interval) for name, interval in by_name.items()}
+        for model, scores in models.items()
+        if (by_name := scores.by_subject if by_subject else scores.by_image) is not None
     }
 
 
-def _interval(one: Interval) -> dict[str, Any]:
-    method = None if one.method == "none" else one.method
-    return {"value": one.value, "low": one.low, "high": one.high, "method": method,
-            "groups": one.groups}  # fmt: skip
-
-
-def role(pair: Pair) -> str:
-    """primary, secondary, or contrast (a test that assumes independent images)."""
-    if pair.found.test in INDEPENDENT:
-        return "contrast"
-    return "primary" if pair.primary else "secondary"
+def _interval(interval: Interval) -> dict[str, Any]:
+    return {
+        "value": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "method": None if interval.method == "none" else interval.method,
+        "groups": interval.groups,
+    }
 
 
 def _comparisons(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
@@ -98,45 +93,33 @@ def _comparisons(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
         {
             "a": pair.a,
             "b": pair.b,
-            "score": pair.found.score,
-            "difference": pair.found.difference,
-            "low": pair.found.low,
-            "high": pair.found.high,
-            "test": pair.found.test,
-            "statistic": pair.found.statistic,
-            "p": pair.found.p,
+            "score": pair.result.score,
+            "difference": pair.result.difference,
+            "low": pair.result.low,
+            "high": pair.result.high,
+            "test": pair.result.test,
+            "statistic": pair.result.statistic,
+            "p": pair.result.p,
             "p_holm": pair.p_holm,
-            "role": role(pair),
+            "role": pair.role,
         }
         for pair in pairs
     ]
 
 
 def paper_toml(study: Study) -> str:
-    """The tables as a paper would print them, in the form that `leukjax.audit` reads."""
+    """Returns the tables as a paper would print them, in the form that `leukjax.audit` reads."""
     about = study.about
     lines = [
         "# The tables of this report, as a paper would print them.",
         "[paper]",
-        f"title = {_text(f'Comparison of {len(study.shown)} models on {about.data}')}",
+        f"title = {_text(f'Comparison of {len(study.ranked)} models on {about.data}')}",
         "",
         "[data]",
         f"name = {_text(about.data)}",
     ]
-    with_runs = [entry for entry in study.shown if entry.runs]
-    if with_runs:
-        counts = {s.part: s.images for s in provenance.flow(with_runs[0].runs[0]) if not s.of}
-        used = [part for part in (*provenance.PARTS, provenance.HELD_OUT) if part in counts]
-        if with_runs[0].folds:  # each image has another part in each fold
-            lines.append(f"images = {sum(counts[part] for part in used)}")
-        else:
-            parts = ", ".join(f"{part} = {counts[part]}" for part in provenance.PARTS)
-            lines += [
-                f"images = {sum(counts[part] for part in provenance.PARTS)}",
-                f"split_printed = {{{parts}}}",
-            ]
-    else:
-        lines.append(f"images = {len(study.test)}")
+    with_runs = [entry for entry in study.ranked if entry.runs]
+    lines += _image_counts(with_runs[0]) if with_runs else [f"images = {len(study.test)}"]
     unit = "image" if about.leaky else "subject"
     lines += [
         f"unit_of_split = {_text(unit)}",
@@ -149,27 +132,37 @@ def paper_toml(study: Study) -> str:
     kind = [] if about.positive else ['kind = "macro"']
     for entry in with_runs:
         lines += ["", *_curve(entry, kind)]
-    for entry in study.shown:
-        found = study.scored[entry.name].by_image
-        shown = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", "f1": "f1"}
+    for entry in study.ranked:
+        scores = study.scores[entry.name].by_image
         values = ", ".join(
-            f"{key} = {100 * value:.2f}"
-            for key, score in shown.items()
-            if (value := found[score].value) is not None
+            f"{name} = {100 * value:.2f}"
+            for name in ("accuracy", "precision", "recall", "f1")
+            if (value := scores[name].value) is not None
         )
         lines += ["", "[[test]]", f"model = {_text(entry.name)}", *kind]
         lines += [f"images = {len(study.test)}", f"percent = {{{values}}}"]
     return "\n".join(lines) + "\n"
 
 
+def _image_counts(entry: Entry) -> list[str]:
+    steps = run_facts.flow(entry.runs[0])
+    counts = {step.part: step.images for step in steps if not step.label}
+    if entry.folds:  # the part of an image differs between folds
+        used = [part for part in (*run_facts.PARTS, run_facts.HELD_OUT) if part in counts]
+        return [f"images = {sum(counts[part] for part in used)}"]
+    parts = ", ".join(f"{part} = {counts[part]}" for part in run_facts.PARTS)
+    total = sum(counts[part] for part in run_facts.PARTS)
+    return [f"images = {total}", f"split_printed = {{{parts}}}"]
+
+
 def _training(entries: Sequence[Entry]) -> list[str]:
-    """Each setting once where all models share it, else with the model's name before each value."""
+    """Returns each setting once if all models share it, otherwise with the name of each model."""
 
     def values(field: Callable[[Entry], Any], *, number: bool = False) -> str:
-        found = {entry.name: field(entry) for entry in entries}
-        if len(set(found.values())) > 1:
-            return _text("; ".join(f"{name}: {value}" for name, value in found.items()))
-        shared = next(iter(found.values()))
+        by_model = {entry.name: field(entry) for entry in entries}
+        if len(set(by_model.values())) > 1:
+            return _text("; ".join(f"{name}: {value}" for name, value in by_model.items()))
+        shared = next(iter(by_model.values()))
         return str(shared) if number else _text(str(shared))
 
     def config(entry: Entry) -> dict[str, Any]:
@@ -195,18 +188,18 @@ def _seeds(entry: Entry) -> str:
 
 
 def _evaluation(study: Study) -> list[str]:
-    found = [one.by_image[PRIMARY] for one in study.scored.values()]
-    methods = sorted({f"{one.method}, by group" for one in found if one.method != "none"})
+    used = {scores.by_image[PRIMARY].method for scores in study.scores.values()} - {"none"}
+    methods = sorted(f"{method}, by group" for method in used)
     lines = ["[evaluation]", f"intervals = {_text('; '.join(methods) or 'not stated')}"]
-    if any(robustness_curves.read(entry) for entry in study.shown):
+    if any(robustness.read(entry) for entry in study.ranked):
         lines.append('distortion_experiment = "leukjax.robustness"')
     return lines
 
 
 def _curve(entry: Entry, kind: Sequence[str]) -> list[str]:
-    """Epoch, training loss, and of validation loss, accuracy, precision, recall and F1.
+    """Returns epoch, training loss, and validation loss, accuracy, precision, recall and F1.
 
-    Of the first run alone: means over runs satisfy none of the identities that an audit checks.
+    Only of the first run: means over runs do not satisfy the identities that an audit checks.
     """
     history = entry.runs[0].history
     train = {line["step"]: line for line in history if line["part"] == "train"}
@@ -220,14 +213,14 @@ def _curve(entry: Entry, kind: Sequence[str]) -> list[str]:
             continue
         loss, *scores = (line[name] for name in names)
         printed = ", ".join(f"{value:.4f}" for value in scores)
-        before = train[line["step"]].get("loss")
-        if before is None:
+        train_loss = train[line["step"]].get("loss")
+        if train_loss is None:
             continue
-        rows.append(f"  [{int(epoch)}, {before:.3f}, {loss:.3f}, {printed}],")
+        rows.append(f"  [{int(epoch)}, {train_loss:.3f}, {loss:.3f}, {printed}],")
     head = ["[[curve]]", f"model = {_text(entry.name)}", *kind, "rows = ["]
     return [*head, *rows, "]"] if rows else []
 
 
 def _text(text: str) -> str:
-    # A basic string of TOML is a string of JSON.
+    # A JSON string is a basic string of TOML.
     return json.dumps(text, ensure_ascii=False)

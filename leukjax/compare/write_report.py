@@ -1,4 +1,4 @@
-"""From arguments to a folder with the report in it."""
+"""Writes the folder of a report."""
 
 import json
 import os
@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from leukjax import storage
-from leukjax.compare import page, results, verdict
+from leukjax.compare import results
 from leukjax.compare.analysis import make_study
 from leukjax.compare.load_results import read_entries
 from leukjax.compare.sections import make_document
 from leukjax.errors import UserError
+from leukjax.report import page
 from leukjax.report.style import save
 from leukjax.rundir import RunDir
 from leukjax.storage import write_atomic
 
-INDEX = ".files.json"  # names of the tables and figures of a report, for the next one there
+INDEX = ".files.json"  # lists tables and figures, so that the next report can remove them
 _FILE = re.compile(r"[A-Za-z0-9_-]+\.(csv|tex|png|svg)")
 
 
@@ -26,7 +27,7 @@ def compare_runs(
     *,
     positive: str = "",
 ) -> list[str]:
-    """Compares trained models, and writes a report that opens offline.
+    """Compares trained models and writes a report that opens offline.
 
     Args:
       runs: work directories of finished runs, folders of cross-validations, or CSV files of
@@ -44,46 +45,48 @@ def compare_runs(
 
 
 def write_report(arguments: Sequence[str], output: Path, positive: str = "") -> list[str]:
-    """Read and check the inputs, compute, write everything.
+    """Reads and checks the inputs, computes, and writes all files.
 
-    Nothing is written before all inputs are read and found comparable; report.html comes last.
+    Nothing is written before all inputs have been read and checked; report.html comes last.
 
     Returns:
-        The verdict in plain words.
+      The verdict, in sentences.
 
     Raises:
-        UserError: the inputs, or the output folder, do not allow it.
+      UserError: the inputs cannot be compared, or the output folder cannot be written.
     """
     study = make_study(read_entries(arguments), positive)
     document = make_document(study)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--output={output}: cannot be made ({error.strerror})") from error
-    own = RunDir(output)
-    texts, figures, before = own.path("tables"), own.path("figures"), _index(output / INDEX)
+        raise UserError(f"{output}: cannot be created ({error.strerror})") from error
+    folders = {name: RunDir(output).path(name) for name in ("tables", "figures")}
+    previous = _read_index(output / INDEX)
     index = {
-        "tables": [f"{one.name}{end}" for one in document.tables() for end in (".csv", ".tex")],
-        "figures": [f"{one.name}{end}" for one in document.pictures() for end in (".png", ".svg")],
+        "tables": [f"{table.name}{end}" for table in document.tables() for end in (".csv", ".tex")],
+        "figures": [
+            f"{picture.name}{end}" for picture in document.pictures() for end in (".png", ".svg")
+        ],
     }
     for table in document.tables():
-        write_atomic(texts / f"{table.name}.csv", table.csv())
-        write_atomic(texts / f"{table.name}.tex", table.latex())
+        write_atomic(folders["tables"] / f"{table.name}.csv", table.csv())
+        write_atomic(folders["tables"] / f"{table.name}.tex", table.latex())
     for picture in document.pictures():
-        save(picture.figure, figures, picture.name)
+        save(picture.figure, folders["figures"], picture.name)
     write_atomic(output / "results.json", results.results_json(study))
     write_atomic(output / "paper.toml", results.paper_toml(study))
     write_atomic(output / "report.md", page.markdown(document))
-    write_atomic(output / "report.html", page.html(document, figures))
-    for folder, names in before.items():
+    write_atomic(output / "report.html", page.html(document, folders["figures"]))
+    for folder, names in previous.items():
         for name in set(names) - set(index[folder]):
-            (own.path(folder) / name).unlink(missing_ok=True)
+            (folders[folder] / name).unlink(missing_ok=True)
     write_atomic(output / INDEX, json.dumps(index, indent=1) + "\n")
-    return verdict.verdict(study)
+    return list(document.summary)
 
 
-def _index(path: Path) -> dict[str, list[str]]:
-    """The tables and figures of a report that is in the folder: no other file is ever removed."""
+def _read_index(path: Path) -> dict[str, list[str]]:
+    """Returns the files of an earlier report in the folder; no other file is ever removed."""
     try:
         content = storage.read_json(path)
         return {
