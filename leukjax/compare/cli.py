@@ -30,9 +30,9 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
         raise UserError("nothing to compare; give work directories, crossval folders or CSVs")
 
     # Imported late: plotting libraries take seconds, and the checks above do not need them.
-    from leukjax.compare.write_report import write_report
+    from leukjax.compare.write_report import compare_runs
 
     output = Path(FLAGS.output)
-    for sentence in write_report(arguments, output, FLAGS.positive):
+    for sentence in compare_runs(arguments, output, positive=FLAGS.positive):
         print(sentence + "\n")
     logging.info("report: %s", output / "report.html")

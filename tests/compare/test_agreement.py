@@ -17,14 +17,13 @@ from leukjax.audit import paper as papers
 from leukjax.compare import run_facts, tables
 from leukjax.compare.analysis import Pair, leading_tests, make_study
 from leukjax.compare.load_results import read_entries
-from leukjax.compare.results import paper_toml, results_json
 from leukjax.compare.sections import make_document
 from leukjax.compare.verdict import analyses_table, disagreements, verdict
+from leukjax.compare.write_report import paper_toml, results_json
 from leukjax.crossval import results
 from leukjax.metrics import clustered
 from leukjax.metrics.comparisons import Comparison
 from leukjax.metrics.intervals import Interval, interval
-from leukjax.metrics.predictions import read_checked
 from leukjax.report import figures, page
 from leukjax.report.page import Document, Section
 from leukjax.report.provenance import About

@@ -15,7 +15,7 @@ from sklearn import metrics as sk
 from leukjax.audit import paper as papers
 from leukjax.audit import paper_checks
 from leukjax.compare.verdict import TEST_NAMES
-from leukjax.compare.write_report import write_report
+from leukjax.compare.write_report import compare_runs
 from leukjax.report.tables import title_of
 
 # Score of (labels as 0/1 with 1 positive, probability of the positive, weights of the images).
@@ -47,7 +47,7 @@ def made(tmp_path_factory):
     write_run(folder / "leaky", 3.0, leaky=True, seed=3)
     arguments = [f"cnn={folder}/cnn0,{folder}/cnn1", str(folder / "other"), str(folder / "leaky")]
     output = folder / "report"
-    sentences = write_report(arguments, output)
+    sentences = compare_runs(arguments, output)
     return folder, output, sentences
 
 
@@ -70,7 +70,7 @@ MODELS = {"cnn": ("cnn0", "cnn1"), "other": ("other",), "leaky": ("leaky",)}
 
 
 def jackknife(score, y, groups, value):
-    """Returns the jackknife variance and df: the class of a group that is left out keeps its weight."""
+    """Returns jackknife error and df; the class of a group that is left out keeps its weight."""
     names = np.unique(groups)
     of_class = {g: y[groups == g][0] for g in names}
     change, stratum = [], []

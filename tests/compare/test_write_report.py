@@ -17,9 +17,8 @@ from leukjax.audit import paper_checks
 from leukjax.compare import robustness, run_facts, tables
 from leukjax.compare.analysis import make_study
 from leukjax.compare.load_results import read_entries
-from leukjax.compare.results import paper_toml, results_json
 from leukjax.compare.sections import make_document
-from leukjax.compare.write_report import write_report
+from leukjax.compare.write_report import compare_runs, paper_toml, results_json
 from leukjax.errors import UserError
 from leukjax.metrics.predictions import read_checked
 from leukjax.report.style import style
@@ -80,12 +79,12 @@ def everything(folder):
 @pytest.fixture(scope="module")
 def report(runs):
     """The folder of a report on both runs."""
-    write_report([str(runs / "a"), str(runs / "b")], runs / "report")
+    compare_runs([str(runs / "a"), str(runs / "b")], runs / "report")
     return runs / "report"
 
 
 def test_the_page_stands_alone_and_is_the_same_again(report, runs, tmp_path):
-    write_report([str(runs / "a"), str(runs / "b")], tmp_path)
+    compare_runs([str(runs / "a"), str(runs / "b")], tmp_path)
     first = everything(report)
     assert first == everything(tmp_path)
     assert {"report.html", "report.md", "results.json", "paper.toml"} <= set(first)
@@ -129,7 +128,9 @@ def test_predictions_of_any_tool(tmp_path):
         out = csv.DictWriter(file, order)
         out.writeheader()
         out.writerows({**row, "note": "x"} for row in reversed(rows))
-    write_report([str(tmp_path / f"{n}.csv") for n in ("ours", "theirs")], tmp_path / "out", "all")
+    compare_runs(
+        [str(tmp_path / f"{n}.csv") for n in ("ours", "theirs")], tmp_path / "out", positive="all"
+    )
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert set(results["models"]) == {"ours", "theirs"}
     y = [row["label"] == "all" for row in rows]
@@ -240,7 +241,7 @@ def test_a_diverged_seed_is_refused(runs, tmp_path):
     lines[3] = ",".join([*lines[3].split(",")[:5], "nan", "nan"])
     path.write_text("\n".join(lines))
     with pytest.raises(UserError, match=r"line 4: a probability of .* is not a finite number"):
-        write_report([str(tmp_path / "c")], tmp_path / "out")
+        compare_runs([str(tmp_path / "c")], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -274,11 +275,11 @@ def test_held_out_images_are_in_the_data_flow(tmp_path):
 
 
 def test_files_of_an_earlier_report_are_removed(runs, report, tmp_path):
-    write_report([str(runs / "a"), str(runs / "b")], tmp_path / "again")
+    compare_runs([str(runs / "a"), str(runs / "b")], tmp_path / "again")
     (tmp_path / "again" / "figures" / "notes.txt").write_text("mine")
     (tmp_path / "again" / "tables" / "mine.csv").write_text("mine")
-    write_report([str(runs / "a")], tmp_path / "again")
-    write_report([str(runs / "a")], tmp_path / "fresh")
+    compare_runs([str(runs / "a")], tmp_path / "again")
+    compare_runs([str(runs / "a")], tmp_path / "fresh")
     left = everything(tmp_path / "again")
     assert left.pop("figures/notes.txt") == left.pop("tables/mine.csv") == b"mine"
     assert left == everything(tmp_path / "fresh")
@@ -323,5 +324,5 @@ def test_a_folder_that_is_a_link_is_neither_written_nor_cleared(runs, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "tables").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="tables: is a symbolic link"):
-        write_report([str(runs / "a")], tmp_path / "out")
+        compare_runs([str(runs / "a")], tmp_path / "out")
     assert [x.read_text() for x in (tmp_path / "elsewhere").iterdir()] == ["precious"]
