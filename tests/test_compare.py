@@ -1,4 +1,4 @@
-"""The command: what it says, and what it refuses, by one line each."""
+"""The compare command: its output, and one line per refused input."""
 
 import json
 import shutil
@@ -23,23 +23,23 @@ def run(capsys, *arguments):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare")
     write_run(folder / "good", 1.0)
     return folder
 
 
-def edited(place, name, change):
+def edited(folder, name, change):
     """A copy of the good run's test predictions with its lines changed."""
-    lines = (place / "good/predictions/test.csv").read_text().splitlines()
-    path = place / f"{name}.csv"
+    lines = (folder / "good/predictions/test.csv").read_text().splitlines()
+    path = folder / f"{name}.csv"
     path.write_text("\n".join(change(lines)) + "\n")
     return path
 
 
-def a_copy(place, name):
-    shutil.copytree(place / "good", place / name)
-    return place / name
+def a_copy(folder, name):
+    shutil.copytree(folder / "good", folder / name)
+    return folder / name
 
 
 def set_field(path, **fields):
@@ -53,104 +53,104 @@ def cell(line, column, value):
     return ",".join(parts)
 
 
-def _unknown_ids(place):
+def _unknown_ids(folder):
     return edited(
-        place, "unknown", lambda x: [x[0], *(cell(r, 0, "z" + r.split(",")[0]) for r in x[1:])]
+        folder, "unknown", lambda x: [x[0], *(cell(r, 0, "z" + r.split(",")[0]) for r in x[1:])]
     )
 
 
-def _fewer(place):
-    return edited(place, "fewer", lambda lines: lines[:-1])
+def _fewer(folder):
+    return edited(folder, "fewer", lambda lines: lines[:-1])
 
 
-def _missing_column(place):
-    return edited(place, "column", lambda x: [r.split(",", 2)[2] for r in x])
+def _missing_column(folder):
+    return edited(folder, "column", lambda x: [r.split(",", 2)[2] for r in x])
 
 
-def _logits(place):
-    return edited(place, "logits", lambda x: [*x[:4], cell(x[4], 5, "2.5"), *x[5:]])
+def _logits(folder):
+    return edited(folder, "logits", lambda x: [*x[:4], cell(x[4], 5, "2.5"), *x[5:]])
 
 
-def _nan(place):
-    return edited(place, "nan", lambda x: [*x[:4], cell(x[4], 5, "nan"), *x[5:]])
+def _nan(folder):
+    return edited(folder, "nan", lambda x: [*x[:4], cell(x[4], 5, "nan"), *x[5:]])
 
 
-def _no_number(place):
-    return edited(place, "word", lambda x: [*x[:4], cell(x[4], 5, "high"), *x[5:]])
+def _not_a_number(folder):
+    return edited(folder, "word", lambda x: [*x[:4], cell(x[4], 5, "high"), *x[5:]])
 
 
-def _unknown_label(place):
-    return edited(place, "label", lambda x: [*x[:4], cell(x[4], 3, "blast"), *x[5:]])
+def _unknown_label(folder):
+    return edited(folder, "label", lambda x: [*x[:4], cell(x[4], 3, "blast"), *x[5:]])
 
 
-def _twice(place):
-    return edited(place, "twice", lambda x: [*x, x[-1]])
+def _twice(folder):
+    return edited(folder, "twice", lambda x: [*x, x[-1]])
 
 
-def _ragged(place):
-    return edited(place, "ragged", lambda x: [*x[:4], x[4] + ",7", *x[5:]])
+def _ragged(folder):
+    return edited(folder, "ragged", lambda x: [*x[:4], x[4] + ",7", *x[5:]])
 
 
-def _header_only(place):
-    return edited(place, "header", lambda x: x[:1])
+def _header_only(folder):
+    return edited(folder, "header", lambda x: x[:1])
 
 
-def _other_order(place):
+def _other_order(folder):
     def turned(lines):
         return [",".join([*p[:5], p[6], p[5]]) for p in (line.split(",") for line in lines)]
 
-    return edited(place, "order", turned)
+    return edited(folder, "order", turned)
 
 
-def _other_labels(place):
-    return edited(place, "turned", lambda x: [x[0], cell(x[1], 3, "hem"), *x[2:]])
+def _other_labels(folder):
+    return edited(folder, "turned", lambda x: [x[0], cell(x[1], 3, "hem"), *x[2:]])
 
 
-def _one_subject(place):
+def _one_subject(folder):
     columns = subjects({"test": 1})
-    predict(columns, 1.0, 0).write(place / "single.csv")
-    return place / "single.csv"
+    predict(columns, 1.0, 0).write(folder / "single.csv")
+    return folder / "single.csv"
 
 
-def _empty_file(place):
-    (place / "empty.csv").write_text("")
-    return place / "empty.csv"
+def _empty_file(folder):
+    (folder / "empty.csv").write_text("")
+    return folder / "empty.csv"
 
 
-def _empty_folder(place):
-    (place / "nothing").mkdir()
-    return place / "nothing"
+def _empty_folder(folder):
+    (folder / "nothing").mkdir()
+    return folder / "nothing"
 
 
-def _unfinished(place):
-    folder = a_copy(place, "unfinished")
-    (folder / "summary.json").unlink()
-    return folder
+def _unfinished(folder):
+    copy = a_copy(folder, "unfinished")
+    (copy / "summary.json").unlink()
+    return copy
 
 
-def _damaged(place):
-    folder = a_copy(place, "damaged")
-    (folder / "summary.json").write_text("{")
-    return folder
+def _damaged(folder):
+    copy = a_copy(folder, "damaged")
+    (copy / "summary.json").write_text("{")
+    return copy
 
 
-def _other_data(place):
-    folder = a_copy(place, "other-data")
-    set_field(folder / "data.json", records_sha256="f" * 64)
-    return folder
+def _other_data(folder):
+    copy = a_copy(folder, "other-data")
+    set_field(copy / "data.json", records_sha256="f" * 64)
+    return copy
 
 
-def _other_set(place):
-    folder = a_copy(place, "other-set")
-    set_field(folder / "summary.json", data="cnmc")
-    return folder
+def _other_set(folder):
+    copy = a_copy(folder, "other-set")
+    set_field(copy / "summary.json", data="cnmc")
+    return copy
 
 
-def _not_of_its_split(place):
-    folder = a_copy(place, "torn")
-    path = folder / "split.csv"
+def _other_split(folder):
+    copy = a_copy(folder, "torn")
+    path = copy / "split.csv"
     path.write_text("\n".join(path.read_text().splitlines()[:-3]) + "\n")
-    return folder
+    return copy
 
 
 BAD = {
@@ -159,7 +159,7 @@ BAD = {
     _missing_column: "misses the columns id, subject",
     _logits: "do not sum to 1",
     _nan: "line 5: a probability of test00_03 is not a finite number",
-    _no_number: "could not convert string to float",
+    _not_a_number: "could not convert string to float",
     _unknown_label: "not in",
     _twice: "occurs twice",
     _ragged: "line 5: 8 values under 7 titles",
@@ -173,23 +173,23 @@ BAD = {
     _damaged: "summary.json: cannot be read",
     _other_data: "its data are not those of",
     _other_set: "was trained on cnmc",
-    _not_of_its_split: "is no test image of split.csv",
+    _other_split: "is no test image of split.csv",
 }
 
 
 @pytest.mark.parametrize("make", BAD, ids=lambda make: make.__name__.strip("_"))
-def test_every_bad_input_is_answered_by_one_line(place, capsys, make):
-    path = make(place)
-    status, _, err = run(capsys, place / "good", path, f"--output={place}/out")
+def test_every_bad_input_gives_one_line(folder, capsys, make):
+    path = make(folder)
+    status, _, err = run(capsys, folder / "good", path, f"--output={folder}/out")
     assert status == 1
     (line,) = err.splitlines()
     assert line.startswith("error: ")
     assert BAD[make] in line
-    assert not (place / "out").exists()
+    assert not (folder / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ([], "nothing to compare"),
         (["nowhere"], "nowhere: no such file or folder"),
@@ -199,19 +199,19 @@ def test_every_bad_input_is_answered_by_one_line(place, capsys, make):
         (["--config=cnn", "{good}"], "takes finished runs and no config"),
     ],
 )
-def test_bad_flags(place, capsys, arguments, says):
-    given = [a.format(good=place / "good") for a in arguments]
-    status, _, err = run(capsys, *given, f"--output={place}/out")
+def test_bad_flags(folder, capsys, arguments, message):
+    given = [a.format(good=folder / "good") for a in arguments]
+    status, _, err = run(capsys, *given, f"--output={folder}/out")
     assert status == 1
-    assert says in err.splitlines()[-1]
-    assert not (place / "out").exists()
+    assert message in err.splitlines()[-1]
+    assert not (folder / "out").exists()
 
 
 def test_above_two_classes_no_class_is_positive(tmp_path, capsys):
     write_run(tmp_path / "three", 1.0, classes=("a", "b", "c"))
     status, _, err = run(capsys, tmp_path / "three", "--positive=a", f"--output={tmp_path}/out")
     assert status == 1
-    assert "leave the flag out" in err
+    assert "do not set it" in err
 
 
 @pytest.mark.smoke("compare")
@@ -223,18 +223,20 @@ def test_it_prints_the_headline(tmp_path, capsys):
     status, out, _ = run(capsys, *arguments, "--positive=all")
     assert status == 0
     assert out.startswith("Significant difference. good scored highest (balanced accuracy 0.")
-    found = json.loads((tmp_path / "out/results.json").read_text())["comparisons"]
+    comparisons = json.loads((tmp_path / "out/results.json").read_text())["comparisons"]
     (deciding,) = [
-        c for c in found if (c["score"], c["test"]) == ("balanced_accuracy", "cluster_permutation")
+        c
+        for c in comparisons
+        if (c["score"], c["test"]) == ("balanced_accuracy", "cluster_permutation")
     ]
     assert deciding["p_holm"] <= 0.05
     assert np.isclose(deciding["p"] * 10_001, round(deciding["p"] * 10_001))
 
 
-def test_names_that_are_no_text_are_shown_as_escapes(place, tmp_path, capsys):
-    """`place` is a run; its name on the command line may be any bytes."""
-    odd = f"a\udc9b\rb={place / 'good'}"
-    status, out, err = run(capsys, odd, f"c={place / 'good'}", f"--output={tmp_path}/out")
+def test_names_that_are_not_text_are_escaped(folder, tmp_path, capsys):
+    """A name on the command line may be any bytes."""
+    odd = f"a\udc9b\rb={folder / 'good'}"
+    status, out, err = run(capsys, odd, f"c={folder / 'good'}", f"--output={tmp_path}/out")
     assert status == 0, err
     assert "a\\udc9b\\rb" in out
     for path in (tmp_path / "out").rglob("*.csv"):

@@ -20,7 +20,7 @@ from leukjax.data.manifest import Manifest
 from leukjax.data.manifest_builder import conflicting_labels, scan
 from leukjax.data.source import INFO, WARNING, Note, Skipped
 from leukjax.errors import UserError
-from leukjax.report.text_tables import number, span
+from leukjax.report.tables import number, span
 
 LAYOUTS = ("cnmc", "all_idb2", "image_folder")  # tried in this order
 

@@ -19,9 +19,8 @@ from leukjax.audit.shortcuts import MEASURES, Shortcut
 from leukjax.data.duplicates import Pair
 from leukjax.data.source import WARNING
 from leukjax.metrics.intervals import METHODS
-from leukjax.report.glyphs import make_drawable
-from leukjax.report.style import BLUE, CLASSES, GREY, MARKERS, VERMILION, style
-from leukjax.report.text_tables import number, render, span
+from leukjax.report.style import BLUE, CLASSES, GREY, MARKERS, VERMILION, make_drawable, style
+from leukjax.report.tables import number, render, span
 from leukjax.storage import write_atomic
 
 SHOWN = 8  # images per class, and pairs, on the page

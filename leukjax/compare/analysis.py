@@ -1,14 +1,20 @@
-"""Every number of the report, computed from predictions."""
+"""Computes every number of the report from predictions."""
 
 import dataclasses
 import itertools
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 
-from leukjax.compare import compatibility
-from leukjax.compare.baseline import larger_class
-from leukjax.compare.load_results import Entry, join, mean
+from leukjax.compare.load_results import (
+    Entry,
+    Run,
+    check_comparable,
+    choose_positive,
+    join,
+    mean,
+)
 from leukjax.metrics import calibration, clustered, comparisons
 from leukjax.metrics.calibration import Bin
 from leukjax.metrics.comparisons import Comparison
@@ -18,31 +24,33 @@ from leukjax.metrics.predictions import Predictions
 from leukjax.metrics.scores import NAMES, Scores, scores
 from leukjax.report.provenance import About
 
-# Named before the numbers are seen: they decide what is said in words.
+# The primary analysis, fixed before any result: the headline follows from it alone.
 PRIMARY = "balanced_accuracy"
 PRIMARY_TEST = "cluster_permutation"
-HELD_OUT = "held-out test"  # of a crossval folder; its runs call the part that they leave out test
-COMPARED = ("accuracy", "balanced_accuracy", "f1", "weighted_f1", "auroc")
 SIGNIFICANT = 0.05
+COMPARED = ("accuracy", "balanced_accuracy", "f1", "weighted_f1", "auroc")
+HELD_OUT = "held-out test"  # of a cross-validation, whose runs call what a fold leaves out "test"
+OUT_OF_FOLD = "out of fold"
+BASELINE = "larger class (baseline)"
 
 
 @dataclasses.dataclass(frozen=True)
-class Scored:
-    """One model's scores.
+class ModelScores:
+    """Scores of one model.
 
     Attributes:
-        by_image, by_subject: intervals by score; by_subject is None where subjects have no class.
-        no_subjects: the reason for that, else empty.
-        by_class: intervals of each class against the rest, by class and score.
-        plain: all scores without intervals, and those of each class.
-        seeds: scores of each seed alone.
+      by_image, by_subject: intervals by score; by_subject is None where subjects have no class.
+      no_subjects: reason why there are no scores by subject; otherwise empty.
+      by_class: intervals of each class against the rest, by class and score.
+      values: all scores without intervals, and those of each class.
+      seeds: scores of each seed alone.
     """
 
     by_image: dict[str, Interval]
     by_subject: dict[str, Interval] | None
     no_subjects: str
     by_class: dict[str, dict[str, Interval]]
-    plain: Scores
+    values: Scores
     seeds: list[Scores]
 
 
@@ -51,29 +59,44 @@ class Pair:
     """One test of two models.
 
     Attributes:
-        a, b: names of the models; the difference is a less b.
-        found: the test.
-        p_holm: adjusted over all pairs of the same score and test.
-        primary: whether this is the test that decides; all others are secondary.
+      a, b: names of the models; differences are a minus b.
+      result: result of the test.
+      p_holm: p adjusted over all pairs with the same score and test.
+      primary: whether this is the primary analysis; all others are secondary.
     """
 
     a: str
     b: str
-    found: Comparison
+    result: Comparison
     p_holm: float | None
     primary: bool = False
+
+    @property
+    def role(self) -> str:
+        """Primary, secondary, or contrast (a test that assumes independent images)."""
+        if self.result.test in comparisons.INDEPENDENT:
+            return "contrast"
+        return "primary" if self.primary else "secondary"
+
+    @property
+    def significance(self) -> int:
+        """1 or -1 if a is significantly above or below b (after adjustment), otherwise 0."""
+        difference = self.result.difference
+        if self.p_holm is None or difference is None or self.p_holm > SIGNIFICANT:
+            return 0
+        return int(np.sign(difference))
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Before and after temperature scaling.
+    """Probabilities before and after temperature scaling.
 
     Attributes:
-        temperatures: one a run, each fitted on that run's validation part; empty where there is
-            none, and then `after` is None.
-        before, after: the predictions.
-        scores_before, scores_after: loss, brier, ece, ece_equal_mass.
-        bins_before, bins_after: of the reliability diagram.
+      temperatures: one per run, fitted on the validation images of that run; empty for predictions
+        without runs, and then `after` is None.
+      before, after: the predictions.
+      scores_before, scores_after: their scores, such as loss, brier, ece and ece_equal_mass.
+      bins_before, bins_after: of the reliability diagram.
     """
 
     temperatures: list[float]
@@ -90,182 +113,191 @@ class Study:
     """All numbers of a comparison.
 
     Attributes:
-        entries: the models, in the order given.
-        about: what was scored.
-        scored: by name of the model.
-        pairs: tests of all pairs of models with the same test images.
-        calibration: by name.
-        out_of_fold, out_of_fold_pairs, out_of_fold_entries: of crossval folders with a held-out
-            test; else empty.
-        baseline, out_of_fold_baseline: of the larger class, where runs say what they trained on.
-        notes: sentences of the checks.
+      entries: the models, in the order of the arguments.
+      about: what was evaluated.
+      scores: by model name.
+      pairs: tests of all pairs of models with the same test images.
+      calibration: by model name.
+      out_of_fold, out_of_fold_pairs, out_of_fold_entries: for cross-validations with a held-out
+        test; otherwise empty.
+      baseline, out_of_fold_baseline: of the larger class, where runs record their training images.
+      notes: sentences from the checks of the inputs.
     """
 
     entries: list[Entry]
     about: About
-    scored: dict[str, Scored]
+    scores: dict[str, ModelScores]
     pairs: list[Pair]
     calibration: dict[str, Calibration]
-    out_of_fold: dict[str, Scored]
+    out_of_fold: dict[str, ModelScores]
     out_of_fold_pairs: list[Pair]
     out_of_fold_entries: list[Entry]
-    baseline: Scored | None
-    out_of_fold_baseline: Scored | None
+    baseline: ModelScores | None
+    out_of_fold_baseline: ModelScores | None
     notes: list[str]
 
     @property
-    def shown(self) -> list[Entry]:
-        """The models of an honest split; if there are none, all."""
+    def ranked(self) -> list[Entry]:
+        """The models without subjects in several parts of the split; all, if there are none."""
         return [entry for entry in self.entries if not entry.leaky] or self.entries
 
     @property
+    def with_runs(self) -> list[Entry]:
+        """The models that come with work directories."""
+        return [entry for entry in self.entries if entry.runs]
+
+    @property
     def calibrated_part(self) -> str:
-        """What calibration is of: a held-out test has no members to scale, so the folds."""
-        return "out of fold" if self.shown[0].out_of_fold is not None else self.about.part
+        """The part that calibration uses: out of fold where the test has ensembles only."""
+        return OUT_OF_FOLD if self.ranked[0].out_of_fold is not None else self.about.part
 
     @property
     def positive(self) -> int:
-        """Index of the positive class; 0 above two classes, where nothing speaks of it."""
+        """Index of the positive class; 0 above two classes, where no score depends on it."""
         return self.about.classes.index(self.about.positive) if self.about.positive else 0
 
     @property
     def test(self) -> Predictions:
-        """The predictions of the first shown model: for the images and subjects that all share."""
-        return self.shown[0].predictions
+        """The predictions of the first ranked model, for the images and subjects that all share."""
+        return self.ranked[0].predictions
 
 
 def make_study(entries: Sequence[Entry], positive: str = "") -> Study:
-    """Check that the models can be compared, and compare them.
+    """Checks that the models can be compared, and compares them.
 
     Args:
-        entries: at least one.
-        positive: the positive class; "" = that of the runs.
+      entries: at least one.
+      positive: the positive class; "" = that of the runs.
 
     Raises:
-        UserError: they cannot be compared.
+      UserError: the models cannot be compared.
     """
     entries = list(entries)
-    notes = compatibility.check(entries)
-    chosen = compatibility.positive_class(entries, positive)
-    shown = [entry for entry in entries if not entry.leaky] or entries
-    with_runs = [entry for entry in shown if entry.runs]
-    of = with_runs[0].runs[0].summary if with_runs else None
-    test = shown[0].predictions
-    about = About(
-        data=of["data"] if of else "the predictions given",
-        part=shown[0].part if shown[0].out_of_fold is None else HELD_OUT,
-        classes=test.classes,
-        positive=chosen,
-        synthetic=bool(of and of["synthetic"]),
-        leaky=shown[0].leaky,
-        subjects_known=of["subjects_known"] if of else len(np.unique(test.subject)) < len(test),
-    )
-    pooled = [entry for entry in shown if entry.out_of_fold is not None]
-    outside = [
+    notes = check_comparable(entries)
+    positive = choose_positive(entries, positive)
+    ranked = [entry for entry in entries if not entry.leaky] or entries
+    out_of_fold = [
         dataclasses.replace(
-            e, predictions=e.out_of_fold, part="out of fold", members=(), out_of_fold=None
+            entry, predictions=entry.out_of_fold, part=OUT_OF_FOLD, members=(), out_of_fold=None
         )
-        for e in pooled
-        if e.out_of_fold is not None
+        for entry in ranked
+        if entry.out_of_fold is not None
+    ]
+    pairs = [
+        pair
+        for leaky in (False, True)
+        for pair in _pairs(
+            [entry for entry in entries if entry.leaky is leaky],
+            positive,
+            primary=leaky is ranked[0].leaky,
+        )
     ]
     return Study(
         entries,
-        about,
-        {entry.name: _score(entry, chosen) for entry in entries},
-        [
-            pair
-            for leaky in (False, True)
-            for pair in _pairs(
-                [e for e in entries if e.leaky is leaky], chosen, primary=leaky is shown[0].leaky
-            )
-        ],
-        {entry.name: _calibrate(entry, chosen) for entry in shown},
-        {entry.name: _score(entry, chosen) for entry in outside},
-        _pairs(outside, chosen, primary=False),
-        outside,
-        _baseline(shown, chosen),
-        _baseline(outside, chosen),
+        _about(ranked, positive),
+        {entry.name: _scores(entry, positive) for entry in entries},
+        pairs,
+        {entry.name: _calibrate(entry, positive) for entry in ranked},
+        {entry.name: _scores(entry, positive) for entry in out_of_fold},
+        _pairs(out_of_fold, positive, primary=False),
+        out_of_fold,
+        _baseline(ranked, positive),
+        _baseline(out_of_fold, positive),
         notes,
     )
 
 
+def _about(ranked: Sequence[Entry], positive: str) -> About:
+    with_runs = [entry for entry in ranked if entry.runs]
+    summary = with_runs[0].runs[0].summary if with_runs else None
+    test = ranked[0].predictions
+    return About(
+        data=summary["data"] if summary else "the predictions given",
+        part=ranked[0].part if ranked[0].out_of_fold is None else HELD_OUT,
+        classes=test.classes,
+        positive=positive,
+        synthetic=bool(summary and summary["synthetic"]),
+        leaky=ranked[0].leaky,
+        subjects_known=summary["subjects_known"]
+        if summary
+        else len(np.unique(test.subject)) < len(test),
+    )
+
+
 def leading_tests(pairs: Sequence[Pair]) -> list[Pair]:
-    """One test for each pair of models and score, to stand beside its interval.
+    """Returns the test to print beside the interval of each pair of models and score.
 
-    The cluster permutation; of the AUROC Obuchowski's test, where there is one: a permutation of
-    probabilities on two scales finds less than the interval shows.
+    It is the cluster permutation; for the AUROC it is Obuchowski's test where that exists, because
+    a permutation mixes the probability scales of two models and has less power than the interval.
     """
-    tested = {(p.a, p.b, p.found.score): p for p in pairs if p.found.test == PRIMARY_TEST}
+    tests = {(p.a, p.b, p.result.score): p for p in pairs if p.result.test == PRIMARY_TEST}
     for pair in pairs:
-        if pair.found.test == "obuchowski" and pair.found.p is not None:
-            tested[pair.a, pair.b, pair.found.score] = pair
-    return list(tested.values())
+        if pair.result.test == "obuchowski" and pair.result.p is not None:
+            tests[pair.a, pair.b, pair.result.score] = pair
+    return list(tests.values())
 
 
-def _baseline(entries: Sequence[Entry], positive: str) -> Scored | None:
-    for entry in entries:
-        found = larger_class(entry)
-        if found is not None:
-            return _score(dataclasses.replace(entry, predictions=found, members=()), positive)
-    return None
-
-
-def _score(entry: Entry, positive: str) -> Scored:
+def _scores(entry: Entry, positive: str) -> ModelScores:
     p = entry.predictions
-    found = score(p, positive)
-    plain, by_image = found.scores, dict(found.by_image)
+    evaluation = score(p, positive)
+    by_image = dict(evaluation.by_image)
     for name in NAMES:
         if name not in by_image:
-            why = plain.reasons.get(name, "no interval by groups is known to cover")
-            groups = len(np.unique(p.group))
-            by_image[name] = Interval(plain.values[name], None, None, "none", groups, why)
-    each = [scores(m.labels, m.probabilities, m.classes, positive) for m in entry.members]
-    return Scored(by_image, found.by_subject, found.no_subjects, found.by_class, plain, each)
+            default = "no interval by groups is known to have the right coverage"
+            reason = evaluation.scores.reasons.get(name, default)
+            value, groups = evaluation.scores.values[name], len(np.unique(p.group))
+            by_image[name] = Interval(value, None, None, "none", groups, reason)
+    return ModelScores(
+        by_image,
+        evaluation.by_subject,
+        evaluation.no_subjects,
+        evaluation.by_class,
+        evaluation.scores,
+        [_point_scores(member, positive) for member in entry.members],
+    )
+
+
+def _point_scores(p: Predictions, positive: str) -> Scores:
+    return scores(p.labels, p.probabilities, p.classes, positive)
 
 
 def _pairs(entries: Sequence[Entry], positive: str, *, primary: bool) -> list[Pair]:
-    found: list[tuple[str, str, Comparison]] = []
+    results: list[tuple[str, str, Comparison]] = []
     for a, b in itertools.combinations(entries, 2):
         p, q = a.predictions, b.predictions
         index = p.classes.index(positive) if positive else 0
         tests = comparisons.compare(
             p.labels, p.probabilities, q.probabilities, p.group, index, COMPARED
         )
-        found += [(a.name, b.name, one) for one in [*tests, *_over_folds(a, b, positive)]]
+        results += [(a.name, b.name, test) for test in [*tests, *_over_folds(a, b, positive)]]
     adjusted: dict[int, float | None] = {}
-    for family in {(c.score, c.test) for *_, c in found}:
-        places = [i for i, (*_, c) in enumerate(found) if (c.score, c.test) == family]
-        for i, p_holm in zip(
-            places, comparisons.holm([found[i][2].p for i in places]), strict=True
-        ):
-            adjusted[i] = p_holm
+    for family in {(result.score, result.test) for *_, result in results}:
+        members = [i for i, (*_, r) in enumerate(results) if (r.score, r.test) == family]
+        p_values = comparisons.holm([results[i][2].p for i in members])
+        adjusted |= dict(zip(members, p_values, strict=True))
     return [
-        Pair(a, b, c, adjusted[i], primary and (c.score, c.test) == (PRIMARY, PRIMARY_TEST))
-        for i, (a, b, c) in enumerate(found)
+        Pair(a, b, r, adjusted[i], primary and (r.score, r.test) == (PRIMARY, PRIMARY_TEST))
+        for i, (a, b, r) in enumerate(results)
     ]
 
 
 def _over_folds(a: Entry, b: Entry, positive: str) -> list[Comparison]:
-    """The corrected resampled t test, where both are scored out of the same folds."""
+    """Returns corrected resampled t tests, if both models have scores of the same folds."""
     held_out = a.out_of_fold is not None or b.out_of_fold is not None
     if held_out or not a.folds or not b.folds or len(a.folds[0]) != len(b.folds[0]):
         return []
     run = a.runs[0]
-    tested = len(run.test)
     trained = sum(part == "train" for *_, part in run.split.values())
-    by_fold = [_fold_scores(entry, positive) for entry in (a, b)]
+    scores_a, scores_b = (_fold_scores(entry, positive) for entry in (a, b))
     return [
-        comparisons.resampled_t(name, by_fold[0][name], by_fold[1][name], tested / trained)
+        comparisons.resampled_t(name, scores_a[name], scores_b[name], len(run.test) / trained)
         for name in COMPARED
     ]
 
 
 def _fold_scores(entry: Entry, positive: str) -> dict[str, np.ndarray]:
-    """Each score by fold, averaged over seeds: seeds are no further subjects."""
-    values = [
-        [scores(f.labels, f.probabilities, f.classes, positive).values for f in folds]
-        for folds in entry.folds
-    ]
+    """Returns each score by fold, averaged over seeds, because seeds are no further subjects."""
+    values = [[_point_scores(fold, positive).values for fold in folds] for folds in entry.folds]
     return {
         name: np.array([[v[name] for v in seed] for seed in values], float).mean(axis=0)
         for name in COMPARED
@@ -278,30 +310,66 @@ def _calibrate(entry: Entry, positive: str) -> Calibration:
     if entry.runs:
         by_seed: dict[int, list[Predictions]] = {}
         for run in entry.runs:
-            found = calibration.temperature(run.val.labels, run.val.probabilities)
-            temperatures.append(found)
-            p = calibration.rescale(run.test.probabilities, found)
-            part = dataclasses.replace(run.test, probabilities=p)
-            by_seed.setdefault(run.config["seed"] if entry.folds else len(by_seed), []).append(part)
+            temperature = calibration.temperature(run.val.labels, run.val.probabilities)
+            temperatures.append(temperature)
+            p = calibration.rescale(run.test.probabilities, temperature)
+            scaled = dataclasses.replace(run.test, probabilities=p)
+            seed = run.config["seed"] if entry.folds else len(by_seed)
+            by_seed.setdefault(seed, []).append(scaled)
         after = mean([join(parts) for parts in by_seed.values()])
     index = before.classes.index(positive) if positive else 0
-
-    # Bins of some forty images: more would be noise.
+    # Bins of about forty images: smaller ones are dominated by noise.
     bins = int(np.clip(len(before) // 40, 3, calibration.BINS))
 
-    def judged(p: Predictions) -> tuple[Scores, list[Bin]]:
-        return (
-            scores(p.labels, p.probabilities, p.classes, positive),
-            calibration.reliability(p.labels, p.probabilities, p.group, index, bins),
-        )
+    def reliability(p: Predictions) -> list[Bin]:
+        return calibration.reliability(p.labels, p.probabilities, p.group, index, bins)
 
-    scores_before, bins_before = judged(before)
-    scores_after, bins_after = judged(after) if after is not None else (None, [])
     return Calibration(
-        temperatures, before, after, scores_before, scores_after, bins_before, bins_after
+        temperatures,
+        before,
+        after,
+        _point_scores(before, positive),
+        None if after is None else _point_scores(after, positive),
+        reliability(before),
+        [] if after is None else reliability(after),
     )
 
 
-def data_of(predictions: Predictions) -> clustered.Grouped:
-    """Predictions as the metrics by group want them."""
+def _baseline(entries: Sequence[Entry], positive: str) -> ModelScores | None:
+    for entry in entries:
+        predictions = larger_class(entry)
+        if predictions is not None:
+            return _scores(
+                dataclasses.replace(entry, predictions=predictions, members=()), positive
+            )
+    return None
+
+
+def larger_class(entry: Entry) -> Predictions | None:
+    """Returns the baseline on an entry's images: the class frequencies of the training images.
+
+    Out of fold, each image gets the frequencies of its own fold; on a test that all runs share, the
+    mean over the runs. None if no run records its training images.
+    """
+    if not entry.runs:
+        return None
+    if entry.folds and entry.part == OUT_OF_FOLD:
+        run_of = {id(run.test): run for run in entry.runs}
+        return join([_constant(fold, _frequencies(run_of[id(fold)])) for fold in entry.folds[0]])
+    shares = np.mean([_frequencies(run) for run in entry.runs], axis=0)
+    return _constant(entry.predictions, shares)
+
+
+def _constant(images: Predictions, shares: Float[np.ndarray, " c"]) -> Predictions:
+    return dataclasses.replace(images, probabilities=np.tile(shares, (len(images), 1)))
+
+
+def _frequencies(run: Run) -> Float[np.ndarray, " c"]:
+    labels = [label for *_, label, part in run.split.values() if part == "train"]
+    counts = np.array([labels.count(name) for name in run.test.classes], float)
+    return counts / max(counts.sum(), 1)
+
+
+def grouped(predictions: Predictions) -> clustered.Grouped:
+    """Returns predictions in the form that the metrics by group take."""
     return clustered.group(predictions.labels, predictions.probabilities, predictions.group)

@@ -1,4 +1,4 @@
-"""Compare models: intervals, tests, curves, failures, and a report that opens offline.
+"""Compare models: intervals, tests, curves, errors, and a report that opens offline.
 
 python -m leukjax.compare runs/cnn runs/resnet50 --output=report
 python -m leukjax.compare CNN=runs/cnn-0,runs/cnn-1 theirs.csv --positive=all
@@ -29,10 +29,10 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
     if not arguments:
         raise UserError("nothing to compare; give work directories, crossval folders or CSVs")
 
-    # Imported late: plotting libraries take seconds, and the errors above do not need them.
-    from leukjax.compare.write_report import write_report
+    # Imported late: plotting libraries take seconds, and the checks above do not need them.
+    from leukjax.compare.write_report import compare_runs
 
     output = Path(FLAGS.output)
-    for sentence in write_report(arguments, output, FLAGS.positive):
+    for sentence in compare_runs(arguments, output, positive=FLAGS.positive):
         print(sentence + "\n")
     logging.info("report: %s", output / "report.html")

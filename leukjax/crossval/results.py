@@ -21,7 +21,7 @@ from leukjax.metrics.predictions import Predictions
 from leukjax.metrics.scores import scores
 from leukjax.models.registry import option_names
 from leukjax.report.provenance import About
-from leukjax.report.text_tables import COLUMNS, number, render
+from leukjax.report.tables import COLUMNS, number, render
 from leukjax.rundir import RunDir
 from leukjax.storage import csv_text, write_atomic
 

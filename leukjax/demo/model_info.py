@@ -6,8 +6,8 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 from leukjax import storage
+from leukjax.models.registry import describe
 from leukjax.predict.member import Member
-from leukjax.report.provenance import model_name
 
 MAX_BYTES = 1 << 20  # of a card
 
@@ -35,7 +35,7 @@ def card(model: Member) -> Card:
     heat = f", temperature {model.temperature:.3g}" if model.temperature != 1 else ""
     return Card(
         name=model.workdir.resolve().name,
-        line=f"{model_name(model.config.model)} on {about['data']}, step {model.step}, "
+        line=f"{describe(model.config.model)} on {about['data']}, step {model.step}, "
         f"{model.image_size} px{heat}",
         synthetic=bool(about["synthetic"]),
         html=_html(model.workdir / "model_card.md"),

@@ -14,7 +14,7 @@ from leukjax.metrics import thresholds
 from leukjax.metrics.intervals import Interval
 from leukjax.metrics.predictions import Predictions
 from leukjax.report.provenance import About
-from leukjax.report.text_tables import number, render, span
+from leukjax.report.tables import number, render, span
 from leukjax.rundir import RunDir
 from leukjax.storage import write_atomic
 

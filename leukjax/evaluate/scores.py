@@ -16,7 +16,7 @@ from leukjax.metrics.intervals import Interval
 from leukjax.metrics.predictions import Predictions
 from leukjax.metrics.scores import MixedSubjectsError
 from leukjax.report.provenance import About
-from leukjax.report.text_tables import Row, score_table
+from leukjax.report.tables import Row, score_table
 from leukjax.rundir import RunDir
 
 __all__ = ["Evaluation", "OperatingPoint", "about_of", "operating_points", "score", "table"]

@@ -11,8 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from leukjax.report.glyphs import make_drawable
-from leukjax.report.style import GREY, VERMILION, entitle, style
+from leukjax.report.style import GREY, VERMILION, entitle, make_drawable, style
 
 
 @dataclasses.dataclass(frozen=True)

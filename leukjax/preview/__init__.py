@@ -1,1 +1,1 @@
-"""Draws a contact sheet of training images."""
+"""Draws a sheet of training images before a run."""

@@ -2,8 +2,8 @@
 
 python -m leukjax.preview --config=configs/resnet50.py --output=preview.png
 
-Each row is one training image: first raw, then augmented as in the training step. With --distorted
-each row is a distortion of leukjax.robustness with its five severities.
+Each row is one training image: first raw, then augmented as in the training step. With --distorted,
+each row is one distortion of leukjax.robustness in its five severities.
 """
 
 from pathlib import Path
@@ -29,7 +29,7 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
     """Checks the flags, prepares the data, draws the sheet."""
     config = command.one_config(names, overrides, arguments)
 
-    # Imported late: JAX takes seconds, and the errors above do not need it.
+    # Imported late: JAX takes seconds, and the checks above do not need it.
     from leukjax.preview import write_preview
 
     if FLAGS.distorted:

@@ -1,5 +1,6 @@
-"""The preview sheet: training images as they are and as the step augments them."""
+"""Draws the preview sheet: training images as prepared, augmented, or distorted."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -7,35 +8,43 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from jaxtyping import Float, UInt8
+from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from leukjax.data import datasets
 from leukjax.data.image_stats import foreground
+from leukjax.data.records import Records
 from leukjax.errors import UserError
 from leukjax.images.augment import augment
 from leukjax.images.distort import DISTORTIONS, SEVERITIES, distort, seeds_of
 from leukjax.images.normalize import to_float
-from leukjax.preview.contact_sheet import sheet
-from leukjax.report.style import save_as
+from leukjax.report.style import save_as, style
 from leukjax.training.hyperparameters import augment_options
 from leukjax.training.training_data import make_batches, split_of
 
 
 def write(config: ConfigDict, output: Path, *, rows: int, views: int) -> None:
-    """Draw the first training images of a config, with the random views of their first steps.
+    """Draws the first training images of a config, and the views of them in the first steps.
+
+    Args:
+      config: of a training run.
+      output: PNG or SVG file to write.
+      rows: number of images.
+      views: number of augmented versions of each image.
 
     Raises:
-      UserError: the output is neither PNG nor SVG, or what stands against config and data.
+      UserError: the output is neither PNG nor SVG, or the config or its data are invalid.
     """
     _check(output)
     records = datasets.prepare(config.data)
-    split = split_of(config, records)
-    size = min(rows, len(split.rows("train")))
-    batch = make_batches(config, records, split.rows("train"), size, training=True).batch(0)
+    train = split_of(config, records).rows("train")
+    size = min(rows, len(train))
+    batch = make_batches(config, records, train, size, training=True).batch(0)
     options = augment_options(config, records.background)
     raw, positions = to_float(jnp.asarray(batch["image"])), jnp.arange(size)
     key = jax.random.key(config.seed)
-    seen = [
+    augmented = [
         augment(jax.random.fold_in(key, step), raw, positions, options) for step in range(views)
     ]
     manifest = records.manifest
@@ -43,44 +52,78 @@ def write(config: ConfigDict, output: Path, *, rows: int, views: int) -> None:
         f"{manifest.classes[label]}, {manifest.subject[row]}"
         for label, row in zip(batch["label"], batch["index"], strict=True)
     ]
-    title = f"{records.name}: raw, and {views} augmented views"
-    if records.synthetic:
-        title += " (SYNTHETIC)"
-    figure = sheet(batch["image"], np.stack(seen, axis=1), names, title)
-    save_as(figure, output)
-    logging.info("wrote %s", output)
+    title = _title(records, f"raw, and {views} augmented views")
+    _save(sheet(batch["image"], np.stack(augmented, axis=1), names, title), output)
 
 
 def write_distorted(config: ConfigDict, output: Path) -> None:
-    """Draw every distortion of the suite in its five severities, a row each, on training images.
+    """Draws all distortions in their five severities on training images, one row per distortion.
 
     Raises:
       UserError: as in `write`.
     """
     _check(output)
     records = datasets.prepare(config.data)
-    rows = split_of(config, records).rows("train")
-    # Each row another cell, and the same ones at every call.
-    chosen = rows[np.arange(len(DISTORTIONS)) * 7 % len(rows)]
+    train = split_of(config, records).rows("train")
+    # A different cell in each row, and the same cells in every sheet.
+    chosen = train[np.arange(len(DISTORTIONS)) * 7 % len(train)]
     raw = records.images(chosen)
     edge: Literal["black", "bright"] = "black" if records.background == "black" else "bright"
     seeds = seeds_of(records.manifest.id[chosen].tolist())
     views = []
     for i, name in enumerate(DISTORTIONS):
-        own = slice(i, i + 1)
-        cell = foreground(raw[i], edge)[None]
+        image, seed, cell = raw[i : i + 1], seeds[i : i + 1], foreground(raw[i], edge)[None]
         views.append(
             [
-                distort(raw[own], seeds[own], name, severity, edge=edge, cell=cell)[0]
+                distort(image, seed, name, severity, edge=edge, cell=cell)[0]
                 for severity in SEVERITIES
             ]
         )
-    title = f"{records.name}: the suite of distortions"
-    if records.synthetic:
-        title += " (SYNTHETIC)"
     names = [name.replace("_", " ") for name in DISTORTIONS]
-    headings = tuple(f"severity {severity}" for severity in SEVERITIES)
-    figure = sheet(raw, np.array(views), names, title, headings)
+    headings = [f"severity {severity}" for severity in SEVERITIES]
+    title = _title(records, "distortions of leukjax.robustness")
+    _save(sheet(raw, np.array(views), names, title, headings), output)
+
+
+def sheet(
+    raw: UInt8[np.ndarray, "n h w 3"],
+    views: UInt8[np.ndarray, "n k h w 3"] | Float[np.ndarray, "n k h w 3"],
+    names: Sequence[str],
+    title: str,
+    headings: Sequence[str] = ("augmented",),
+) -> Figure:
+    """Draws one row per image: the image itself, and `k` views of it.
+
+    Args:
+      raw: prepared images.
+      views: their views; floats are in [0, 1].
+      names: text left of each row.
+      title: of the figure.
+      headings: of the first columns of views.
+    """
+    rows, columns = views.shape[0], views.shape[1] + 1
+    with style():
+        figure = Figure(figsize=(1.5 + 0.95 * columns, 0.7 + 0.95 * rows), facecolor="white")
+        figure.suptitle(title, fontweight="bold", fontsize=9)
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for grid_row, image, image_views, name in zip(grid, raw, views, names, strict=True):
+            for axes, picture in zip(grid_row, [image, *image_views], strict=True):
+                axes.imshow(picture, interpolation="nearest")
+                axes.set(xticks=[], yticks=[])
+                axes.grid(False)
+                axes.spines[:].set_visible(False)
+            grid_row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=7)
+        grid[0, 0].set_title("as prepared", fontsize=8)
+        for axes, heading in zip(grid[0, 1:], headings, strict=False):
+            axes.set_title(heading, fontsize=8, loc="left")
+    return figure
+
+
+def _title(records: Records, text: str) -> str:
+    return f"{records.name}: {text}" + (" (SYNTHETIC)" if records.synthetic else "")
+
+
+def _save(figure: Figure, output: Path) -> None:
     save_as(figure, output)
     logging.info("wrote %s", output)
 

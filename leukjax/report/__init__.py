@@ -1,1 +1,1 @@
-"""Tables and figures: from scores and predictions to what a person reads."""
+"""Tables, figures and pages that the commands share."""

@@ -1,4 +1,4 @@
-"""The figures of one run: curves, confusion matrix, ROC, scores by subject."""
+"""Draws the figures of one run: curves, confusion matrix, ROC, accuracy by subject."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,6 @@ from sklearn.metrics import roc_curve
 from leukjax.metrics import clustered, confusion
 from leukjax.metrics.intervals import Interval, interval
 from leukjax.metrics.scores import predicted_class
-from leukjax.report.glyphs import legend_label
 from leukjax.report.provenance import About
 from leukjax.report.style import (
     BLUE,
@@ -26,13 +25,14 @@ from leukjax.report.style import (
     MARKERS,
     VERMILION,
     entitle,
+    legend_label,
     save,
     style,
 )
-from leukjax.report.text_tables import number, span
+from leukjax.report.tables import number, span
 
-SUBJECTS_NAMED = 45  # more subjects than this are numbered by rank only
-CLASSES_WRITTEN = 12  # more classes than this leave no room for numbers in the matrix
+MAX_NAMED_SUBJECTS = 45  # with more, the axis has ranks instead of names
+MAX_NUMBERED_CLASSES = 12  # with more, the confusion matrix has no space for numbers
 
 
 def write_figures(
@@ -45,17 +45,17 @@ def write_figures(
     about: About,
     best_epoch: float | None = None,
 ) -> list[Path]:
-    """All figures of a run as PNG and SVG: curves, confusion, roc, subjects.
+    """Writes all figures of a run as PNG and SVG: curves, confusion, roc, subjects.
 
     Args:
-        folder: made if it is missing.
-        history: lines of metrics.jsonl; those of part train and val are drawn.
-        labels, probabilities, subjects, groups: one row a scored image.
-        about: what was scored.
-        best_epoch: the epoch whose parameters were scored, marked in the curves.
+      folder: created if it is missing.
+      history: lines of metrics.jsonl; the parts train and val are drawn.
+      labels, probabilities, subjects, groups: one row per evaluated image.
+      about: what was evaluated.
+      best_epoch: the epoch of the evaluated parameters; it is marked in the curves.
 
     Returns:
-        The files written.
+      The files written.
     """
     figures = {
         "curves": curves(history, about, best_epoch),
@@ -69,7 +69,7 @@ def write_figures(
 def curves(
     history: Sequence[Mapping[str, Any]], about: About, best_epoch: float | None = None
 ) -> Figure:
-    """Loss and accuracy over epochs, training and validation."""
+    """Draws loss and accuracy over epochs, for training and validation."""
     parts = (("train", "training", GREY, "s", "--"), ("val", "validation", BLUE, "o", "-"))
     with style():
         figure = Figure(figsize=(7.2, 3.2))
@@ -86,8 +86,15 @@ def curves(
                     continue
                 x, y = zip(*points, strict=True)
                 last, highest = max(last, *x), max(highest, *y)
-                shown = marker if len(points) <= 40 else None
-                axes.plot(x, y, line, marker=shown, ms=4, color=colour, label=name)
+                axes.plot(
+                    x,
+                    y,
+                    line,
+                    marker=marker if len(points) <= 40 else None,
+                    ms=4,
+                    color=colour,
+                    label=name,
+                )
             if best_epoch is not None:
                 axes.axvline(best_epoch, color=VERMILION, lw=1, ls=":", label="chosen epoch")
             axes.set(
@@ -102,21 +109,22 @@ def curves(
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(loc="best")
             else:
-                _say(axes, "no values logged")
+                axes.text(0.5, 0.5, "no values logged", ha="center", va="center",
+                          transform=axes.transAxes, color=GREY)  # fmt: skip
     return figure
 
 
 def confusion_figure(
     labels: Int[np.ndarray, " n"], predicted: Int[np.ndarray, " n"], about: About
 ) -> Figure:
-    """Confusion matrix: numbers of images, shaded and annotated by the share of their row."""
+    """Draws the confusion matrix: numbers of images, and their share of the true class."""
     names = about.classes
     matrix = confusion.confusion_matrix(labels, predicted, len(names))
     size = 2.2 + 0.75 * min(len(names), 10)
     with style():
         figure = Figure(figsize=(size + 0.9, size))
         axes = figure.subplots()
-        entitle(figure, f"Confusion – {about.data}, {about.part}", about.marks())
+        entitle(figure, f"Confusion matrix – {about.data}, {about.part}", about.marks())
         picture = draw_confusion(axes, matrix, names)
         bar = figure.colorbar(picture, ax=axes, shrink=0.8, format=PercentFormatter(1))
         bar.set_label("share of the true class")
@@ -126,7 +134,7 @@ def confusion_figure(
 def draw_confusion(
     axes: Axes, matrix: Int[np.ndarray, "c c"], names: Sequence[str], *, small: bool = False
 ) -> AxesImage:
-    """A confusion matrix in axes: numbers and shares of the row; `small` for one panel of many."""
+    """Draws a confusion matrix: numbers and shares of the row; `small` for one panel of many."""
     share = confusion.ratio(matrix, matrix.sum(axis=1, keepdims=True))
     picture = axes.imshow(np.nan_to_num(share), cmap="Blues", vmin=0, vmax=1)
     ticks = np.arange(len(names))
@@ -139,10 +147,10 @@ def draw_confusion(
     axes.set(xlabel="predicted", ylabel="true")
     axes.grid(False)
     for (row, column), count in np.ndenumerate(matrix):
-        if len(names) > CLASSES_WRITTEN:
+        if len(names) > MAX_NUMBERED_CLASSES:
             break
-        of_row = share[row, column]
-        text = f"{count:,}" if np.isnan(of_row) else f"{count:,}\n{of_row:.1%}"
+        row_share = share[row, column]
+        text = f"{count:,}" if np.isnan(row_share) else f"{count:,}\n{row_share:.1%}"
         axes.text(
             column,
             row,
@@ -150,7 +158,7 @@ def draw_confusion(
             ha="center",
             va="center",
             fontsize=(7 if small else 9) if len(names) <= 6 else (4 if small else 6),
-            color="white" if of_row > 0.55 else "black",
+            color="white" if row_share > 0.55 else "black",
         )
     return picture
 
@@ -161,31 +169,31 @@ def roc_figure(
     groups: Shaped[np.ndarray, " n"],
     about: About,
 ) -> Figure:
-    """ROC of the positive class, or with more than two classes of each against the rest."""
+    """Draws the ROC of the positive class; above two classes, of each class against the rest."""
     classes = about.classes
     two = len(classes) == 2
-    drawn = [classes.index(about.positive)] if two else range(len(classes))
+    indices = [classes.index(about.positive)] if two else range(len(classes))
     with style():
-        figure = Figure(figsize=(4.8, 5.0 + 0.19 * len(drawn)))
+        figure = Figure(figsize=(4.8, 5.0 + 0.19 * len(indices)))
         axes = figure.subplots()
         entitle(figure, f"ROC – {about.data}, {about.part}", about.marks())
         axes.plot([0, 1], [0, 1], color="#AAAAAA", lw=1, ls=":")
-        # The same computation as that of the table of scores.
-        whole = clustered.group(labels, probabilities, groups)
+        # The same computation as in the table of scores.
+        data = clustered.group(labels, probabilities, groups)
         if not two:
-            mean = interval("auroc", whole, 0)
+            mean = interval("auroc", data, 0)
             axes.plot([], [], " ", label=_auroc("mean over classes, as in the table", mean))
-        for i in drawn:
-            own = np.stack([1 - probabilities[:, i], probabilities[:, i]], axis=1)
+        for i in indices:
+            binary = np.stack([1 - probabilities[:, i], probabilities[:, i]], axis=1)
             is_class = (labels == i).astype(int)
-            one = whole if two else clustered.group(is_class, own, groups)
-            auroc = interval("auroc", one, i if two else 1)
+            data_of_class = data if two else clustered.group(is_class, binary, groups)
+            auroc = interval("auroc", data_of_class, i if two else 1)
             text = _auroc(classes[i] if two else f"{classes[i]} against the rest", auroc)
             if auroc.value is None:
                 missing = "every image is" if is_class.all() else "no image is"
                 axes.plot([], [], color=CLASSES[i % 6], label=f"{missing} {classes[i]}: undefined")
                 continue
-            false, true, _ = roc_curve(is_class, own[:, 1])
+            false, true, _ = roc_curve(is_class, binary[:, 1])
             line = LINES[0] if two else LINES[(i + i // 6) % 4]
             axes.plot(
                 false, true, line, color=CLASSES[i % 6], label=legend_label(text), clip_on=False
@@ -197,14 +205,14 @@ def roc_figure(
             xlabel="1 − specificity",
             ylabel="sensitivity",
         )
-        # Below the axes: inside, it would cover a curve sooner or later.
+        # Below the axes: inside, the legend can cover a curve.
         figure.legend(loc="outside lower center", title="95 % interval by group", title_fontsize=8)
     return figure
 
 
-def _auroc(whose: str, found: Interval) -> str:
-    between = span(found)
-    return f"{whose}: AUROC {number(found.value)}" + (f" ({between})" if between else "")
+def _auroc(name: str, auroc: Interval) -> str:
+    ends = span(auroc)
+    return f"{name}: AUROC {number(auroc.value)}" + (f" ({ends})" if ends else "")
 
 
 def subjects_figure(
@@ -213,60 +221,56 @@ def subjects_figure(
     subjects: Shaped[np.ndarray, " n"],
     about: About,
 ) -> Figure:
-    """Share of each subject's cells that were called right, from the worst to the best."""
+    """Draws the share of each subject's cells that were classified correctly, lowest first."""
     names, first, member, cells = np.unique(
         subjects, return_index=True, return_inverse=True, return_counts=True
     )
-    right = np.bincount(member, predicted == labels) / cells
+    accuracy = np.bincount(member, predicted == labels) / cells
     mixed = np.bincount(member, labels != labels[first][member]) > 0
-    kind = np.where(mixed, -1, labels[first])
-    order = np.lexsort((names, kind, right))
+    kind = np.where(mixed, -1, labels[first])  # class of the subject, -1 = several
+    order = np.lexsort((names, kind, accuracy))
     with style():
         columns = max(1, min(len(about.classes) + 1, 90 // (8 + max(map(len, about.classes)))))
         figure = Figure(figsize=(7.2, 3.4 + 0.17 * (len(about.classes) + 1) / columns))
         axes = figure.subplots()
         entitle(figure, f"Accuracy by subject – {about.data}, {about.part}", about.marks())
-        place = np.empty(len(names))
-        place[order] = np.arange(1, len(names) + 1)
+        rank = np.empty(len(names))
+        rank[order] = np.arange(1, len(names) + 1)
         largest = cells.max()
-        named = len(names) <= SUBJECTS_NAMED
-        for which in (*range(len(about.classes)), -1):
-            mine = kind == which
-            if not mine.any():
+        named = len(names) <= MAX_NAMED_SUBJECTS
+        for index in (*range(len(about.classes)), -1):
+            in_class = kind == index
+            if not in_class.any():
                 continue
-            several = which == -1
+            several = index == -1
             axes.scatter(
-                place[mine],
-                right[mine],
-                s=10 + (100 if named else 40) * cells[mine] / largest,
-                color=GREY if several else CLASSES[which % 6],
-                marker="X" if several else MARKERS[which % 6],
+                rank[in_class],
+                accuracy[in_class],
+                s=10 + (100 if named else 40) * cells[in_class] / largest,
+                color=GREY if several else CLASSES[index % 6],
+                marker="X" if several else MARKERS[index % 6],
                 alpha=0.8,
                 linewidths=0.5,
                 edgecolors="white",
-                label="several classes" if several else legend_label(about.classes[which]),
+                label="several classes" if several else legend_label(about.classes[index]),
                 clip_on=False,
                 zorder=3,
             )
-        axes.set(ylabel="cells called right", ylim=(-0.03, 1.03), xlim=(0, len(names) + 1))
+        axes.set(ylabel="correctly classified cells", ylim=(-0.03, 1.03), xlim=(0, len(names) + 1))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         if named:
-            small = 7 if len(names) <= 30 else 6
-            ranks = np.arange(1, len(names) + 1)
-            axes.set_xticks(ranks, names[order], rotation=90, fontsize=small)
+            size = 7 if len(names) <= 30 else 6
+            ticks = np.arange(1, len(names) + 1)
+            axes.set_xticks(ticks, names[order], rotation=90, fontsize=size)
             axes.set_xlabel("subject")
         else:
-            axes.set_xlabel(f"{len(names)} subjects, worst first")
+            axes.set_xlabel(f"{len(names)} subjects, lowest accuracy first")
         axes.grid(axis="x", visible=False)
-        sizes = f"{cells.min()} to {largest} cells, larger marks for more"
+        sizes = f"{cells.min()} to {largest} cells, larger marks for more cells"
         figure.legend(
             loc="outside lower center",
             ncols=columns,
-            title=f"a mark is a subject: {sizes}",
+            title=f"one mark per subject: {sizes}",
             title_fontsize=8,
         )
     return figure
-
-
-def _say(axes, text: str) -> None:
-    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=GREY)

@@ -1,15 +1,6 @@
-"""What every table and figure must say about where its numbers come from."""
+"""What every table and figure must state about the origin of its numbers."""
 
 import dataclasses
-
-from ml_collections import ConfigDict
-
-from leukjax.models.registry import describe
-
-
-def model_name(model: ConfigDict) -> str:
-    """Returns a model's name for readers, from the section `model` of its config."""
-    return describe(model)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,13 +8,13 @@ class About:
     """The predictions behind a table or a figure.
 
     Attributes:
-        data: name of the data set.
-        part: which part was scored, as "test".
-        classes: names, in the order of the probabilities.
-        positive: the class that precision, recall, specificity, F1 and AUROC speak of.
-        synthetic: the images are drawn.
-        leaky: subjects (or duplicates) are on both sides of the split.
-        subjects_known: False: every image had to be taken for a subject of its own.
+      data: name of the data set.
+      part: the part of the split that was evaluated, such as "test".
+      classes: names, in the order of the probabilities.
+      positive: the class of precision, recall, specificity, F1 and AUROC; "" above two classes.
+      synthetic: the images are computer-generated.
+      leaky: subjects (or duplicates) are in more than one part of the split.
+      subjects_known: False if each image had to be taken as its own subject.
     """
 
     data: str
@@ -35,7 +26,7 @@ class About:
     subjects_known: bool = True
 
     def marks(self) -> list[str]:
-        """The warnings that belong beside every score, as short titles."""
+        """Returns the warnings that belong beside every score, as short titles."""
         marks = []
         if self.synthetic:
             marks.append("SYNTHETIC data")
@@ -46,19 +37,21 @@ class About:
         return marks
 
     def warnings(self) -> list[str]:
-        """The same as sentences."""
+        """Returns the same warnings as sentences."""
         sentences = []
         if self.synthetic:
             sentences.append(
-                "SYNTHETIC data: the cells are drawn; these scores say nothing about real ones."
+                "SYNTHETIC data: the cells are computer-generated; these scores do not transfer to"
+                " real cells."
             )
         if self.leaky:
             sentences.append(
-                "LEAKY image split: cells of one subject are on both sides; these scores are too"
-                " high."
+                "LEAKY image split: training and test contain cells of the same subjects; these"
+                " scores are too high."
             )
         if not self.subjects_known:
             sentences.append(
-                "No subjects known: every image counts as its own, so intervals may be too narrow."
+                "No subjects known: each image counts as its own subject, so intervals may be too"
+                " narrow."
             )
         return sentences

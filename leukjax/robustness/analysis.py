@@ -17,7 +17,7 @@ from leukjax import runtime
 from leukjax.errors import UserError
 from leukjax.metrics import robustness
 from leukjax.metrics.robustness import Curve
-from leukjax.report.provenance import model_name
+from leukjax.models.registry import describe
 from leukjax.report.style import save
 from leukjax.robustness import predictions, report
 from leukjax.robustness.report import RunResult
@@ -132,7 +132,7 @@ def _relative_to(base: RunResult, result: RunResult) -> RunResult:
 
 def _titles(runs: Sequence[Path]) -> dict[Path, str]:
     """Names of the models, with the folder's name where a model occurs twice."""
-    models = {run: model_name(RunDir(run).config().model) for run in runs}
+    models = {run: describe(RunDir(run).config().model) for run in runs}
     names = list(models.values())
     return {
         run: f"{name} ({run.resolve().name})" if names.count(name) > 1 else name

@@ -13,10 +13,18 @@ from leukjax.images.distort import DISTORTIONS
 from leukjax.metrics import predictions
 from leukjax.metrics.intervals import METHODS
 from leukjax.metrics.robustness import MAIN, Curve, Relative
-from leukjax.report.glyphs import legend_label
 from leukjax.report.provenance import About
-from leukjax.report.style import BLUE, CLASSES, GREY, MARKERS, VERMILION, entitle, style
-from leukjax.report.text_tables import number, render, span
+from leukjax.report.style import (
+    BLUE,
+    CLASSES,
+    GREY,
+    MARKERS,
+    VERMILION,
+    entitle,
+    legend_label,
+    style,
+)
+from leukjax.report.tables import number, render, span
 from leukjax.robustness.predictions import CLEAN, Case, PartImages
 
 COLUMNS = 4  # panels per row of the curves

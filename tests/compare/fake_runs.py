@@ -1,4 +1,4 @@
-"""Finished work directories in a moment: the files of real runs, with drawn predictions."""
+"""Writes finished work directories without training: the files of runs, random predictions."""
 
 import json
 from pathlib import Path
@@ -13,11 +13,13 @@ VERSIONS = {"leukjax": "0.1.0", "jax": "0.10.2"}
 
 
 def subjects(parts, classes=2, cells=9, seed=0):
-    """Columns of all images: id, subject, label, part; subjects of one class each.
+    """Returns columns of all images: id, subject, label, part; each subject has one class.
 
     Args:
-        parts: number of subjects of each part.
-        classes, cells, seed: of the drawing.
+      parts: number of subjects of each part.
+      classes: number of classes.
+      cells: mean number of images of a subject.
+      seed: of the random numbers of images.
     """
     rng = np.random.default_rng(seed)
     rows = []
@@ -29,7 +31,7 @@ def subjects(parts, classes=2, cells=9, seed=0):
 
 
 def predict(columns, skill, seed, classes=CLASSES, temperature=1.0):
-    """Predictions of a model: better with `skill`, with subjects that are hard for all."""
+    """Returns predictions of a model: better with `skill`, with subjects that are hard for all."""
     ids, subject, labels, _ = columns
     names, member = np.unique(subject, return_inverse=True)
     hard = np.random.default_rng(99).normal(size=(len(names), len(classes)))[member]
@@ -57,16 +59,16 @@ def write_run(
     fold: int = 0,
     **changes,
 ) -> Path:
-    """A finished run; `changes` replace fields of summary.json."""
+    """Writes a finished run; `changes` replace fields of summary.json."""
     parts = {"train": 12, "val": 6, "test": 8}
     columns = subjects(parts, len(classes)) if columns is None else columns
     (folder / "predictions").mkdir(parents=True)
     chosen = config.load(model).to_dict()
     chosen["seed"], chosen["split"]["fold"] = seed, fold
     for part in ("val", "test"):
-        # Validation and test are drawn alike, test with another seed.
-        found = predict(take(columns, part), skill, 10 * seed + (part == "test") + fold, classes)
-        found.write(folder / "predictions" / f"{part}.csv")
+        # Validation and test differ only in the seed.
+        p = predict(take(columns, part), skill, 10 * seed + (part == "test") + fold, classes)
+        p.write(folder / "predictions" / f"{part}.csv")
     lines = ["id,subject,group,label,part"]
     lines += [
         f"{i},{s},{s},{classes[label]},{part}" for i, s, label, part in zip(*columns, strict=True)
@@ -110,7 +112,7 @@ def write_run(
 
 
 def write_crossval(folder: Path, skills: dict, *, folds=3, seeds=(0, 1), held_out: bool) -> Path:
-    """A crossval folder: every subject is in the test part of one fold."""
+    """Writes a crossval folder: every subject is in the test part of one fold."""
     columns = subjects({"train": 15}, cells=8)
     member = np.unique(columns[1], return_inverse=True)[1]
     models: dict = {}
@@ -118,8 +120,8 @@ def write_crossval(folder: Path, skills: dict, *, folds=3, seeds=(0, 1), held_ou
         runs = []
         for seed in seeds:
             for fold in range(folds):
-                place = (member // 2 + fold) % folds  # two subjects at a time: one of each class
-                part = np.array(["test", "val", "train"])[np.minimum(place, 2)]
+                index = (member // 2 + fold) % folds  # pairs of subjects: one of each class
+                part = np.array(["test", "val", "train"])[np.minimum(index, 2)]
                 run = f"runs/{model}/fold{fold}-seed{seed}"
                 write_run(folder / run, skill, seed=seed, fold=fold, model=model,
                           columns=[*columns[:3], part], epochs=3)  # fmt: skip
@@ -127,12 +129,10 @@ def write_crossval(folder: Path, skills: dict, *, folds=3, seeds=(0, 1), held_ou
         models[model] = {"config": f"configs/{model}.py", "runs": runs}
         if held_out:
             test = subjects({"held": 8}, seed=5)
-            found = predict(test, skill, 77)
-            found.write(folder / "predictions" / "test" / f"{model}.csv")
+            predict(test, skill, 77).write(folder / "predictions" / "test" / f"{model}.csv")
             for seed in seeds:
-                alone = predict(test, skill, 80 + seed)
-                place = folder / "predictions" / "test_members" / model / f"fold0-seed{seed}.csv"
-                alone.write(place)
+                members = folder / "predictions" / "test_members" / model
+                predict(test, skill, 80 + seed).write(members / f"fold0-seed{seed}.csv")
     content = {"models": models, "folds": folds, "seeds": list(seeds), "pool": not held_out,
                "sweep": None}  # fmt: skip
     (folder / "crossval.json").write_text(json.dumps(content))

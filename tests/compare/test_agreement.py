@@ -1,4 +1,4 @@
-"""One computation: what is shown in several places is the same number, with interval and groups."""
+"""A number that appears several times in a report is the same, with interval and groups."""
 
 import csv
 import io
@@ -14,25 +14,24 @@ from fake_runs import predict, subjects, take, write_crossval, write_run
 from matplotlib.container import BarContainer
 
 from leukjax.audit import paper as papers
-from leukjax.compare import fact_tables, page, secondary_analyses, tables
+from leukjax.compare import run_facts, tables
 from leukjax.compare.analysis import Pair, leading_tests, make_study
 from leukjax.compare.load_results import read_entries
-from leukjax.compare.results import paper_toml, results_json
-from leukjax.compare.sections import Document, Section, make_document
-from leukjax.compare.verdict import verdict
+from leukjax.compare.sections import make_document
+from leukjax.compare.verdict import analyses_table, disagreements, verdict
+from leukjax.compare.write_report import paper_toml, results_json
 from leukjax.crossval import results
 from leukjax.metrics import clustered
 from leukjax.metrics.comparisons import Comparison
 from leukjax.metrics.intervals import Interval, interval
-from leukjax.metrics.predictions import read_checked
-from leukjax.report import figures
+from leukjax.report import figures, page
+from leukjax.report.page import Document, Section
 from leukjax.report.provenance import About
-from leukjax.report.tables import P, Spread, Table, p_value
-from leukjax.report.text_tables import COLUMNS, number, span
+from leukjax.report.tables import COLUMNS, P, Spread, Table, number, p_value, span
 
 
 class Cells(HTMLParser):
-    """Rows of the tables of a page: name -> rows of cells, each as (value, what is below it)."""
+    """Rows of the tables of a page: name -> rows of cells, each as [value, interval]."""
 
     def __init__(self, text):
         super().__init__()
@@ -40,9 +39,9 @@ class Cells(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
-        found = dict(attributes)
-        if found.get("id", "").startswith("table-"):
-            self._name = found["id"].removeprefix("table-")
+        table_id = dict(attributes).get("id", "")
+        if table_id.startswith("table-"):
+            self._name = table_id.removeprefix("table-")
             self.tables[self._name] = []
         if tag == "tr" and self._name:
             self.tables[self._name].append([])
@@ -79,7 +78,7 @@ def two(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folds(tmp_path_factory):
-    """A crossval folder whose out-of-fold test finds what the held-out one does not."""
+    """A crossval folder with a difference that is significant out of fold, not on the test."""
     folder = tmp_path_factory.mktemp("folds") / "cv"
     write_crossval(folder, {"cnn": 1.6, "hybrid_vit": 2.2}, held_out=True)
     return make_study(read_entries([str(folder)]))
@@ -99,21 +98,23 @@ def html(document, tmp_path_factory):
 
 
 def test_every_row_is_on_the_page(document, html):
-    """The checklist stopped at 25 of 31 rows."""
+    """The checklist once stopped at 25 of 31 rows."""
     for table in document.tables():
         assert len(html.tables[table.name]) - 1 == len(table.rows), table.name
     assert len(html.tables["checklist"]) - 1 == 31
 
 
-def test_a_table_that_is_cut_says_so(tmp_path):
-    rows = [[f"row {i}", i] for i in range(page.ROWS + 1)]
+def test_a_shortened_table_has_a_note(tmp_path):
+    rows = [[f"row {i}", i] for i in range(page.MAX_ROWS + 1)]
     table = Table("long", "Long", ["", "n"], rows)
     text = page.html(Document("t", "s", [], [], [Section("x", "X", [table])]), tmp_path)
-    assert f"The first {page.ROWS} of {page.ROWS + 1} rows; all are in tables/long.csv" in text
+    assert (
+        f"The first {page.MAX_ROWS} of {page.MAX_ROWS + 1} rows; all are in tables/long.csv" in text
+    )
 
 
 def test_a_cell_of_a_csv_holds_one_value(document, folds):
-    """seeds.csv had mean and deviation on two lines of one cell."""
+    """seeds.csv once had mean and deviation on two lines of one cell."""
     for table in [*document.tables(), *make_document(folds).tables()]:
         for row in csv.reader(io.StringIO(table.csv())):
             assert not any("\n" in cell or "±" in cell for cell in row), table.name
@@ -129,38 +130,40 @@ def test_scores_are_the_same_in_tables_page_figures_and_words(two, document, htm
     rows = {row[""]: row for row in cells(by_name["scores"])}
     classes = {(row[""], row["class"]): row for row in cells(by_name["scores_by_class"])}
     on_page = {row[0][0]: row for row in html.tables["scores"] if row}
-    found = json.loads(results_json(two))["models"]
+    in_json = json.loads(results_json(two))["models"]
     groups = len(np.unique(two.test.group))
-    for model, of in two.scored.items():
+    for model, scores in two.scores.items():
         assert rows[model]["groups"] == str(groups)
-        for place, (score, title) in enumerate(COLUMNS.items(), start=1):
-            title, one = title.replace("\n", " "), of.by_image[score]
-            assert float(rows[model][title]) == one.value == found[model][score]["value"]
-            assert float(rows[model][f"{title} low"]) == one.low == found[model][score]["low"]
-            assert on_page[model][place] == [number(one.value), span(one)]
+        for column, (score, title) in enumerate(COLUMNS.items(), start=1):
+            title, interval = title.replace("\n", " "), scores.by_image[score]
+            assert float(rows[model][title]) == interval.value == in_json[model][score]["value"]
+            assert (
+                float(rows[model][f"{title} low"]) == interval.low == in_json[model][score]["low"]
+            )
+            assert on_page[model][column] == [number(interval.value), span(interval)]
             if score in ("precision", "recall", "specificity", "f1", "auroc"):
-                assert float(classes[model, "all"][title]) == one.value
-                assert float(classes[model, "all"][f"{title} high"]) == one.high
-    drawn = {picture.name: picture.figure for picture in document.pictures()}
-    (bars,) = drawn["scores"].axes
+                assert float(classes[model, "all"][title]) == interval.value
+                assert float(classes[model, "all"][f"{title} high"]) == interval.high
+    by_figure = {picture.name: picture.figure for picture in document.pictures()}
+    (bars,) = by_figure["scores"].axes
     heights = [float(c.datavalues[0]) for c in bars.containers if isinstance(c, BarContainer)]
-    assert heights == [of.by_image[s].value for of in two.scored.values() for s in COLUMNS]
+    assert heights == [m.by_image[s].value for m in two.scores.values() for s in COLUMNS]
     ends = {tuple(line.get_ydata()) for line in bars.lines}
-    assert ends == {(i.low, i.high) for of in two.scored.values()
-                    for s in COLUMNS for i in [of.by_image[s]]}  # fmt: skip
+    assert ends == {(i.low, i.high) for m in two.scores.values()
+                    for s in COLUMNS for i in [m.by_image[s]]}  # fmt: skip
     for name, score in (("roc", "auroc"), ("precision_recall", "average_precision")):
-        labels = [text.get_text() for text in drawn[name].legends[0].get_texts()]
-        for model, label in zip(two.scored, labels, strict=True):
-            one = two.scored[model].by_image[score]
-            assert label.endswith(f"{number(one.value)} ({span(one)})")
-    best = two.scored["other"].by_image["balanced_accuracy"]
+        labels = [text.get_text() for text in by_figure[name].legends[0].get_texts()]
+        for model, label in zip(two.scores, labels, strict=True):
+            interval = two.scores[model].by_image[score]
+            assert label.endswith(f"{number(interval.value)} ({span(interval)})")
+    best = two.scores["other"].by_image["balanced_accuracy"]
     assert f"balanced accuracy {best.value:.3f}, 95 % CI {best.low:.3f}" in verdict(two)[0]
     ece = [row[-2] for row in by_name["calibration"].rows if row[1] == "as given"]
-    assert ece == [of.by_image["ece"].value for of in two.scored.values()]
+    assert ece == [m.by_image["ece"].value for m in two.scores.values()]
     printed = tomllib.loads(paper_toml(two))["test"]
-    for one in printed:
-        value = two.scored[one["model"]].by_image["accuracy"].value
-        assert one["percent"]["accuracy"] == round(100 * value, 2)
+    for record in printed:
+        value = two.scores[record["model"]].by_image["accuracy"].value
+        assert record["percent"]["accuracy"] == round(100 * value, 2)
 
 
 def test_differences_are_the_same_in_table_and_figure(two, document):
@@ -172,67 +175,69 @@ def test_differences_are_the_same_in_table_and_figure(two, document):
     leading = leading_tests(two.pairs)
     assert len(leading) == len(rows) == 5
     for pair in leading:
-        one = pair.found
-        (row,) = [row for row in rows if float(row["a − b"]) == one.difference
-                  and float(row["p"]) == one.p]  # fmt: skip
-        assert (float(row["a − b low"]), float(row["a − b high"])) == (one.low, one.high)
-        assert (one.low, one.high) in lines
-        assert f"{p_value(one.p)}  ({p_value(pair.p_holm)})" in texts
+        result = pair.result
+        (row,) = [row for row in rows if float(row["a − b"]) == result.difference
+                  and float(row["p"]) == result.p]  # fmt: skip
+        assert (float(row["a − b low"]), float(row["a − b high"])) == (result.low, result.high)
+        assert (result.low, result.high) in lines
+        assert f"{p_value(result.p)}  ({p_value(pair.p_holm)})" in texts
 
 
-def test_auroc_stands_beside_the_test_that_goes_with_its_interval(two, document):
-    """Its interval excluded 0 beside p = 0.227 of a permutation that swaps two scales."""
+def test_auroc_is_beside_the_test_that_belongs_to_its_interval(two, document):
+    """The p of a permutation, 0.227, was once beside an interval that excluded 0."""
     (table,) = [table for table in document.tables() if table.name == "comparisons"]
-    found = {row["test"]: row for row in cells(table) if row["score"] == "AUROC"}
-    assert found["cluster permutation"]["a − b low"] == ""
-    assert found["Obuchowski"]["a − b low"] != ""
-    assert {p.found.test for p in leading_tests(two.pairs) if p.found.score == "auroc"} == {
+    by_test = {row["test"]: row for row in cells(table) if row["score"] == "AUROC"}
+    assert by_test["cluster permutation"]["a − b low"] == ""
+    assert by_test["Obuchowski"]["a − b low"] != ""
+    assert {p.result.test for p in leading_tests(two.pairs) if p.result.score == "auroc"} == {
         "obuchowski"
     }
 
 
 def pair(low, high, p, score="auroc", primary=False):
-    found = Comparison(score, "obuchowski", 0.1, low, high, 0.05, 9.0, 2.0, p, 12)
-    return Pair("a", "b", found, p, primary)
+    result = Comparison(score, "obuchowski", 0.1, low, high, 0.05, 9.0, 2.0, p, 12)
+    return Pair("a", "b", result, p, primary)
 
 
 def test_an_interval_and_a_p_that_disagree_are_named():
-    assert secondary_analyses.disagreements([pair(0.01, 0.2, 0.01), pair(-0.1, 0.2, 0.4)]) == ""
-    said = secondary_analyses.disagreements([pair(0.01, 0.2, 0.227), pair(-0.01, 0.2, 0.02, "f1")])
-    assert "AUROC, a and b: the interval excludes 0 and p is 0.227" in said
-    assert "F1, a and b: the interval includes 0 and p is 0.020" in said
-    assert "the test decides" in said
+    assert disagreements([pair(0.01, 0.2, 0.01), pair(-0.1, 0.2, 0.4)]) == ""
+    sentence = disagreements([pair(0.01, 0.2, 0.227), pair(-0.01, 0.2, 0.02, "f1")])
+    assert "AUROC, a and b: the interval excludes 0 and p is 0.227" in sentence
+    assert "F1, a and b: the interval includes 0 and p is 0.020" in sentence
+    assert "the test decides" in sentence
 
 
-def test_one_primary_analysis_and_what_differs_is_reconciled(folds):
-    """The headline said p = 0.731 on 54 groups, a table p = 0.011 out of fold, and no word why."""
-    assert [p.found.test for p in folds.pairs if p.primary] == ["cluster_permutation"]
+def test_one_primary_analysis_and_its_differences_are_explained(folds):
+    """A report had p = 0.731 on 54 groups in the headline, 0.011 out of fold in a table."""
+    assert [p.result.test for p in folds.pairs if p.primary] == ["cluster_permutation"]
     assert not any(p.primary for p in folds.out_of_fold_pairs)
-    said = verdict(folds)
-    assert said[0].startswith("No significant difference. hybrid_vit scored highest")
-    assert said[1].startswith("Primary analysis: balanced accuracy on the held-out test part (")
-    (found,) = [p for p in folds.out_of_fold_pairs if p.found.score == "balanced_accuracy"
-                and p.found.test == "cluster_permutation"]  # fmt: skip
-    assert found.p_holm <= 0.05
-    (differing,) = [text for text in said if text.startswith("Secondary analyses")]
+    sentences = verdict(folds)
+    assert sentences[0].startswith("No significant difference. hybrid_vit scored highest")
+    assert sentences[1].startswith(
+        "Primary analysis: balanced accuracy on the held-out test images ("
+    )
+    (out_of_fold,) = [p for p in folds.out_of_fold_pairs if p.result.score == "balanced_accuracy"
+                and p.result.test == "cluster_permutation"]  # fmt: skip
+    assert out_of_fold.p_holm <= 0.05
+    (differing,) = [text for text in sentences if text.startswith("Secondary analyses")]
     outside = folds.out_of_fold_entries[0].predictions
     assert f"Out of fold ({len(outside)} images of 15 subjects; other images" in differing
-    assert f"adjusted p = {p_value(found.p_holm)} by cluster permutation" in differing
+    assert f"adjusted p = {p_value(out_of_fold.p_holm)} by cluster permutation" in differing
     assert "do not overrule" in differing
-    table = secondary_analyses.table(folds)
+    table = analyses_table(folds)
     roles = [row[0] for row in table.rows]
     assert roles == ["primary", *["secondary"] * (len(roles) - 1)]
     assert all(row[-1] for row in table.rows)
     assert next(row[4:6] for row in table.rows if row[3] == "out of fold") == [len(outside), 15]
 
 
-def test_agreeing_secondary_analyses_are_said_to_agree(two):
-    assert "No secondary analysis comes to another conclusion at the 5 % level." in verdict(two)
+def test_agreeing_secondary_analyses_are_reported(two):
+    assert "No secondary analysis leads to another conclusion at the 5 % level." in verdict(two)
 
 
 def test_a_part_has_one_name(folds):
-    """ "test" meant 214 images in one place and 405 in another."""
-    flow = {row[0]: row[2] for row in fact_tables.flow(folds).rows if row[1] == "all"}
+    """ "test" once meant 214 images in one table and 405 in another."""
+    flow = {row[0]: row[2] for row in run_facts.flow_table(folds).rows if row[1] == "all"}
     assert "left out of the first fold (scored out of fold)" in flow
     assert not {"test", "training", "validation"} & set(flow)
     assert folds.about.part == "held-out test"
@@ -264,7 +269,7 @@ def test_bare_predictions_have_no_baseline(tmp_path):
     predict(take(subjects({"test": 8}), "test"), 1.0, 0).write(tmp_path / "a.csv")
     study = make_study(read_entries([str(tmp_path / "a.csv")]), "all")
     assert study.baseline is None
-    table = tables.score_table(study, study.scored, "scores", "Scores", baseline=study.baseline)
+    table = tables.score_table(study, study.scores, "scores", "Scores", baseline=study.baseline)
     assert [row[0] for row in table.rows] == ["a"]
 
 
@@ -275,7 +280,7 @@ def test_paper_toml_names_the_settings_of_each_model(two, tmp_path):
     assert rates[0].startswith("cnn: ")
     assert rates[1] == "other: 0.0123"
     assert training["seeds"] == "cnn: 0, 1; other: 7"
-    assert training["loss"] == "cross entropy"  # shared: said once
+    assert training["loss"] == "cross entropy"  # shared: printed once
     assert isinstance(training["epochs"], int | str)
 
 
@@ -293,8 +298,8 @@ def test_spreads_have_columns_of_their_own():
     assert table.text()[0][1] == "0.500 ± 0.100 (2 of 3)"
 
 
-def test_ends_of_an_interval_are_told_apart():
-    """An AUROC of 1.000 (1.00 to 1.00) was 0.996 to 1.000."""
+def test_ends_of_an_interval_are_distinguishable():
+    """An interval of 0.996 to 1.000 was once printed as 1.00 to 1.00."""
     assert span(Interval(0.9996, 0.9962, 0.99998, "jackknife", 9), 2) == "0.996–1.000"
     assert span(Interval(1.0, 1.0, 1.0, "jackknife", 9), 2) == "1.00–1.00"
     assert span(Interval(0.9, 0.85, 0.95, "jackknife", 9), 2) == "0.85–0.95"
@@ -305,11 +310,11 @@ def test_a_runs_figure_has_the_auroc_of_its_table(classes):
     columns = take(subjects({"test": 12}, len(classes)), "test")
     p = predict(columns, 4.0, 0, classes)
     positive = classes[0] if len(classes) == 2 else ""
-    drawn = figures.roc_figure(
+    figure = figures.roc_figure(
         p.labels, p.probabilities, p.group, About("x", "test", tuple(classes), positive)
     )
     table = interval("auroc", clustered.group(p.labels, p.probabilities, p.group), 0)
-    labels = [text.get_text() for text in drawn.legends[0].get_texts()]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert f"AUROC {number(table.value)} ({span(table)})" in labels[0]
     assert len(labels) == (1 if positive else 4)
 
@@ -327,12 +332,10 @@ def test_the_summary_of_a_study_scores_as_the_report_does(tmp_path, markdown):
         path=lambda job: folder / job.path,
     )  # fmt: skip
     text = results._summary(study, markdown=markdown)
-    scored = make_study(read_entries([str(folder)])).scored
+    scores = make_study(read_entries([str(folder)])).scores
     for model in ("cnn", "hybrid_vit"):
-        one = scored[model].by_image["balanced_accuracy"]
-        assert number(one.value) in text
-        assert span(one, 2) in text
+        interval = scores[model].by_image["balanced_accuracy"]
+        assert number(interval.value) in text
+        assert span(interval, 2) in text
     assert "larger class" in text
     assert "no confidence interval" in text
-    found = read_checked(folder / "runs/cnn/fold0-seed0/predictions/test.csv")
-    assert len(found) > 0

@@ -14,9 +14,9 @@ from sklearn import metrics as sk
 
 from leukjax.audit import paper as papers
 from leukjax.audit import paper_checks
-from leukjax.compare.score_figures import title_of
-from leukjax.compare.secondary_analyses import TESTS_NAMED
-from leukjax.compare.write_report import write_report
+from leukjax.compare.verdict import TEST_NAMES
+from leukjax.compare.write_report import compare_runs
+from leukjax.report.tables import title_of
 
 # Score of (labels as 0/1 with 1 positive, probability of the positive, weights of the images).
 BY_SKLEARN = {
@@ -47,8 +47,8 @@ def made(tmp_path_factory):
     write_run(folder / "leaky", 3.0, leaky=True, seed=3)
     arguments = [f"cnn={folder}/cnn0,{folder}/cnn1", str(folder / "other"), str(folder / "leaky")]
     output = folder / "report"
-    said = write_report(arguments, output)
-    return folder, output, said
+    sentences = compare_runs(arguments, output)
+    return folder, output, sentences
 
 
 def read(path):
@@ -70,7 +70,7 @@ MODELS = {"cnn": ("cnn0", "cnn1"), "other": ("other",), "leaky": ("leaky",)}
 
 
 def jackknife(score, y, groups, value):
-    """Leave one group out, the others of its class make up for it: variance and df by hand."""
+    """Returns jackknife error and df; the class of a group that is left out keeps its weight."""
     names = np.unique(groups)
     of_class = {g: y[groups == g][0] for g in names}
     change, stratum = [], []
@@ -95,11 +95,11 @@ def test_scores_and_intervals(made):
     for model, runs in MODELS.items():
         y, p, groups = columns(folder, *runs)
         for name, score in BY_SKLEARN.items():
-            found = results["models"][model][name]
-            assert set(found) == {"value", "low", "high", "method", "groups"}
+            interval = results["models"][model][name]
+            assert set(interval) == {"value", "low", "high", "method", "groups"}
             value = score(y, p, None)
-            # Tables hold nine digits, so that 1 - p is the other column but for the last.
-            assert found["value"] == pytest.approx(value, abs=1e-8), (model, name)
+            # Tables have nine digits, so 1 - p is the other column up to the last digit.
+            assert interval["value"] == pytest.approx(value, abs=1e-8), (model, name)
             error, df = jackknife(lambda w, s=score, y=y, p=p: s(y, p, w), y, groups, value)
             reach = stats.t.isf(0.025, df) * error
             if name in ("auroc", "average_precision"):
@@ -108,9 +108,9 @@ def test_scores_and_intervals(made):
             else:
                 least, most = RANGE.get(name, (0, 1))
                 low, high = max(value - reach, least), min(value + reach, most)
-            assert found["method"] == "jackknife"
-            assert found["low"] == pytest.approx(low, abs=1e-7), (model, name)
-            assert found["high"] == pytest.approx(high, abs=1e-7), (model, name)
+            assert interval["method"] == "jackknife"
+            assert interval["low"] == pytest.approx(low, abs=1e-7), (model, name)
+            assert interval["high"] == pytest.approx(high, abs=1e-7), (model, name)
 
 
 def test_scores_by_subject(made):
@@ -119,11 +119,11 @@ def test_scores_by_subject(made):
     for model, runs in MODELS.items():
         y, p, groups = columns(folder, *runs)
         names = np.unique(groups)
-        own = np.array([y[groups == g][0] for g in names])
+        labels = np.array([y[groups == g][0] for g in names])
         mean = np.array([p[groups == g].mean() for g in names])
         for name in ("accuracy", "balanced_accuracy", "auroc", "brier"):
-            found = results["by_subject"][model][name]["value"]
-            assert found == pytest.approx(BY_SKLEARN[name](own, mean, None), abs=1e-9)
+            value = results["by_subject"][model][name]["value"]
+            assert value == pytest.approx(BY_SKLEARN[name](labels, mean, None), abs=1e-9)
         shares = {row["subject"]: row for row in read(output / "tables/subjects.csv")}
         if model != "leaky":
             for g in names:
@@ -134,11 +134,11 @@ def test_scores_by_subject(made):
 
 def test_comparisons(made):
     folder, output, _ = made
-    found = {
+    by_test = {
         (c["a"], c["b"], c["score"], c["test"]): c
         for c in json.loads((output / "results.json").read_text())["comparisons"]
     }
-    assert {key[:2] for key in found} == {("cnn", "other")}
+    assert {key[:2] for key in by_test} == {("cnn", "other")}
     y, p, groups = columns(folder, *MODELS["cnn"])
     _, q, _ = columns(folder, *MODELS["other"])
     names = np.unique(groups)
@@ -146,71 +146,73 @@ def test_comparisons(made):
         np.isin(groups, names[list(s)]) for s in itertools.product([False, True], repeat=len(names))
     ]
     for name in ("accuracy", "balanced_accuracy", "f1", "weighted_f1", "auroc"):
-        one = found["cnn", "other", name, "cluster_permutation"]
-        assert set(one) == {
+        result = by_test["cnn", "other", name, "cluster_permutation"]
+        assert set(result) == {
             "a", "b", "score", "difference", "low", "high", "test", "statistic", "p", "p_holm",
             "role",
         }  # fmt: skip
-        assert one["role"] == ("primary" if name == "balanced_accuracy" else "secondary")
+        assert result["role"] == ("primary" if name == "balanced_accuracy" else "secondary")
         score = BY_SKLEARN[name]
         value = score(y, p, None) - score(y, q, None)
-        assert one["difference"] == pytest.approx(value, abs=1e-9)
+        assert result["difference"] == pytest.approx(value, abs=1e-9)
         error, df = jackknife(
             lambda w, s=score: s(y, p, w) - s(y, q, w), y, groups, value
         )  # fmt: skip
         reach = stats.t.isf(0.025, df) * error
-        assert (one["low"], one["high"]) == pytest.approx((value - reach, value + reach), abs=1e-8)
+        assert (result["low"], result["high"]) == pytest.approx(
+            (value - reach, value + reach), abs=1e-8
+        )
         all_swaps = np.array(
             [score(y, np.where(s, q, p), None) - score(y, np.where(s, p, q), None) for s in swaps]
         )
         p_value = (np.abs(all_swaps) >= abs(value) - 1e-9).mean()
-        assert one["p"] == pytest.approx(p_value)
-        assert one["p_holm"] == one["p"]  # one pair only
+        assert result["p"] == pytest.approx(p_value)
+        assert result["p_holm"] == result["p"]  # one pair only
     right = [(x > 0.5) == y for x in (p, q)]
     b, c = (right[0] & ~right[1]), (right[1] & ~right[0])
-    naive = found["cnn", "other", "accuracy", "mcnemar"]
+    naive = by_test["cnn", "other", "accuracy", "mcnemar"]
     assert naive["statistic"] == pytest.approx((b.sum() - c.sum()) ** 2 / (b.sum() + c.sum()))
     assert naive["p"] == pytest.approx(stats.chi2.sf(naive["statistic"], 1))
     d = np.array([b[groups == g].sum() - c[groups == g].sum() for g in names])
     n = np.array([(groups == g).sum() for g in names])
     share = d.sum() / n.sum()
     yang = (7 / 8) * d.sum() ** 2 / (0.5 * (((d - n * share) ** 2) + d**2).sum())
-    assert found["cnn", "other", "accuracy", "clustered_mcnemar"]["statistic"] == pytest.approx(
+    assert by_test["cnn", "other", "accuracy", "clustered_mcnemar"]["statistic"] == pytest.approx(
         yang
     )
-    z = found["cnn", "other", "auroc", "obuchowski"]
+    z = by_test["cnn", "other", "auroc", "obuchowski"]
     assert z["p"] == pytest.approx(2 * stats.norm.sf(abs(z["statistic"])))
 
 
-def test_tables_say_what_results_json_says(made):
+def test_tables_have_the_numbers_of_results_json(made):
     _, output, _ = made
     results = json.loads((output / "results.json").read_text())
     titles = {"accuracy": "accuracy", "f1": "F1", "auroc": "AUROC", "weighted_f1": "weighted F1"}
     scored = results["models"] | results["baseline"]
     for row in [*read(output / "tables/scores.csv"), *read(output / "tables/leaky_scores.csv")]:
         for score, title in titles.items():
-            one = scored[row[""]][score]
+            interval = scored[row[""]][score]
             for key, column in (
                 ("value", title),
                 ("low", f"{title} low"),
                 ("high", f"{title} high"),
             ):
-                assert row[column] == ("" if one[key] is None else str(one[key]))
+                assert row[column] == ("" if interval[key] is None else str(interval[key]))
     page = (output / "report.html").read_text()
     text = (output / "report.md").read_text()
     for model in ("cnn", "other"):
-        one = results["models"][model]["auroc"]
-        assert f"{one['value']:.3f}" in page
-        assert f"{one['value']:.3f} ({one['low']:.3f}–{one['high']:.3f})" in text
+        value, low, high = (results["models"][model]["auroc"][k] for k in ("value", "low", "high"))
+        assert f"{value:.3f}" in page
+        assert f"{value:.3f} ({low:.3f}–{high:.3f})" in text
     wanted = [c for c in results["comparisons"] if c["role"] != "contrast"]
     rows = read(output / "tables/comparisons.csv")
     assert len(rows) == len(wanted)
-    found = {(row["a"], row["b"], row["score"], row["test"]): row for row in rows}
-    for one in wanted:
-        key = one["a"], one["b"], title_of(one["score"]), TESTS_NAMED[one["test"]]
-        assert float(found[key]["a − b"]) == one["difference"]
-        assert float(found[key]["p"]) == one["p"]
-        assert found[key]["analysis"] == one["role"]
+    by_test = {(row["a"], row["b"], row["score"], row["test"]): row for row in rows}
+    for result in wanted:
+        key = result["a"], result["b"], title_of(result["score"]), TEST_NAMES[result["test"]]
+        assert float(by_test[key]["a − b"]) == result["difference"]
+        assert float(by_test[key]["p"]) == result["p"]
+        assert by_test[key]["analysis"] == result["role"]
     assert rows[0]["analysis"] == "primary"
 
 
@@ -220,16 +222,16 @@ def test_by_class_and_confusion(made):
     y, p, _ = columns(folder, *MODELS["other"])
     for i, name in enumerate(("hem", "all")):
         of_class = (y == i).astype(int)
-        called = ((p > 0.5).astype(int) == i).astype(int)
+        predicted = ((p > 0.5).astype(int) == i).astype(int)
         row = rows["other", name]
-        assert float(row["precision"]) == pytest.approx(sk.precision_score(of_class, called))
-        assert float(row["recall"]) == pytest.approx(sk.recall_score(of_class, called))
+        assert float(row["precision"]) == pytest.approx(sk.precision_score(of_class, predicted))
+        assert float(row["recall"]) == pytest.approx(sk.recall_score(of_class, predicted))
         assert int(row["images"]) == of_class.sum()
 
 
 def test_calibration(made):
     folder, output, _ = made
-    found = json.loads((output / "results.json").read_text())["calibration"]["other"]
+    result = json.loads((output / "results.json").read_text())["calibration"]["other"]
     val = read(folder / "other/predictions/val.csv")
     y = np.array([CLASSES.index(row["label"]) for row in val])
     logits = np.log([[float(row["p_all"]), float(row["p_hem"])] for row in val])
@@ -238,13 +240,13 @@ def test_calibration(made):
         return sk.log_loss(y, softmax(logits / t, axis=1))
 
     best = optimize.minimize_scalar(loss, bounds=(0.05, 20), method="bounded").x
-    assert found["temperatures"] == [pytest.approx(best, rel=1e-3)]
+    assert result["temperatures"] == [pytest.approx(best, rel=1e-3)]
     test = read(folder / "other/predictions/test.csv")
     y = np.array([CLASSES.index(row["label"]) for row in test])
     p = np.array([[float(row["p_all"]), float(row["p_hem"])] for row in test])
-    assert found["before"]["loss"] == pytest.approx(sk.log_loss(y, p))
-    scaled = softmax(np.log(p) / found["temperatures"][0], axis=1)
-    assert found["after"]["loss"] == pytest.approx(sk.log_loss(y, scaled))
+    assert result["before"]["loss"] == pytest.approx(sk.log_loss(y, p))
+    scaled = softmax(np.log(p) / result["temperatures"][0], axis=1)
+    assert result["after"]["loss"] == pytest.approx(sk.log_loss(y, scaled))
 
 
 def test_epochs_cost_seeds_and_flow(made):
@@ -266,12 +268,12 @@ def test_epochs_cost_seeds_and_flow(made):
     split = read(folder / "other/split.csv")
     for row in read(output / "tables/flow.csv"):
         part = {"training": "train", "validation": "val", "test": "test"}.get(row["part"])
-        mine = [
+        images = [
             s for s in split if part in (None, s["part"]) and row["class"] in ("all", s["label"])
         ]
         if row["class"] != "all":  # a class has that name, too
-            assert int(row["images"]) == len(mine)
-            assert int(row["subjects"]) == len({s["subject"] for s in mine})
+            assert int(row["images"]) == len(images)
+            assert int(row["subjects"]) == len({s["subject"] for s in images})
 
 
 def test_inflation_is_the_difference(made):
@@ -284,22 +286,22 @@ def test_inflation_is_the_difference(made):
     assert gain > 0
 
 
-def test_the_paper_it_exports_is_sound(made):
+def test_the_exported_paper_passes_the_audit(made):
     folder, output, _ = made
     paper = tomllib.loads((output / "paper.toml").read_text())
     assert paper["data"]["images"] == sum(paper["data"]["split_printed"].values())
-    assert [one["model"] for one in paper["test"]] == ["cnn", "other"]
+    assert [record["model"] for record in paper["test"]] == ["cnn", "other"]
     n = paper["data"]["split_printed"]["test"]
-    for one, runs in zip(paper["test"], (MODELS["cnn"], MODELS["other"]), strict=True):
+    for record, runs in zip(paper["test"], (MODELS["cnn"], MODELS["other"]), strict=True):
         y, p, _ = columns(folder, *runs)
         assert len(y) == n
-        printed = one["percent"]
+        printed = record["percent"]
         assert printed["accuracy"] == round(100 * sk.accuracy_score(y, p > 0.5), 2)
         harmonic = 2 * printed["precision"] * printed["recall"]
         harmonic /= printed["precision"] + printed["recall"]
         assert printed["f1"] == pytest.approx(harmonic, abs=0.01)
     assert [row[0] for row in paper["curve"][0]["rows"]] == [1, 10]
-    # The courses of these runs are drawn, score by score: their columns contradict each other.
+    # The histories of these runs are random, score by score: their columns contradict each other.
     findings = paper_checks.audit(papers.read(output / "paper.toml"))
     findings = [finding for finding in findings if "curve" not in finding.where]
     assert [finding for finding in findings if finding.verdict == "fail"] == []

@@ -14,24 +14,22 @@ from sklearn import metrics as sk
 
 from leukjax.audit import paper as papers
 from leukjax.audit import paper_checks
-from leukjax.compare import fact_tables, flow_figure, provenance, robustness_curves, tables
+from leukjax.compare import robustness, run_facts, tables
 from leukjax.compare.analysis import make_study
-from leukjax.compare.fact_tables import distortion
 from leukjax.compare.load_results import read_entries
-from leukjax.compare.results import paper_toml, results_json
 from leukjax.compare.sections import make_document
-from leukjax.compare.write_report import write_report
+from leukjax.compare.write_report import compare_runs, paper_toml, results_json
 from leukjax.errors import UserError
 from leukjax.metrics.predictions import read_checked
 from leukjax.report.style import style
-from leukjax.report.tables import shown
+from leukjax.report.tables import cell_text
 
 THREE = ("Platelets", "RBC", "WBC")
 VOID = {"meta", "img", "br", "hr", "link"}
 
 
 class Page(HTMLParser):
-    """Holds that tags close in order; collects ids, links and pictures."""
+    """Asserts that tags close in order; collects ids, links and pictures."""
 
     def __init__(self, text):
         super().__init__()
@@ -40,16 +38,16 @@ class Page(HTMLParser):
         assert not self.open
 
     def handle_starttag(self, tag, attributes):
-        found = dict(attributes)
+        values = dict(attributes)
         if tag not in VOID:
             self.open.append(tag)
-        if "id" in found:
-            self.ids.append(found["id"])
+        if "id" in values:
+            self.ids.append(values["id"])
         if tag == "a":
-            self.links.append(found["href"])
+            self.links.append(values["href"])
         if tag == "img":
-            self.sources.append(found["src"])
-            self.alt.append(found["alt"])
+            self.sources.append(values["src"])
+            self.alt.append(values["alt"])
         assert tag not in ("script", "iframe", "link")
 
     def handle_endtag(self, tag):
@@ -65,7 +63,7 @@ def runs(tmp_path_factory):
 
 
 def results_of(*paths, positive=""):
-    """What results.json would hold; figures and page are another test's matter."""
+    """Returns the study and the content of results.json, without figures and page."""
     study = make_study(read_entries([str(path) for path in paths]), positive)
     return study, json.loads(results_json(study))
 
@@ -81,12 +79,12 @@ def everything(folder):
 @pytest.fixture(scope="module")
 def report(runs):
     """The folder of a report on both runs."""
-    write_report([str(runs / "a"), str(runs / "b")], runs / "report")
+    compare_runs([str(runs / "a"), str(runs / "b")], runs / "report")
     return runs / "report"
 
 
 def test_the_page_stands_alone_and_is_the_same_again(report, runs, tmp_path):
-    write_report([str(runs / "a"), str(runs / "b")], tmp_path)
+    compare_runs([str(runs / "a"), str(runs / "b")], tmp_path)
     first = everything(report)
     assert first == everything(tmp_path)
     assert {"report.html", "report.md", "results.json", "paper.toml"} <= set(first)
@@ -130,7 +128,9 @@ def test_predictions_of_any_tool(tmp_path):
         out = csv.DictWriter(file, order)
         out.writeheader()
         out.writerows({**row, "note": "x"} for row in reversed(rows))
-    write_report([str(tmp_path / f"{n}.csv") for n in ("ours", "theirs")], tmp_path / "out", "all")
+    compare_runs(
+        [str(tmp_path / f"{n}.csv") for n in ("ours", "theirs")], tmp_path / "out", positive="all"
+    )
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert set(results["models"]) == {"ours", "theirs"}
     y = [row["label"] == "all" for row in rows]
@@ -140,7 +140,7 @@ def test_predictions_of_any_tool(tmp_path):
     assert not (tmp_path / "out/figures/training.svg").exists()
 
 
-def test_the_positive_class_can_be_turned(runs):
+def test_the_positive_class_can_be_chosen(runs):
     a, b = (results_of(runs / "a", positive=c)[1]["models"]["a"] for c in ("", "hem"))
     assert a["recall"]["value"] == b["specificity"]["value"]
     assert a["auroc"]["value"] == pytest.approx(b["auroc"]["value"])
@@ -156,11 +156,11 @@ def test_three_classes_and_subjects_of_several(tmp_path):
     p = read_checked(tmp_path / "b/predictions/test.csv")
     expected = sk.roc_auc_score(p.labels, p.probabilities, multi_class="ovr")
     assert results["models"]["b"]["auroc"]["value"] == pytest.approx(expected, abs=1e-6)
-    called = p.probabilities.argmax(axis=1)
-    expected = sk.precision_score(p.labels, called, average="macro")
+    predicted = p.probabilities.argmax(axis=1)
+    expected = sk.precision_score(p.labels, predicted, average="macro")
     assert results["models"]["b"]["precision"]["value"] == pytest.approx(expected)
     assert results["by_subject"] == {}
-    assert "several classes" in study.scored["a"].no_subjects
+    assert "several classes" in study.scores["a"].no_subjects
     assert not [c for c in results["comparisons"] if c["test"] == "obuchowski"]
 
 
@@ -168,16 +168,19 @@ def test_three_classes_and_subjects_of_several(tmp_path):
 def test_a_crossval_folder_is_its_models(tmp_path, held_out):
     write_crossval(tmp_path / "cv", {"cnn": 1.0, "hybrid_vit": 1.6}, held_out=held_out)
     study, results = results_of(tmp_path / "cv")
-    assert [row[:2] for row in fact_tables.trials(study).rows] == [["cnn", 0], ["hybrid_vit", 0]]
-    opened = [row[-1] for row in fact_tables.choices(study).rows]
-    assert opened == (["1 (for the ensemble)"] * 2 if held_out else ["1", "1"])
-    assert [len(scored.seeds) for scored in study.scored.values()] == [2, 2]
+    assert [row[:2] for row in run_facts.trials_table(study).rows] == [
+        ["cnn", 0],
+        ["hybrid_vit", 0],
+    ]
+    accesses = [row[-1] for row in run_facts.selection_table(study).rows]
+    assert accesses == (["1 (for the ensemble)"] * 2 if held_out else ["1", "1"])
+    assert [len(scores.seeds) for scores in study.scores.values()] == [2, 2]
     assert set(results["models"]) == {"cnn", "hybrid_vit"}
     assert results["study"]["part"] == ("test" if held_out else "out of fold")
     outside = results["out_of_fold"] if held_out else results
     accuracy = []
     for model in ("cnn", "hybrid_vit"):
-        # By hand: the mean over seeds of each image's probability, all folds together.
+        # By hand: the mean over seeds of each image's probability, over all folds.
         by_image: dict = {}
         folds = np.zeros((2, 3))
         for seed in (0, 1):
@@ -190,12 +193,12 @@ def test_a_crossval_folder_is_its_models(tmp_path, held_out):
                     by_image.setdefault(i, (label, []))[1].append(row)
         accuracy.append(folds.mean(axis=0))
         labels = [label for label, _ in by_image.values()]
-        called = [np.mean(rows, axis=0).argmax() for _, rows in by_image.values()]
-        expected = sk.accuracy_score(labels, called)
+        predicted = [np.mean(rows, axis=0).argmax() for _, rows in by_image.values()]
+        expected = sk.accuracy_score(labels, predicted)
         assert outside["models"][model]["accuracy"]["value"] == pytest.approx(expected)
     resampled = [c for c in results["comparisons"] if c["test"] == "corrected_resampled_t"]
     assert bool(resampled) is not held_out  # of folds, hence not among the tests on held-out images
-    (found,) = [
+    (comparison,) = [
         c
         for c in outside["comparisons"]
         if c["test"] == "corrected_resampled_t" and c["score"] == "accuracy"
@@ -205,8 +208,8 @@ def test_a_crossval_folder_is_its_models(tmp_path, held_out):
         parts = [row["part"] for row in csv.DictReader(file)]
     share = parts.count("test") / parts.count("train")
     t = d.mean() / np.sqrt((1 / 3 + share) * d.var(ddof=1))
-    assert found["statistic"] == pytest.approx(t)
-    assert found["p"] == pytest.approx(2 * stats.t.sf(abs(t), 2))
+    assert comparison["statistic"] == pytest.approx(t)
+    assert comparison["p"] == pytest.approx(2 * stats.t.sf(abs(t), 2))
 
 
 def test_robustness_curves_where_they_are(runs, tmp_path):
@@ -221,11 +224,11 @@ def test_robustness_curves_where_they_are(runs, tmp_path):
     ]
     (folder / "scores.csv").write_text(head + "".join(lines))
     study, _ = results_of(runs / "a", runs / "b")
-    found = {"b": robustness_curves.read(study.entries[1])}
-    assert robustness_curves.read(study.entries[0]) == []
-    panels = robustness_curves.figure(found, ["a", "b"], study.about).axes
+    models = {"b": robustness.read(study.entries[1])}
+    assert robustness.read(study.entries[0]) == []
+    panels = robustness.robustness_figure(models, ["a", "b"], study.about).axes
     assert [axes.get_title() for axes in panels if axes.lines] == ["jpeg", "motion blur"]
-    rows = distortion(study, found).rows
+    rows = robustness.robustness_table(study.entries, models, study.about.data).rows
     assert [row[:2] for row in rows] == [["b", "jpeg"], ["b", "motion blur"]]
     assert rows[0][4].value == pytest.approx(0.5)
     assert rows[0][5] == 1  # b is the first that has any: its own reference
@@ -238,64 +241,64 @@ def test_a_diverged_seed_is_refused(runs, tmp_path):
     lines[3] = ",".join([*lines[3].split(",")[:5], "nan", "nan"])
     path.write_text("\n".join(lines))
     with pytest.raises(UserError, match=r"line 4: a probability of .* is not a finite number"):
-        write_report([str(tmp_path / "c")], tmp_path / "out")
+        compare_runs([str(tmp_path / "c")], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_helpers_draw_what_they_say():
+def test_fake_runs_have_the_requested_subjects():
     columns = subjects({"train": 3, "test": 4})
     assert len(np.unique(take(columns, "test")[1])) == 4
 
 
-def test_means_over_classes_are_called_so_in_the_paper(tmp_path):
+def test_means_over_classes_are_marked_in_the_paper(tmp_path):
     """Above two classes F1 is no harmonic mean of the printed precision and recall."""
     write_run(tmp_path / "three", 1.0, classes=("a", "b", "c"))
     study = make_study(read_entries([str(tmp_path / "three")]))
     (tmp_path / "paper.toml").write_text(paper_toml(study))
     paper = papers.read(tmp_path / "paper.toml")
-    assert {one.kind for one in (*paper.tests, *paper.curves)} == {"macro"}
-    found = paper_checks.audit(paper)
-    assert [f for f in found if f.verdict == "fail" and "curve" not in f.where] == []
-    f1 = [f for f in found if f.check == "f1_identity" and f.where.startswith("test")]
+    assert {record.kind for record in (*paper.tests, *paper.curves)} == {"macro"}
+    findings = paper_checks.audit(paper)
+    assert [f for f in findings if f.verdict == "fail" and "curve" not in f.where] == []
+    f1 = [f for f in findings if f.check == "f1_identity" and f.where.startswith("test")]
     assert [f.verdict for f in f1] == ["cannot_tell"]
 
 
-def test_what_is_held_out_of_all_folds_is_in_the_flow(tmp_path):
+def test_held_out_images_are_in_the_data_flow(tmp_path):
     columns = subjects({"train": 12, "val": 6, "test": 8, "held_out": 4})
     write_run(tmp_path / "run", 1.0, columns=columns)
     study = make_study(read_entries([str(tmp_path / "run")]))
-    steps = provenance.flow(study.shown[0].runs[0])
-    counts = {step.part: step.subjects for step in steps if not step.of}
+    steps = run_facts.flow(study.ranked[0].runs[0])
+    counts = {step.part: step.subjects for step in steps if not step.label}
     assert counts == {"all": 30, "train": 12, "val": 6, "test": 8, "held_out": 4}
-    drawn = flow_figure.figure(steps, study.about)
-    assert any("Held-out test" in text.get_text() for text in drawn.axes[0].texts)
+    figure = run_facts.flow_figure(steps, study.about)
+    assert any("Held-out test" in text.get_text() for text in figure.axes[0].texts)
 
 
-def test_nothing_of_an_earlier_report_is_left(runs, report, tmp_path):
-    write_report([str(runs / "a"), str(runs / "b")], tmp_path / "again")
+def test_files_of_an_earlier_report_are_removed(runs, report, tmp_path):
+    compare_runs([str(runs / "a"), str(runs / "b")], tmp_path / "again")
     (tmp_path / "again" / "figures" / "notes.txt").write_text("mine")
     (tmp_path / "again" / "tables" / "mine.csv").write_text("mine")
-    write_report([str(runs / "a")], tmp_path / "again")
-    write_report([str(runs / "a")], tmp_path / "fresh")
+    compare_runs([str(runs / "a")], tmp_path / "again")
+    compare_runs([str(runs / "a")], tmp_path / "fresh")
     left = everything(tmp_path / "again")
     assert left.pop("figures/notes.txt") == left.pop("tables/mine.csv") == b"mine"
     assert left == everything(tmp_path / "fresh")
 
 
-def test_openings_are_counted_in_the_ledger_of_the_run(tmp_path):
+def test_accesses_are_counted_in_the_ledger_of_the_run(tmp_path):
     run = write_run(tmp_path / "run", 1.0)
     study = make_study(read_entries([str(run)]))
-    assert [row[-1] for row in fact_tables.choices(study).rows] == ["1"]
+    assert [row[-1] for row in run_facts.selection_table(study).rows] == ["1"]
     (run / "test_openings.jsonl").write_text('{"step": 4}\n{"step": 4, "by": "robustness"}\n')
-    assert [row[-1] for row in fact_tables.choices(study).rows] == ["2"]
+    assert [row[-1] for row in run_facts.selection_table(study).rows] == ["2"]
 
 
-def test_the_spread_leaves_out_runs_without_the_score_and_says_so():
+def test_the_spread_counts_only_runs_with_the_score():
     nan = float("nan")
     cells = {"0.600 ± 0.141": [0.5, 0.7], "0.600 ± 0.141 (2 of 3)": [0.5, nan, 0.7],
              "0.500 (1 of 2)": [0.5, nan], "–": [nan, nan]}  # fmt: skip
     for text, values in cells.items():
-        assert shown(tables._mean_and_spread(np.array(values))) == text
+        assert cell_text(tables._spread(np.array(values))) == text
 
 
 def test_every_legend_names_models_whose_names_begin_with_an_underscore(tmp_path):
@@ -321,5 +324,5 @@ def test_a_folder_that_is_a_link_is_neither_written_nor_cleared(runs, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "tables").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="tables: is a symbolic link"):
-        write_report([str(runs / "a")], tmp_path / "out")
+        compare_runs([str(runs / "a")], tmp_path / "out")
     assert [x.read_text() for x in (tmp_path / "elsewhere").iterdir()] == ["precious"]

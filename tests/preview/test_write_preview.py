@@ -1,10 +1,13 @@
-"""The preview command: one sheet, of the kind that was asked for."""
+"""The preview command and the sheet that it draws."""
 
+import numpy as np
 import pytest
 
 from leukjax import command
 from leukjax.images.distort import DISTORTIONS
 from leukjax.preview import cli
+from leukjax.preview.write_preview import sheet
+from leukjax.report.style import save
 
 
 def _status(*arguments):
@@ -30,7 +33,7 @@ def test_a_sheet_is_written(tmp_path, monkeypatch):
     assert [path.name for path in output.parent.iterdir()] == ["cells.png"]
 
 
-def test_a_sheet_of_distortions_has_a_row_for_each(tmp_path, monkeypatch):
+def test_a_sheet_of_distortions_has_one_row_per_distortion(tmp_path, monkeypatch):
     monkeypatch.setenv("LEUKJAX_CACHE", str(tmp_path / "cache"))
     for name in ("a.svg", "b.svg"):
         assert _status(*FIELDS, "--distorted", f"--output={tmp_path / name}") == 0
@@ -40,10 +43,30 @@ def test_a_sheet_of_distortions_has_a_row_for_each(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("argument", "expected", "says"),
+    ("argument", "expected", "message"),
     [("--output=cells.gif", 1, "must end in .png or .svg"), ("--rows=0", 2, "rows")],
 )
-def test_mistakes(tmp_path, monkeypatch, capsys, argument, expected, says):
+def test_mistakes(tmp_path, monkeypatch, capsys, argument, expected, message):
     monkeypatch.setenv("LEUKJAX_CACHE", str(tmp_path / "cache"))
     assert _status(*FIELDS, argument) == expected
-    assert says in capsys.readouterr().err
+    assert message in capsys.readouterr().err
+
+
+def test_every_image_and_every_view_is_drawn(tmp_path):
+    rng = np.random.default_rng(0)
+    raw = rng.integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    views = rng.random((3, 4, 16, 16, 3)).astype(np.float32)
+    figure = sheet(raw, views, ["hem H1", "all H2", "all H3"], "smears: flip")
+    arrays = [axes.images[0].get_array() for axes in figure.axes]
+    assert len(arrays) == 15
+    np.testing.assert_array_equal(arrays[0], raw[0])
+    np.testing.assert_array_equal(arrays[7], views[1, 1])
+    assert [axes.get_ylabel() for axes in figure.axes[::5]] == ["hem H1", "all H2", "all H3"]
+    first, second = (save(figure, tmp_path / run, "preview") for run in "ab")
+    for a, b in zip(first, second, strict=True):
+        assert a.read_bytes() == b.read_bytes()
+
+
+def test_without_views_the_raw_images_remain():
+    figure = sheet(np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 0, 8, 8, 3)), ["a", "b"], "x")
+    assert len(figure.axes) == 2

@@ -9,7 +9,7 @@ from matplotlib import colors
 from matplotlib.text import Text
 from PIL import Image
 
-from leukjax.report import glyphs, style
+from leukjax.report import style
 from leukjax.report.figures import (
     confusion_figure,
     curves,
@@ -99,7 +99,7 @@ def test_files_appear_and_are_the_same_again(case, tmp_path):
             assert "date" not in path.read_text().lower()
             continue
         picture = np.asarray(Image.open(path).convert("L"))
-        # Nothing is cut: the outermost pixels are blank, and something is drawn inside.
+        # Nothing is cut: the outermost pixels are blank, and those inside are not.
         frame = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
         assert (frame == 255).all(), path.name
         assert (picture < 128).sum() > 500
@@ -129,20 +129,20 @@ def test_nothing_is_cut(case):
         subjects_figure(labels, p.argmax(1), subjects, about),
     ):
         figure.draw_without_rendering()
-        drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
-        assert drawn.x0 > -0.01
-        assert drawn.y0 > -0.01
-        assert drawn.x1 < width + 0.01
-        assert drawn.y1 < height + 0.01
+        box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+        assert box.x0 > -0.01
+        assert box.y0 > -0.01
+        assert box.x1 < width + 0.01
+        assert box.y1 < height + 0.01
 
 
 def texts(figure):
     figure.draw_without_rendering()
-    found = [t.get_text() for t in figure.findobj(lambda o: hasattr(o, "get_text"))]
-    return "\n".join(t for t in found if t)
+    texts = [t.get_text() for t in figure.findobj(lambda o: hasattr(o, "get_text"))]
+    return "\n".join(t for t in texts if t)
 
 
-def test_marks_stand_in_every_title():
+def test_marks_are_in_every_title():
     labels, p, subjects = predictions(10, 2)
     about = About("smears", "test", ("hem", "all"), "all", synthetic=True, leaky=True)
     for figure in (
@@ -172,17 +172,17 @@ def test_roc_names_the_score_with_its_interval():
     assert "every image is all: undefined" in alone
 
 
-def test_curves_without_values_say_so():
+def test_curves_without_values_have_a_note():
     assert "no values logged" in texts(curves([], TWO))
-    # The test part and absent scores are not drawn.
+    # The test part and absent scores are not box.
     figure = curves([{"epoch": 1.0, "part": "test", "loss": 0.1, "accuracy": 1.0}], TWO)
     assert "no values logged" in texts(figure)
 
 
 def test_subjects_are_sorted_and_coloured_by_class():
     labels = np.array([0, 0, 1, 1, 1, 0])
-    called = np.array([0, 1, 1, 1, 1, 0])
-    figure = subjects_figure(labels, called, np.array(list("aabbcc")), TWO)
+    predicted = np.array([0, 1, 1, 1, 1, 0])
+    figure = subjects_figure(labels, predicted, np.array(list("aabbcc")), TWO)
     text = texts(figure)
     assert "several classes" in text  # subject c has cells of both
     ticks = [t.get_text() for t in figure.axes[0].get_xticklabels()]
@@ -194,8 +194,8 @@ def test_the_users_own_settings_change_nothing(tmp_path):
 
     plain = style.save(curves(history(3), TWO), tmp_path / "plain", "x")
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "black"}):
-        own = style.save(curves(history(3), TWO), tmp_path / "own", "x")
-    for a, b in zip(plain, own, strict=True):
+        changed = style.save(curves(history(3), TWO), tmp_path / "changed", "x")
+    for a, b in zip(plain, changed, strict=True):
         assert a.read_bytes() == b.read_bytes()
 
 
@@ -211,11 +211,11 @@ ODD = About("x", "test", ("_a$b$_c", "白血球 100 $", "\x1b[31mred"), "_a$b$_c
 
 
 def test_names_are_drawn_as_they_are(tmp_path, caplog, monkeypatch):
-    """No mathematics between dollars, no legend without ``_…``, no 18 warnings for one letter."""
+    """Dollars start no mathematics, legends keep ``_…``, and a letter gets one warning."""
     labels, p, _ = predictions(9, 3, mixed=True)
     subjects = np.array(["_1", "$2$", "白3", "4"])[np.arange(len(labels)) % 4]
-    monkeypatch.setattr(glyphs, "_warned", set())
-    monkeypatch.setattr(glyphs, "_OTHERS", ())  # as where no other font is installed
+    monkeypatch.setattr(style, "_warned", set())
+    monkeypatch.setattr(style, "_OTHER_FONTS", ())  # as where no other font is installed
     with warnings.catch_warnings(), caplog.at_level("WARNING"):
         warnings.simplefilter("error")
         write_figures(tmp_path, history(2), labels, p, subjects, subjects, ODD)
@@ -235,14 +235,14 @@ def test_names_are_drawn_as_they_are(tmp_path, caplog, monkeypatch):
 
 
 def test_letters_come_from_a_font_that_has_them(monkeypatch):
-    monkeypatch.setattr(glyphs, "_letters", {glyphs.FONT: {97}, "Noto Sans": {0x767D}}.__getitem__)
-    monkeypatch.setattr(glyphs, "_OTHERS", ("Noto Sans",))
-    assert glyphs._drawable("a白") == ("a白", [glyphs.FONT, "Noto Sans"])
+    monkeypatch.setattr(style, "_letters", {style.FONT: {97}, "Noto Sans": {0x767D}}.__getitem__)
+    monkeypatch.setattr(style, "_OTHER_FONTS", ("Noto Sans",))
+    assert style._drawable("a白") == ("a白", [style.FONT, "Noto Sans"])
 
 
 def test_a_picture_without_names_is_not_changed():
     labels, p, subjects = predictions(9, 2)
     figure = roc_figure(labels, p, subjects, TWO)
     before = texts(figure)
-    glyphs.make_drawable(figure)
+    style.make_drawable(figure)
     assert texts(figure) == before

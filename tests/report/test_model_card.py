@@ -41,9 +41,9 @@ def card(**about):
     )
 
 
-def test_the_card_says_what_the_run_knows():
+def test_the_card_has_the_facts_of_the_run():
     text = card()
-    for said in (
+    for sentence in (
         "# Model card: CNN on cnmc",
         "163,602 parameters",
         "Positive: all",
@@ -51,7 +51,7 @@ def test_the_card_says_what_the_run_knows():
         "Epoch 7 was chosen by loss on val",
         "train 7,108 images of 51 subjects, val 3,553 images of 22 subjects",
         "test 1,867 images of 28 subjects",
-        "Test was opened 2 times",
+        "The test images had been accessed 2 times",
         "28 groups",
         "1 x CPU, Some Processor 3000 (x86_64)",
         "Balanced accuracy over the shortcuts alone: +0.004 (95 % CI -0.010 to +0.018 over 28"
@@ -59,7 +59,7 @@ def test_the_card_says_what_the_run_knows():
         "No medical device",
         "### Test scores on cnmc",
     ):
-        assert said in text, said
+        assert sentence in text, sentence
     titles = [line for line in text.splitlines() if line.startswith("## ")]
     assert titles == [
         "## Model details",
@@ -88,5 +88,5 @@ def test_a_model_that_beats_the_shortcuts_is_not_doubted():
     assert line.endswith("+0.200 (95 % CI +0.100 to +0.300 over 28 groups).")
     none = {"difference": None, "low": None, "high": None, "reason": "a class is missing"}
     assert over_shortcuts_line(none).endswith("undefined; a class is missing.")
-    one = {"difference": 0.1, "low": None, "high": None, "reason": "one group"}
-    assert over_shortcuts_line(one).endswith("+0.100; no interval, one group.")
+    without_interval = {"difference": 0.1, "low": None, "high": None, "reason": "one group"}
+    assert over_shortcuts_line(without_interval).endswith("+0.100; no interval, one group.")

@@ -4,7 +4,7 @@ import io
 import pytest
 
 from leukjax.metrics.intervals import Interval
-from leukjax.report.tables import P, Table, latex, p_value, shown
+from leukjax.report.tables import P, Table, cell_text, latex, p_value
 
 TABLE = Table(
     "t",
@@ -28,14 +28,14 @@ def test_csv_has_full_precision_and_the_bounds():
     assert rows[2]["AUROC"] == ""
 
 
-def test_people_read_three_digits_and_a_minus_sign():
+def test_text_has_three_digits_and_a_minus_sign():
     assert TABLE.text() == [
         ["a|b", "0.912 (0.850–0.950)", "< 0.0001", "1,234"],
         ["c", "−0.100 (−0.300 to 0.050)", "–", "-2"],
         ["d", "–", "0.031", "0"],
     ]
     assert "a\\|b" in TABLE.markdown()
-    assert shown(0.5) == "0.500"
+    assert cell_text(0.5) == "0.500"
 
 
 @pytest.mark.parametrize(
@@ -48,11 +48,11 @@ def test_people_read_three_digits_and_a_minus_sign():
         (0.0, "< 0.0001"),
     ],
 )
-def test_p_is_never_nought(p, text):
+def test_p_is_never_zero(p, text):
     assert p_value(p) == text
 
 
-def test_latex_escapes_what_tex_would_take_for_commands():
+def test_latex_escapes_special_characters():
     assert latex("50 % of a_b & {c} < d–e") == r"50 \% of a\_b \& \{c\} \textless{} d--e"
     text = TABLE.latex()
     assert r"\caption{Scores of 100 \% of x\_1}" in text

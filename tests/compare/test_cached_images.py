@@ -1,4 +1,4 @@
-"""Pictures of a report come from this machine's own cache, or there are none."""
+"""Pictures of a report come from the cache of this machine, or there are none."""
 
 import json
 import shutil
@@ -8,27 +8,27 @@ import numpy as np
 import pytest
 
 from leukjax import config
-from leukjax.compare import thumbnails
+from leukjax.compare.case_figures import cached_images
 from leukjax.compare.load_results import read_entries
 from leukjax.data import datasets
 
 
 @pytest.fixture
 def cached(trained_run, tmp_path, monkeypatch) -> Path:
-    """This machine's cache holds the images of the run."""
+    """The cache of this machine contains the images of the run."""
     shutil.copytree(trained_run.parent / "cache", tmp_path / "cache")
     monkeypatch.setenv("LEUKJAX_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
-def test_they_are_those_of_the_records(finished_run, cached):
+def test_pictures_are_the_images_of_the_records(finished_run, cached):
     (entry,) = read_entries([str(finished_run)])
     data = config.load("default", json.loads(_fields(finished_run))).data
     prepared = datasets.prepare(data)
     rows = [np.array([3, 0, 7]), np.array([], np.int64)]
-    found = thumbnails.of_ids(entry, [prepared.manifest.id[row] for row in rows])
-    assert found is not None
-    for images, row in zip(found, rows, strict=True):
+    cached_arrays = cached_images(entry, [prepared.manifest.id[row] for row in rows])
+    assert cached_arrays is not None
+    for images, row in zip(cached_arrays, rows, strict=True):
         np.testing.assert_array_equal(images, prepared.images(row))
 
 
@@ -39,7 +39,9 @@ def _fields(run: Path) -> str:
 
 
 @pytest.mark.parametrize("case", ["empty", "other checksum", "damaged", "other order", "name"])
-def test_otherwise_there_are_none_and_nothing_is_made(finished_run, cached, tmp_path, case):
+def test_without_cached_images_there_are_none_and_nothing_is_written(
+    finished_run, cached, tmp_path, case
+):
     run = Path(shutil.copytree(finished_run, tmp_path / "run"))
     if case == "empty":
         shutil.rmtree(cached)
@@ -56,7 +58,7 @@ def test_otherwise_there_are_none_and_nothing_is_made(finished_run, cached, tmp_
         _set(run / "summary.json", data="../outside")
     before = sorted(map(str, tmp_path.rglob("*")))
     (entry,) = read_entries([str(run)])
-    assert thumbnails.of_ids(entry, [entry.predictions.id[:2]]) is None
+    assert cached_images(entry, [entry.predictions.id[:2]]) is None
     assert sorted(map(str, tmp_path.rglob("*"))) == before
 
 

@@ -4,7 +4,7 @@ import pytest
 from leukjax.metrics.intervals import Interval, intervals
 from leukjax.metrics.scores import subject_table
 from leukjax.report.provenance import About
-from leukjax.report.text_tables import COLUMNS, Row, number, render, score_table, span
+from leukjax.report.tables import COLUMNS, Row, number, render, score_table, span
 
 CLASSES = ("hem", "all")
 
@@ -43,19 +43,26 @@ def test_every_score_and_interval_is_printed_by_image_and_by_subject():
     rows, text = scored(ABOUT)
     by_image, by_subject = text.split("By subject (12 subjects")
     assert "By image (180 images; 12 groups: 6 with hem, 6 with all)" in by_image
-    for found, part in ((rows[0].by_image, by_image), (rows[0].by_subject, by_subject)):
+    for intervals_by_score, part in (
+        (rows[0].by_image, by_image),
+        (rows[0].by_subject, by_subject),
+    ):
         lines = part.splitlines()
         start = next(i for i, line in enumerate(lines) if line.startswith("resnet50"))
         values = lines[start].split()[1:]
-        assert values == [number(found[name].value) for name in COLUMNS]
+        assert values == [number(intervals_by_score[name].value) for name in COLUMNS]
         below = [cell.rstrip("*") for cell in lines[start + 1].split()]
-        assert below == [span(found[name], 2) for name in COLUMNS if found[name].low is not None]
+        assert below == [
+            span(intervals_by_score[name], 2)
+            for name in COLUMNS
+            if intervals_by_score[name].low is not None
+        ]
     assert "Positive class: all" in text
     assert "delete-one-group jackknife (CR3)" in text
     assert max(map(len, text.splitlines())) <= 110
 
 
-def test_what_is_undefined_is_explained():
+def test_undefined_scores_are_explained():
     _, text = scored(ABOUT)
     assert "Undefined: no image was called all (precision by image of larger class" in text
     line = next(line for line in text.splitlines() if line.startswith("larger class"))
@@ -104,10 +111,10 @@ def test_no_scores_by_subject_are_explained():
         groups_with={"hem": 6, "all": 6},
         no_subjects="12 of 12 subjects have cells of several classes",
     )
-    assert "By subject: none, for 12 of 12 subjects have cells of several classes." in text
+    assert "By subject: none, because 12 of 12 subjects have cells of several classes." in text
 
 
-def test_three_classes_are_said_to_be_averaged():
+def test_means_over_three_classes_are_stated():
     about = About("bccd_cells", "test", ("RBC", "WBC", "Platelets"), "WBC")
     interval = Interval(0.5, 0.4, 0.6, "jackknife", 9)
     text = score_table(
