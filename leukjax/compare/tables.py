@@ -11,9 +11,10 @@ from leukjax.compare.load_results import Entry
 from leukjax.compare.score_figures import title_of
 from leukjax.compare.secondary_analyses import TESTS_NAMED, disagreements
 from leukjax.compare.verdict import primary_tests
-from leukjax.metrics import power
-from leukjax.metrics.comparisons import INDEPENDENT, TESTS, least_p
+from leukjax.metrics import comparisons as paired
+from leukjax.metrics.comparisons import INDEPENDENT, TESTS, groups_needed
 from leukjax.metrics.intervals import METHODS, Interval
+from leukjax.metrics.paired_tests import least_p
 from leukjax.metrics.scores import predicted_class
 from leukjax.report.tables import Cell, P, Spread, Table
 from leukjax.report.text_tables import COLUMNS
@@ -275,9 +276,9 @@ def power_table(study: Study) -> Table | None:
         one = pair.found
         if one.error is None or one.df is None or one.difference is None:
             continue
-        lines = power.table(one.error, one.df, groups)
+        lines = paired.power_table(one.error, one.df, groups)
         numbers = [line.groups for line in lines]
-        needed = power.groups_needed(one.difference, one.error, one.df, groups)
+        needed = groups_needed(one.difference, one.error, one.df, groups)
         names = f"{pair.a} and {pair.b}"
         possible = [line.detectable if line.detectable <= 1 else None for line in lines]
         rows.append([names, one.difference, *possible, needed])

@@ -7,8 +7,8 @@ import numpy as np
 
 from leukjax.compare import secondary_analyses
 from leukjax.compare.analysis import PRIMARY, SIGNIFICANT, Pair, Study
-from leukjax.metrics import power
-from leukjax.metrics.comparisons import least_p
+from leukjax.metrics.comparisons import detectable
+from leukjax.metrics.paired_tests import least_p
 from leukjax.report.tables import p_value
 from leukjax.report.text_tables import number
 
@@ -185,7 +185,7 @@ def _what_could_be_shown(study: Study, tests: Sequence[Pair]) -> str:
             " large."
         )
     smallest = [
-        (power.detectable(pair.found.error, pair.found.df), pair)
+        (detectable(pair.found.error, pair.found.df), pair)
         for pair in tests
         if pair.found.error is not None and pair.found.df is not None
     ]

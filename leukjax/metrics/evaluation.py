@@ -1,7 +1,7 @@
-"""The one way from predictions to scores: `score` returns them by image and by subject.
+"""Scores of predictions by image and by subject, with confidence intervals.
 
-Run reports, `evaluate`, `crossval`, `compare` and `Predictor.evaluate` use it, so that the same
-predictions get the same numbers everywhere.
+Run reports, `evaluate`, `crossval`, `compare` and `Predictor.evaluate` use `score`, so that the
+same predictions get the same numbers everywhere.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ class Evaluation:
     """Scores of one set of predictions, with 95 % confidence intervals over groups.
 
     Attributes:
-      predictions: what is scored, one row per image.
+      predictions: the scored predictions, one row per image.
       positive: class of precision, recall, specificity, F1 and AUROC; "" above two classes.
       by_image: every score of `intervals.NAMES`, one row per image.
       by_subject: the same, one row per subject (mean probability of its images); None where
@@ -35,7 +35,7 @@ class Evaluation:
       no_subjects: reason, else "".
       threshold: of the positive class; None = the class with the largest probability is predicted.
         With a threshold the scores of `confusion.NAMES` are taken at it.
-      name: of the data, for the title of the table.
+      name: of the data; title of the table.
     """
 
     predictions: Predictions
@@ -74,9 +74,9 @@ class Evaluation:
     def table(self) -> str:
         """The scores as a text table: one row per score, one column per unit."""
         units = {"by image": self.by_image, "by subject": self.by_subject or {}}
-        rows = [["", *(unit for unit, found in units.items() if found)]]
+        rows = [["", *(unit for unit, scores in units.items() if scores)]]
         for name in self.by_image:
-            cells = [_cell(found[name]) for found in units.values() if found]
+            cells = [_cell(scores[name]) for scores in units.values() if scores]
             rows.append([name.replace("_", " "), *cells])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
@@ -96,13 +96,13 @@ class Evaluation:
 
     def _notes(self) -> list[str]:
         units = (self.by_image, self.by_subject or {})
-        methods = {i.method for found in units for i in found.values() if i.low is not None}
+        methods = {i.method for unit in units for i in unit.values() if i.low is not None}
         notes = [f"95 % intervals over groups: {METHODS[m]}." for m in METHODS if m in methods]
         if self.threshold is not None:
             notes.insert(0, f"Threshold of {self.positive}: {self.threshold:.4g}.")
         if self.no_subjects:
             notes.append(f"By subject: none; {self.no_subjects}.")
-        reasons = dict.fromkeys(i.reason for found in units for i in found.values() if i.reason)
+        reasons = dict.fromkeys(i.reason for unit in units for i in unit.values() if i.reason)
         return notes + [f"–: {reason}." for reason in reasons]
 
 
@@ -144,7 +144,7 @@ def by_subject(predictions: Predictions) -> Predictions:
     """Returns one row per subject with the mean probability of its images.
 
     Raises:
-      MixedSubjectsError: subjects have no class of their own.
+      MixedSubjectsError: a subject has images of several classes.
     """
     p = predictions
     table = subject_table(p.labels, p.probabilities, p.subject, p.group)
@@ -154,30 +154,31 @@ def by_subject(predictions: Predictions) -> Predictions:
 
 
 def at_threshold(predictions: Predictions, positive: str, threshold: float) -> dict[str, Interval]:
-    """The scores of `confusion.NAMES` where the positive class is predicted from a threshold on."""
+    """Returns the scores of `confusion.NAMES` at a threshold of the positive class."""
     column = predictions.classes.index(positive)
-    called = thresholds.reached(predictions.probabilities[:, column], threshold)
-    # The scores use the class with the largest probability: the predicted one gets all of it.
-    certain = np.where(np.eye(2, dtype=bool)[column], called[:, None], ~called[:, None])
+    is_positive = thresholds.reached(predictions.probabilities[:, column], threshold)
+    # The scores use the class with the largest probability, so the predicted class gets 1.
+    predicted = is_positive[:, None]
+    certain = np.where(np.eye(2, dtype=bool)[column], predicted, ~predicted)
     decided = dataclasses.replace(predictions, probabilities=certain.astype(np.float32))
-    found = _intervals(decided, positive, None)
-    return {name: found[name] for name in confusion.NAMES}
+    scores = _intervals(decided, positive, None)
+    return {name: scores[name] for name in confusion.NAMES}
 
 
 def _intervals(
     predictions: Predictions, positive: str, threshold: float | None
 ) -> dict[str, Interval]:
     p = predictions
-    # Above two classes no score depends on the positive one.
-    found = intervals(p.labels, p.probabilities, p.group, p.classes, positive or p.classes[0])
+    # Above two classes no score depends on the positive class.
+    result = intervals(p.labels, p.probabilities, p.group, p.classes, positive or p.classes[0])
     if threshold is not None:
-        found |= at_threshold(p, positive, threshold)
-    return found
+        result |= at_threshold(p, positive, threshold)
+    return result
 
 
 def _by_class(predictions: Predictions) -> dict[str, dict[str, Interval]]:
     grouped = clustered.group(predictions.labels, predictions.probabilities, predictions.group)
-    called = predicted_class(predictions.probabilities)
+    predicted = predicted_class(predictions.probabilities)
     result = {}
     for c, name in enumerate(predictions.classes):
         labels = (predictions.labels == c).astype(int)
@@ -186,17 +187,17 @@ def _by_class(predictions: Predictions) -> dict[str, dict[str, Interval]]:
             both = np.stack([1 - p, p], axis=1)
             return dataclasses.replace(grouped, labels=labels, probabilities=both)
 
-        predicted = against_rest((called == c).astype(float))
-        result[name] = {score: interval(score, predicted, 1) for score in confusion.ONE_CLASS}
+        decided = against_rest((predicted == c).astype(float))
+        result[name] = {score: interval(score, decided, 1) for score in confusion.ONE_CLASS}
         probability = predictions.probabilities[:, c].astype(np.float64)
         result[name]["auroc"] = interval("auroc", against_rest(probability), 1)
     return result
 
 
-def _cell(found: Interval) -> str:
-    if found.value is None:
+def _cell(score: Interval) -> str:
+    if score.value is None:
         return "–"
-    text = f"{found.value:.3f}"
-    if found.low is None or found.high is None:
+    text = f"{score.value:.3f}"
+    if score.low is None or score.high is None:
         return text
-    return f"{text} [{found.low:.3f}, {found.high:.3f}]"
+    return f"{text} [{score.low:.3f}, {score.high:.3f}]"

@@ -152,7 +152,7 @@ def _scores_csv(curves: Sequence[Curve]) -> str:
     out.writerow(COLUMNS)
     for curve in curves:
         for point in (point for points in curve.points.values() for point in points):
-            score, drop = point.found, point.drop
+            score, drop = point.interval, point.drop
             numbers = (score.value, score.low, score.high, drop.value, drop.low, drop.high)
             cells = ("" if number is None else f"{number:.9g}" for number in numbers)
             out.writerow(

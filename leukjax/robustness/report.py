@@ -176,7 +176,7 @@ def _draw(axes, curve: Curve, i: int, result: RunResult) -> None:
     points = curve.points[MAIN]
     first = curve.background == result.curves[0].background
     x = [point.severity for point in points]
-    y = [np.nan if point.found.value is None else point.found.value for point in points]
+    y = [np.nan if point.interval.value is None else point.interval.value for point in points]
     colour = CLASSES[i % 6]
     if not first:
         axes.plot(x, y, "--", color=colour, lw=1)
@@ -185,8 +185,8 @@ def _draw(axes, curve: Curve, i: int, result: RunResult) -> None:
     low, high = (
         [np.nan if value is None else value for value in column]
         for column in (
-            [point.found.low for point in points],
-            [point.found.high for point in points],
+            [point.interval.low for point in points],
+            [point.interval.high for point in points],
         )
     )
     axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
