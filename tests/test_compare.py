@@ -156,7 +156,7 @@ def _other_split(folder):
 BAD = {
     _unknown_ids: "is no test image of",
     _fewer: "ids are unknown",
-    _missing_column: "misses the columns id, subject",
+    _missing_column: "lacks the columns id, subject",
     _logits: "do not sum to 1",
     _nan: "line 5: a probability of test00_03 is not a finite number",
     _not_a_number: "could not convert string to float",

@@ -16,9 +16,10 @@ from leukjax.compare.analysis import (
 from leukjax.compare.figures import by_epoch
 from leukjax.compare.load_results import Entry
 from leukjax.compare.verdict import TEST_NAMES, disagreements, primary_tests
-from leukjax.metrics import power
-from leukjax.metrics.comparisons import INDEPENDENT, TESTS, least_p
+from leukjax.metrics import comparisons as paired
+from leukjax.metrics.comparisons import INDEPENDENT, TESTS
 from leukjax.metrics.intervals import METHODS, Interval
+from leukjax.metrics.paired_tests import least_p
 from leukjax.report.tables import (
     COLUMNS,
     Cell,
@@ -260,9 +261,9 @@ def power_table(study: Study) -> Table | None:
         result = pair.result
         if result.error is None or result.df is None or result.difference is None:
             continue
-        lines = power.table(result.error, result.df, groups)
+        lines = paired.power_table(result.error, result.df, groups)
         numbers = [line.groups for line in lines]
-        needed = power.groups_needed(result.difference, result.error, result.df, groups)
+        needed = paired.groups_needed(result.difference, result.error, result.df, groups)
         possible = [line.detectable if line.detectable <= 1 else None for line in lines]
         rows.append([f"{pair.a} and {pair.b}", result.difference, *possible, needed])
     if not rows:

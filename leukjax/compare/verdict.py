@@ -18,8 +18,9 @@ from leukjax.compare.analysis import (
     Pair,
     Study,
 )
-from leukjax.metrics import power
-from leukjax.metrics.comparisons import INDEPENDENT, TESTS, least_p
+from leukjax.metrics import comparisons as paired
+from leukjax.metrics.comparisons import INDEPENDENT, TESTS
+from leukjax.metrics.paired_tests import least_p
 from leukjax.metrics.predictions import Predictions
 from leukjax.report.tables import UNDEFINED, Cell, Table, capitalized, number, p_value, title_of
 
@@ -239,7 +240,7 @@ def _power(study: Study, tests: Sequence[Pair]) -> str:
             " large."
         )
     detectable = [
-        (power.detectable(pair.result.error, pair.result.df), pair)
+        (paired.detectable(pair.result.error, pair.result.df), pair)
         for pair in tests
         if pair.result.error is not None and pair.result.df is not None
     ]

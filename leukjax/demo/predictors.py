@@ -10,7 +10,7 @@ from leukjax.demo.heatmaps import Heat
 from leukjax.demo.options import Options
 from leukjax.errors import UserError
 from leukjax.metrics.predictions import mean
-from leukjax.metrics.selective import Threshold, answers
+from leukjax.metrics.thresholds import ConfidenceThreshold, is_confident
 from leukjax.predict import out_of_distribution
 from leukjax.predict.member import Member
 from leukjax.predict.out_of_distribution import FeatureDistance
@@ -51,7 +51,7 @@ class Judges:
 
     predictor: Predictor
     tta: bool
-    threshold: Threshold | None
+    threshold: ConfidenceThreshold | None
     likes: tuple[FeatureDistance, ...]
     heat: Heat
 
@@ -98,7 +98,7 @@ class Judges:
                 probabilities=probabilities[row],
                 low=each[:, row].min(0),
                 high=each[:, row].max(0),
-                abstained=not answers(probabilities[row], least),
+                abstained=not is_confident(probabilities[row], least),
                 unlikeness=float(np.mean(unlike, 0)[row]) if unlike else None,
                 heat=heat[row],
             )

@@ -1,1 +1,1 @@
-"""Scores and their uncertainty, from labels, probabilities and groups; NumPy and SciPy, no JAX."""
+"""Scores and their uncertainty from labels, probabilities and groups (NumPy and SciPy, no JAX)."""

@@ -1,4 +1,4 @@
-"""Calibration: reliability by bins, and temperature scaling."""
+"""Calibration: reliability diagrams and temperature scaling."""
 
 import dataclasses
 
@@ -7,11 +7,11 @@ from jaxtyping import Float, Int, Shaped
 from scipy import optimize
 
 from leukjax.metrics import clustered, confusion
-from leukjax.metrics.jackknife import TAIL, ZERO, NoIntervalError, bounds, jackknife
+from leukjax.metrics.intervals import ZERO, NoIntervalError, all_alike, bounds, jackknife
 from leukjax.metrics.scores import predicted_class, softmax
 
 BINS = 10
-COLDEST, HOTTEST = 0.05, 20.0  # temperatures tried
+COLDEST, HOTTEST = 0.05, 20.0  # bounds of the temperature
 FLOOR = float(np.finfo(np.float32).smallest_subnormal)
 
 
@@ -21,8 +21,8 @@ class Bin:
 
     Attributes:
         predicted: their mean probability.
-        observed: share of them for which the event came true.
-        low, high: 95 % interval of `observed` over groups; None where one group is all there is.
+        observed: share of them for which the event is true.
+        low, high: 95 % interval of `observed` over groups; None with a single group.
         images, groups: how many.
     """
 
@@ -41,39 +41,38 @@ def reliability(
     positive: int,
     bins: int = BINS,
 ) -> list[Bin]:
-    """The reliability diagram (DeGroot & Fienberg 1983, The Statistician 32:12).
+    """Returns the reliability diagram (DeGroot & Fienberg 1983, The Statistician 32:12).
 
     Two classes: the probability of the positive one against how often it is true. More: the largest
-    probability against how often that class is true. Bins hold equal numbers of images as far as
-    ties allow: images of one probability are never parted.
+    probability against how often that class is true. Bins have equal numbers of images as far as
+    ties allow: images of equal probability are in the same bin.
 
-    The interval of a bin leaves out one group after the other, of all groups and stratified by
-    class, on the logit scale with t; where all of a bin came out alike it is the binomial one with
-    a trial a group (Clopper & Pearson).
+    The interval of a bin is the delete-one-group jackknife over all groups, stratified by class, on
+    the logit scale with t; where all images of a bin have the same outcome it is the binomial one
+    with one trial per group (Clopper & Pearson).
     """
     data = clustered.group(labels, probabilities, groups)
     if probabilities.shape[1] == 2:
-        predicted, came_true = data.probabilities[:, positive], labels == positive
+        predicted, is_true = data.probabilities[:, positive], labels == positive
     else:
         predicted = data.probabilities.max(axis=1)
-        came_true = predicted_class(data.probabilities) == labels
+        is_true = predicted_class(data.probabilities) == labels
     edges = np.unique(np.quantile(predicted, np.arange(1, bins) / bins))
     which = np.searchsorted(edges, predicted, side="left")
-    return [_bin(which == b, predicted, came_true, data) for b in np.unique(which)]
+    return [_bin(which == b, predicted, is_true, data) for b in np.unique(which)]
 
 
 def _bin(
-    inside: np.ndarray, predicted: np.ndarray, came_true: np.ndarray, data: clustered.Grouped
+    inside: np.ndarray, predicted: np.ndarray, is_true: np.ndarray, data: clustered.Grouped
 ) -> Bin:
-    observed = float(came_true[inside].mean())
+    observed = float(is_true[inside].mean())
     count = data.count_groups(inside)
     low: float | None = None
     high: float | None = None
     if observed in (0.0, 1.0):
-        bound = TAIL ** (1 / count)
-        low, high = (bound, 1.0) if observed else (0.0, 1 - bound)
+        low, high = all_alike(bool(observed), count)
     else:
-        hits, images = data.sums(came_true & inside), data.sums(inside)
+        hits, images = data.sums(is_true & inside), data.sums(inside)
         try:
             estimate = jackknife(
                 lambda weights: confusion.ratio(weights @ hits, weights @ images), data, observed
@@ -86,15 +85,15 @@ def _bin(
 
 
 def temperature(labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, "n c"]) -> float:
-    """The temperature that makes these images' loss smallest (Guo et al. 2017, ICML, section 4.2).
+    """Returns the temperature that minimises the loss of these images (Guo et al. 2017, ICML, 4.2).
 
-    Above 1 the model was too sure, below 1 too timid. Fit it on validation, never on test. The
-    loss is convex in 1 / T, so there is one answer; it is held between 0.05 and 20, which binds
-    where every image of the validation part is called right.
+    Above 1 the model was overconfident, below 1 underconfident. Fit it on validation, never on
+    test. The loss is convex in 1 / T, so the minimum is unique; it is bounded by 0.05 and 20, which
+    matters if every validation image is classified correctly.
 
     Args:
         labels: true classes.
-        probabilities: in float64 as they are written, or what is very unlikely has become 0.
+        probabilities: in float64 as written; in float32 very small ones would be 0.
     """
     log = _logarithm(probabilities)
 
@@ -104,27 +103,30 @@ def temperature(labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, 
         given = scaled[np.arange(len(labels)), labels]
         return float((np.log(np.exp(scaled).sum(axis=1)) - given).mean())
 
-    found = optimize.minimize_scalar(
+    result = optimize.minimize_scalar(
         loss, bounds=(1 / HOTTEST, 1 / COLDEST), method="bounded", options={"xatol": 1e-8}
     )
-    return float(1 / found.x)
+    return float(1 / result.x)
 
 
 def rescale(
     probabilities: Float[np.ndarray, "n c"], temperature: float
 ) -> Float[np.ndarray, "n c"]:
-    """Probabilities at another temperature: softmax(log p / T). The largest stays the largest."""
+    """Returns softmax(log p / T), the probabilities at another temperature.
+
+    The predicted class stays the same.
+    """
     return softmax(_logarithm(probabilities) / temperature)
 
 
 def _logarithm(probabilities: np.ndarray) -> np.ndarray:
-    """Logits up to a constant in each row.
+    """Returns logits up to a constant in each row.
 
-    Runs keep probabilities in float64, so that none is 0. A 0 is of an older run, or of another
-    tool, and was too small for float32: it counts as the smallest number that float32 has, or as
-    the smallest other one of its row. That is the largest logit it can have had, so the temperature
-    may come out too low (one wrong image in 200 with a margin of 150: 3.7 instead of 5.2), but
-    never at the bound of 20, where a floor at float64's smallest number put it.
+    Runs store probabilities in float64, so that none is 0. A 0 comes from an older run or another
+    tool and was too small for float32: it is replaced by the smallest float32 number, or by the
+    smallest other one of its row. That is the largest possible logit, so the temperature may be too
+    low (one wrong image in 200 with a margin of 150: 3.7 instead of 5.2), but not at the bound of
+    20, as it would be with the smallest float64 number.
     """
     given = probabilities.astype(np.float64)
     least = np.where(given > 0, given, FLOOR).min(axis=1, keepdims=True)

@@ -1,7 +1,7 @@
-"""Two models on the same images: how far apart, how sure, and by which test.
+"""Compares two models on the same images: difference, interval, tests and statistical power.
 
-The unit is the group, as in `intervals`. Seeds of a model are no further subjects: average their
-probabilities, or their scores by fold, before coming here.
+The unit is the group, as in `intervals`. Several seeds of a model are not several subjects: average
+their probabilities, or their scores by fold, first.
 """
 
 import dataclasses
@@ -9,15 +9,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
-from scipy import stats
+from scipy import optimize, stats
 
-from leukjax.metrics import clustered, confusion, mcnemar
-from leukjax.metrics.jackknife import ZERO, Estimate, NoIntervalError, bounds, jackknife
-from leukjax.metrics.obuchowski import paired_auroc
+from leukjax.metrics import clustered, confusion, paired_tests
+from leukjax.metrics.intervals import TAIL, ZERO, Estimate, bounds, statistic_interval
+from leukjax.metrics.paired_tests import DRAWS, least_p, paired_auroc, permutation_p
 from leukjax.metrics.scores import predicted_class
 
-EXACT_GROUPS = 16  # up to so many groups all swaps are tried
-DRAWS = 10_000  # random swaps above that
 TESTS = {
     "cluster_permutation": "paired permutation: the two models' outputs are swapped for whole"
     " groups",
@@ -28,7 +26,7 @@ TESTS = {
     "mcnemar": "McNemar's test; assumes independent images",
     "delong": "DeLong's test; assumes independent images",
 }
-# For contrast only: with cells of few subjects they find differences that are not there.
+# For contrast only: with cells of few subjects they report differences that do not exist.
 INDEPENDENT = ("mcnemar", "delong")
 SCORES = ("accuracy", "balanced_accuracy", "weighted_f1", "auroc")
 
@@ -40,13 +38,14 @@ class Comparison:
     Attributes:
         score: a name of `intervals.NAMES`.
         test: a key of `TESTS`.
-        difference: the first model's score less the second's; None if either is undefined.
-        low, high: its 95 % interval over groups (jackknife); None where there is none.
-        error, df: standard error of the difference and its degrees of freedom; None likewise.
+        difference: the first model's score minus the second's; None if either is undefined.
+        low, high: its 95 % interval over groups (jackknife); None if there is none.
+        error, df: standard error of the difference and its degrees of freedom; None if there is
+            no interval.
         statistic: of the test; that of a permutation is the difference itself.
-        p: two-sided; None where the test cannot be made, and `reason` says why.
+        p: two-sided; None where the test cannot be computed (see `reason`).
         groups: number of groups, or of folds.
-        reason: why something is missing, else empty.
+        reason: why a value is missing; else empty.
     """
 
     score: str
@@ -72,133 +71,73 @@ def compare(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> list[Comparison]:
-    """Every test that applies to two models on the same images.
+    """Returns every test that applies to two models on the same images.
 
-    The paired cluster permutation for each score; for accuracy the clustered McNemar test, and
-    McNemar's for contrast; for the AUROC of two classes Obuchowski's, and DeLong's for contrast.
+    Each score gets the paired cluster permutation; accuracy also the clustered McNemar test, and
+    McNemar's for contrast; the AUROC of two classes also Obuchowski's, and DeLong's for contrast.
 
     Args:
         labels: class indices.
-        first, second: probabilities by each model, a row an image.
+        first, second: probabilities by each model, one row per image.
         groups: name of each image's group.
-        positive: index of the positive class; without meaning above two classes.
+        positive: index of the positive class; ignored above two classes.
         scores: names of `intervals.NAMES`.
-        draws, seed: of the permutation above `EXACT_GROUPS` groups.
+        draws, seed: of the permutation above `paired_tests.EXACT_GROUPS` groups.
     """
-    one, two = (clustered.group(labels, p, groups) for p in (first, second))
-    found = []
+    a, b = (clustered.group(labels, p, groups) for p in (first, second))
+    results = []
     for name in scores:
-        base = difference(name, one, two, positive)
-        found.append(_permuted(base, one, two, positive, draws, seed))
+        base = difference(name, a, b, positive)
+        results.append(_permutation(base, a, b, positive, draws, seed))
         if base.difference is None:
             continue
+        images = np.arange(len(labels))
         if name == "accuracy":
             right = [predicted_class(p) == labels for p in (first, second)]
-            for test, member in (
-                ("clustered_mcnemar", one.member),
-                ("mcnemar", np.arange(len(labels))),
-            ):
-                counts = mcnemar.discordant(right[0], right[1], member)
-                how = mcnemar.independent_images if test in INDEPENDENT else mcnemar.yang
-                chi = how(counts)
-                found.append(_tested(base, test, chi.statistic, chi.p, "the two never differ"))
+            for test, member in (("clustered_mcnemar", a.member), ("mcnemar", images)):
+                counts = paired_tests.discordant(right[0], right[1], member)
+                chi = getattr(paired_tests, test)(counts)
+                reason = "the two never differ"
+                results.append(_with_test(base, test, chi.statistic, chi.p, reason))
         elif name == "auroc" and first.shape[1] == 2:
             is_class = labels == positive
-            for test, member in (("obuchowski", one.member), ("delong", np.arange(len(labels)))):
+            for test, member in (("obuchowski", a.member), ("delong", images)):
                 pair = paired_auroc(is_class, first[:, positive], second[:, positive], member)
-                why = "fewer than two groups of a class, or no spread"
-                found.append(_tested(base, test, pair.z, pair.p, why))
-    return found
+                reason = "fewer than two groups of a class, or no spread"
+                results.append(_with_test(base, test, pair.z, pair.p, reason))
+    return results
 
 
 def difference(
     name: str, first: clustered.Grouped, second: clustered.Grouped, positive: int
 ) -> Comparison:
-    """The paired difference of a score with its interval over groups, and no test yet.
+    """Returns the paired difference of a score with its interval over groups, without a test.
 
-    The jackknife leaves a group out of both models at once, so what the two have in common (hard
-    subjects) cancels.
+    The jackknife leaves a group out of both models at once, so that effects common to both (hard
+    subjects) cancel.
     """
-    one, two = (clustered.statistic(name, data, positive) for data in (first, second))
-    whole = np.ones((1, first.groups))
-    value = float(one(whole)[0] - two(whole)[0])
-    empty = Comparison(name, "", None, None, None, None, None, None, None, first.groups)
-    if np.isnan(value):
-        return dataclasses.replace(empty, reason="the score of one of the two is undefined")
-    empty = dataclasses.replace(empty, difference=value)
-    try:
-        estimate = jackknife(lambda weights: one(weights) - two(weights), first, value)
-    except NoIntervalError as none:
-        return dataclasses.replace(empty, reason=str(none))
-    if estimate.error < ZERO:
-        why = "the difference is the same whichever group is left out"
-        return dataclasses.replace(empty, reason=why)
-    low, high = bounds(Estimate(value, estimate.error, estimate.df), *_reach(name))
-    return dataclasses.replace(
-        empty, low=low, high=high, error=float(estimate.error), df=float(estimate.df)
+    first_score, second_score = (
+        clustered.statistic(name, data, positive) for data in (first, second)
     )
-
-
-def permutation_p(
-    name: str,
-    first: clustered.Grouped,
-    second: clustered.Grouped,
-    positive: int,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> float:
-    """p of the paired cluster permutation, two-sided.
-
-    If the models were alike, swapping their outputs for a whole group would change nothing but
-    chance. Up to 16 groups all 2^G swaps are made; above, `draws` of them at random, and
-    p = (b + 1) / (draws + 1) with b swaps whose difference is at least as large (Phipson & Smyth
-    2010, Stat Appl Genet Mol Biol 9:39). A swap that leaves the score undefined counts as large.
-    NaN if the score is undefined to begin with.
-    """
-    groups = first.groups
-    # Both models in one table, each group twice; swapping a group is swapping two weights.
-    both = clustered.Grouped(
-        np.concatenate([first.labels, second.labels]),
-        np.concatenate([first.probabilities, second.probabilities]),
-        np.concatenate([first.member, second.member + groups]),
-        np.concatenate([first.stratum, second.stratum]),
-        first.single_class,
+    interval, estimate = statistic_interval(
+        lambda weights: first_score(weights) - second_score(weights),
+        first,
+        _reach(name),
+        ("difference", "score of one of the two"),
     )
-    score = clustered.statistic(name, both, positive)
-
-    def differences(swap: np.ndarray) -> np.ndarray:
-        kept = ~swap
-        one = np.concatenate([kept, swap], axis=1).astype(np.float64)
-        two = np.concatenate([swap, kept], axis=1).astype(np.float64)
-        return score(one) - score(two)
-
-    observed = abs(differences(np.zeros((1, groups), bool))[0])
-    if np.isnan(observed):
-        return np.nan
-    exact = groups <= EXACT_GROUPS
-    # Swapping all groups turns the sign alone: the first one can stay.
-    total = 2 ** max(groups - 1, 0) if exact else draws
-    rng = np.random.default_rng(seed)
-    rows = max(1, clustered.CHUNK // len(both.labels))
-    large = 0
-    for start in range(0, total, rows):
-        stop = min(start + rows, total)
-        if exact:
-            swap = (np.arange(start, stop)[:, None] >> np.arange(groups)) & 1 == 1
-        else:
-            swap = rng.random((stop - start, groups)) < 0.5
-        # Equal but for rounding counts as equal; NaN as large.
-        large += int((~(np.abs(differences(swap)) < observed - ZERO)).sum())
-    return large / total if exact else (large + 1) / (draws + 1)
-
-
-def least_p(groups: int, draws: int = DRAWS) -> float:
-    """The smallest p that the paired cluster permutation of `groups` groups can give.
-
-    With all swaps it is 2 / 2^G: the observed difference and its mirror image. With random ones it
-    is 1 / (draws + 1), however many groups there are.
-    """
-    return 2.0 ** (1 - groups) if groups <= EXACT_GROUPS else 1 / (draws + 1)
+    return Comparison(
+        name,
+        "",
+        interval.value,
+        interval.low,
+        interval.high,
+        None if estimate is None else float(estimate.error),
+        None if estimate is None else float(estimate.df),
+        None,
+        None,
+        first.groups,
+        interval.reason,
+    )
 
 
 def resampled_t(
@@ -207,7 +146,7 @@ def resampled_t(
     second: Float[np.ndarray, " k"],
     test_share: float,
 ) -> Comparison:
-    """The corrected resampled t test (Nadeau & Bengio 2003, Machine Learning 52:239).
+    """Returns the corrected resampled t test (Nadeau & Bengio 2003, Machine Learning 52:239).
 
     Folds share training images, so their differences vary together: the variance of the mean is
     (1 / k + n_test / n_train) times that of the differences, with k - 1 degrees of freedom.
@@ -242,34 +181,119 @@ def resampled_t(
 
 
 def holm(p: Sequence[float | None]) -> list[float | None]:
-    """p adjusted for their number, step-down (Holm 1979, Scand J Statist 6:65).
+    """Returns p adjusted for multiple tests, step-down (Holm 1979, Scand J Statist 6:65).
 
-    None (a test that could not be made) stays None and counts for nothing.
+    None (a test that could not be computed) stays None and is not counted.
     """
-    made = sorted((value, i) for i, value in enumerate(p) if value is not None)
+    computed = sorted((value, i) for i, value in enumerate(p) if value is not None)
     adjusted: list[float | None] = [None] * len(p)
     largest = 0.0
-    for rank, (value, i) in enumerate(made):
-        largest = max(largest, min(1.0, (len(made) - rank) * value))
+    for rank, (value, i) in enumerate(computed):
+        largest = max(largest, min(1.0, (len(computed) - rank) * value))
         adjusted[i] = largest
     return adjusted
 
 
-def _permuted(base: Comparison, one, two, positive: int, draws: int, seed: int) -> Comparison:
+@dataclasses.dataclass(frozen=True)
+class Power:
+    """A row of the power table.
+
+    Attributes:
+        groups: number of groups.
+        detectable: smallest true difference that a two-sided test at 5 % finds with the wanted
+            power.
+        least_p: smallest p that a paired permutation of this number of groups can give; above 0.05
+            no difference can be significant.
+    """
+
+    groups: int
+    detectable: float
+    least_p: float
+
+
+def power(difference: float, error: float, df: float) -> float:
+    """Returns the probability that a t test at 5 % finds a true difference with this error."""
+    critical = stats.t.isf(TAIL, df)
+    shift = abs(difference) / error
+    # SciPy gives NaN where the wrong tail is too thin to compute.
+    wrong_side = np.nan_to_num(stats.nct.cdf(-critical, df, shift))
+    return float(stats.nct.sf(critical, df, shift) + wrong_side)
+
+
+def detectable(error: float, df: float, wanted: float = 0.8) -> float:
+    """Returns the smallest true difference that is found with probability `wanted`."""
+    most = 2 * stats.t.isf(TAIL, df) + 10
+    shift = optimize.brentq(lambda x: power(x, 1.0, df) - wanted, 0.0, most)
+    return float(shift * error)
+
+
+def power_table(
+    error: float,
+    df: float,
+    groups: int,
+    others: tuple[int, ...] = (10, 20, 50, 100, 200, 500),
+    wanted: float = 0.8,
+) -> list[Power]:
+    """Returns detectable differences with the study's number of groups, and with others.
+
+    With more such groups the standard error falls with the square root of their number and the
+    degrees of freedom grow in proportion. The spread is the one observed in this study; with few
+    groups it is known only roughly.
+
+    Args:
+        error, df: of the paired difference, see `difference`.
+        groups: of this study.
+        others: numbers of groups to compare with.
+        wanted: the power.
+    """
+    rows = []
+    for number in sorted({groups, *others}):
+        factor = number / groups
+        smallest = detectable(error / np.sqrt(factor), max(1.0, df * factor), wanted)
+        rows.append(Power(number, smallest, least_p(number)))
+    return rows
+
+
+def groups_needed(
+    difference: float, error: float, df: float, groups: int, wanted: float = 0.8
+) -> int | None:
+    """Returns how many such groups show this difference with the wanted power.
+
+    None if a million groups are not enough.
+    """
+
+    def enough(number: int) -> bool:
+        factor = number / groups
+        return power(difference, error / np.sqrt(factor), max(1.0, df * factor)) >= wanted
+
+    low, high = 1, 2
+    while not enough(high):
+        low, high = high, 2 * high
+        if high > 1_000_000:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def _permutation(
+    base: Comparison, first, second, positive: int, draws: int, seed: int
+) -> Comparison:
     if base.difference is None:
         return dataclasses.replace(base, test="cluster_permutation")
-    p = permutation_p(base.score, one, two, positive, draws, seed)
+    p = permutation_p(base.score, first, second, positive, draws, seed)
     return dataclasses.replace(base, test="cluster_permutation", statistic=base.difference, p=p)
 
 
-def _tested(base: Comparison, test: str, statistic: float, p: float, why: str) -> Comparison:
+def _with_test(base: Comparison, test: str, statistic: float, p: float, reason: str) -> Comparison:
     if np.isnan(p):
-        return dataclasses.replace(base, test=test, reason=base.reason or why)
+        return dataclasses.replace(base, test=test, reason=base.reason or reason)
     return dataclasses.replace(base, test=test, statistic=statistic, p=p)
 
 
 def _reach(name: str) -> tuple[float, float]:
-    """What a difference of a score can be."""
+    """Smallest and largest possible difference of a score."""
     if name in (*confusion.NAMES, "auroc", "average_precision"):
         return (-2.0, 2.0) if name == "mcc" else (-1.0, 1.0)
     return -np.inf, np.inf

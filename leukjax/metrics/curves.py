@@ -1,4 +1,4 @@
-"""ROC and precision-recall curves with bands that resample whole groups."""
+"""ROC and precision-recall curves with bands from a cluster bootstrap."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from leukjax.metrics import clustered, confusion
-from leukjax.metrics.jackknife import TAIL
+from leukjax.metrics.intervals import TAIL
 
 DRAWS = 1000
 GRID = np.linspace(0, 1, 101)
@@ -19,9 +19,9 @@ class Curve:
     Attributes:
         x, y: of each distinct threshold, from high to low; false positive rate and sensitivity, or
             recall and precision.
-        grid: where the band stands, in x.
-        low, high: pointwise 95 % percentiles of the cluster bootstrap; NaN where fewer than two
-            groups of a class leave none.
+        grid: x of the band.
+        low, high: pointwise 95 % percentiles of the cluster bootstrap; NaN if a class has
+            fewer than two groups.
     """
 
     x: Float[np.ndarray, " t"]
@@ -32,10 +32,10 @@ class Curve:
 
 
 def roc(data: clustered.Grouped, positive: int, draws: int = DRAWS, seed: int = 0) -> Curve:
-    """Sensitivity over 1 - specificity of one class against the rest, linear between thresholds.
+    """Returns sensitivity over 1 - specificity of one class against the rest.
 
-    A percentile band is a little narrow with few groups (see `intervals`); it shows the spread of
-    the curve, and the AUROC's interval says what to conclude.
+    The curve is linear between thresholds. A percentile band is slightly too narrow with few groups
+    (see `intervals`): draw conclusions from the interval of the AUROC.
     """
     counts, is_class = _counts(data, positive)
     true, false = counts(np.ones((1, data.groups)))
@@ -53,10 +53,10 @@ def roc(data: clustered.Grouped, positive: int, draws: int = DRAWS, seed: int = 
 def precision_recall(
     data: clustered.Grouped, positive: int, draws: int = DRAWS, seed: int = 0
 ) -> Curve:
-    """Precision over recall of one class against the rest.
+    """Returns precision over recall of one class against the rest.
 
     At each recall of the grid the band has the precision of the highest threshold that reaches it:
-    no line between thresholds, which would be too hopeful (Davis & Goadrich 2006, ICML).
+    linear interpolation between thresholds would be too optimistic (Davis & Goadrich 2006, ICML).
     """
     counts, is_class = _counts(data, positive)
     true, false = counts(np.ones((1, data.groups)))

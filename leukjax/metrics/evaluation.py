@@ -1,7 +1,7 @@
-"""The one way from predictions to scores: `score` returns them by image and by subject.
+"""Scores of predictions by image and by subject, with confidence intervals.
 
-Run reports, `evaluate`, `crossval`, `compare` and `Predictor.evaluate` use it, so that the same
-predictions get the same numbers everywhere.
+Run reports, `evaluate`, `crossval`, `compare` and `Predictor.evaluate` use `score`, so that the
+same predictions get the same numbers everywhere.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ class Evaluation:
     """Scores of one set of predictions, with 95 % confidence intervals over groups.
 
     Attributes:
-      predictions: what is scored, one row per image.
+      predictions: the scored predictions, one row per image.
       positive: class of precision, recall, specificity, F1 and AUROC; "" above two classes.
       by_image: every score of `intervals.NAMES`, one row per image.
       by_subject: the same, one row per subject (mean probability of its images); None where
@@ -153,7 +153,7 @@ def by_subject(predictions: Predictions) -> Predictions:
     """Returns one row per subject with the mean probability of its images.
 
     Raises:
-      MixedSubjectsError: subjects have no class of their own.
+      MixedSubjectsError: a subject has images of several classes.
     """
     p = predictions
     table = subject_table(p.labels, p.probabilities, p.subject, p.group)
@@ -163,11 +163,12 @@ def by_subject(predictions: Predictions) -> Predictions:
 
 
 def at_threshold(predictions: Predictions, positive: str, threshold: float) -> dict[str, Interval]:
-    """The scores of `confusion.NAMES` where the positive class is predicted from a threshold on."""
+    """Returns the scores of `confusion.NAMES` at a threshold of the positive class."""
     column = predictions.classes.index(positive)
-    called = thresholds.reached(predictions.probabilities[:, column], threshold)
-    # The scores use the class with the largest probability: the predicted one gets all of it.
-    certain = np.where(np.eye(2, dtype=bool)[column], called[:, None], ~called[:, None])
+    is_positive = thresholds.reached(predictions.probabilities[:, column], threshold)
+    # The scores use the class with the largest probability, so the predicted class gets 1.
+    predicted = is_positive[:, None]
+    certain = np.where(np.eye(2, dtype=bool)[column], predicted, ~predicted)
     decided = dataclasses.replace(predictions, probabilities=certain.astype(np.float32))
     scores = _intervals(decided, positive, None)
     return {name: scores[name] for name in confusion.NAMES}
@@ -186,7 +187,7 @@ def _intervals(
 
 def _by_class(predictions: Predictions) -> dict[str, dict[str, Interval]]:
     grouped = clustered.group(predictions.labels, predictions.probabilities, predictions.group)
-    called = predicted_class(predictions.probabilities)
+    predicted = predicted_class(predictions.probabilities)
     result = {}
     for c, name in enumerate(predictions.classes):
         labels = (predictions.labels == c).astype(int)
@@ -195,8 +196,8 @@ def _by_class(predictions: Predictions) -> dict[str, dict[str, Interval]]:
             both = np.stack([1 - p, p], axis=1)
             return dataclasses.replace(grouped, labels=labels, probabilities=both)
 
-        predicted = against_rest((called == c).astype(float))
-        result[name] = {score: interval(score, predicted, 1) for score in confusion.ONE_CLASS}
+        decided = against_rest((predicted == c).astype(float))
+        result[name] = {score: interval(score, decided, 1) for score in confusion.ONE_CLASS}
         probability = predictions.probabilities[:, c].astype(np.float64)
         result[name]["auroc"] = interval("auroc", against_rest(probability), 1)
     return result

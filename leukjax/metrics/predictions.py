@@ -1,4 +1,4 @@
-"""Predictions as a table: one row an image, the source of every score."""
+"""Predictions as a table with one row per image: the source of every score."""
 
 import csv
 import dataclasses
@@ -15,22 +15,22 @@ from leukjax.errors import UserError
 from leukjax.metrics.scores import predicted_class
 from leukjax.storage import csv_writer, write_atomic
 
-SUM_TOLERANCE = 1e-3  # of a row's probabilities: three digits are enough
+SUM_TOLERANCE = 1e-3  # of a row's probabilities: three digits suffice
 MAX_BYTES = 2**29  # of a file
 MAX_ROWS = 3_000_000
-_MAX_CHARACTERS = 2**28  # of a column, in which every text takes the room of the longest
+_MAX_CHARACTERS = 2**28  # of a column; NumPy stores every text with the length of the longest
 _FIXED = ("id", "subject", "group", "label", "predicted")
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What a model said of the images of one part.
+    """The predictions of a model for the images of one split.
 
     Attributes:
         classes: names, in the order of the columns of `probabilities`.
         id, subject, group: of each image.
         labels: index of the true class.
-        probabilities: a row an image.
+        probabilities: one row per image.
     """
 
     classes: tuple[str, ...]
@@ -44,15 +44,14 @@ class Predictions:
         return len(self.labels)
 
     def take(self, rows: Int[np.ndarray, " m"] | Bool[np.ndarray, " n"]) -> "Predictions":
-        """These rows, in this order."""
+        """Returns these rows, in this order."""
         columns = (self.id, self.subject, self.group, self.labels, self.probabilities)
         return Predictions(self.classes, *(column[rows] for column in columns))
 
     def write(self, path: Path) -> None:
-        """Write ``id, subject, group, label, predicted, p_<class>…``, whole or not at all.
+        """Writes ``id, subject, group, label, predicted, p_<class>…`` atomically.
 
-        Numbers have the digits that give them back to the last bit: nine of a float32, up to 17 of
-        a float64.
+        Numbers have the digits that restore every bit: nine for a float32, up to 17 for a float64.
         """
         text = io.StringIO()
         out = csv_writer(text)
@@ -74,91 +73,94 @@ class Predictions:
 
 
 def read(path: Path, dtype: type = np.float64) -> Predictions:
-    """Read what `Predictions.write` wrote, or another tool in the same form.
+    """Reads a file of `Predictions.write`, or of another tool in the same format.
 
     Args:
-        path: a CSV with a header; more columns and another order of columns are welcome.
-        dtype: of the probabilities. float64 gives back what is written; in float32 what is below
-            1e-45 becomes 0.
+        path: a CSV file with a header; additional columns and another order are allowed.
+        dtype: of the probabilities. float64 restores what was written; in float32 numbers below
+            1e-45 become 0.
 
     Raises:
-        UserError: no such file, a missing column, or a value that is none.
+        UserError: no such file, a missing column, or an invalid value.
     """
     try:
         reader = csv.reader(io.StringIO(storage.read_text(path, MAX_BYTES), newline=""))
         header, *rows = itertools.islice(reader, MAX_ROWS + 2)
     except (OSError, ValueError, csv.Error) as error:
-        why = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot be read as predictions ({why}); make it again") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{path}: cannot be read as predictions ({reason}); write it again"
+        ) from error
     classes = tuple(name.removeprefix("p_") for name in header if name.startswith("p_"))
     missing = [name for name in _FIXED if name not in header]
     if missing or len(classes) < 2:
-        raise UserError(f"{path}: misses the columns {', '.join(missing) or 'p_<class>'}")
+        raise UserError(f"{path}: lacks the columns {', '.join(missing) or 'p_<class>'}")
     if len(set(header)) < len(header):
-        raise UserError(f"{path}: two columns have one name; make it again")
+        raise UserError(f"{path}: two columns have the same name; write it again")
     if not rows:
-        raise UserError(f"{path}: holds no predictions; make it again")
+        raise UserError(f"{path}: contains no predictions; write it again")
     if len(rows) > MAX_ROWS:
         raise UserError(f"{path}: has more than {MAX_ROWS:,} rows; split it")
     for number, row in enumerate(rows, start=2):
         if len(row) != len(header):
             raise UserError(
-                f"{path}, line {number}: {len(row)} values under {len(header)} titles; "
+                f"{path}, line {number}: {len(row)} values for {len(header)} columns; "
                 "correct the row"
             )
     columns = dict(zip(header, zip(*rows, strict=True), strict=True))
     try:
-        known = {name: label for label, name in enumerate(classes)}
-        labels = np.array([_label(name, known) for name in columns["label"]], np.int32)
+        class_labels = {name: label for label, name in enumerate(classes)}
+        labels = np.array([_label(name, class_labels) for name in columns["label"]], np.int32)
         numbers = [list(map(float, columns[f"p_{name}"])) for name in classes]
         probabilities: np.ndarray = np.array(numbers, dtype).T.copy()
         names, subjects, groups = (_texts(columns[name]) for name in ("id", "subject", "group"))
     except ValueError as error:
-        raise UserError(f"{path}: {error}; correct the row or make the file again") from error
+        raise UserError(f"{path}: {error}; correct the row or write the file again") from error
     return Predictions(classes, names, subjects, groups, labels, probabilities)
 
 
-def _label(name: str, known: Mapping[str, int]) -> int:
-    if name not in known:
-        raise ValueError(f"the label {name[:100]!r} is not in the classes {', '.join(known)}"[:300])
-    return known[name]
+def _label(name: str, labels: Mapping[str, int]) -> int:
+    if name not in labels:
+        raise ValueError(
+            f"the label {name[:100]!r} is not in the classes {', '.join(labels)}"[:300]
+        )
+    return labels[name]
 
 
 def _texts(values: Sequence[str]) -> np.ndarray:
-    # NumPy gives every text the room of the longest.
     longest = max(map(len, values))
     if longest * len(values) > _MAX_CHARACTERS:
         raise ValueError(f"a text has {longest:,} characters, too many for {len(values):,} rows")
     return np.array(values, dtype=str)
 
 
-def mean(each: Sequence[Float[np.ndarray, "n c"]]) -> Float[np.ndarray, "n c"]:
-    """The mean probability of an ensemble, in float64 whatever its members are in.
+def mean(members: Sequence[Float[np.ndarray, "n c"]]) -> Float[np.ndarray, "n c"]:
+    """Returns the mean probability of an ensemble in float64.
 
-    Every command takes this one, so that they agree to the last bit.
+    Every command uses this function, so that they agree to the last bit.
     """
-    return np.mean([np.asarray(one, np.float64) for one in each], axis=0)
+    return np.mean([np.asarray(member, np.float64) for member in members], axis=0)
 
 
 def read_checked(path: Path) -> Predictions:
-    """Read predictions of any tool, sorted by id, probabilities as they are written (float64).
+    """Reads predictions of any tool, sorted by id, with the probabilities as written (float64).
 
     Raises:
-        UserError: as `read`; or an id that occurs twice, or probabilities that are no probabilities
-            (a run that diverged writes NaN).
+        UserError: as `read`; or an id occurs twice, or a row is not a distribution (a diverged run
+            writes NaN).
     """
-    found = read(path, np.float64)
-    check(path, found)
-    return found.take(np.argsort(found.id, kind="stable"))
+    predictions = read(path, np.float64)
+    check(path, predictions)
+    return predictions.take(np.argsort(predictions.id, kind="stable"))
 
 
-def check(path: Path, found: Predictions) -> None:
-    """Check what was read from a file.
+def check(path: Path, predictions: Predictions) -> None:
+    """Checks predictions read from a file.
 
     Raises:
-        UserError: an id occurs twice, or probabilities are no probabilities.
+        UserError: an id occurs twice, or a row of probabilities is not a distribution.
     """
-    ids, probabilities = found.id, found.probabilities
+    ids, probabilities = predictions.id, predictions.probabilities
     names, first = np.unique(ids, return_index=True)
     if len(names) < len(ids):
         twice = ids[np.setdiff1d(np.arange(len(ids)), first)[0]]

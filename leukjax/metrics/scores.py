@@ -1,4 +1,4 @@
-"""What a set of predictions is worth: every score that leukjax prints, with its definition."""
+"""Every score that leukjax prints, with its definition."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ def _sensitivity_at_95_specificity(is_class: np.ndarray, probability: np.ndarray
     return float(true[false <= 0.05 + 1e-12].max())
 
 
-# Scores of ranks, one class against the rest, from (is it that class, its probability).
+# Scores of ranks, one class against the rest, from (is it the class, probability of the class).
 RANKS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "auroc": sk.roc_auc_score,
     "average_precision": sk.average_precision_score,
@@ -34,7 +34,7 @@ class Scores:
 
     Attributes:
         values: every name of `NAMES`; None where the score is undefined.
-        reasons: for each None of `values` a sentence why.
+        reasons: why, for each None of `values`.
         by_class: for each class precision, recall, specificity, f1 and auroc against the rest, and
             images (their number).
     """
@@ -45,17 +45,17 @@ class Scores:
 
 
 def predicted_class(probabilities: Float[np.ndarray, "n c"]) -> Int[np.ndarray, " n"]:
-    """The class with the largest probability; the first of equals."""
+    """Returns the class with the largest probability; the first one in a tie."""
     return probabilities.argmax(axis=1)
 
 
 def softmax(logits: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
-    """Probabilities in float64.
+    """Returns probabilities in float64.
 
-    float32 has no number below 1e-45 (1e-38 where the processor flushes): a logit that is 104
-    (88) below the largest one would be lost, and with it the temperature that scales it.
+    float32 has no number below 1e-45 (1e-38 where the processor flushes denormals): a logit 104
+    (88) below the largest one would be lost, and could not be rescaled by a temperature.
     """
-    with np.errstate(invalid="ignore"):  # a run that diverged gives NaN, and `scores` says so
+    with np.errstate(invalid="ignore"):  # a diverged run gives NaN, which `scores` reports
         scaled = logits.astype(np.float64)
         scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
         return scaled / scaled.sum(axis=1, keepdims=True)
@@ -67,14 +67,14 @@ def scores(
     classes: Sequence[str],
     positive: str,
 ) -> Scores:
-    """All scores of one set of predictions.
+    """Returns all scores of one set of predictions.
 
     - loss: mean of -log of the probability given to the true class (natural logarithm;
       probabilities under float64's epsilon count as that, as in scikit-learn).
     - accuracy, balanced_accuracy, precision, recall (sensitivity), specificity, f1, weighted_f1,
       macro_f1, mcc: of the class with the largest probability, see `confusion.score`.
-    - auroc: probability that an image of the class gets a larger probability of it than one of
-      the rest, ties counting half (Hanley & McNeil 1982, Radiology 143:29).
+    - auroc: probability that an image of the class gets a larger probability than one of the
+      rest, ties counting half (Hanley & McNeil 1982, Radiology 143:29).
     - average_precision: sum over thresholds of precision times the step in recall.
     - sensitivity_at_95_specificity: largest sensitivity of any threshold whose specificity is
       0.95 or more.
@@ -82,17 +82,17 @@ def scores(
       more: the sum of it over the classes.
     - ece: expected calibration error of the largest probability (Guo et al. 2017, ICML) in 15
       bins of equal width; ece_equal_mass: in 15 bins of equal numbers of images, as far as ties
-      allow: images of equal confidence share the bin that the middle one of them belongs to.
+      allow: images of equal confidence share the bin of the middle one.
 
     With two classes precision, recall, specificity, f1, auroc, average_precision and
-    sensitivity_at_95_specificity speak of `positive`; above two classes each is the mean over the
-    classes against the rest.
+    sensitivity_at_95_specificity are those of `positive`; above two classes each is the mean over
+    the classes, each against the rest.
 
     Args:
         labels: class indices.
-        probabilities: a row an image, rows sum to 1.
+        probabilities: one row per image; rows sum to 1.
         classes: names, in the order of the columns.
-        positive: one of `classes`; above two classes nothing speaks of it, and it may be "".
+        positive: one of `classes`; ignored above two classes, and may be "".
     """
     count, n_classes = probabilities.shape
     if count == 0:
@@ -103,35 +103,36 @@ def scores(
     probabilities = probabilities.astype(np.float64)
     chosen = classes.index(positive) if positive or n_classes == 2 else 0
     matrix = confusion.confusion_matrix(labels, predicted_class(probabilities), n_classes)
-    each: dict[str, np.ndarray] = dict(confusion.by_class(matrix))
+    by_class: dict[str, np.ndarray] = dict(confusion.by_class(matrix))
     for name, rank in RANKS.items():
-        each[name] = np.array(
+        by_class[name] = np.array(
             [_ranked(rank, labels == c, probabilities[:, c]) for c in range(n_classes)]
         )
-    found = {name: float(confusion.score(name, matrix, chosen)) for name in confusion.NAMES}
+    numbers = {name: float(confusion.score(name, matrix, chosen)) for name in confusion.NAMES}
     for name in RANKS:
-        found[name] = float(each[name][chosen] if n_classes == 2 else each[name].mean())
-    found |= _of_probabilities(labels, probabilities, chosen)
-    values = {name: _or_none(found[name]) for name in NAMES}
+        of_name = by_class[name]
+        numbers[name] = float(of_name[chosen] if n_classes == 2 else of_name.mean())
+    numbers |= _probability_scores(labels, probabilities, chosen)
+    values = {name: _or_none(numbers[name]) for name in NAMES}
     reasons = {
-        name: _why(name, matrix, classes, positive) for name in NAMES if values[name] is None
+        name: _reason(name, matrix, classes, positive) for name in NAMES if values[name] is None
     }
     shown = (*confusion.ONE_CLASS, "auroc")
-    of_class = {
-        c: {name: _or_none(each[name][i]) for name in shown} | {"images": int(matrix[i].sum())}
+    class_scores = {
+        c: {name: _or_none(by_class[name][i]) for name in shown} | {"images": int(matrix[i].sum())}
         for i, c in enumerate(classes)
     }
-    return Scores(values, reasons, of_class)
+    return Scores(values, reasons, class_scores)
 
 
 @dataclasses.dataclass(frozen=True)
 class Subjects:
-    """One row a subject, sorted by name: the mean probabilities of its cells.
+    """Mean probabilities by subject, one row per subject, sorted by name.
 
     Attributes:
         names, labels, probabilities, groups: of each subject.
         cells: number of its images.
-        accuracy: share of its images that were called right.
+        accuracy: share of its images that are classified correctly.
     """
 
     names: Shaped[np.ndarray, " s"]
@@ -143,7 +144,7 @@ class Subjects:
 
 
 class MixedSubjectsError(ValueError):
-    """Predictions have no scores by subject; the message is a clause that says why."""
+    """Predictions have no scores by subject; the message is a clause with the reason."""
 
 
 def subject_table(
@@ -156,7 +157,7 @@ def subject_table(
 
     Raises:
         MixedSubjectsError: there are no images, or a subject has cells of several classes (a smear
-            field, for instance) and so no class of its own.
+            field, for instance).
     """
     if not len(labels):
         raise MixedSubjectsError("there are no images")
@@ -167,35 +168,20 @@ def subject_table(
     if len(mixed):
         raise MixedSubjectsError(
             f"{len(mixed)} of {len(names)} subjects have cells of several classes"
-            f" ({names[mixed[0]]}, for one)"
+            f" (for example {names[mixed[0]]})"
         )
     means = [np.bincount(member, column) / cells for column in probabilities.T.astype(np.float64)]
-    # Means of equal numbers differ in their last bits, which would order subjects that are level.
+    # Means of equal numbers differ in their last bits, which would order tied subjects.
     means = [np.round(mean, 12) for mean in means]
     right = np.bincount(member, predicted_class(probabilities) == labels) / cells
     return Subjects(names, labels[first], np.stack(means, 1), groups[first], cells, right)
-
-
-def by_subject(
-    labels: Int[np.ndarray, " n"],
-    probabilities: Float[np.ndarray, "n c"],
-    subjects: Shaped[np.ndarray, " n"],
-    classes: Sequence[str],
-    positive: str,
-) -> Scores:
-    """All scores with the subject as the unit: its class against its cells' mean probability."""
-    try:
-        table = subject_table(labels, probabilities, subjects, subjects)
-    except MixedSubjectsError as error:
-        return _undefined(str(error), classes)
-    return scores(table.labels, table.probabilities, classes, positive)
 
 
 def _ranked(rank, is_class: np.ndarray, probability: np.ndarray) -> float:
     return np.nan if is_class.all() or not is_class.any() else float(rank(is_class, probability))
 
 
-def _of_probabilities(labels, probabilities, chosen) -> dict[str, float]:
+def _probability_scores(labels, probabilities, chosen) -> dict[str, float]:
     given = probabilities[np.arange(len(labels)), labels]
     confidence, right = probabilities.max(axis=1), predicted_class(probabilities) == labels
     if probabilities.shape[1] == 2:
@@ -203,10 +189,10 @@ def _of_probabilities(labels, probabilities, chosen) -> dict[str, float]:
     else:
         truth = labels[:, None] == np.arange(probabilities.shape[1])
         brier = np.mean(((probabilities - truth) ** 2).sum(axis=1))
-    # Bins are (low, high], so that a confidence of exactly 1 falls into the last one.
+    # Bins are (low, high], so that a confidence of exactly 1 is in the last one.
     width = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    # Separating equal confidences would compare each part with a share of its own, which the order
-    # of the rows decides: a constant, calibrated 0.8 got an error of 0.32.
+    # Separating equal confidences would make the bins depend on the order of the rows: a constant,
+    # calibrated 0.8 got an error of 0.32.
     middle = (rankdata(confidence, "min") + rankdata(confidence, "max")).astype(int) // 2 - 1
     mass = middle * BINS // len(labels)
     return {
@@ -227,28 +213,29 @@ def _or_none(value: float) -> float | None:
 
 
 def _undefined(reason: str, classes: Sequence[str]) -> Scores:
-    nothing: dict[str, float | None] = dict.fromkeys((*confusion.ONE_CLASS, "auroc", "images"))
+    empty: dict[str, float | None] = dict.fromkeys((*confusion.ONE_CLASS, "auroc", "images"))
     return Scores(
-        dict.fromkeys(NAMES), dict.fromkeys(NAMES, reason), {c: dict(nothing) for c in classes}
+        dict.fromkeys(NAMES), dict.fromkeys(NAMES, reason), {c: dict(empty) for c in classes}
     )
 
 
-def _why(name: str, matrix: np.ndarray, classes: Sequence[str], positive: str) -> str:
-    """The reason for an undefined score, from what the confusion matrix lacks."""
+def _reason(name: str, matrix: np.ndarray, classes: Sequence[str], positive: str) -> str:
+    """Why a score is undefined, from the empty rows and columns of the confusion matrix."""
     missing = [c for c, n in zip(classes, matrix.sum(axis=1), strict=True) if n == 0]
-    uncalled = [c for c, n in zip(classes, matrix.sum(axis=0), strict=True) if n == 0]
+    unpredicted = [c for c, n in zip(classes, matrix.sum(axis=0), strict=True) if n == 0]
     present = [c for c in classes if c not in missing]
-    if name == "precision" and uncalled:
-        return f"no image was called {_any_of([positive] if len(classes) == 2 else uncalled)}"
+    two = len(classes) == 2
+    if name == "precision" and unpredicted:
+        return f"no image was predicted as {_join([positive] if two else unpredicted)}"
     if name in ("f1", "macro_f1"):
-        neither = [c for c in missing if c in uncalled]
-        return f"no image is {_any_of(neither)} and none was called so"
+        neither = [c for c in missing if c in unpredicted]
+        return f"no image is {_join(neither)} and none was predicted as such"
     if len(present) == 1:
         return f"every image is {present[0]}"
     if name == "mcc":
-        return "every image was called the same class"
-    return f"no image is {_any_of(missing)}"
+        return "every image was predicted as the same class"
+    return f"no image is {_join(missing)}"
 
 
-def _any_of(names: Sequence[str]) -> str:
+def _join(names: Sequence[str]) -> str:
     return " or ".join(names)

@@ -16,7 +16,7 @@ from leukjax.data.decode import MIN_SIDE, decode
 from leukjax.data.parallel import map_in_order
 from leukjax.data.records import Records
 from leukjax.errors import UserError
-from leukjax.metrics import calibration, selective
+from leukjax.metrics import calibration, thresholds
 from leukjax.metrics.evaluation import Evaluation, score
 from leukjax.metrics.predictions import Predictions, mean
 from leukjax.predict.member import Member, Outputs, concatenate, overlapped, restore
@@ -230,8 +230,8 @@ class Predictor:
         ]
         return lambda: [wait() for wait in pending]
 
-    def choose_threshold(self, max_error: float) -> selective.Threshold:
-        """Chooses the confidence below which to abstain (`selective.threshold`).
+    def choose_threshold(self, max_error: float) -> thresholds.ConfidenceThreshold:
+        """Chooses the confidence below which to abstain (`thresholds.choose_confidence`).
 
         It is chosen on the validation predictions of the runs, at their temperatures.
 
@@ -255,7 +255,7 @@ class Predictor:
                     "different images; give runs of one split"
                 )
         probabilities = mean([table.probabilities for table in tables])
-        return selective.threshold(first.labels, probabilities, first.group, max_error)
+        return thresholds.choose_confidence(first.labels, probabilities, first.group, max_error)
 
     def _outputs(self, images: Iterable[Image] | UInt8[np.ndarray, "n s s 3"]) -> list[Outputs]:
         if isinstance(images, str | os.PathLike):

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32
 
 from leukjax.data.datasets.cnmc import CLASSES, OF_LABELS_FILE
 from leukjax.errors import UserError
-from leukjax.metrics.selective import answers
+from leukjax.metrics.thresholds import is_confident
 from leukjax.predict.batching import Row
 from leukjax.storage import csv_writer, open_output, write_atomic
 
@@ -99,7 +99,7 @@ class Table:
         """Returns the predicted class; "" for a bad file and below the confidence."""
         if row.probabilities is None:
             return ""
-        if self._confidence is not None and not answers(row.probabilities, self._confidence):
+        if self._confidence is not None and not is_confident(row.probabilities, self._confidence):
             return ""
         return self.most_likely(row.probabilities)
 

@@ -11,7 +11,6 @@ import leukjax
 from leukjax.demo.options import Options
 from leukjax.demo.predictors import appoint
 from leukjax.demo.view_model import percent, shown
-from leukjax.metrics.selective import Threshold
 from leukjax.predict.out_of_distribution import FeatureDistance
 from leukjax.predict.predictor import Predictor
 

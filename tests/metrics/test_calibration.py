@@ -26,13 +26,13 @@ def overconfident(rng, n=4000, classes=2, factor=3.0):
 @pytest.mark.parametrize("classes", [2, 4])
 def test_the_temperature_that_was_put_in_is_found(classes):
     labels, p = overconfident(np.random.default_rng(0), n=40_000, classes=classes)
-    found = temperature(labels, p)
-    assert found == pytest.approx(3, abs=0.1)
+    result = temperature(labels, p)
+    assert result == pytest.approx(3, abs=0.1)
     by_scipy = optimize.minimize(
         lambda t: log_loss(labels, softmax(np.log(p) / t[0], axis=1)), [1.0], method="Nelder-Mead"
     )
-    assert found == pytest.approx(by_scipy.x[0], rel=1e-3)
-    assert log_loss(labels, rescale(p, found)) < log_loss(labels, p)
+    assert result == pytest.approx(by_scipy.x[0], rel=1e-3)
+    assert log_loss(labels, rescale(p, result)) < log_loss(labels, p)
 
 
 def test_very_unlikely_classes_keep_their_logits(tmp_path):
@@ -85,9 +85,9 @@ def test_a_perfect_validation_part_holds_the_temperature_at_its_bound():
 
 def test_certain_probabilities_are_allowed():
     labels, p = np.array([1, 0, 1, 0]), toy.columns(np.array([1.0, 0.0, 0.0, 0.2]))
-    found = temperature(labels, p)
-    assert np.isfinite(rescale(p, found)).all()
-    assert found > 1
+    result = temperature(labels, p)
+    assert np.isfinite(rescale(p, result)).all()
+    assert result > 1
 
 
 def test_bins_are_those_of_scikit_learn():
@@ -141,8 +141,8 @@ def test_intervals_of_bins_cover():
 def test_bins_hold_every_image_once(seed, bins):
     rng = np.random.default_rng(seed)
     p = np.round(rng.random(30), 1)
-    found = reliability(rng.integers(0, 2, 30), toy.columns(p), rng.integers(0, 6, 30), 1, bins)
-    assert sum(b.images for b in found) == 30
-    assert all(a.predicted < b.predicted for a, b in itertools.pairwise(found))
-    for b in found:
+    result = reliability(rng.integers(0, 2, 30), toy.columns(p), rng.integers(0, 6, 30), 1, bins)
+    assert sum(b.images for b in result) == 30
+    assert all(a.predicted < b.predicted for a, b in itertools.pairwise(result))
+    for b in result:
         assert b.low is None or -1e-9 <= b.low <= b.observed <= b.high <= 1 + 1e-9

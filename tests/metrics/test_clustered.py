@@ -64,8 +64,8 @@ def test_weights_are_repetitions(classes, ties):
     weights = np.random.default_rng(1).integers(0, 3, (20, data.groups))
     names = [str(i) for i in range(classes)]
     for name in ("loss", "brier", "auroc", *confusion.NAMES):
-        found = clustered.statistic(name, data, 1)(weights)
-        for row, value in zip(weights, found, strict=True):
+        result = clustered.statistic(name, data, 1)(weights)
+        for row, value in zip(weights, result, strict=True):
             again = np.repeat(np.arange(len(labels)), row[data.member])
             expected = scores(labels[again], p[again], names, "1").values[name]
             if expected is None:

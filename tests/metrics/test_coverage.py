@@ -1,6 +1,7 @@
-"""Do the intervals cover? Thousands of studies whose truth is known."""
+"""Coverage of the intervals in thousands of simulated studies."""
 
 import numpy as np
+import oracles
 import pytest
 import toy
 from scipy import stats
@@ -22,21 +23,21 @@ def study(rng):
         n = np.maximum(1, np.round(cells * rng.lognormal(0, 0.8, subjects))).astype(int)
         member = np.repeat(np.arange(subjects), n)
         right = rng.random(len(member)) < accuracy[member]
-        called = np.where(right, label, 1 - label)
-        parts.append((np.full(len(member), label), 0.1 + 0.8 * called, member + 100 * label))
+        predicted = np.where(right, label, 1 - label)
+        parts.append((np.full(len(member), label), 0.1 + 0.8 * predicted, member + 100 * label))
     labels, p, member = (np.concatenate(c) for c in zip(*parts, strict=True))
     return clustered.group(labels, toy.columns(p), member)
 
 
-def test_the_default_covers_and_independent_images_do_not():
+def test_the_jackknife_covers_and_independent_images_do_not():
     rng = np.random.default_rng(0)
     truth = (0.898 + 0.711) / 2
     holds = dict.fromkeys(("jackknife", "group_means", "independent_images"), 0)
     for _ in range(DRAWS):
         data = study(rng)
         for method in holds:
-            found = interval("balanced_accuracy", data, 1, method)
-            holds[method] += found.low <= truth <= found.high
+            result = oracles.interval("balanced_accuracy", data, 1, method)
+            holds[method] += result.low <= truth <= result.high
     print({method: number / DRAWS for method, number in holds.items()})  # docs/reproducibility.md
     assert 0.92 <= holds["jackknife"] / DRAWS <= 0.97
     assert 0.92 <= holds["group_means"] / DRAWS <= 0.97
@@ -44,7 +45,7 @@ def test_the_default_covers_and_independent_images_do_not():
 
 
 @pytest.mark.slow
-def test_the_defaults_of_recall_accuracy_and_auroc_cover():
+def test_the_jackknife_of_recall_accuracy_and_auroc_covers():
     """Subjects' probabilities differ by a normal effect; AUROC has a closed form."""
     rng = np.random.default_rng(1)
     shift, spread = 1.0, 0.7
@@ -64,7 +65,7 @@ def test_the_defaults_of_recall_accuracy_and_auroc_cover():
         p = stats.norm.cdf(x + rng.normal(size=len(member)))
         data = clustered.group(labels, toy.columns(p), member)
         for name, value in truth.items():
-            found = interval(name, data, 1)
-            holds[name] += found.low <= value <= found.high
+            result = interval(name, data, 1)
+            holds[name] += result.low <= value <= result.high
     for name, number in holds.items():
         assert 0.92 <= number / DRAWS <= 0.97, name

@@ -19,13 +19,13 @@ def test_points_are_those_of_scikit_learn(seed):
     labels, p, member = case(seed)
     data = clustered.group(labels, toy.columns(p), member)
     false, true, _ = roc_curve(labels, p, drop_intermediate=False)
-    found = curves.roc(data, 1, draws=50)
-    np.testing.assert_allclose(found.x, false)
-    np.testing.assert_allclose(found.y, true)
+    result = curves.roc(data, 1, draws=50)
+    np.testing.assert_allclose(result.x, false)
+    np.testing.assert_allclose(result.y, true)
     precision, recall, _ = precision_recall_curve(labels, p)
-    found = curves.precision_recall(data, 1, draws=50)
-    np.testing.assert_allclose(found.x, recall[:-1][::-1])
-    np.testing.assert_allclose(found.y, precision[:-1][::-1])
+    result = curves.precision_recall(data, 1, draws=50)
+    np.testing.assert_allclose(result.x, recall[:-1][::-1])
+    np.testing.assert_allclose(result.y, precision[:-1][::-1])
 
 
 def test_bands_resample_groups():

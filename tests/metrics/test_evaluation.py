@@ -23,17 +23,17 @@ def predictions(classes=("all", "hem"), subjects=20, cells=6) -> Predictions:
 
 def test_scores_by_image_and_by_subject():
     p = predictions()
-    found = score(p, "hem", name="cells")
-    assert found.by_image == intervals(p.labels, p.probabilities, p.group, p.classes, "hem")
+    result = score(p, "hem", name="cells")
+    assert result.by_image == intervals(p.labels, p.probabilities, p.group, p.classes, "hem")
     means = np.array([p.probabilities[p.subject == s].mean(axis=0) for s in np.unique(p.subject)])
     labels = np.arange(20) % 2
     expected = sk.balanced_accuracy_score(labels, means.argmax(axis=1))
-    assert found.by_subject["balanced_accuracy"].value == pytest.approx(expected)
-    assert found.counts == {
+    assert result.by_subject["balanced_accuracy"].value == pytest.approx(expected)
+    assert result.counts == {
         "images": 120, "subjects": 20, "groups": 20, "groups_with": {"all": 10, "hem": 10},
     }  # fmt: skip
-    assert found.scores.values["auroc"] == pytest.approx(found.by_image["auroc"].value)
-    assert found.by_class["hem"]["recall"].value == found.by_image["recall"].value
+    assert result.scores.values["auroc"] == pytest.approx(result.by_image["auroc"].value)
+    assert result.by_class["hem"]["recall"].value == result.by_image["recall"].value
 
 
 def test_it_prints_as_a_table():
@@ -48,8 +48,8 @@ def test_it_prints_as_a_table():
 def test_a_threshold_moves_the_scores_that_depend_on_one():
     p = predictions()
     plain, strict = score(p, "hem"), score(p, "hem", threshold=0.8)
-    called = p.probabilities[:, 1] >= 0.8
-    assert strict.by_image["recall"].value == pytest.approx(called[p.labels == 1].mean())
+    predicted = p.probabilities[:, 1] >= 0.8
+    assert strict.by_image["recall"].value == pytest.approx(predicted[p.labels == 1].mean())
     assert strict.by_image["recall"].value < plain.by_image["recall"].value
     assert strict.by_image["auroc"] == plain.by_image["auroc"]
     half = score(p, "hem", threshold=0.5)
@@ -60,10 +60,10 @@ def test_a_threshold_moves_the_scores_that_depend_on_one():
 def test_subjects_of_several_classes_have_no_scores():
     p = predictions()
     mixed = dataclasses.replace(p, subject=np.full(len(p), "one"))
-    found = score(mixed, "hem")
-    assert found.by_subject is None
-    assert "cells of several classes" in found.no_subjects
-    assert "By subject: none" in found.table()
+    result = score(mixed, "hem")
+    assert result.by_subject is None
+    assert "cells of several classes" in result.no_subjects
+    assert "By subject: none" in result.table()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import numpy as np
+import oracles
 import pytest
 import toy
 from hypothesis import given, settings
@@ -7,15 +8,14 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from leukjax.metrics import clustered
-from leukjax.metrics.intervals import METHODS, NAMES, interval, intervals
-from leukjax.metrics.obuchowski import clustered_auroc
+from leukjax.metrics.intervals import NAMES, interval, intervals
 
 TOY = clustered.group(toy.LABELS, toy.columns(toy.P1), toy.SUBJECTS)
 T975 = stats.t.ppf(0.975, 5)
 
 
-def half(found):
-    return (found.high - found.low) / 2
+def half(score):
+    return (score.high - score.low) / 2
 
 
 @pytest.mark.parametrize(
@@ -25,19 +25,18 @@ def half(found):
         (toy.P2_CALLED, 0.625, 0.11796616305110547),
     ],
 )
-def test_cr1_of_the_toys_accuracy(p, value, error):
-    found = interval(
-        "accuracy", clustered.group(toy.LABELS, toy.columns(p), toy.SUBJECTS), 1, "cr1"
-    )
-    assert found.value == value
-    assert found.groups == 6
+def test_cr1_of_the_accuracy_of_the_toy_data(p, value, error):
+    data = clustered.group(toy.LABELS, toy.columns(p), toy.SUBJECTS)
+    result = oracles.interval("accuracy", data, 1, "cr1")
+    assert result.value == value
+    assert result.groups == 6
     np.testing.assert_allclose(
-        [found.low, found.high], [value - T975 * error, min(1, value + T975 * error)], rtol=1e-12
+        [result.low, result.high], [value - T975 * error, min(1, value + T975 * error)], rtol=1e-12
     )
 
 
-def test_jackknife_of_the_toys_balanced_accuracy_by_hand():
-    # Right images: A 2 of 3, B 2 of 2, C 3 of 4 and D 2 of 3, E 2 of 2, F 1 of 2.
+def test_jackknife_of_the_balanced_accuracy_worked_by_hand():
+    # Correct images: A 2 of 3, B 2 of 2, C 3 of 4 and D 2 of 3, E 2 of 2, F 1 of 2.
     variance, weight = 0, 0
     for right, images in (((2, 2, 3), (3, 2, 4)), ((2, 2, 1), (3, 2, 2))):
         right, images = np.array(right), np.array(images)
@@ -46,23 +45,23 @@ def test_jackknife_of_the_toys_balanced_accuracy_by_hand():
         part = ((without - recall) ** 2).sum() / 4
         variance, weight = variance + part, weight + part**2 / 2
     reach = stats.t.ppf(0.975, variance**2 / weight) * np.sqrt(variance)
-    found = interval("balanced_accuracy", TOY, 1)
+    result = interval("balanced_accuracy", TOY, 1)
     value = (7 / 9 + 5 / 7) / 2
-    assert found.method == "jackknife"
-    assert found.value == pytest.approx(value)
-    assert found.low == pytest.approx(value - reach)
-    assert found.high == pytest.approx(min(1, value + reach))
+    assert result.method == "jackknife"
+    assert result.value == pytest.approx(value)
+    assert result.low == pytest.approx(value - reach)
+    assert result.high == pytest.approx(min(1, value + reach))
 
 
 def test_jackknife_of_a_mean_is_nearly_the_t_interval():
     labels = np.zeros(12, int)
     p = np.linspace(0.05, 0.95, 12)
-    found = interval("loss", clustered.group(labels, toy.columns(p), np.arange(12)), 1)
+    result = interval("loss", clustered.group(labels, toy.columns(p), np.arange(12)), 1)
     loss = -np.log(1 - p)
     # CR3 divides the squares by (n - 1)^2 where the standard error has n (n - 1).
     error = stats.sem(loss) * np.sqrt(12 / 11)
     expected = stats.t.interval(0.95, 11, loss.mean(), error)
-    np.testing.assert_allclose([found.low, found.high], np.maximum(expected, 0), rtol=1e-9)
+    np.testing.assert_allclose([result.low, result.high], np.maximum(expected, 0), rtol=1e-9)
 
 
 def test_recall_uses_the_groups_of_its_class():
@@ -73,31 +72,31 @@ def test_recall_uses_the_groups_of_its_class():
 
 
 def test_group_means_are_welch():
-    found = interval("balanced_accuracy", TOY, 1, "group_means")
+    result = oracles.interval("balanced_accuracy", TOY, 1, "group_means")
     a, b = np.array([2 / 3, 1, 3 / 4]), np.array([2 / 3, 1, 1 / 2])
     # Welch's interval of the difference of a and 1 - b is twice that of the mean of a and b.
     welch = stats.ttest_ind(a, 1 - b, equal_var=False).confidence_interval(0.95)
-    assert found.value == pytest.approx((a.mean() + b.mean()) / 2)
-    assert found.low == pytest.approx((welch.low + 1) / 2)
-    assert found.high == pytest.approx(min(1, (welch.high + 1) / 2))
-    one = interval("recall", TOY, 1, "group_means")
-    assert one.low == pytest.approx(stats.t.interval(0.95, 2, a.mean(), stats.sem(a))[0])
+    assert result.value == pytest.approx((a.mean() + b.mean()) / 2)
+    assert result.low == pytest.approx((welch.low + 1) / 2)
+    assert result.high == pytest.approx(min(1, (welch.high + 1) / 2))
+    recall = oracles.interval("recall", TOY, 1, "group_means")
+    assert recall.low == pytest.approx(stats.t.interval(0.95, 2, a.mean(), stats.sem(a))[0])
 
 
 def test_obuchowskis_interval_is_on_the_logit_scale():
-    found = interval("auroc", TOY, 1, "obuchowski")
-    area = clustered_auroc(toy.LABELS == 1, toy.P1, TOY.member)
+    result = oracles.interval("auroc", TOY, 1, "obuchowski")
+    area = oracles.clustered_auroc(toy.LABELS == 1, toy.P1, TOY.member)
     logit = np.log(area.value / (1 - area.value))
     error = np.sqrt(area.variance) / (area.value * (1 - area.value))
     reach = stats.t.ppf(0.975, area.df) * error
-    assert np.log(found.low / (1 - found.low)) == pytest.approx(logit - reach)
-    assert np.log(found.high / (1 - found.high)) == pytest.approx(logit + reach)
-    assert 0 < found.low < found.value < found.high < 1
+    assert np.log(result.low / (1 - result.low)) == pytest.approx(logit - reach)
+    assert np.log(result.high / (1 - result.high)) == pytest.approx(logit + reach)
+    assert 0 < result.low < result.value < result.high < 1
 
 
 def test_independent_images_are_wald():
-    found = interval("accuracy", TOY, 1, "independent_images")
-    assert half(found) == pytest.approx(stats.norm.ppf(0.975) * np.sqrt(0.75 * 0.25 / 16))
+    result = oracles.interval("accuracy", TOY, 1, "independent_images")
+    assert half(result) == pytest.approx(stats.norm.ppf(0.975) * np.sqrt(0.75 * 0.25 / 16))
 
 
 def many(seed=0, groups=80, images=2000, classes=2, mixed=False):
@@ -126,36 +125,38 @@ def test_with_many_groups_all_methods_agree(mixed):
         default = interval(name, data, 1)
         assert default.groups == 80 or name in ("f1", "precision")
         for method in methods:
-            found = interval(name, data, 1, method, draws=4000)
-            assert found.method == method
-            # cr1 does not know that the numbers of groups of each class are given.
-            assert half(found) == pytest.approx(half(default), rel=0.2), (name, method)
-            assert found.low == pytest.approx(default.low, abs=0.25 * 2 * half(default))
-    naive = interval("accuracy", data, 1, "independent_images")
+            result = oracles.interval(name, data, 1, method, draws=4000)
+            assert result.method == method
+            # cr1 ignores that the number of groups of each class is fixed.
+            assert half(result) == pytest.approx(half(default), rel=0.2), (name, method)
+            assert result.low == pytest.approx(default.low, abs=0.25 * 2 * half(default))
+    naive = oracles.interval("accuracy", data, 1, "independent_images")
     assert half(naive) < (0.9 if mixed else 0.8) * half(interval("accuracy", data, 1))
 
 
-def test_bca_of_a_skewed_score_leans_as_it_should():
-    # Few mistakes: the sample is skewed towards low values, and so is the interval.
+def test_bca_of_a_skewed_score_is_skewed_too():
+    # Few errors: the sample is skewed towards low values, and so is the interval.
     rng = np.random.default_rng(3)
     member = np.repeat(np.arange(40), 20)
     labels = member % 2
     wrong = rng.random(800) < np.where(rng.random(40) < 0.15, 0.4, 0.01)[member]
     p = np.where(wrong, 1 - labels, labels) * 0.8 + 0.1
     data = clustered.group(labels, toy.columns(p), member)
-    plain, bca = (interval("accuracy", data, 1, m, draws=4000) for m in ("percentile", "bca"))
+    plain, bca = (
+        oracles.interval("accuracy", data, 1, m, draws=4000) for m in ("percentile", "bca")
+    )
     assert bca.low < plain.low
     assert bca.high < plain.high
 
 
-def test_repeating_images_within_groups_changes_no_interval_but_the_naive_one():
+def test_repeating_images_within_groups_changes_only_the_naive_interval():
     labels, p, member = many(groups=20, images=200)
     once = clustered.group(labels, p, member)
     thrice = clustered.group(*(np.repeat(a, 3, axis=0) for a in (labels, p, member)))
     for name in NAMES:
         a, b = interval(name, once, 1), interval(name, thrice, 1)
         np.testing.assert_allclose([a.low, a.high], [b.low, b.high], atol=1e-9, err_msg=name)
-    a, b = (interval("accuracy", d, 1, "independent_images") for d in (once, thrice))
+    a, b = (oracles.interval("accuracy", d, 1, "independent_images") for d in (once, thrice))
     assert half(b) < 0.6 * half(a)
 
 
@@ -181,27 +182,27 @@ def test_a_perfect_score_has_an_interval_too():
     }
     for name, trials in by_hand.items():
         for method in ("jackknife", "percentile"):
-            found = interval(name, data, 1, method, draws=200)
+            result = oracles.interval(name, data, 1, method, draws=200)
             exact = stats.binomtest(trials, trials).proportion_ci(0.95).low
-            assert found.method == "exact"
-            assert found.value == found.high == 1
-            assert found.low == pytest.approx(exact), name
-    assert interval("auroc", data, 1, "obuchowski").method == "exact"
-    wrong = clustered.group(1 - data.labels, data.probabilities, data.member)
-    found = interval("auroc", wrong, 1)
-    assert (found.value, found.low) == (0, 0)
-    assert found.high == pytest.approx(1 - 0.025 ** (1 / 13))
+            assert result.method == "exact"
+            assert result.value == result.high == 1
+            assert result.low == pytest.approx(exact), name
+    assert oracles.interval("auroc", data, 1, "obuchowski").method == "exact"
+    inverted = clustered.group(1 - data.labels, data.probabilities, data.member)
+    result = interval("auroc", inverted, 1)
+    assert (result.value, result.low) == (0, 0)
+    assert result.high == pytest.approx(1 - 0.025 ** (1 / 13))
     assert interval("mcc", data, 1).reason
 
 
-def test_where_there_is_no_interval_the_reason_is_given():
+def test_a_missing_interval_has_a_reason():
     one_group = clustered.group(
         np.array([0, 0, 1]), toy.columns(np.array([0.1, 0.7, 0.8])), np.array(["a", "a", "b"])
     )
-    found = interval("balanced_accuracy", one_group, 1)
-    assert found.value == 0.75
-    assert found.low is found.high is None
-    assert found.reason == "the score rests on a single group of a class"
+    result = interval("balanced_accuracy", one_group, 1)
+    assert result.value == 0.75
+    assert result.low is result.high is None
+    assert result.reason == "the score rests on a single group of a class"
     undefined = interval(
         "auroc", clustered.group(np.zeros(3, int), toy.columns(np.full(3, 0.2)), np.arange(3)), 1
     )
@@ -209,24 +210,23 @@ def test_where_there_is_no_interval_the_reason_is_given():
     assert undefined.reason == "the score is undefined"
     constant = clustered.group(toy.LABELS, toy.columns(np.full(16, 0.7)), toy.SUBJECTS)
     for method in ("jackknife", "percentile", "bca", "obuchowski"):
-        found = interval("auroc", constant, 1, method, draws=100)
-        assert found.value == 0.5
-        assert found.reason == "the score is the same whichever group is left out", method
-    for method in METHODS:
-        if method not in ("exact", "independent_images"):
-            name = {"obuchowski": "auroc"}.get(method, "accuracy")
-            found = interval(name, one_group, 1, method, draws=100)
-            assert found.low is not None or found.reason
+        result = oracles.interval("auroc", constant, 1, method, draws=100)
+        assert result.value == 0.5
+        assert result.reason == "the score is the same whichever group is left out", method
+    for method in oracles.METHODS:
+        name = {"obuchowski": "auroc"}.get(method, "accuracy")
+        result = oracles.interval(name, one_group, 1, method, draws=100)
+        assert result.low is not None or result.reason
 
 
-def test_three_classes_and_fields_of_several():
+def test_three_classes_in_groups_of_several_classes():
     labels, p, member = many(groups=60, images=900, classes=3, mixed=True)
-    found = intervals(labels, p, member.astype(str), ("RBC", "WBC", "Platelets"), "WBC")
-    assert set(found) == set(NAMES)
-    for name, one in found.items():
-        assert one.low < one.value < one.high, name
-        assert one.groups == 60
-    assert found["auroc"].value == pytest.approx(
+    result = intervals(labels, p, member.astype(str), ("RBC", "WBC", "Platelets"), "WBC")
+    assert set(result) == set(NAMES)
+    for name, score in result.items():
+        assert score.low < score.value < score.high, name
+        assert score.groups == 60
+    assert result["auroc"].value == pytest.approx(
         sk.roc_auc_score(labels, p, multi_class="ovr", average="macro")
     )
 
@@ -238,20 +238,20 @@ def test_three_classes_and_fields_of_several():
     ),
     st.booleans(),
 )
-def test_intervals_hold_the_value_and_stay_in_range(rows, pure):
+def test_intervals_contain_the_value_and_stay_in_range(rows, pure):
     labels, groups, p = (np.array(c) for c in zip(*rows, strict=True))
     labels = np.minimum(groups % 2 if pure else labels, 1)
     data = clustered.group(labels, toy.columns(p / 10), groups)
     for name in NAMES:
         for method in ("jackknife", "percentile"):
-            found = interval(name, data, 1, method, draws=50)
-            if found.low is None:
-                assert found.reason
+            result = oracles.interval(name, data, 1, method, draws=50)
+            if result.low is None:
+                assert result.reason
             else:
                 least, most = {"mcc": (-1, 1), "loss": (0, np.inf), "brier": (0, 2)}.get(
                     name, (0, 1)
                 )
-                assert least <= found.low <= found.high <= most
-                if found.method != "percentile":
-                    assert found.low <= found.value <= found.high
-            assert 0 <= found.groups <= data.groups
+                assert least <= result.low <= result.high <= most
+                if result.method != "percentile":
+                    assert result.low <= result.value <= result.high
+            assert 0 <= result.groups <= data.groups

@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from leukjax.metrics import confusion
-from leukjax.metrics.scores import NAMES, by_subject, predicted_class, scores, subject_table
+from leukjax.metrics.scores import (
+    NAMES,
+    MixedSubjectsError,
+    predicted_class,
+    scores,
+    subject_table,
+)
 
 BINARY = ("HEM", "ALL")
 THREE = ("RBC", "WBC", "Platelets")
@@ -28,45 +34,45 @@ def predictions(seed, n=300, classes=2, ties=False):
 def test_two_classes_as_scikit_learn(seed, ties):
     labels, p = predictions(seed, ties=ties)
     for positive, name in enumerate(BINARY):
-        found = scores(labels, p, BINARY, name).values
-        called, is_class = predicted_class(p), labels == positive
+        result = scores(labels, p, BINARY, name).values
+        predicted, is_class = predicted_class(p), labels == positive
         one = {"average": "binary", "pos_label": positive}
         expected = {
             "loss": sk.log_loss(labels, p),
-            "accuracy": sk.accuracy_score(labels, called),
-            "balanced_accuracy": sk.balanced_accuracy_score(labels, called),
-            "precision": sk.precision_score(labels, called, **one),
-            "recall": sk.recall_score(labels, called, **one),
+            "accuracy": sk.accuracy_score(labels, predicted),
+            "balanced_accuracy": sk.balanced_accuracy_score(labels, predicted),
+            "precision": sk.precision_score(labels, predicted, **one),
+            "recall": sk.recall_score(labels, predicted, **one),
             "specificity": sk.recall_score(
-                labels, called, average="binary", pos_label=1 - positive
+                labels, predicted, average="binary", pos_label=1 - positive
             ),
-            "f1": sk.f1_score(labels, called, **one),
-            "weighted_f1": sk.f1_score(labels, called, average="weighted"),
-            "macro_f1": sk.f1_score(labels, called, average="macro"),
-            "mcc": sk.matthews_corrcoef(labels, called),
+            "f1": sk.f1_score(labels, predicted, **one),
+            "weighted_f1": sk.f1_score(labels, predicted, average="weighted"),
+            "macro_f1": sk.f1_score(labels, predicted, average="macro"),
+            "mcc": sk.matthews_corrcoef(labels, predicted),
             "auroc": sk.roc_auc_score(is_class, p[:, positive]),
             "average_precision": sk.average_precision_score(is_class, p[:, positive]),
             "brier": sk.brier_score_loss(is_class, p[:, positive]),
         }
         for key, value in expected.items():
-            assert found[key] == pytest.approx(value, abs=1e-12), key
+            assert result[key] == pytest.approx(value, abs=1e-12), key
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_three_classes_as_scikit_learn(seed):
     labels, p = predictions(seed, classes=3)
     result = scores(labels, p, THREE, "WBC")
-    called = predicted_class(p)
+    predicted = predicted_class(p)
     truth = np.eye(3)[labels]
     expected = {
         "loss": sk.log_loss(labels, p),
-        "precision": sk.precision_score(labels, called, average="macro"),
-        "recall": sk.balanced_accuracy_score(labels, called),
-        "balanced_accuracy": sk.balanced_accuracy_score(labels, called),
-        "f1": sk.f1_score(labels, called, average="macro"),
-        "macro_f1": sk.f1_score(labels, called, average="macro"),
-        "weighted_f1": sk.f1_score(labels, called, average="weighted"),
-        "mcc": sk.matthews_corrcoef(labels, called),
+        "precision": sk.precision_score(labels, predicted, average="macro"),
+        "recall": sk.balanced_accuracy_score(labels, predicted),
+        "balanced_accuracy": sk.balanced_accuracy_score(labels, predicted),
+        "f1": sk.f1_score(labels, predicted, average="macro"),
+        "macro_f1": sk.f1_score(labels, predicted, average="macro"),
+        "weighted_f1": sk.f1_score(labels, predicted, average="weighted"),
+        "mcc": sk.matthews_corrcoef(labels, predicted),
         "auroc": sk.roc_auc_score(labels, p, multi_class="ovr", average="macro"),
         "average_precision": sk.average_precision_score(truth, p, average="macro"),
         "brier": ((p - truth) ** 2).sum(axis=1).mean(),
@@ -83,42 +89,42 @@ def test_calibration_errors_by_hand():
     # Confidences .9 (3 of 4 right) and .6 (1 of 2 right).
     p = np.array([0.9, 0.9, 0.9, 0.1, 0.6, 0.4])
     labels = np.array([1, 1, 0, 0, 1, 1])
-    found = scores(labels, np.stack([1 - p, p], 1), BINARY, "ALL").values
-    assert found["ece"] == pytest.approx((4 * 0.15 + 2 * 0.1) / 6)
+    result = scores(labels, np.stack([1 - p, p], 1), BINARY, "ALL").values
+    assert result["ece"] == pytest.approx((4 * 0.15 + 2 * 0.1) / 6)
     # Equal confidences are in one bin, however few images there are.
-    assert found["ece_equal_mass"] == pytest.approx((4 * 0.15 + 2 * 0.1) / 6)
+    assert result["ece_equal_mass"] == pytest.approx((4 * 0.15 + 2 * 0.1) / 6)
     # With fewer images than bins each other image is a bin of its own.
     p = np.array([0.95, 0.9, 0.85, 0.2, 0.6, 0.3])
-    found = scores(labels, np.stack([1 - p, p], 1), BINARY, "ALL").values
-    assert found["ece_equal_mass"] == pytest.approx((0.05 + 0.1 + 0.85 + 0.2 + 0.4 + 0.7) / 6)
+    result = scores(labels, np.stack([1 - p, p], 1), BINARY, "ALL").values
+    assert result["ece_equal_mass"] == pytest.approx((0.05 + 0.1 + 0.85 + 0.2 + 0.4 + 0.7) / 6)
 
 
 def test_equal_mass_parts_no_ties():
     """A constant that is calibrated has no error, in whatever order its images come."""
     labels = (np.arange(50) % 5 > 0).astype(int)  # four fifths
     p = np.full(50, 0.8)
-    found = scores(labels, np.stack([1 - p, p], 1), BINARY, "ALL").values
-    assert found["ece"] == pytest.approx(0, abs=1e-12)
-    assert found["ece_equal_mass"] == pytest.approx(0, abs=1e-12)
+    result = scores(labels, np.stack([1 - p, p], 1), BINARY, "ALL").values
+    assert result["ece"] == pytest.approx(0, abs=1e-12)
+    assert result["ece_equal_mass"] == pytest.approx(0, abs=1e-12)
     # Two ties and a few images between them: by hand.
     p = np.repeat([0.6, 0.7, 0.8, 0.9], [20, 1, 1, 28])
     labels = (np.random.default_rng(0).random(50) < p).astype(int)
     parts = [abs((p - labels)[p == value].sum()) for value in (0.6, 0.7, 0.8, 0.9)]
     # The single images are in bins 6 of 15 (place 20 and 21 of 50); the ties in 2 and 10.
     parts[1:3] = [abs((p - labels)[20:22].sum())]
-    found = scores(labels, np.stack([1 - p, p], 1), BINARY, "ALL").values
-    assert found["ece_equal_mass"] == pytest.approx(sum(parts) / 50)
+    result = scores(labels, np.stack([1 - p, p], 1), BINARY, "ALL").values
+    assert result["ece_equal_mass"] == pytest.approx(sum(parts) / 50)
     order = np.random.default_rng(1).permutation(50)
     again = scores(labels[order], np.stack([1 - p, p], 1)[order], BINARY, "ALL").values
-    assert again["ece_equal_mass"] == pytest.approx(found["ece_equal_mass"], abs=1e-12)
+    assert again["ece_equal_mass"] == pytest.approx(result["ece_equal_mass"], abs=1e-12)
 
 
 def test_sensitivity_at_95_specificity_by_hand():
     # 20 negatives at .01 ... .20: one of them may lie above the threshold, so it is .20.
     p = np.concatenate([np.arange(1, 21) / 100, [0.195, 0.2, 0.5, 0.05]])
     labels = np.repeat([0, 1], [20, 4])
-    found = scores(labels, np.stack([1 - p, p], 1), BINARY, "ALL").values
-    assert found["sensitivity_at_95_specificity"] == 0.75
+    result = scores(labels, np.stack([1 - p, p], 1), BINARY, "ALL").values
+    assert result["sensitivity_at_95_specificity"] == 0.75
 
 
 def test_a_class_that_is_missing_makes_scores_undefined_and_says_why():
@@ -132,8 +138,8 @@ def test_a_class_that_is_missing_makes_scores_undefined_and_says_why():
     assert result.values["accuracy"] == result.values["recall"] == result.values["f1"] == 1
     assert result.reasons["auroc"] == "every image is ALL"
     other = scores(labels, p, BINARY, "HEM")
-    assert other.reasons["precision"] == "no image was called HEM"
-    assert other.reasons["f1"] == "no image is HEM and none was called so"
+    assert other.reasons["precision"] == "no image was predicted as HEM"
+    assert other.reasons["f1"] == "no image is HEM and none was predicted as such"
     three = scores(np.array([0, 1, 1]), np.eye(3)[[0, 1, 1]], THREE, "RBC")
     assert three.reasons["auroc"] == "no image is Platelets"
     assert three.by_class["Platelets"]["auroc"] is None
@@ -143,10 +149,10 @@ def test_a_class_that_is_missing_makes_scores_undefined_and_says_why():
 def test_a_class_never_called_leaves_precision_undefined_and_f1_zero():
     result = scores(np.array([0, 1, 1]), np.tile([0.9, 0.1], (3, 1)), BINARY, "ALL")
     assert result.values["precision"] is None
-    assert result.reasons["precision"] == "no image was called ALL"
+    assert result.reasons["precision"] == "no image was predicted as ALL"
     assert result.values["f1"] == 0
     assert result.values["mcc"] is None
-    assert result.reasons["mcc"] == "every image was called the same class"
+    assert result.reasons["mcc"] == "every image was predicted as the same class"
     assert result.values["auroc"] == 0.5
 
 
@@ -159,8 +165,8 @@ def test_no_images_and_no_numbers():
 
 
 def test_a_certain_mistake_has_a_finite_loss():
-    found = scores(np.array([0, 1]), np.array([[0.0, 1.0], [0.0, 1.0]]), BINARY, "ALL").values
-    assert found["loss"] == pytest.approx(-np.log(np.finfo(float).eps) / 2)
+    result = scores(np.array([0, 1]), np.array([[0.0, 1.0], [0.0, 1.0]]), BINARY, "ALL").values
+    assert result["loss"] == pytest.approx(-np.log(np.finfo(float).eps) / 2)
 
 
 cases = st.integers(2, 4).flatmap(
@@ -205,7 +211,7 @@ def test_bounds_and_invariance(case, random):
     distinct = len(set(probabilities.max(axis=1).round(9))) == len(labels)
     for name in NAMES:
         assert again.values[name] == pytest.approx(result.values[name], abs=1e-9), name
-        # Bins of equal confidences: which is called first may differ in the last bit.
+        # Bins of equal confidences: which is predicted first may differ in the last bit.
         if distinct or not name.startswith("ece"):
             assert moved.values[name] == pytest.approx(result.values[name], abs=1e-9), name
 
@@ -221,30 +227,30 @@ def test_by_subject_scores_the_mean_probability():
     np.testing.assert_array_equal(table.cells, [3, 3, 1])
     np.testing.assert_allclose(table.probabilities[:, 1], [1 / 3, 1.7 / 3, 0.9])
     np.testing.assert_allclose(table.accuracy, [2 / 3, 2 / 3, 0])
-    result = by_subject(labels, probabilities, subjects, BINARY, "ALL")
+    result = scores(table.labels, table.probabilities, BINARY, "ALL")
     assert result.values["accuracy"] == pytest.approx(2 / 3)
     assert result.values["auroc"] == 0.5
     assert result.by_class["HEM"]["images"] == 2
 
 
-def test_subjects_of_equal_probabilities_are_level():
+def test_subjects_of_equal_probabilities_are_tied():
     labels = np.repeat([0, 1], 40)
     subjects = np.random.default_rng(0).integers(0, 8, 80) + 10 * labels
-    level = by_subject(labels, np.tile([0.6, 0.4], (80, 1)), subjects, BINARY, "ALL")
-    assert level.values["auroc"] == 0.5
+    table = subject_table(labels, np.tile([0.6, 0.4], (80, 1)), subjects, subjects)
+    assert scores(table.labels, table.probabilities, BINARY, "ALL").values["auroc"] == 0.5
 
 
 def test_subjects_of_several_classes_cannot_be_scored():
     labels, probabilities = np.array([0, 1, 1]), np.tile([0.5, 0.5], (3, 1))
-    result = by_subject(labels, probabilities, np.array(["f1", "f1", "f2"]), BINARY, "ALL")
-    assert set(result.values.values()) == {None}
-    assert result.reasons["auroc"] == "1 of 2 subjects have cells of several classes (f1, for one)"
+    subjects = np.array(["f1", "f1", "f2"])
+    with pytest.raises(MixedSubjectsError, match="1 of 2 subjects have cells of several classes"):
+        subject_table(labels, probabilities, subjects, subjects)
 
 
 def test_probabilities_may_be_float32():
     labels, p = predictions(0)
-    found = scores(labels, p.astype(np.float32), BINARY, "ALL").values
-    assert found["loss"] == pytest.approx(sk.log_loss(labels, p), rel=1e-6)
+    result = scores(labels, p.astype(np.float32), BINARY, "ALL").values
+    assert result["loss"] == pytest.approx(sk.log_loss(labels, p), rel=1e-6)
 
 
 def test_every_name_of_confusion_is_scored():

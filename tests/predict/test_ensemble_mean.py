@@ -71,7 +71,8 @@ def of_threshold(monkeypatch) -> np.ndarray:
     seen = []
     validation = iter(tables())
     monkeypatch.setattr(predictors, "_validation", lambda member: next(validation))
-    monkeypatch.setattr(predictors.selective, "threshold", lambda _, p, *__: seen.append(p))
+    module = predictors.thresholds
+    monkeypatch.setattr(module, "choose_confidence", lambda _, p, *__: seen.append(p))
     predictor().choose_threshold(0.1)
     return seen[0]
 

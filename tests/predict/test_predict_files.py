@@ -218,7 +218,7 @@ def test_the_submission_of_the_challenge(trained_run, tmp_path):
         (["--workdir={run}", "{in}", "--output=/proc/x/o.csv"], "cannot be written"),
         (["--workdir={run}", "{in}", "--output={in}/p0_0.png"], "would overwrite an image"),
         (["--workdir={run}", "{in}", "--max_error=2"], "--max_error=2"),
-        (["--workdir={run}", "{in}", "--max_error=0.01"], "no confidence keeps wrong answers"),
+        (["--workdir={run}", "{in}", "--max_error=0.01"], "no confidence threshold keeps"),
         (["--workdir={run}", "{in}", "--max_error=0.5", "--tta"], "made without tta"),
         (["--workdir={run}", "{in}", "--subject_pattern=p"], "must have a group"),
         (["--workdir={run}", "{in}", "--step=7"], "no checkpoint of step 7"),

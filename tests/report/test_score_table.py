@@ -64,7 +64,7 @@ def test_every_score_and_interval_is_printed_by_image_and_by_subject():
 
 def test_undefined_scores_are_explained():
     _, text = scored(ABOUT)
-    assert "Undefined: no image was called all (precision by image of larger class" in text
+    assert "Undefined: no image was predicted as all (precision by image of larger class" in text
     line = next(line for line in text.splitlines() if line.startswith("larger class"))
     assert "–" in line
     assert "nan" not in text.lower()
@@ -96,7 +96,7 @@ def test_a_perfect_score_is_starred_and_the_star_explained():
         groups_with={"hem": 6, "all": 6},
     )
     assert "0.54–1.00*" in text
-    assert "* every group alike: binomial (Clopper-Pearson)" in text
+    assert "* the same result in every group: binomial (Clopper-Pearson)" in text
 
 
 def test_no_scores_by_subject_are_explained():
