@@ -79,6 +79,11 @@ def peers_python() -> str | None:
     return str(python) if python.exists() else None
 
 
+def python_path() -> str:
+    """$PYTHONPATH with the repository first."""
+    return os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+
+
 class Contender:
     """A process that measures one thing on demand.
 
@@ -104,7 +109,7 @@ class Contender:
         self._command = [python or sys.executable, str(file), json.dumps(spec)]
         self._environment = {
             **os.environ,
-            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONPATH": python_path(),
             "PYTHONUNBUFFERED": "1",
             **(environment or {}),
         }
