@@ -1,13 +1,11 @@
 """Folders of images, tables, zips and caches, damaged at random."""
 
 import csv
-import functools
 import io
 import os
 import struct
 import zipfile
 
-import hostile_images
 import numpy as np
 from broken_case import CLASSES, TEXTS, Case, damage, draw_cell, write_folder
 from ml_collections import ConfigDict
@@ -63,35 +61,6 @@ def images(case: Case, random: np.random.Generator) -> None:
         case.fields["data.crop"] = int(random.choice((0, 1, 3, 16, 100)))
         case.fields["data.denoise"] = str(random.choice(("median", "gaussian", "bilateral", "nlm")))
         case.fields["data.image_size"] = int(random.choice((16, 17, 64)))
-
-
-@functools.cache
-def hostile_file(name: str) -> bytes:
-    """A file of `hostile_images`, made once."""
-    if name in hostile_images.READ:
-        return hostile_images.READ[name]()
-    return hostile_images.REFUSED[name][0]()
-
-
-HOSTILE = (*hostile_images.READ, *hostile_images.REFUSED)
-
-
-def hostile(case: Case, random: np.random.Generator) -> None:
-    """Images, or a zip of them, that cost a careless reader much."""
-    paths = write_folder(case, random)
-    for path in random.choice(np.array(paths, object), random.integers(1, 4), replace=False):
-        data = hostile_file(str(random.choice(HOSTILE)))
-        path.write_bytes(damage(data, random) if random.random() < 0.3 else data)
-    how = random.integers(6)
-    if how == 0:
-        (case.folder / "data" / CLASSES[0] / "strip.png").write_bytes(hostile_images.strip())
-    elif how == 1:
-        size = int(random.choice((2**20, 2**26)))
-        case.fields["data.root"] = case.folder / "data.zip"
-        case.fields["data.root"].write_bytes(hostile_images.zip_of_bzip2(size=size))
-    elif how == 2:
-        path = case.folder / "data" / CLASSES[0] / "p01_x.bmp"
-        path.write_bytes(hostile_images.bmp_of_run_lengths())
 
 
 def _damage_table(rows: list[list[str]], random: np.random.Generator) -> bytes:

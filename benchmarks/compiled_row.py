@@ -5,7 +5,7 @@ from standard input and answers in one line:
 
     {"known": PROGRAM}          the row exists already (`request["known"]`)
     {"error": MESSAGE}          it does not compile, or does not fit
-    {"row": …, "costliest": […]}
+    {"row": …}
 
 A program is identified by the digest of its StableHLO and of the compiler's flags. Compiled
 programs are kept in a folder, so that a change to the reader compiles nothing again.
@@ -60,10 +60,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     )
     images = config.train.batch_size // count
     summary = compiled.summarize(made.text, target, images)
-    return {
-        "row": about | measures(summary, made, target, count, images),
-        "costliest": [dataclasses.asdict(operation) for operation in summary.costliest],
-    }
+    return {"row": about | measures(summary, made, target, count, images)}
 
 
 def load_or_compile(

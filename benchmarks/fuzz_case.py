@@ -45,7 +45,7 @@ KINDS: dict[str, tuple[Callable, float]] = {  # with the share of the cases
     "weights": (broken_weights.weights, 0.02),
     "run": (broken_runs.run, 0.34),
     "hostile": (broken_images.hostile, 0.06),
-    "hostile training": (broken_files.hostile, 0.02),
+    "hostile training": (broken_images.hostile_training, 0.02),
     "names": (broken_names.names, 0.08),
     "environment": (broken_environments.environment, 0.04),
 }

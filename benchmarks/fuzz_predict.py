@@ -31,7 +31,8 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags, logging
 from broken_case import damage, draw_cell
-from broken_files import HOSTILE, encode, hostile_file
+from broken_files import encode
+from broken_images import known as hostile
 from PIL import Image
 
 FLAGS = flags.FLAGS
@@ -118,7 +119,7 @@ def make(
             no_file(path, int(random.integers(4)))
         else:
             if how == "hostile":
-                data = hostile_file(str(random.choice(HOSTILE)))
+                data = hostile(random)
             else:
                 data = absurd(random) if how == "absurd size" else damage(encode(random), random)
             if how == "twice damaged":

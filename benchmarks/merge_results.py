@@ -1,11 +1,11 @@
-"""One CSV of all rows that benchmarks/run_all.sh made, with the machine they were made on.
+"""Merges all rows of benchmarks/run_all.sh into one CSV, with the machine that made them.
 
 python benchmarks/merge_results.py FOLDER OUT.csv [--only=NAME …] [--missed NAME=REASON …]
 
-Every row gets ``benchmark``, ``status`` (measured, compiled ahead of time, or not measured: why)
-and the machine: processor, cores, memory, accelerator, driver, system, Python and libraries. The
-names of the host and of its user are not among them. A benchmark without rows gets one that says
-"not measured"; so do those of accelerators where there is none.
+Every row gets ``benchmark``, ``status`` (measured, compiled ahead of time, or not measured: reason)
+and the machine: processor, cores, memory, accelerator, driver, system, Python and libraries; no
+names of host or user. A benchmark without rows gets one with the status "not measured"; so do
+those of accelerators if there is none.
 """
 
 import argparse
@@ -18,53 +18,47 @@ from importlib import metadata
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from measured import processor
+import harness
 
-BENCHMARKS = (
-    "train_step",
-    "predict",
-    "input_pipeline",
-    "end_to_end",
-    "startup",
-    "scaling",
-    "compiled",
-)
-# What a GPU or a TPU would have shown; the programs that are compiled ahead need none.
-ON_DEVICES = BENCHMARKS[:-1]
+# Measured on accelerators if there are any.
+ON_DEVICES = ("train_step", "predict", "input_pipeline", "end_to_end", "startup", "scaling")
+BENCHMARKS = (*ON_DEVICES, "compiled")
 ON_CPU = ("convolutions",)
-WITHOUT_ROWS = ("operations",)  # its log is all that it makes
+WITHOUT_ROWS = ("operations",)  # writes only a log
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "leukjax")
+COMPILED = "compiled ahead of time"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Merges, writes, prints the number of rows."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--only", action="append", default=[], help="a benchmark that was run")
     parser.add_argument("--missed", action="append", default=[], metavar="NAME=REASON")
-    given = parser.parse_args()
-    reasons = dict(text.partition("=")[::2] for text in given.missed)
+    options = parser.parse_args()
+    reasons = dict(text.partition("=")[::2] for text in options.missed)
     about = machine()
-    names = given.only or (BENCHMARKS if about["accelerator"] else BENCHMARKS + ON_CPU)
-    names = [name for name in names if name not in WITHOUT_ROWS]
-    rows = merged(given.folder, names, reasons, about)
-    write(given.out, rows)
+    names = options.only or (BENCHMARKS if about["accelerator"] else BENCHMARKS + ON_CPU)
+    rows = merged(options.folder, [n for n in names if n not in WITHOUT_ROWS], reasons, about)
+    options.out.unlink(missing_ok=True)
+    harness.append(options.out.stem, rows, options.out.parent)
     count = sum(row["status"] in ("measured", COMPILED) for row in rows)
-    print(f"{given.out}: {count} rows, {len(rows) - count} not measured")
-
-
-COMPILED = "compiled ahead of time"
+    print(f"{options.out}: {count} rows, {len(rows) - count} not measured")
 
 
 def merged(
-    folder: Path, names: list[str] | tuple[str, ...], reasons: dict[str, str], about: dict[str, str]
+    folder: Path, names: list[str], reasons: dict[str, str], about: dict[str, str]
 ) -> list[dict[str, str]]:
-    """The rows of the folder's CSV files, and those that say what is not there.
+    """Returns the rows of the folder's CSV files, and one for each benchmark without rows.
 
     Args:
-      names: of benchmarks that should have rows.
-      reasons: benchmark -> why it did not end well.
-      about: columns of the machine; ``accelerator`` is empty where there is none.
+      folder: of the CSV files.
+      names: benchmarks that should have rows.
+      reasons: benchmark -> why it failed.
+      about: columns of the machine; ``accelerator`` is empty if there is none.
     """
     rows = []
     for name in names:
@@ -75,17 +69,19 @@ def merged(
                 own = list(csv.DictReader(lines))
         status = COMPILED if name == "compiled" else "measured"
         rows += [{"benchmark": name, "status": status, **about, **row} for row in own]
+        missing = []
         if name in reasons or not own:
-            reason = reasons.get(name, "it made no rows")
-            rows.append({"benchmark": name, "status": f"not measured: {reason}", **about})
+            missing.append(reasons.get(name, "it wrote no rows"))
         if not about["accelerator"] and name in ON_DEVICES:
-            reason = "on GPU or TPU: JAX saw none"
-            rows.append({"benchmark": name, "status": f"not measured: {reason}", **about})
+            missing.append("on GPU or TPU: JAX saw none")
+        rows += [
+            {"benchmark": name, "status": f"not measured: {reason}", **about} for reason in missing
+        ]
     return rows
 
 
 def machine() -> dict[str, str]:
-    """What the rows were made on."""
+    """Returns the columns that describe the machine."""
     import jax
 
     devices = jax.devices()
@@ -96,7 +92,7 @@ def machine() -> dict[str, str]:
     return {
         "accelerator": accelerator,
         "driver": driver(),
-        "processor": processor(),
+        "processor": harness.processor(),
         "memory_gib": f"{memory:.0f}",
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
@@ -105,32 +101,21 @@ def machine() -> dict[str, str]:
 
 
 def driver() -> str:
-    """Of NVIDIA's cards; empty where there are none."""
+    """Returns the version of NVIDIA's driver, or ""."""
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        said = subprocess.run(query, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
         return ""
-    return said.stdout.split("\n")[0].strip() if said.returncode == 0 else ""
+    return done.stdout.split("\n")[0].strip()
 
 
 def version(name: str) -> str:
-    """Of a library, or a dash."""
+    """Returns the version of a library, or a dash."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return "-"
-
-
-def write(file: Path, rows: list[dict[str, str]]) -> None:
-    """All columns of all rows; a column that a row lacks is empty there."""
-    columns = dict.fromkeys(key for row in rows for key in row)
-    part = file.with_suffix(".part")
-    with part.open("w", newline="") as lines:
-        writer = csv.DictWriter(lines, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    part.replace(file)
 
 
 if __name__ == "__main__":

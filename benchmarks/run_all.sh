@@ -6,11 +6,11 @@
 #   benchmarks/run_all.sh --dry-run        print the commands only
 #   benchmarks/run_all.sh --only=NAME      one benchmark; may be repeated
 #
-# Rows, logs and the CSV go to benchmarks/run-DATE/ (--out=DIR: elsewhere); what fails or cannot run
-# here stands in the CSV as "not measured", with the reason. Only files there are written, caches
-# apart, and nothing is sent anywhere. PYTHON chooses the interpreter; else .venv or the one on the
-# path. Peers: benchmarks/peers.sh before. Compilers of absent devices: pip install
-# 'leukjax[preflight]'.
+# Rows, logs and the CSV go to benchmarks/run-DATE/ (--out=DIR: elsewhere). A benchmark that fails or
+# cannot run has a row "not measured" with the reason. Nothing else is written, caches apart, and
+# nothing is sent anywhere. PYTHON chooses the interpreter; else .venv or the one on the path. Peers:
+# benchmarks/peers.sh before. Compilers of absent devices: pip install 'leukjax[preflight]'.
+# Eight minutes on one GPU: benchmarks/accelerator.sh.
 set -euo pipefail
 from=$PWD
 cd "$(dirname "$0")/.."
@@ -23,7 +23,7 @@ for word in "$@"; do
     --out=*) out=${word#*=} ;;
     --only=*) only+=("${word#*=}") ;;
     -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; exit 0 ;;
-    *) echo "error: $word: unknown; --help lists what there is" >&2; exit 1 ;;
+    *) echo "error: $word: unknown; --help lists the flags" >&2; exit 1 ;;
   esac
 done
 out=${out:-$PWD/benchmarks/run-$(date -u +%Y%m%d-%H%M)}
@@ -32,14 +32,14 @@ python=${PYTHON:-.venv/bin/python}
 [ -n "${PYTHON:-}" ] || [ -x "$python" ] || python=python3
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 
-# gpu, tpu or cpu; the kind of device; how many.
+# Platform (gpu, tpu or cpu), number of devices, kind of device.
 if ! found=$("$python" -c 'import jax
 print(jax.default_backend(), jax.device_count(), jax.devices()[0].device_kind)' 2>/dev/null); then
   echo "error: $python cannot import JAX; make .venv with 'make train', or set PYTHON" >&2
   exit 1
 fi
 read -r platform count kind <<<"$found"
-case $kind in # what the compilers call it; an H100 where it is none of them
+case $kind in # the compilers' name; an H100 if it is none of them
   *A100*) target=a100 ;;
   *v5p* | *"v5") target=v5p ;;
   *v5*lite* | *v5e*) target=v5e ;;
@@ -49,7 +49,7 @@ esac
 
 if [ "$platform" = cpu ]; then
   size=64 batch=32 config=cnn precisions=(--precision=float32)
-  echo "no GPU or TPU is seen by JAX: this measures the CPU; accelerators are not measured"
+  echo "JAX sees no GPU or TPU: this measures the CPU; accelerators are not measured"
 else
   size=224 batch=128 config=resnet50 precisions=(--precision=bfloat16 --precision=float32)
   echo "$count x $kind"
@@ -77,7 +77,7 @@ export LEUKJAX_RESULTS=$out/rows
 [ -n "$dry" ] || mkdir -p "$LEUKJAX_RESULTS"
 missed=()
 
-# run NAME COMMAND…: show, run, keep the log; a failure is noted and does not stop the others.
+# run NAME COMMAND…: print, run, keep the log; a failure is recorded and does not stop the others.
 run() {
   local name=$1
   shift
@@ -86,7 +86,7 @@ run() {
   [ -z "$dry" ] || return 0
   if ! "$@" 2>&1 | tee -a "$out/$name.log"; then
     local why
-    why=$(grep -v '^ *$' "$out/$name.log" | tail -n 1 | cut -c 1-200) || why='it said nothing'
+    why=$(grep -v '^ *$' "$out/$name.log" | tail -n 1 | cut -c 1-200) || why='no message'
     missed+=(--missed "$name=$why")
   fi
 }
@@ -97,10 +97,10 @@ run input_pipeline "$python" benchmarks/input_pipeline.py "${input[@]}"
 run end_to_end "$python" benchmarks/end_to_end.py "${whole[@]}"
 run startup "$python" benchmarks/startup.py ${start[@]+"${start[@]}"}
 run scaling "$python" benchmarks/scaling.py "${growth[@]}"
-# Several devices of one process and several processes: on the CPU, whose devices can be feigned.
+# Several devices of one process and several processes: on the CPU, which can simulate devices.
 run scaling env JAX_PLATFORMS=cpu "$python" benchmarks/scaling.py "${shared[@]}"
 run compiled "$python" benchmarks/compiled.py "${ahead[@]}"
-if [ "$platform" = cpu ]; then # forms of convolution that only the CPU has, and its own trace
+if [ "$platform" = cpu ]; then # convolutions that only the CPU uses, and a trace of the CPU
   run convolutions "$python" benchmarks/convolutions.py ${products[@]+"${products[@]}"}
   run operations "$python" benchmarks/operations.py ${parts[@]+"${parts[@]}"}
 fi
