@@ -5,9 +5,12 @@ from typing import Any
 import jax
 import numpy as np
 from harness import Round, device_memory, repeated, serve, with_memory
+from ml_collections import ConfigDict
 
 from leukjax import config as configs
 from leukjax import runtime, sharding
+from leukjax.compiler.compiled import summarize
+from leukjax.compiler.targets import TARGETS
 from leukjax.models import summary
 from leukjax.training.trainer import Trainer
 
@@ -26,8 +29,8 @@ BARE = {
 }
 
 
-def make_trainer(spec: dict[str, Any]) -> Trainer:
-    """Returns the trainer of a spec: model, image_size, batch, precision, and maybe fused."""
+def make_config(spec: dict[str, Any]) -> ConfigDict:
+    """Returns the config of a spec: model, image_size, batch, precision, and maybe fused."""
     changes = {
         **BARE,
         **MODELS[spec["model"]],
@@ -36,7 +39,12 @@ def make_trainer(spec: dict[str, Any]) -> Trainer:
         "compute_dtype": spec["precision"],
         "model.fused": spec.get("fused", "auto"),
     }
-    return Trainer.from_config(configs.load("default", changes), num_classes=2)
+    return configs.load("default", changes)
+
+
+def make_trainer(spec: dict[str, Any]) -> Trainer:
+    """Returns the trainer of a spec."""
+    return Trainer.from_config(make_config(spec), num_classes=2)
 
 
 def make_batch(count: int, size: int) -> dict[str, np.ndarray]:
@@ -74,8 +82,23 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Round]:
         "flops_per_image": summary.table(trainer.model, spec["image_size"]).flops,
         "peak_flops": runtime.peak_flops(device),
     }
+    if spec.get("estimate"):
+        about |= estimate(trainer, held[0], sharding.put(batch, spread), spec)
     run = repeated(once, jax.block_until_ready, spec["seconds"], spec.get("wait_each", False))
     return about, with_memory(run, lambda: device_memory(device))
+
+
+def estimate(trainer: Trainer, state: Any, batch: Any, spec: dict[str, Any]) -> dict[str, float]:
+    """Returns the bytes per image in the compiled program, and its bound by the roofline."""
+    steps = trainer.compiled()
+    function: Any = steps.train_steps[1] if spec["task"] == "train" else steps.eval_step
+    target = TARGETS["a100" if "A100" in jax.devices()[0].device_kind else "h100"]
+    text = function.lower(state, batch).compile().as_text()
+    summary = summarize(text, target, spec["batch"])
+    return {
+        "estimated_megabytes_per_image": summary.bytes_per_image / 1e6,
+        f"estimated_bound_{target.name}": summary.images_per_second,
+    }
 
 
 if __name__ == "__main__":

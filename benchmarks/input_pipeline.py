@@ -84,7 +84,7 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], harness.Round]:
     import numpy as np
     from synthetic import Synthetic
 
-    from leukjax import config
+    from leukjax import config, sharding
     from leukjax.images.augment import augment
     from leukjax.images.normalize import standardize, to_float
     from leukjax.training.data_placement import lookup_images
@@ -95,7 +95,8 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], harness.Round]:
     options = augment_options(settings, "black")
     records = Synthetic(spec["folder"], spec["images"], spec["image_size"])
     rows = np.arange(len(records))
-    prefetch, mesh, image_sharding = records.prefetch(settings, rows, spec["batch"], spec["mode"])
+    mesh = sharding.make_mesh(settings.mesh, spec["batch"])
+    prefetch, image_sharding = records.prefetch(mesh, rows, spec["batch"], spec["mode"])
 
     @jax.jit
     def transform(batch: Any, step: Any) -> Any:

@@ -14,10 +14,13 @@ import re
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import contender_leukjax
 import jax
 from absl import app, flags
+
+from leukjax import runtime, sharding
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("model", "resnet50", list(contender_leukjax.MODELS), "which model")
@@ -35,36 +38,39 @@ LAYER = re.compile(r"/(\w*(?:conv|norm|fc|attn|pool|head|embed)\w*)(?:/|$)")
 
 def main(_: list[str]) -> None:
     """Traces, groups, prints."""
-    from leukjax import runtime, sharding
-
     spec = {name: FLAGS[name].value for name in ("model", "precision", "image_size", "batch")}
+    report(*trace(spec, FLAGS.task, FLAGS.seconds))
+
+
+def trace(
+    spec: dict[str, Any], task: str, seconds: float
+) -> tuple[dict[str, tuple[float, int]], str, int, float]:
+    """Returns events of about `seconds`, the program, number of steps, seconds per step."""
     trainer = contender_leukjax.make_trainer(spec)
     runtime.start(trainer.config)
     state = trainer.init_state()
-    batch = contender_leukjax.make_batch(FLAGS.batch, FLAGS.image_size)
+    batch = contender_leukjax.make_batch(spec["batch"], spec["image_size"])
     batch = sharding.put(batch, sharding.batch_sharding(trainer.mesh))
     steps = trainer.compiled()
-    function = steps.train_steps[1] if FLAGS.task == "train" else steps.eval_step
+    function: Any = steps.train_steps[1] if task == "train" else steps.eval_step
     program = function.lower(state, batch).compile().as_text()
 
     def run(count: int) -> float:
         nonlocal state
         began = time.perf_counter()
         for _ in range(count):
-            if FLAGS.task == "train":
-                state, result = function(state, batch)
-            else:
-                result = function(state, batch)
+            result = function(state, batch)
+            if task == "train":
+                state = result[0]
             jax.block_until_ready(result)
         return (time.perf_counter() - began) / count
 
     run(2)
-    count = max(1, round(FLAGS.seconds / run(1)))
+    count = max(1, round(seconds / run(1)))
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            seconds = run(count)
-        times = events(next(Path(folder).rglob("*.xplane.pb")))
-    report(times, program, count, seconds)
+            mean = run(count)
+        return events(next(Path(folder).rglob("*.xplane.pb"))), program, count, mean
 
 
 def events(file: Path) -> dict[str, tuple[float, int]]:

@@ -66,7 +66,7 @@ if [ -n "$small" ]; then
   input=(--image_size=32 --images=64 --batch=8 --rounds=1 --seconds=0.5)
   whole=(--config=cnn --image_size=32 --batch=8 --epochs=1 --rounds=1 --steps_per_call=2)
   start=(--config=cnn --rounds=1)
-  growth=("--axes=records,batch" "--records=64,128" "--batch=4,8" --rounds=1 --seconds=0.5)
+  growth=("--axes=records,batch" "--records=512,1024" "--batch=4,8" --rounds=1 --seconds=0.5)
   shared=(--axes=devices "--devices=1,2" --rounds=1 --seconds=0.5)
   ahead=(--devices="$target:1" --config=cnn --batch=4 --field=data.image_size=48)
   products=(--shapes=4x16 "--ways=winograd,patches" --batch=4 --rounds=1 --seconds=0)

@@ -145,7 +145,7 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], harness.Round]:
     import jax
     from synthetic import Synthetic
 
-    from leukjax import config
+    from leukjax import config, sharding
     from leukjax.data import duplicates, split
     from leukjax.training.trainer import Trainer
 
@@ -166,7 +166,8 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], harness.Round]:
     duplicates.near_duplicates(records.manifest)
     duplicates_at = time.perf_counter()
 
-    prefetch, mesh, image_sharding = records.prefetch(settings, rows, spec["batch"], spec["mode"])
+    mesh = sharding.make_mesh(settings.mesh, spec["batch"])
+    prefetch, image_sharding = records.prefetch(mesh, rows, spec["batch"], spec["mode"])
     step = state = None
     if spec["image_size"] >= 32:  # the cnn needs 32 px; below, the input pipeline alone is measured
         trainer = Trainer.from_config(settings, num_classes=2, mesh=mesh)

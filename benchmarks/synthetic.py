@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 from tensorflow_datasets.proto import tf_example_pb2
 
-from leukjax import sharding
 from leukjax.data import image_store
 from leukjax.data.loader import Batches
 from leukjax.data.manifest import Manifest
@@ -48,34 +46,34 @@ class Synthetic(StoredRecords):
         self.folder.mkdir(parents=True, exist_ok=True)
         random, digest = np.random.default_rng(0), hashlib.sha256()
         writer = ArrayRecordWriter(str(self._file), "group_size:1")
-        for _ in range(count):
+        for row in range(count):
             image = random.bytes(self.image_size**2 * 3)
             digest.update(image)
             example = tf_example_pb2.Example()
+            example.features.feature["id"].bytes_list.value.append(b"%07d" % row)
             example.features.feature["image"].bytes_list.value.append(image)
             writer.write(example.SerializeToString())
         writer.close()
         return digest.hexdigest()
 
     def prefetch(
-        self, config: ConfigDict, rows: np.ndarray, batch: int, mode: str
-    ) -> tuple[DevicePrefetcher, Mesh, Any]:
-        """Returns endless training batches from a data cache, their mesh, and the image sharding.
+        self, mesh: Mesh, rows: np.ndarray, batch: int, mode: str
+    ) -> tuple[DevicePrefetcher, Any]:
+        """Returns endless training batches from a data cache, and the sharding of its images.
 
         Args:
-          config: with ``mesh`` and the batch size.
+          mesh: of the batches.
           rows: of the records.
           batch: images per batch.
           mode: as ``data.cache``: none, host or device.
         """
-        mesh = sharding.make_mesh(config.mesh, batch)
         images = None
         if mode == "device":
             images = data_placement.put_on_devices(self, mesh, sharded=False)
         source = image_store.decode(self) if mode == "host" else self
         batches = Batches(source, rows, batch, training=True)
         prefetcher = DevicePrefetcher(batches, mesh, 0, 10**9, device_images=images)
-        return prefetcher, mesh, None if images is None else images.sharding
+        return prefetcher, None if images is None else images.sharding
 
 
 def _manifest(count: int) -> Manifest:

@@ -61,14 +61,6 @@ def test_without_jax_one_line_says_what_to_install(tmp_path):
     assert "make train" in done.stderr
 
 
-def test_shellcheck_finds_nothing():
-    tool = Path(sys.executable).with_name("shellcheck")
-    if not tool.exists():
-        pytest.skip("shellcheck is not installed")
-    done = subprocess.run([str(tool), str(SCRIPT)], capture_output=True, text=True)
-    assert done.stdout == ""
-
-
 def write(folder, name, *rows):
     harness.append(name, list(rows), folder)
 
