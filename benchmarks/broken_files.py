@@ -17,7 +17,7 @@ from leukjax.data.image_file import FORMATS
 
 
 def encode(random: np.random.Generator) -> bytes:
-    """An image file of any format and kind of pixels that the package may meet."""
+    """Returns an image file of any supported format and mode."""
     image = Image.fromarray(draw_cell(random))
     kind = str(random.choice(("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "AVIF"),
                              p=(0.22, 0.22, 0.17, 0.22, 0.07, 0.07, 0.03)))  # fmt: skip
@@ -50,6 +50,7 @@ def encode(random: np.random.Generator) -> bytes:
 
 
 def images(case: Case, random: np.random.Generator) -> None:
+    """Damages images, or sets unusual sizes and preprocessing."""
     paths = write_folder(case, random)
     for path in random.choice(np.array(paths, object), random.integers(1, 6), replace=False):
         data = encode(random)
@@ -64,7 +65,7 @@ def images(case: Case, random: np.random.Generator) -> None:
 
 
 def _damage_table(rows: list[list[str]], random: np.random.Generator) -> bytes:
-    """A table as CSV with a few of the mistakes that people and programs make."""
+    """Returns a table as CSV with common mistakes."""
     for _ in range(random.integers(1, 4)):
         how, row = random.integers(9), int(random.integers(len(rows))) if rows else 0
         if not rows:
@@ -98,6 +99,7 @@ def _damage_table(rows: list[list[str]], random: np.random.Generator) -> bytes:
 
 
 def table(case: Case, random: np.random.Generator) -> None:
+    """Damages a table of subjects."""
     paths = write_folder(case, random)
     rows = [["path", "subject"]]
     root = case.folder / "data"
@@ -108,7 +110,7 @@ def table(case: Case, random: np.random.Generator) -> None:
 
 
 def labels(case: Case, random: np.random.Generator) -> None:
-    """A small C-NMC with its preliminary phase."""
+    """Damages the label table of a small C-NMC with its preliminary phase."""
     root = case.folder / "data"
     del case.fields["data.subject_pattern"]
     case.config, case.fields["data.root"] = "cnn:cnmc", root
@@ -128,6 +130,7 @@ def labels(case: Case, random: np.random.Generator) -> None:
 
 
 def zip_file(case: Case, random: np.random.Generator) -> None:
+    """Damages a zip of images."""
     paths = write_folder(case, random)
     target = case.folder / "data.zip"
     root = case.folder / "data"
@@ -151,8 +154,8 @@ def zip_file(case: Case, random: np.random.Generator) -> None:
         # A field of a random entry of the directory: version, flags, method, sizes, offset, …
         start = data.find(b"PK\1\2", int(random.integers(len(data))))
         if start >= 0:
-            place = start + 4 + 2 * int(random.integers(21))
-            struct.pack_into("<H", data, place, int(random.integers(2**16)))
+            offset = start + 4 + 2 * int(random.integers(21))
+            struct.pack_into("<H", data, offset, int(random.integers(2**16)))
     elif how == 3:
         data[int(random.integers(len(data)))] ^= 1 << int(random.integers(8))
     target.write_bytes(data)
@@ -168,13 +171,13 @@ def zip_file(case: Case, random: np.random.Generator) -> None:
 
 
 def tree(case: Case, random: np.random.Generator) -> None:
-    """Links, pipes, odd names, and folders in the wrong place."""
+    """Adds links, pipes, unusual names and misplaced folders."""
     paths = write_folder(case, random)
     root = case.folder / "data"
     for _ in range(random.integers(1, 4)):
         path = paths[int(random.integers(len(paths)))]
         how = random.integers(12)
-        if path.is_dir():  # by an earlier turn
+        if path.is_dir():  # made by an earlier change
             path.rmdir()
         path.unlink(missing_ok=True)
         odd = (" ", "\n", "'", '"', ",", ";", "=x", "é", "%", "\\", "\u202e", "a" * 180)
@@ -215,7 +218,7 @@ def tree(case: Case, random: np.random.Generator) -> None:
 
 
 def cache(case: Case, random: np.random.Generator) -> None:
-    """A good folder whose prepared records and scan were damaged afterwards."""
+    """Damages the prepared records and the scan of a good folder."""
     write_folder(case, random)
     data = config.load(case.config, {name: str(value) for name, value in case.fields.items()}).data
     assert isinstance(data, ConfigDict)

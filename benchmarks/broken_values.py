@@ -1,4 +1,4 @@
-"""JSON, tables and arrays that are well formed and wrong, and files that are no regular files."""
+"""JSON, tables and arrays that are well formed but wrong, and paths that are not regular files."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from broken_case import TEXTS, damage
 
-# What a text may do to a terminal, a table, a formula of Matplotlib, a page or a file system.
+# Texts that a terminal, a table, Matplotlib's math text, a page or a file system interprets.
 ODD_TEXTS = ("\x1b[31mred\x1b[0m", "a\rb", "\x07", "\x9b2J", "\u202e", "$x_1$", "a_b^c", "$",
              "细胞", "=1+1", '"', ",", "<img src=x onerror=alert(1)>", "../../outside", "/dev/zero",
              "\ud800", "\0", "é" * 120, "x" * 70_000, "%s%n", "{}", "[0-9]", "-rf")  # fmt: skip
@@ -24,7 +24,7 @@ _SCALARS: tuple[Any, ...] = (None, True, False, 0, 1, -1, 2, 0.5, -0.0, 1e-300, 
 
 
 def odd_value(random: np.random.Generator) -> Any:
-    """A JSON value of any type."""
+    """Returns a JSON value of any type."""
     how = random.random()
     if how < 0.03:
         return nested(int(random.choice((40, 900, 100_000))))
@@ -34,7 +34,7 @@ def odd_value(random: np.random.Generator) -> Any:
 
 
 def nested(depth: int) -> Any:
-    """Lists in lists; too deep for `json.dumps` beyond a thousand, which `dump` knows."""
+    """Returns nested lists; beyond a thousand too deep for `json.dumps`, which `dump` handles."""
     value: Any = []
     for _ in range(depth):
         value = [value]
@@ -42,7 +42,7 @@ def nested(depth: int) -> Any:
 
 
 def dump(value: Any) -> str:
-    """JSON of anything, values that JSON does not have included."""
+    """Returns JSON of any value, including NaN and deep nesting."""
     try:
         return json.dumps(value, indent=1)
     except RecursionError:
@@ -50,11 +50,11 @@ def dump(value: Any) -> str:
 
 
 def change(value: Any, random: np.random.Generator) -> Any:
-    """The same JSON value with one place in it changed, removed or of another type."""
-    places = list(_places(value))
-    if not places or random.random() < 0.05:
+    """Returns a JSON value with one element changed, removed or of another type."""
+    elements = list(_elements(value))
+    if not elements or random.random() < 0.05:
         return odd_value(random)
-    holder, key = places[int(random.integers(len(places)))]
+    holder, key = elements[int(random.integers(len(elements)))]
     how = random.integers(8)
     if how == 0:
         del holder[key]
@@ -76,18 +76,18 @@ def change(value: Any, random: np.random.Generator) -> Any:
     return value
 
 
-def _places(value: Any, depth: int = 0) -> Iterator[tuple[Any, Any]]:
-    """Every (holder, key) of a JSON value; not of what `nested` made."""
+def _elements(value: Any, depth: int = 0) -> Iterator[tuple[Any, Any]]:
+    """Yields every (holder, key) of a JSON value, except below `nested`."""
     if not isinstance(value, dict | list) or depth > 50:
         return
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, inner in list(items):
         yield value, key
-        yield from _places(inner, depth + 1)
+        yield from _elements(inner, depth + 1)
 
 
 def change_json(data: bytes, random: np.random.Generator) -> bytes:
-    """A JSON text, or lines of JSON, with values changed, in an odd encoding, or damaged."""
+    """Returns JSON, or lines of JSON, with values changed, another encoding, or damage."""
     text = data.decode()
     try:
         values, lines = [json.loads(text)], False
@@ -96,8 +96,8 @@ def change_json(data: bytes, random: np.random.Generator) -> bytes:
     if not values:
         return damage(data, random)
     for _ in range(random.integers(1, 4)):
-        place = int(random.integers(len(values)))
-        values[place] = change(values[place], random)
+        index = int(random.integers(len(values)))
+        values[index] = change(values[index], random)
     if lines:
         text = "".join(dump(value).replace("\n", "") + "\n" for value in values)
     else:
@@ -115,7 +115,7 @@ def _encode(text: str, random: np.random.Generator) -> bytes:
 
 
 def change_table(data: bytes, random: np.random.Generator) -> bytes:
-    """A table with cells, rows or columns changed."""
+    """Returns a table with cells, rows or columns changed."""
     rows = list(csv.reader(io.StringIO(data.decode(), newline="")))
     for _ in range(random.integers(1, 4)):
         if not rows or not rows[0]:
@@ -144,7 +144,7 @@ def change_table(data: bytes, random: np.random.Generator) -> bytes:
 
 
 def change_arrays(data: bytes, random: np.random.Generator) -> bytes:
-    """An .npz file with arrays of other values, shapes or types, or one that grows when read."""
+    """Returns an .npz file with other values, shapes or types, or one that grows when read."""
     with np.load(io.BytesIO(data)) as archive:
         arrays = {name: archive[name] for name in archive.files}
     name = str(random.choice(list(arrays)))
@@ -171,7 +171,7 @@ def change_arrays(data: bytes, random: np.random.Generator) -> bytes:
 
 
 def _bomb(arrays: dict[str, np.ndarray], name: str) -> bytes:
-    """One member states 6.4 GB and holds 64 MB of zeros, compressed to 60 kB."""
+    """Returns an .npz file of 60 kB whose member states 6.4 GB and holds 64 MB of zeros."""
     file, header = io.BytesIO(), io.BytesIO()
     np.lib.format.write_array_header_1_0(
         header, {"descr": "<f8", "fortran_order": False, "shape": (8 * 10**8,)}
@@ -188,15 +188,15 @@ def _bomb(arrays: dict[str, np.ndarray], name: str) -> bytes:
 
 
 def make_special(path: Path, outside: Path, random: np.random.Generator) -> str:
-    """Puts something that is no ordinary file in the place of one.
+    """Replaces a file by something that is not a regular file.
 
     Args:
-      path: what is replaced.
+      path: of the file.
       outside: a folder that must not change.
       random: decides.
 
     Returns:
-      What it is now.
+      A description.
     """
     whole = path.read_bytes()
     path.unlink()

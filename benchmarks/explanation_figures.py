@@ -10,17 +10,17 @@ COLOURS = dict(zip(METHODS, (*CLASSES, "#000000"), strict=False))
 
 
 def title_of(name: str) -> str:
-    """Of a method or a control map."""
+    """Returns the title of a method or a control map."""
     return METHODS[name].title if name in METHODS else name
 
 
 def figure_truth(pointed: dict, controls: tuple[str, ...]) -> Figure:
-    """A point for each cell, by method; a column for each run; maps above, their changes below."""
+    """Draws one point per cell and method, one column per run; maps above, changes below."""
     random = np.random.default_rng(0)
     with style():
         figure = Figure(figsize=(1 + 2.9 * len(pointed), 6.2), facecolor="white")
         grid = figure.subplots(2, len(pointed), squeeze=False, sharex=True)
-        figure.suptitle("Do maps point at the nucleoli?\n(drawn cells: SYNTHETIC)",
+        figure.suptitle("Do maps point at the nucleoli?\n(synthetic cells)",
                         fontweight="bold", fontsize=10)  # fmt: skip
         for column, (run, values) in zip(grid.T, pointed.items(), strict=True):
             names = list(values)[::-1]
@@ -35,7 +35,7 @@ def figure_truth(pointed: dict, controls: tuple[str, ...]) -> Figure:
                     )
                 axes.axvline(0.5, color=GREY, lw=0.8, ls=":")
                 axes.set_yticks(range(len(names)), [title_of(name) for name in names], fontsize=7)
-                what = "the map" if which == 0 else "what it loses without nucleoli"
+                what = "the map" if which == 0 else "its change without nucleoli"
                 axes.set_title(f"{run}: {what}", fontsize=8)
                 axes.set(xlim=(0, 1.02))
                 axes.tick_params(axis="x", labelsize=7)
@@ -44,13 +44,13 @@ def figure_truth(pointed: dict, controls: tuple[str, ...]) -> Figure:
 
 
 def figure_curves(deleted: dict, controls: tuple[str, ...]) -> Figure:
-    """A row for each run; deletion and insertion with each baseline."""
+    """Draws one row per run: deletion and insertion with each baseline."""
     kinds = [(way, kind) for kind in ("blurred", "mean-cell") for way in ("deletion", "insertion")]
     with style():
         figure = Figure(figsize=(9, 0.9 + 1.9 * len(deleted)), facecolor="white")
         grid = figure.subplots(len(deleted), 4, squeeze=False, sharex=True, sharey=True)
         figure.suptitle("Mature cells: pixels deleted and inserted, largest on the map first "
-                        "(SYNTHETIC)", fontweight="bold", fontsize=10)  # fmt: skip
+                        "(synthetic cells)", fontweight="bold", fontsize=10)  # fmt: skip
         handles = {}
         for row, (run, found) in zip(grid, deleted.items(), strict=True):
             for axes, (way, kind) in zip(row, kinds, strict=True):
@@ -75,11 +75,11 @@ def figure_curves(deleted: dict, controls: tuple[str, ...]) -> Figure:
 
 
 def figure_randomised(shuffled: dict) -> Figure:
-    """A row for each run: cascading, and layer by layer."""
+    """Draws one row per run: cascading, and layer by layer."""
     with style():
         figure = Figure(figsize=(8, 0.9 + 2.2 * len(shuffled)), facecolor="white")
         grid = figure.subplots(len(shuffled), 2, squeeze=False, sharey=True)
-        figure.suptitle("Maps after parameters were drawn anew (SYNTHETIC)",
+        figure.suptitle("Maps after parameters were randomised (synthetic cells)",
                         fontweight="bold", fontsize=10)  # fmt: skip
         handles = {}
         for row, (run, found) in zip(grid, shuffled.items(), strict=True):
@@ -91,8 +91,8 @@ def figure_randomised(shuffled: dict) -> Figure:
                                         color=COLOURS[name], lw=1.2)  # fmt: skip
                     handles.setdefault(title_of(name), line)
                 axes.axhline(0, color=GREY, lw=0.8, ls=":")
-                places = found["stages"]
-                axes.set_xticks(range(len(places)), places, rotation=45, ha="right", fontsize=6)
+                stages = found["stages"]
+                axes.set_xticks(range(len(stages)), stages, rotation=45, ha="right", fontsize=6)
                 axes.tick_params(axis="y", labelsize=7)
                 title = "from the head down to" if way == "cascading" else "this part alone"
                 axes.set_title(f"{run}: {title}", fontsize=8)

@@ -1,9 +1,9 @@
-"""Try the explanations of trained runs where the truth is known, and draw what was found.
+"""Evaluates explanations of trained runs on synthetic cells, where the truth is known.
 
 python benchmarks/explanations.py --workdir=RUN[,RUN…] --output=docs/images
 
-RUNs are of drawn cells (smears). Prints the tables of docs/explain.md and writes explain-truth.png,
-explain-curves.png and explain-randomised.png. The cells are those of subjects that no run has seen.
+RUNs were trained on synthetic cells (smears). Prints the tables of docs/explain.md and writes
+explain-truth.png, explain-curves.png and explain-randomised.png. The cells are of new subjects.
 """
 
 import dataclasses
@@ -15,8 +15,8 @@ from absl import app, flags, logging
 FLAGS = flags.FLAGS
 flags.DEFINE_list("workdir", None, "of finished runs on smears", required=True)
 flags.DEFINE_string("output", "docs/images", "folder of the figures")
-flags.DEFINE_integer("images", 24, "cells that are explained", lower_bound=2)
-flags.DEFINE_integer("seed", 20_000, "of the drawing; the runs have seen seed 0")
+flags.DEFINE_integer("images", 24, "number of explained cells", lower_bound=2)
+flags.DEFINE_integer("seed", 20_000, "of the cells; the runs were trained on seed 0")
 
 CONTROLS = ("random", "centre Gaussian")
 STEPS = 10  # of deletion and insertion
@@ -25,7 +25,7 @@ QUARTERS = (1, 2, 3)
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """Blasts with nucleoli, the same without, where nucleoli are; mature cells. 96 px."""
+    """Blasts with nucleoli, the same without, masks of the nucleoli; mature cells. 96 px."""
 
     plain: np.ndarray
     without: np.ndarray
@@ -34,7 +34,7 @@ class Pairs:
 
 
 def draw(count: int, seed: int) -> Pairs:
-    """Blasts with nucleoli of subjects 0, 2, …, three a subject."""
+    """Draws blasts with nucleoli of subjects 0, 2, …, three per subject."""
     from leukjax.data.synthetic import specimens
 
     found: list[list[np.ndarray]] = [[], [], []]
@@ -57,7 +57,7 @@ def draw(count: int, seed: int) -> Pairs:
 
 
 class Subject:
-    """One run, with its view of the cells and their maps."""
+    """One run, with the preprocessed cells and their maps."""
 
     def __init__(self, folder: str, pairs: Pairs):
         import cv2
@@ -91,7 +91,7 @@ class Subject:
     def maps(
         self, method: str, images=None, model=None, settings=None, target=None, baseline="blurred"
     ) -> np.ndarray:
-        """At the size of the images; of the blasts unless said otherwise."""
+        """Returns maps at the size of the images, by default of the blasts."""
         from leukjax.explain import explainer
 
         images = self.images if images is None else images
@@ -102,16 +102,16 @@ class Subject:
         return explainer.to_pixels(found.maps, images.shape[1])
 
     def predict(self, images) -> np.ndarray:
-        """Probabilities of prepared images."""
+        """Returns probabilities of preprocessed images."""
         return self.model.outputs(images).probabilities
 
     def log_odds(self, images) -> np.ndarray:
-        """Of class all."""
+        """Returns the log-odds of class all."""
         p = self.predict(images)[:, self.blast].astype(np.float64)
         return np.log(p / (1 - p))
 
     def controls(self) -> dict[str, np.ndarray]:
-        """Maps that know nothing of cell or network."""
+        """Returns maps that do not depend on cell or network."""
         from leukjax.explain.attribution import curves
 
         size, count = self.images.shape[1], len(self.images)
@@ -123,7 +123,7 @@ class Subject:
 
 
 def auroc(map: np.ndarray, inside: np.ndarray, among: np.ndarray) -> float:
-    """That a pixel of `inside` is larger on the map than one of the rest of `among`."""
+    """Returns the AUROC of the map for `inside` among the pixels of `among`."""
     import scipy.stats
 
     ranks = scipy.stats.rankdata(map[among])
@@ -133,10 +133,10 @@ def auroc(map: np.ndarray, inside: np.ndarray, among: np.ndarray) -> float:
 
 
 def truth(subject: Subject, maps: dict[str, np.ndarray]) -> dict[str, tuple[list, list]]:
-    """AUROC of the nucleoli among the cell's pixels, in cells of which the network misses them.
+    """Returns the AUROC of nucleoli among the cell's pixels, in cells where the network uses them.
 
-    Of the map, and of what it loses when the nucleoli are taken away: nucleoli lie near the middle,
-    so that a map may point at them and mean the middle.
+    Of the map, and of its change when the nucleoli are removed: nucleoli are near the centre, so
+    that a map of the centre also points at them.
     """
     drop = subject.log_odds(subject.images) - subject.log_odds(subject.without)
     used = np.flatnonzero((drop > 0.5) & (subject.nucleoli.sum((1, 2)) > 3))
@@ -156,7 +156,7 @@ def truth(subject: Subject, maps: dict[str, np.ndarray]) -> dict[str, tuple[list
 
 
 def by_layer(subject: Subject) -> None:
-    """The same for Grad-CAM at the last block of each stage."""
+    """Prints the AUROC of Grad-CAM at the last block of each stage."""
     from leukjax.explain import explainer
     from leukjax.explain.attribution import network
 
@@ -179,9 +179,9 @@ def by_layer(subject: Subject) -> None:
 
 
 def deletion(subject: Subject) -> dict:
-    """Mean curves of mature cells: (baseline, deletion or insertion, map) -> probabilities of hem.
+    """Returns mean curves of mature cells: (baseline, way, map) -> probabilities of hem.
 
-    Of blasts nothing could be learned: without chromatin and nucleoli a cell still looks like one.
+    Blasts show nothing: without chromatin and nucleoli a cell still looks like one.
     """
     from leukjax.explain.attribution import curves
 
@@ -207,14 +207,14 @@ def deletion(subject: Subject) -> dict:
 
 
 def randomisation(subject: Subject, count: int = 8) -> dict:
-    """(cascading or independent, method) -> mean rank correlation after each stage, head first."""
+    """Returns (way, method) -> mean rank correlation after each stage, head first."""
     from leukjax.explain import explainer
     from leukjax.explain.attribution import randomised
 
     net = explainer.network_of(subject.model)
     names = randomised.parts(net, subject.model.image_size)
     stages = list(dict.fromkeys(name.split("/")[0] for name in names))[::-1]
-    # Of a deep network every third block.
+    # Every third block of a deep network.
     stops = sorted({round(i) for i in np.linspace(1, len(stages), min(8, len(stages)))})
     images = subject.images[:count]
     settings = dataclasses.replace(subject.settings, steps=16)
@@ -235,12 +235,12 @@ def randomisation(subject: Subject, count: int = 8) -> dict:
 
 
 def turning(subject: Subject) -> dict[str, float]:
-    """Rank correlation of maps with those of the turned image, turned back."""
+    """Returns rank correlations of maps with those of rotated images, rotated back."""
     from leukjax.explain.attribution import randomised
 
     found = {}
     for method in subject.methods:
-        if method == "occlusion":  # its windows do not turn
+        if method == "occlusion":  # its windows do not rotate
             continue
         plain, values = subject.maps(method), []
         for quarter in QUARTERS:
@@ -252,7 +252,7 @@ def turning(subject: Subject) -> dict[str, float]:
 
 
 def completeness(subject: Subject) -> None:
-    """Error of integrated gradients against the number of steps."""
+    """Prints the error of integrated gradients by number of steps."""
     from leukjax.explain import explainer
 
     for baseline, steps in ((b, n) for b in ("mean", "blurred") for n in (16, 32, 64, 128)):
@@ -266,7 +266,7 @@ def completeness(subject: Subject) -> None:
 
 
 def main(_: list[str]) -> None:
-    """Measure, print, draw."""
+    """Evaluates, prints, draws."""
     from explanation_figures import figure_curves, figure_randomised, figure_truth
 
     from leukjax import runtime
@@ -286,7 +286,7 @@ def main(_: list[str]) -> None:
         by_layer(subject)
         completeness(subject)
         for name, value in turning(subject).items():
-            print(f"  turned: {name} {value:.2f}")
+            print(f"  rotated: {name} {value:.2f}")
         deleted[subject.name] = deletion(subject)
         for (kind, way, name), mean in deleted[subject.name].items():
             print(f"  {way}, {kind}: {name} {mean.mean():.3f}")
@@ -295,7 +295,7 @@ def main(_: list[str]) -> None:
             (k, v) for k, v in shuffled[subject.name].items() if k != "stages"
         ):
             print(f"  {way}: {name} " + " ".join(f"{value:.2f}" for value in values))
-        # After each run, so that what is there can be looked at while the next one is tried.
+        # After each run, so that figures exist while the next one is evaluated.
         save(figure_truth(pointed, CONTROLS), output, "explain-truth", kinds=("png",))
         save(figure_curves(deleted, CONTROLS), output, "explain-curves", kinds=("png",))
         save(figure_randomised(shuffled), output, "explain-randomised", kinds=("png",))
