@@ -1,13 +1,13 @@
 """Folders of images, tables, zips and caches, damaged at random."""
 
-import csv
 import io
 import os
 import struct
 import zipfile
 
+import broken_values
 import numpy as np
-from broken_case import CLASSES, TEXTS, Case, damage, draw_cell, write_folder
+from broken_case import CLASSES, Case, damage, draw_cell, write_folder
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -64,47 +64,13 @@ def images(case: Case, random: np.random.Generator) -> None:
         case.fields["data.image_size"] = int(random.choice((16, 17, 64)))
 
 
-def _damage_table(rows: list[list[str]], random: np.random.Generator) -> bytes:
-    """Returns a table as CSV with common mistakes."""
-    for _ in range(random.integers(1, 4)):
-        how, row = random.integers(9), int(random.integers(len(rows))) if rows else 0
-        if not rows:
-            break
-        if how == 0:
-            rows.pop(row)
-        elif how == 1:
-            rows.insert(row, list(rows[int(random.integers(len(rows)))]))
-        elif how == 2:
-            rows.append([str(random.choice(TEXTS)) for _ in rows[0]])
-        elif how == 3 and rows[row]:
-            rows[row][int(random.integers(len(rows[row])))] = str(random.choice(TEXTS))
-        elif how == 4:
-            rows[row] = rows[row][:-1]
-        elif how == 5:
-            rows[row] = [*rows[row], "more"]
-        elif how == 6:
-            rows[row] = [value.upper() for value in rows[row]]
-        elif how == 7:
-            rows[row] = [f" {value} " for value in rows[row]]
-        elif rows[row]:
-            rows[row][0] = "../" + rows[row][0]
-    text = io.StringIO()
-    delimiter = str(random.choice((",", ";", "\t"), p=(0.8, 0.1, 0.1)))
-    csv.writer(text, delimiter=delimiter).writerows(rows)
-    encoding = str(
-        random.choice(("utf-8", "utf-8-sig", "utf-16", "latin-1"), p=(0.7, 0.1, 0.1, 0.1))
-    )
-    data = text.getvalue().encode(encoding, errors="replace")
-    return damage(data, random) if random.random() < 0.3 else data
-
-
 def table(case: Case, random: np.random.Generator) -> None:
     """Damages a table of subjects."""
     paths = write_folder(case, random)
     rows = [["path", "subject"]]
     root = case.folder / "data"
     rows += [[str(path.relative_to(root)), path.name.split("_")[0]] for path in paths]
-    (case.folder / "subjects.csv").write_bytes(_damage_table(rows, random))
+    (case.folder / "subjects.csv").write_bytes(broken_values.change_table(rows, random))
     del case.fields["data.subject_pattern"]
     case.fields["data.subject_csv"] = case.folder / "subjects.csv"
 
@@ -126,7 +92,7 @@ def labels(case: Case, random: np.random.Generator) -> None:
         Image.fromarray(draw_cell(random)).save(path)
         if random.random() < 0.005:
             path.rename(path.with_name(str(random.choice(("x.bmp", "UID_H1_1_1_all.bmp")))))
-    (root / "labels.csv").write_bytes(_damage_table(rows, random))
+    (root / "labels.csv").write_bytes(broken_values.change_table(rows, random))
 
 
 def zip_file(case: Case, random: np.random.Generator) -> None:
@@ -170,6 +136,9 @@ def zip_file(case: Case, random: np.random.Generator) -> None:
         del case.fields["data.subject_pattern"]
 
 
+_SPECIAL = ("FIFO", "folder", "/dev/zero", "/proc/self/mem", "nowhere", "itself")
+
+
 def tree(case: Case, random: np.random.Generator) -> None:
     """Adds links, pipes, unusual names and misplaced folders."""
     paths = write_folder(case, random)
@@ -181,32 +150,22 @@ def tree(case: Case, random: np.random.Generator) -> None:
             path.rmdir()
         path.unlink(missing_ok=True)
         odd = (" ", "\n", "'", '"', ",", ";", "=x", "é", "%", "\\", "\u202e", "a" * 180)
-        if how == 0:
-            path.symlink_to(path.name)
-        elif how == 1:
-            path.symlink_to("nowhere.png")
-        elif how == 2:
-            path.symlink_to("/dev/zero")
-        elif how == 3:
-            os.mkfifo(path)
-        elif how == 4:
-            path.mkdir()
-        elif how == 5:
-            path.with_suffix(".PNG").write_bytes(encode(random))
+        if how < 6:
+            broken_values.make_special(path, random, root, _SPECIAL)
         elif how == 6:
-            path.with_name(path.stem + str(random.choice(odd)) + ".png").write_bytes(encode(random))
+            path.with_suffix(".PNG").write_bytes(encode(random))
         elif how == 7:
+            path.with_name(path.stem + str(random.choice(odd)) + ".png").write_bytes(encode(random))
+        elif how == 8:
             os.symlink(root, root / "loop", target_is_directory=True)
             paths = [other for other in paths if other != path] or paths
-        elif how == 8:
-            (root / str(random.choice(odd))).mkdir(exist_ok=True)
         elif how == 9:
+            (root / str(random.choice(odd))).mkdir(exist_ok=True)
+        elif how == 10:
             with open(os.fsencode(path.parent) + b"/p1_\xff.png", "wb") as file:
                 file.write(encode(random))
-        elif how == 10:
-            (root / "loose.png").write_bytes(encode(random))
         else:
-            path.symlink_to("/proc/self/mem")
+            (root / "loose.png").write_bytes(encode(random))
         if (root / "loop").exists():
             break
     if random.random() < 0.3:

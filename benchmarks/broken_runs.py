@@ -196,13 +196,13 @@ def _change_file(path: Path, outside: Path, random: np.random.Generator) -> str:
     if not path.is_file() or path.is_symlink() or path.stat().st_size > 2**30:
         return "changed already"
     if random.random() < 0.15:
-        return broken_values.make_special(path, outside, random)
+        return broken_values.make_special(path, random, outside)
     data = path.read_bytes()
     try:
         if path.suffix == ".npz":
             data = broken_values.change_arrays(data, random)
         elif path.suffix == ".csv":
-            data = broken_values.change_table(data, random)
+            data = broken_values.change_table(broken_values.read_table(data), random)
         else:
             data = broken_values.change_json(data, random)
     except (ValueError, KeyError, IndexError, EOFError, OSError, zipfile.BadZipFile, csv.Error):

@@ -5,7 +5,7 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,37 +109,52 @@ def change_json(data: bytes, random: np.random.Generator) -> bytes:
 
 def _encode(text: str, random: np.random.Generator) -> bytes:
     encodings = ("utf-8", "utf-8-sig", "utf-16", "latin-1")
-    encoding = str(random.choice(encodings, p=(0.85, 0.05, 0.05, 0.05)))
+    encoding = str(random.choice(encodings, p=(0.79, 0.07, 0.07, 0.07)))
     data = text.encode(encoding, errors="replace")
-    return damage(data, random) if random.random() < 0.1 else data
+    return damage(data, random) if random.random() < 0.15 else data
 
 
-def change_table(data: bytes, random: np.random.Generator) -> bytes:
-    """Returns a table with cells, rows or columns changed."""
-    rows = list(csv.reader(io.StringIO(data.decode(), newline="")))
+def read_table(data: bytes) -> list[list[str]]:
+    """Returns the rows of a CSV file."""
+    return list(csv.reader(io.StringIO(data.decode(), newline="")))
+
+
+def change_table(rows: list[list[str]], random: np.random.Generator) -> bytes:
+    """Returns a table as CSV with common mistakes: cells, rows or columns changed."""
+    numbers = ("nan", "inf", "-1", "2", "1e308", "0", "1e-400", "0x1", "٠.٥", "1_0")
     for _ in range(random.integers(1, 4)):
         if not rows or not rows[0]:
             break
-        how, row = random.integers(9), int(random.integers(len(rows)))
-        column = int(random.integers(len(rows[0])))
+        how, row = random.integers(14), int(random.integers(len(rows)))
+        column, cells = int(random.integers(len(rows[0]))), rows[row]
         if how == 0:
             rows.pop(row)
         elif how == 1:
-            rows.insert(row, list(rows[row]))
+            rows.insert(row, list(rows[int(random.integers(len(rows)))]))
         elif how == 2:
-            rows = [cells[:column] + cells[column + 1 :] for cells in rows]
+            rows = [other[:column] + other[column + 1 :] for other in rows]
         elif how == 3:
-            rows = [[*cells, *cells[column : column + 1]] for cells in rows]
+            rows = [[*other, *other[column : column + 1]] for other in rows]
         elif how == 4:
-            rows[row] = rows[row][:-1]
+            rows[row] = cells[:-1]
         elif how == 5:
             rows = rows[:1]
-        elif column < len(rows[row]):
-            numbers = ("nan", "inf", "-1", "2", "1e308", "0", "1e-400", "0x1", "٠.٥", "1_0")
-            texts = numbers if how == 6 else (*TEXTS, *ODD_TEXTS, "x" * 200_000)
-            rows[row][column] = str(texts[int(random.integers(len(texts)))])
+        elif how == 6:
+            rows[row] = [*cells, "more"]
+        elif how == 7:
+            rows.append([str(random.choice(TEXTS)) for _ in rows[0]])
+        elif how == 8:
+            rows[row] = [value.upper() for value in cells]
+        elif how == 9:
+            rows[row] = [f" {value} " for value in cells]
+        elif how == 10 and cells:
+            cells[0] = "../" + cells[0]
+        elif column < len(cells):
+            texts = numbers if how == 11 else (*TEXTS, *ODD_TEXTS, "x" * 200_000)
+            cells[column] = str(texts[int(random.integers(len(texts)))])
     text = io.StringIO()
-    csv.writer(text, delimiter=";" if random.random() < 0.05 else ",").writerows(rows)
+    delimiter = str(random.choice((",", ";", "\t"), p=(0.9, 0.05, 0.05)))
+    csv.writer(text, delimiter=delimiter).writerows(rows)
     return _encode(text.getvalue(), random)
 
 
@@ -187,44 +202,39 @@ def _bomb(arrays: dict[str, np.ndarray], name: str) -> bytes:
     return file.getvalue()
 
 
-def make_special(path: Path, outside: Path, random: np.random.Generator) -> str:
+SPECIAL = ("FIFO", "folder", "/dev/zero", "/dev/full", "/proc/self/mem", "nowhere", "itself",
+           "12 GiB with a hole", "link outside", "missing")  # fmt: skip
+
+
+def make_special(
+    path: Path, random: np.random.Generator, outside: Path, kinds: Sequence[str] = SPECIAL
+) -> str:
     """Replaces a file by something that is not a regular file.
 
     Args:
-      path: of the file.
-      outside: a folder that must not change.
+      path: of the file, which may be missing.
       random: decides.
+      outside: a folder that no case may touch.
+      kinds: of `SPECIAL`.
 
     Returns:
-      A description.
+      The kind.
     """
-    whole = path.read_bytes()
-    path.unlink()
-    how = int(random.integers(9))
-    if how == 0:
+    content = path.read_bytes() if path.is_file() else b""
+    path.unlink(missing_ok=True)
+    kind = str(random.choice(kinds))
+    if kind == "FIFO":
         os.mkfifo(path)
-        return "FIFO"
-    if how == 1:
+    elif kind == "folder":
         path.mkdir()
-        return "folder"
-    if how in (2, 3):
-        device = ("zero", "full")[how - 2]
-        path.symlink_to(f"/dev/{device}")
-        return f"link to /dev/{device}"
-    if how == 4:
-        path.symlink_to("nowhere")
-        return "link to nowhere"
-    if how == 5:
+    elif kind == "12 GiB with a hole":
+        path.write_bytes(content)
+        os.truncate(path, 12 * 2**30)
+    elif kind == "link outside":
+        (outside / path.name).write_bytes(content)
+        path.symlink_to(outside / path.name)
+    elif kind == "itself":
         path.symlink_to(path.name)
-        return "link to itself"
-    if how == 6:
-        with path.open("wb") as file:
-            file.write(whole)
-            file.truncate(12 * 2**30)
-        return "12 GiB with a hole"
-    if how == 7:
-        target = outside / path.name
-        target.write_bytes(whole)
-        path.symlink_to(target)
-        return "link outside"
-    return "missing"
+    elif kind != "missing":
+        path.symlink_to(kind)
+    return kind

@@ -21,7 +21,6 @@ import collections
 import csv
 import faulthandler
 import io
-import os
 import shutil
 import tempfile
 import time
@@ -33,6 +32,7 @@ from absl import app, flags, logging
 from broken_case import damage, draw_cell
 from broken_files import encode
 from broken_images import known as hostile
+from broken_values import make_special
 from PIL import Image
 
 FLAGS = flags.FLAGS
@@ -116,7 +116,7 @@ def make(
             known.append((name, how, pixels))
         elif how == "no file":
             known.append((name, how, None))
-            no_file(path, int(random.integers(4)))
+            make_special(path, random, folder, ("FIFO", "nowhere", "itself", "/dev/zero"))
         else:
             if how == "hostile":
                 data = hostile(random)
@@ -133,18 +133,6 @@ def make(
         for name, _, _ in known:
             archive.write(folder / name, name)
     return target, known
-
-
-def no_file(path: Path, how: int) -> None:
-    """Makes something else with the name of an image."""
-    if how == 0:
-        os.mkfifo(path)
-    elif how == 1:
-        path.symlink_to("nowhere")
-    elif how == 2:
-        path.symlink_to(path.name)
-    else:
-        path.symlink_to("/dev/zero")
 
 
 def absurd(random: np.random.Generator) -> bytes:
