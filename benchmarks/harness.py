@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-# Folder of the CSV files; run_all.sh and accelerator.sh set their own.
+# Folder of the CSV files; accelerator.sh sets its own.
 RESULTS = Path(os.environ.get("LEUKJAX_RESULTS") or REPOSITORY / "benchmarks" / "results")
 FIRST_COLUMNS = ("date", "commit", "device", "versions", "contender", "precision", "batch")
 

@@ -62,7 +62,7 @@ def test_wrong_flags_are_one_line(flags, message):
     assert message in done.stderr
 
 
-@pytest.mark.parametrize("script", ["accelerator.sh", "wheels.sh", "run_all.sh", "peers.sh"])
+@pytest.mark.parametrize("script", ["accelerator.sh", "wheels.sh", "peers.sh"])
 def test_shellcheck_finds_nothing(script):
     tool = Path(sys.executable).with_name("shellcheck")
     if not tool.exists():
