@@ -26,7 +26,7 @@ import broken_images
 import broken_names
 import broken_runs
 import broken_weights
-import fuzz_judge
+import fuzz_check
 import fuzz_watch
 import numpy as np
 from broken_case import FIELDS, Case, Surroundings
@@ -95,7 +95,7 @@ def run_case(
             ended = run_process(case, settings["timeout"])
         else:
             ended = run_here(case, trains, settings["timeout"], recorder)
-        problem = ended.pop("problem", "") or fuzz_judge.judge(case, trains, before, **ended)
+        problem = ended.pop("problem", "") or fuzz_check.check(case, trains, before, **ended)
         if settings["only"] >= 0:
             print(case.program, case.argv(), case.surroundings, ended["out"], ended["err"],
                   sep="\n")  # fmt: skip

@@ -15,7 +15,7 @@ _SMALL = ("run", "hostile", "names", "environment")
 _READERS = {"predict": {"unlikeness.npz"}, "explain": set(), "compare": set()}
 
 
-def judge(
+def check(
     case: Case,
     trains: bool,
     before: dict[str, dict[str, str]],
