@@ -345,6 +345,7 @@ def run_benchmark(stage: str, out: Path, script: str, *flags: str) -> None:
 def end_to_end(out: Path, small: bool) -> None:
     """Measures whole epochs beside the bare step, with 1, 8 and 32 steps per dispatch."""
     config = ["--config=cnn", "--image_size=32", "--batch=8", "--epochs=1", "--rounds=1"]
+    config += ["--mode=none"]
     if not small:
         config = ["--config=resnet50", "--image_size=224", "--batch=128", "--epochs=2"]
     for number in (2,) if small else (8, 32):
@@ -364,8 +365,7 @@ def kernels(out: Path, small: bool) -> None:
 
     spec = {"model": "cnn" if small else "resnet50", "image_size": 48 if small else 224}
     spec |= {"batch": 4 if small else 128, "precision": "float32" if small else "bfloat16"}
-    times, program, steps, seconds = operations.trace(spec, "train", 0.0 if small else 1.0)
-    del program
+    times, _, steps, seconds = operations.trace(spec, "train", 0.0 if small else 1.0)
     total = sum(spent for spent, _ in times.values())
     about = {**spec, "device": jax.devices()[0].device_kind, "versions": f"jax {jax.__version__}"}
     about |= {"step_milliseconds": 1000 * seconds}

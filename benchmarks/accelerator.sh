@@ -42,15 +42,19 @@ export XLA_PYTHON_CLIENT_PREALLOCATE=false LEUKJAX_RESULTS=$out TF_CPP_MIN_LOG_L
 export LEUKJAX_CACHE=$out/cache JAX_COMPILATION_CACHE_DIR=$out/compiled
 
 [ ${#stages[@]} -gt 0 ] || stages=(a b c d e f g)
+declare -A share=([a]=20 [b]=40 [c]=15 [d]=10 [e]=10 [f]=10 [g]=5) # of the time
+rest=0
+for stage in "${stages[@]}"; do
+  [ -n "${share[$stage]:-}" ] || { echo "error: --stage=$stage: must be one of a to g" >&2; exit 1; }
+  rest=$((rest + share[$stage]))
+done
 ends=$((SECONDS + 60 * minutes))
 for stage in "${stages[@]}"; do
-  left=$((ends - SECONDS))
-  if [ "$left" -lt 5 ]; then
-    echo "== stage $stage: no time left"
-    continue
-  fi
-  echo "== stage $stage, at most $left s"
-  if ! timeout --kill-after=10 "$left" "$python" benchmarks/accelerator.py "$stage" --out="$out" \
+  # Time that a stage leaves goes to the later ones.
+  limit=$(((ends - SECONDS) * share[$stage] / rest))
+  rest=$((rest - share[$stage]))
+  echo "== stage $stage, at most $limit s"
+  if ! timeout --kill-after=10 "$((limit > 1 ? limit : 1))" "$python" benchmarks/accelerator.py "$stage" --out="$out" \
     $small 2>&1 | tee "$out/$stage.log"; then
     echo "== stage $stage failed or was cut off; see $out/$stage.log"
   fi

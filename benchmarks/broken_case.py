@@ -65,7 +65,7 @@ class Case:
       folder: of inputs and outputs.
       config: of `leukjax.main`.
       fields: of `leukjax.main`: changed fields of the config.
-      program: the command, a module of leukjax.
+      command: a module of leukjax.
       arguments: of another command than `leukjax.main`.
       surroundings: None = any; otherwise the case runs as a process.
       expected: "answers.csv" of the undamaged run, which a case with status 0 must reproduce.
@@ -77,7 +77,7 @@ class Case:
     folder: Path
     config: str
     fields: dict[str, object]
-    program: str = "main"
+    command: str = "main"
     arguments: list[str] | None = None
     surroundings: Surroundings | None = None
     expected: Path | None = None
@@ -85,7 +85,7 @@ class Case:
     changes: list[str] = dataclasses.field(default_factory=list)
 
     def argv(self) -> list[str]:
-        """Returns the arguments of ``python -m leukjax.PROGRAM``."""
+        """Returns the arguments of ``python -m leukjax.COMMAND``."""
         if self.arguments is not None:
             return self.arguments
         return [

@@ -26,11 +26,11 @@ def field(case: Case, random: np.random.Generator) -> None:
     for _ in range(random.integers(1, 4)):
         name = str(random.choice(known))
         if random.random() < 0.15:
-            place = int(random.integers(len(name)))
+            index = int(random.integers(len(name)))
             name = (
-                name[:place]
+                name[:index]
                 + str(random.choice(("", "x", ".", "..", "=", " ")))
-                + name[place + 1 :]
+                + name[index + 1 :]
             )
         default, value = defaults.get(name), str(random.choice(TEXTS))
         if isinstance(default, int | float) and random.random() < 0.6:

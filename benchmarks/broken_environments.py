@@ -71,27 +71,27 @@ def environment(case: Case, random: np.random.Generator) -> None:
 
 
 def _command(case: Case, random: np.random.Generator) -> None:
-    programs = ("predict", "explain", "main", "evaluate", "robustness", "compare", "audit")
-    program = str(random.choice(programs, p=(0.3, 0.12, 0.2, 0.12, 0.1, 0.08, 0.08)))
-    if program == "main":
+    commands = ("predict", "explain", "main", "evaluate", "robustness", "compare", "audit")
+    command = str(random.choice(commands, p=(0.3, 0.12, 0.2, 0.12, 0.1, 0.08, 0.08)))
+    if command == "main":
         write_folder(case, random)
         return
-    if program == "audit":
+    if command == "audit":
         write_folder(case, random)
-        case.program = "audit"
+        case.command = "audit"
         case.arguments = [str(case.fields["data.root"]), f"--output={case.folder / 'out'}"]
         return
     broken_runs.copy_run(case)
-    broken_runs.choose(case, program, random)
+    broken_runs.choose(case, command, random)
     assert case.arguments is not None
-    if program == "predict":
+    if command == "predict":
         plain = {"--output", "--workdir"}
         case.arguments = [a for a in case.arguments if a.split("=")[0] in plain or a[0] != "-"]
         case.expected = broken_runs.template() / "answers.csv"
-    if program in ("evaluate", "robustness"):
+    if command in ("evaluate", "robustness"):
         data = f"--config.data.root={broken_runs.template() / 'data'}"
         case.arguments = [*[a for a in case.arguments if a != data], data]
-    if program == "explain" and random.random() < 0.5:
+    if command == "explain" and random.random() < 0.5:
         good = next((case.folder / "inputs").iterdir())
         target = good.with_name(f"{broken_names.odd_name(random)[:60]}.png")
         if not target.exists():
@@ -149,9 +149,9 @@ def open_streams(streams: dict[int, str], out: int, err: int) -> dict[int, int]:
     return descriptors
 
 
-def launcher(odd: Surroundings, program: str, argv: list[str]) -> list[str]:
-    """Returns the command line of a process that becomes ``python -m leukjax.PROGRAM``."""
+def launcher(odd: Surroundings, command: str, argv: list[str]) -> list[str]:
+    """Returns the command line of a process that becomes ``python -m leukjax.COMMAND``."""
     closed = [f"os.close({number})" for number, kind in odd.streams.items() if kind == "closed"]
-    then = [sys.executable, "-m", f"leukjax.{program}", *argv]
+    then = [sys.executable, "-m", f"leukjax.{command}", *argv]
     lines = ["import os, sys", *odd.before, *closed, f"os.execv({sys.executable!r}, {then!r})"]
     return [sys.executable, "-S", "-c", "\n".join(lines)]

@@ -102,7 +102,7 @@ def hostile(case: Case, random: np.random.Generator) -> None:
         _pack(inputs, random)
     if how < 0.8:
         broken_runs.choose(case, "predict" if how < 0.7 else "explain", random)
-        case.rows = None  # files without the name of an image are left out
+        case.rows = None  # files without an image suffix are skipped
     else:
         _as_class(case, random)
 
@@ -137,7 +137,7 @@ def _as_class(case: Case, random: np.random.Generator) -> None:
             target.write_bytes(path.read_bytes())
     shutil.rmtree(case.folder / "run")
     if random.random() < 0.5:
-        case.program = "audit"
+        case.command = "audit"
         case.arguments = [str(root), f"--output={case.folder / 'out'}"]
 
 

@@ -87,7 +87,7 @@ def _ask(case: Case, random: np.random.Generator) -> None:
     if random.random() < 0.3:
         moved = _moved(inputs, random)
         case.arguments = [str(moved) if a == str(inputs) else a for a in case.arguments]
-    if random.random() < 0.2 and case.program == "predict":
+    if random.random() < 0.2 and case.command == "predict":
         pattern = str(random.choice((r"([^/]*)_[0-9]", r"(.*)", r"(?s)(.)", "(p[0-9]+)")))
         case.arguments.append(f"--subject_pattern={pattern}")
 
@@ -100,7 +100,7 @@ def _moved(path: Path, random: np.random.Generator) -> Path:
 def _audit(case: Case, random: np.random.Generator) -> None:
     _train(case, random)
     root = case.fields["data.root"]
-    case.program, case.arguments = "audit", [str(root), f"--output={case.folder / 'out'}"]
+    case.command, case.arguments = "audit", [str(root), f"--output={case.folder / 'out'}"]
     if random.random() < 0.5:
         case.arguments.append("--config.data.subject_pattern=(p[0-9]+)_")
 

@@ -122,10 +122,10 @@ def run(case: Case, random: np.random.Generator) -> None:
     choose(case, str(random.choice(list(_COMMANDS), p=list(_COMMANDS.values()))), random)
 
 
-def choose(case: Case, program: str, random: np.random.Generator) -> None:
+def choose(case: Case, command: str, random: np.random.Generator) -> None:
     """Sets the command line of a command that reads a run."""
     run, out, inputs = (case.folder / name for name in ("run", "out", "inputs"))
-    case.program = program
+    case.command = command
     data = f"--config.data.root={template() / 'data'}"
     extra: dict[str, tuple[str, ...]] = {
         "predict": (
@@ -141,7 +141,7 @@ def choose(case: Case, program: str, random: np.random.Generator) -> None:
         "robustness": (data, data, data, "--part=val", "--background=masked"),
         "compare": ("--positive=blast", "--positive=healthy"),
     }
-    chosen = random.choice(extra[program], random.integers(0, 3), replace=False).tolist()
+    chosen = random.choice(extra[command], random.integers(0, 3), replace=False).tolist()
     chosen = list({flag.split("=")[0]: flag for flag in chosen}.values())
     given = {
         "predict": [f"--workdir={run}", str(inputs), f"--output={out / 'answers.csv'}"],
@@ -150,9 +150,9 @@ def choose(case: Case, program: str, random: np.random.Generator) -> None:
         "robustness": [f"--workdir={run}", f"--distortions={_DISTORTION}", f"--output={out}"],
         "compare": [f"theirs={run}", f"ours={template() / 'run'}", f"--output={out}"],
     }
-    case.arguments = [*given[program], *chosen]
+    case.arguments = [*given[command], *chosen]
     out.mkdir()
-    if program == "predict":
+    if command == "predict":
         # Hidden files are left out.
         case.rows = sum(not path.name.startswith(".") for path in inputs.iterdir())
 

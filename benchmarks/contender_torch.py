@@ -158,22 +158,22 @@ class Images(torch.utils.data.Dataset):
         import numpy as np
 
         self.cv2, size, count = cv2, spec["image_size"], spec["images"]
-        self.pixels = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
+        self.images = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
         self.files: list[str] = []
         if spec["source"] == "png":
             folder = Path(spec["folder"]) / f"png-{count}-{size}"
             folder.mkdir(parents=True, exist_ok=True)
             self.files = [str(folder / f"{row}.png") for row in range(count)]
-            for file, image in zip(self.files, self.pixels, strict=True):
+            for file, image in zip(self.files, self.images, strict=True):
                 if not Path(file).exists():
                     cv2.imwrite(file, image)
         self.transform = transforms(spec["augment"]) if spec["augmented"] else lambda image: image
 
     def __len__(self) -> int:
-        return len(self.pixels)
+        return len(self.images)
 
     def __getitem__(self, row: int) -> Any:
-        image = self.pixels[row]
+        image = self.images[row]
         if self.files:
             image = self.cv2.cvtColor(self.cv2.imread(self.files[row]), self.cv2.COLOR_BGR2RGB)
         return self.transform(torch.from_numpy(image).permute(2, 0, 1)), row % 2

@@ -35,6 +35,9 @@ flags.DEFINE_integer("steps_per_call", 13, "of the contender with several steps 
 flags.DEFINE_bool("save", True, "append to benchmarks/results/end_to_end.csv")
 
 SEVERAL, UNSAVED = "device, several steps per dispatch", "device, nothing saved"
+MODES = ("none", "host", "device", UNSAVED, SEVERAL)
+flags.DEFINE_multi_enum("mode", MODES, MODES, "what is measured; may be repeated")
+
 TARGETS = {"device": 0.97, SEVERAL: 0.97, "host": 0.95}
 
 
@@ -55,6 +58,7 @@ def main(_: list[str]) -> None:
                 name, __file__, {**spec, "changes": changes | mode, "save": name != UNSAVED}
             )
             for name, mode in modes.items()
+            if name in FLAGS.mode
         ]
         results = harness.measure(contenders, FLAGS.rounds)
     for name, answers in results.items():
@@ -79,7 +83,7 @@ def main(_: list[str]) -> None:
     if FLAGS.save:
         about = {"config": FLAGS.config, "batch": FLAGS.batch, "image_size": FLAGS.image_size}
         for measure in ("share_of_pure", "share_all_included", "evaluation_to_training"):
-            harness.append("end_to_end", harness.rows(results, measure, "none", about))
+            harness.append("end_to_end", harness.rows(results, measure, FLAGS.mode[0], about))
 
 
 class Clock:

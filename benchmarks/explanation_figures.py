@@ -25,13 +25,13 @@ def figure_truth(pointed: dict, controls: tuple[str, ...]) -> Figure:
         for column, (run, values) in zip(grid.T, pointed.items(), strict=True):
             names = list(values)[::-1]
             for which, axes in enumerate(column):
-                for place, name in enumerate(names):
+                for position, name in enumerate(names):
                     points = np.array(values[name][which])
-                    jitter = place + random.uniform(-0.18, 0.18, len(points))
+                    jitter = position + random.uniform(-0.18, 0.18, len(points))
                     colour = GREY if name in controls else COLOURS[name]
                     axes.scatter(points, jitter, s=8, color=colour, alpha=0.5, lw=0)
                     axes.plot(
-                        [points.mean()] * 2, [place - 0.3, place + 0.3], color="black", lw=1.6
+                        [points.mean()] * 2, [position - 0.3, position + 0.3], color="black", lw=1.6
                     )
                 axes.axvline(0.5, color=GREY, lw=0.8, ls=":")
                 axes.set_yticks(range(len(names)), [title_of(name) for name in names], fontsize=7)
@@ -52,12 +52,12 @@ def figure_curves(deleted: dict, controls: tuple[str, ...]) -> Figure:
         figure.suptitle("Mature cells: pixels deleted and inserted, largest on the map first "
                         "(synthetic cells)", fontweight="bold", fontsize=10)  # fmt: skip
         handles = {}
-        for row, (run, found) in zip(grid, deleted.items(), strict=True):
+        for row, (run, results) in zip(grid, deleted.items(), strict=True):
             for axes, (way, kind) in zip(row, kinds, strict=True):
-                for own_kind, own_way, name in found:
+                for own_kind, own_way, name in results:
                     if (own_kind, own_way) != (kind, way):
                         continue
-                    mean = found[kind, way, name]
+                    mean = results[kind, way, name]
                     control = name in controls
                     (line,) = axes.plot(
                         np.linspace(0, 1, len(mean)), mean,
@@ -82,16 +82,16 @@ def figure_randomised(shuffled: dict) -> Figure:
         figure.suptitle("Maps after parameters were randomised (synthetic cells)",
                         fontweight="bold", fontsize=10)  # fmt: skip
         handles = {}
-        for row, (run, found) in zip(grid, shuffled.items(), strict=True):
+        for row, (run, results) in zip(grid, shuffled.items(), strict=True):
             for axes, way in zip(row, ("cascading", "independent"), strict=True):
-                for number, (own, name) in enumerate(k for k in found if k != "stages"):
-                    if own != way:
+                for number, (own_way, name) in enumerate(k for k in results if k != "stages"):
+                    if own_way != way:
                         continue
-                    (line,) = axes.plot(found[own, name], marker=MARKERS[number % 6], ms=3,
+                    (line,) = axes.plot(results[own_way, name], marker=MARKERS[number % 6], ms=3,
                                         color=COLOURS[name], lw=1.2)  # fmt: skip
                     handles.setdefault(title_of(name), line)
                 axes.axhline(0, color=GREY, lw=0.8, ls=":")
-                stages = found["stages"]
+                stages = results["stages"]
                 axes.set_xticks(range(len(stages)), stages, rotation=45, ha="right", fontsize=6)
                 axes.tick_params(axis="y", labelsize=7)
                 title = "from the head down to" if way == "cascading" else "this part alone"

@@ -37,23 +37,23 @@ def draw(count: int, seed: int) -> Pairs:
     """Draws blasts with nucleoli of subjects 0, 2, …, three per subject."""
     from leukjax.data.synthetic import specimens
 
-    found: list[list[np.ndarray]] = [[], [], []]
+    results: list[list[np.ndarray]] = [[], [], []]
     index = 0
-    while len(found[0]) < count:
+    while len(results[0]) < count:
         both = [
             specimens.draw_block(seed, index, 0, 12, changed=c)
             for c in ({}, {"nucleolus_radius": 0})
         ]
         rows = np.flatnonzero(both[0].nucleoli.sum((1, 2)) > 60)[:3]
         for kept, array in zip(
-            found, (both[0].images, both[1].images, both[0].nucleoli), strict=True
+            results, (both[0].images, both[1].images, both[0].nucleoli), strict=True
         ):
             kept.extend(array[rows])
         index += 2
     healthy = [
         specimens.draw_block(seed, 1 + 2 * i, 0, 12).images[:3] for i in range(count // 3 + 1)
     ]
-    return Pairs(*(np.stack(part[:count]) for part in found), np.concatenate(healthy)[:count])
+    return Pairs(*(np.stack(part[:count]) for part in results), np.concatenate(healthy)[:count])
 
 
 class Subject:
@@ -96,10 +96,10 @@ class Subject:
 
         images = self.images if images is None else images
         targets = np.full(len(images), self.blast if target is None else target)
-        found = explainer.explain(
+        results = explainer.explain(
             model or self.model, images, targets, method, settings or self.settings, baseline
         )
-        return explainer.to_pixels(found.maps, images.shape[1])
+        return explainer.to_pixels(results.maps, images.shape[1])
 
     def predict(self, images) -> np.ndarray:
         """Returns probabilities of preprocessed images."""
@@ -142,17 +142,17 @@ def truth(subject: Subject, maps: dict[str, np.ndarray]) -> dict[str, tuple[list
     used = np.flatnonzero((drop > 0.5) & (subject.nucleoli.sum((1, 2)) > 3))
     print(f"{subject.name}: without nucleoli the log-odds of all fall by {np.median(drop):.2f} "
           f"(median), by more than 0.5 in {len(used)} of {len(drop)} cells")  # fmt: skip
-    found = {}
+    results = {}
     for name, each in maps.items():
         lost = each - subject.maps(name, subject.without) if name not in CONTROLS else 0 * each
-        found[name] = tuple(
+        results[name] = tuple(
             [auroc(m[i], subject.nucleoli[i], subject.cells[i]) for i in used] for m in (each, lost)
         )
     for name in ("integrated_gradients", "occlusion"):
         each = subject.maps(name, baseline="mean")
         values = [auroc(each[i], subject.nucleoli[i], subject.cells[i]) for i in used]
         print(f"  points at nucleoli with baseline mean: {name} {np.mean(values):.2f}")
-    return found
+    return results
 
 
 def by_layer(subject: Subject) -> None:
@@ -173,8 +173,8 @@ def by_layer(subject: Subject) -> None:
                         for i in range(len(x)) if subject.nucleoli[i].any()])
             for m, x in maps.items()
         }  # fmt: skip
-        places = "x".join(str(n) for n in known[layer][:2])
-        print(f"  {subject.name} {layer} ({places}): " +
+        grid = "x".join(str(n) for n in known[layer][:2])
+        print(f"  {subject.name} {layer} ({grid}): " +
               ", ".join(f"{m} {v:.2f}" for m, v in values.items()))  # fmt: skip
 
 
@@ -185,7 +185,7 @@ def deletion(subject: Subject) -> dict:
     """
     from leukjax.explain.attribution import curves
 
-    images, found = subject.mature, {}
+    images, results = subject.mature, {}
     maps = {m: subject.maps(m, images, target=subject.healthy) for m in subject.methods}
     maps |= subject.controls()
     for kind in ("blurred", "mean-cell"):
@@ -202,8 +202,8 @@ def deletion(subject: Subject) -> dict:
                     curves.curves(subject.predict, image, blank, map, cell, subject.healthy, STEPS)
                 )
             for way, mean in zip(("deletion", "insertion"), np.mean(both, 0), strict=True):
-                found[kind, way, name] = mean
-    return found
+                results[kind, way, name] = mean
+    return results
 
 
 def randomisation(subject: Subject, count: int = 8) -> dict:
@@ -220,7 +220,7 @@ def randomisation(subject: Subject, count: int = 8) -> dict:
     settings = dataclasses.replace(subject.settings, steps=16)
     wanted = [m for m in subject.methods if m != "occlusion"]
     before = {m: subject.maps(m, images, settings=settings) for m in wanted}
-    found: dict = {(way, m): [1.0] for way in ("cascading", "independent") for m in wanted}
+    results: dict = {(way, m): [1.0] for way in ("cascading", "independent") for m in wanted}
     for stop in stops:
         for way in ("cascading", "independent"):
             chosen = stages[:stop] if way == "cascading" else [stages[stop - 1]]
@@ -230,15 +230,15 @@ def randomisation(subject: Subject, count: int = 8) -> dict:
             for m in wanted:
                 after = subject.maps(m, images, model, settings)
                 pairs = zip(before[m], after, strict=True)
-                found[way, m].append(np.mean([randomised.rank_correlation(*p) for p in pairs]))
-    return {"stages": ["none", *(stages[stop - 1] for stop in stops)], **found}
+                results[way, m].append(np.mean([randomised.rank_correlation(*p) for p in pairs]))
+    return {"stages": ["none", *(stages[stop - 1] for stop in stops)], **results}
 
 
 def turning(subject: Subject) -> dict[str, float]:
     """Returns rank correlations of maps with those of rotated images, rotated back."""
     from leukjax.explain.attribution import randomised
 
-    found = {}
+    results = {}
     for method in subject.methods:
         if method == "occlusion":  # its windows do not rotate
             continue
@@ -247,8 +247,8 @@ def turning(subject: Subject) -> dict[str, float]:
             turned = subject.maps(method, np.rot90(subject.images, quarter, (1, 2)).copy())
             back = np.rot90(turned, -quarter, (1, 2))
             values += [randomised.rank_correlation(a, b) for a, b in zip(plain, back, strict=True)]
-        found[method] = float(np.mean(values))
-    return found
+        results[method] = float(np.mean(values))
+    return results
 
 
 def completeness(subject: Subject) -> None:
@@ -257,10 +257,10 @@ def completeness(subject: Subject) -> None:
 
     for baseline, steps in ((b, n) for b in ("mean", "blurred") for n in (16, 32, 64, 128)):
         settings = dataclasses.replace(subject.settings, steps=steps)
-        found = explainer.explain(subject.model, subject.images[:8], np.full(8, subject.blast),
+        results = explainer.explain(subject.model, subject.images[:8], np.full(8, subject.blast),
                                 "integrated_gradients", settings, baseline)  # fmt: skip
-        gap = found.scores - found.baseline_scores
-        error = np.abs(found.maps.sum((1, 2)) - gap)
+        gap = results.scores - results.baseline_scores
+        error = np.abs(results.maps.sum((1, 2)) - gap)
         print(f"  baseline {baseline}, {steps} steps: error median {np.median(error):.4f}, largest "
               f"{error.max():.4f}; score less baseline's {np.abs(gap).mean():.1f}")  # fmt: skip
 

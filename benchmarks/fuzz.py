@@ -66,7 +66,7 @@ def main(_: list[str]) -> int:
         if result["problem"]:
             failures.append(result)
             print(f"\ncase {result['number']} ({result['kind']}): {result['problem']}")
-            print(f"  changed: {result['changes']}\n  input: {result['kept']}\n{result['said']}",
+            print(f"  changed: {result['changes']}\n  input: {result['kept']}\n{result['output']}",
                   flush=True)  # fmt: skip
         if done % 20 == 0 or done == len(numbers):
             seconds = time.perf_counter() - began
@@ -124,7 +124,7 @@ class _Worker:
         problem = self.problem or f"the process died with status {self.process.exitcode}"
         seconds = 0.0 if self.at is None else time.monotonic() - self.at
         return {"number": number, "kind": self.kind, "end": "FAILED", "problem": problem,
-                "kept": str(kept), "said": f"--only={number}", "seconds": seconds, "peak": 0,
+                "kept": str(kept), "output": f"--only={number}", "seconds": seconds, "peak": 0,
                 "changes": self.changes}  # fmt: skip
 
 

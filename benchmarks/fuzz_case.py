@@ -70,7 +70,7 @@ def run_case(
       started: called with folder, kind and changes before anything runs.
 
     Returns:
-      number, kind, end, problem ("" = none), kept, said (output), seconds, peak.
+      number, kind, end, problem ("" = none), kept, output, seconds, peak.
     """
     folder = Path(tempfile.mkdtemp(prefix="leukjax-fuzz-"))
     kept = Path(settings["keep"]) / f"seed{settings['seed']}-case{number}"
@@ -82,7 +82,7 @@ def run_case(
             # An error of fuzz.py, not of leukjax; the case counts as failed.
             return {"number": number, "kind": "?", "end": "NOT MADE", "kept": "", "seconds": 0.0,
                     "changes": "",
-                    "problem": "fuzz.py raised", "said": traceback.format_exc(),
+                    "problem": "fuzz.py raised", "output": traceback.format_exc(),
                     "peak": 0}  # fmt: skip
         trains = _every(number, settings["train_every"])
         alone = case.surroundings is not None or _every(number, settings["process_every"])
@@ -97,11 +97,11 @@ def run_case(
             ended = run_here(case, trains, settings["timeout"], recorder)
         problem = ended.pop("problem", "") or fuzz_check.check(case, trains, before, **ended)
         if settings["only"] >= 0:
-            print(case.program, case.argv(), case.surroundings, ended["out"], ended["err"],
+            print(case.command, case.argv(), case.surroundings, ended["out"], ended["err"],
                   sep="\n")  # fmt: skip
         if problem:
             keep(folder, kept)
-            about = {"program": case.program, "argv": case.argv(), "changes": case.changes}
+            about = {"command": case.command, "argv": case.argv(), "changes": case.changes}
             if case.surroundings is not None:
                 about |= vars(case.surroundings) | {"cwd": str(case.surroundings.cwd)}
             (kept / "argv.json").write_text(json.dumps(about, indent=1))
@@ -119,7 +119,7 @@ def run_case(
         "problem": problem,
         "changes": changes,
         "kept": str(kept),
-        "said": ended["err"][-3000:],
+        "output": ended["err"][-3000:],
         "seconds": time.perf_counter() - began,
         "peak": ended["peak"],
     }
@@ -130,9 +130,9 @@ def _every(number: int, period: int) -> bool:
 
 
 def _label(case: Case, trains: bool, alone: bool) -> str:
-    how = ", process" if alone else ", trained" if trains and case.program == "main" else ""
-    program = "" if case.program == "main" else f" {case.program}"
-    return f"{case.kind}{program}{how}"
+    how = ", process" if alone else ", trained" if trains and case.command == "main" else ""
+    command = "" if case.command == "main" else f" {case.command}"
+    return f"{case.kind}{command}{how}"
 
 
 def draw(folder: Path, random: np.random.Generator, kinds: list[str]) -> Case:
@@ -182,9 +182,9 @@ def run_here(
     def ring(*_: object) -> None:
         raise Hang(f"after {timeout} s")
 
-    module = importlib.import_module(module_of(case.program))
+    module = importlib.import_module(module_of(case.command))
     _as_if_new(module)
-    doing = module.main if trains or case.program != "main" else _prepare
+    doing = module.main if trains or case.command != "main" else _prepare
     signal.signal(signal.SIGALRM, ring)
     fuzz_watch.forget_peak()
     with tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as out:
@@ -243,7 +243,7 @@ def run_process(case: Case, timeout: int) -> dict[str, Any]:
         streams = broken_environments.open_streams(odd.streams, out.fileno(), err.fileno())
         cwd = odd.cwd or Path(tempfile.mkdtemp(prefix="cwd-", dir=case.folder))
         process = subprocess.Popen(
-            broken_environments.launcher(odd, case.program, case.argv()),
+            broken_environments.launcher(odd, case.command, case.argv()),
             **{name: streams.get(number, subprocess.DEVNULL)
                for number, name in enumerate(("stdin", "stdout", "stderr"))},
             env={"PYTHONPATH": str(broken_runs.REPOSITORY)} | odd.variables_now(),

@@ -62,10 +62,10 @@ def _problem_of_words(
 def _problem_of_changes(case: Case, before: dict[str, dict[str, str]]) -> str:
     """Checks that other files, images, and runs that are only read are unchanged."""
     for name, was in before.items():
-        if name == "run" and case.program not in _READERS:
+        if name == "run" and case.command not in _READERS:
             continue
         now = fuzz_watch.changed(was, fuzz_watch.snapshot(case.folder / name))
-        now = [path for path in now if name != "run" or path not in _READERS[case.program]]
+        now = [path for path in now if name != "run" or path not in _READERS[case.command]]
         if was and now and (case.folder / name).exists():
             return f"changed {name}/{now[0]}"
     return ""
@@ -73,7 +73,7 @@ def _problem_of_changes(case: Case, before: dict[str, dict[str, str]]) -> str:
 
 def _problem_of_files(case: Case, status: int | None, trains: bool) -> str:
     folder = case.folder
-    if case.program == "main":
+    if case.command == "main":
         if status == 0 and trains and not (folder / "run" / "summary.json").exists():
             return "ended well without a summary.json"
         if status == 1 and not trains and (folder / "run").exists():

@@ -160,11 +160,11 @@ def one_killed_run(
         moments.append(moment(workdir, cache))
     try:
         process = runs.start(arguments, cache)
-        said = process.stderr.readline()
+        output = process.stderr.readline()
         began = time.monotonic()
-        said += process.communicate()[1]
+        output += process.communicate()[1]
         life = 0.3 * life + 0.7 * max(2.0, time.monotonic() - began)
-        assert process.returncode == 0, f"exit {process.returncode}: {said}"
+        assert process.returncode == 0, f"exit {process.returncode}: {output}"
         runs.assert_same_bits(reference, workdir)
         outcome = "same"
     except AssertionError as error:
@@ -238,8 +238,8 @@ def flip_bytes(folder: Path, reference: Path, flips: int, seed: int) -> Counter:
         counts["tried"] += 1
         if number % COMMAND_FLIPS == COMMAND_FLIPS - 1:
             try:
-                said = resume(work, folder / "cache")
-                noticed = f"checkpoint {newest} is not used" in said
+                output = resume(work, folder / "cache")
+                noticed = f"checkpoint {newest} is not used" in output
                 runs.assert_same_bits(reference, work)
             except AssertionError as error:
                 noticed = False

@@ -54,6 +54,7 @@ def test_a_failed_comparison_is_an_error(tmp_path, capsys):
         ((), "--out=DIR is required"),
         (("--outt=x",), "unknown"),
         (("--out=x", "--minutes=x"), "number"),
+        (("--out=/tmp", "--stage=h"), "must be one of a to g"),
     ],
 )
 def test_wrong_flags_are_one_line(flags, message):

@@ -27,7 +27,7 @@ def ended(case: Case, **changes) -> str:
 def case(tmp_path) -> Case:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "answers.csv").write_text(GOOD)
-    return Case("run", tmp_path, "", {}, program="predict", arguments=[], rows=1)
+    return Case("run", tmp_path, "", {}, command="predict", arguments=[], rows=1)
 
 
 def test_good_endings(case):
@@ -121,7 +121,7 @@ assert recorder.problems
 
 
 @pytest.fixture
-def program(monkeypatch, tmp_path):
+def run_python(monkeypatch, tmp_path):
     """Runs Python code instead of a command."""
 
     def run(code: str, case: Case, timeout: int = 20) -> dict:
@@ -132,22 +132,22 @@ def program(monkeypatch, tmp_path):
     return run
 
 
-def test_a_process_that_hangs_or_grows_is_killed(program, case, monkeypatch):
-    assert "did not end" in program("import time; time.sleep(60)", case, timeout=0)["problem"]
+def test_a_process_that_hangs_or_grows_is_killed(run_python, case, monkeypatch):
+    assert "did not end" in run_python("import time; time.sleep(60)", case, timeout=0)["problem"]
     monkeypatch.setattr(fuzz_watch, "MEMORY", 10**8)
-    grown = program("x = b'1' * 3 * 10**8; import time; time.sleep(60)", case)
+    grown = run_python("x = b'1' * 3 * 10**8; import time; time.sleep(60)", case)
     assert grown["problem"] == f"held {grown['peak'] / 1e9:.1f} GB"
     child = "import subprocess, sys; subprocess.run([sys.executable, '-c', "
     child += "\"x = b'1' * 3 * 10**8; import time; time.sleep(60)\"])"
-    assert "held" in program(child, case)["problem"]
+    assert "held" in run_python(child, case)["problem"]
 
 
-def test_a_file_in_the_working_directory_is_a_problem(program, case):
-    assert "left x" in program("open('x', 'w')", case)["problem"]
+def test_a_file_in_the_working_directory_is_a_problem(run_python, case):
+    assert "left x" in run_python("open('x', 'w')", case)["problem"]
 
 
 def test_surroundings_reach_the_process(case):
-    case.program, case.arguments = "predict", ["--help"]
+    case.command, case.arguments = "predict", ["--help"]
     case.surroundings = Surroundings(
         streams={1: "closed"}, variables={"HOME": None}, before=["os.umask(0o77)"]
     )

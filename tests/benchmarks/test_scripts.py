@@ -14,7 +14,8 @@ FILES = sorted(BENCHMARKS.glob("*.py"))
 SCRIPTS = [
     file
     for file in FILES
-    if any(call in file.read_text() for call in ("app.run(main)", "harness.start(", "argparse."))
+    if "__main__" in file.read_text()
+    and any(call in file.read_text() for call in ("app.run(", "harness.start(", "argparse."))
 ]
 
 
