@@ -1,4 +1,4 @@
-"""A case of the fuzz command: a command line, a folder, and the ways in which bytes are damaged."""
+"""A case of fuzz.py: a command line, a folder, and how bytes are damaged."""
 
 import dataclasses
 import io
@@ -12,7 +12,7 @@ SIDE = 18
 CLASSES = ("blast", "healthy")
 SUBJECTS = 5
 
-# Small enough for seconds; the mutations change some of it.
+# Small enough to train in seconds; mutations change some fields.
 FIELDS = {
     "data.subject_pattern": "(p[0-9]+)_",
     "data.image_size": 16,
@@ -33,10 +33,10 @@ TEXTS = ("", " ", "nan", "inf", "-inf", "-1", "0", "1", "2", "0.5", "1e999", "-0
 
 @dataclasses.dataclass
 class Surroundings:
-    """How a case that is a process of its own is started; the defaults are a terminal's.
+    """Environment of a case that runs as a process; the defaults are a terminal's.
 
     Attributes:
-      names: what is odd, for the summary.
+      names: unusual properties, for the summary.
       variables: environment variables; None removes one.
       streams: 0, 1, 2 -> "closed", "full" (the device that is always full) or "gone" (a pipe that
         no process reads).
@@ -51,33 +51,33 @@ class Surroundings:
     cwd: Path | None = None
 
     def variables_now(self) -> dict[str, str]:
-        """The environment of the process."""
-        given = {**os.environ, **self.variables}
-        return {name: value for name, value in given.items() if value is not None}
+        """Returns the environment variables of the process."""
+        variables = {**os.environ, **self.variables}
+        return {name: value for name, value in variables.items() if value is not None}
 
 
 @dataclasses.dataclass
 class Case:
-    """A command line, and the folder that holds what it names.
+    """A command line, and the folder of its inputs.
 
     Attributes:
       kind: what is damaged.
-      folder: holds the input; the outputs go below it.
+      folder: of inputs and outputs.
       config: of `leukjax.main`.
       fields: of `leukjax.main`: changed fields of the config.
-      program: the command, a module of leukjax.
+      command: a module of leukjax.
       arguments: of another command than `leukjax.main`.
-      surroundings: None = any; else the case is a process of its own.
-      expected: "answers.csv" of the undamaged run, which a case with status 0 must give.
-      rows: how many rows the table of answers must have; None = any number.
-      changes: what was done, for the report of a failure.
+      surroundings: None = any; otherwise the case runs as a process.
+      expected: "answers.csv" of the undamaged run, which a case with status 0 must reproduce.
+      rows: number of rows of answers.csv; None = any.
+      changes: for the report of a failure.
     """
 
     kind: str
     folder: Path
     config: str
     fields: dict[str, object]
-    program: str = "main"
+    command: str = "main"
     arguments: list[str] | None = None
     surroundings: Surroundings | None = None
     expected: Path | None = None
@@ -85,7 +85,7 @@ class Case:
     changes: list[str] = dataclasses.field(default_factory=list)
 
     def argv(self) -> list[str]:
-        """What stands behind ``python -m leukjax.PROGRAM``."""
+        """Returns the arguments of ``python -m leukjax.COMMAND``."""
         if self.arguments is not None:
             return self.arguments
         return [
@@ -96,6 +96,7 @@ class Case:
 
 
 def draw_cell(random: np.random.Generator) -> np.ndarray:
+    """Returns noise on a black disc."""
     y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
     image = random.integers(30, 220, (SIDE, SIDE, 3), np.uint8)
     image[np.hypot(x, y) > SIDE * random.uniform(0.25, 0.5)] = 0
@@ -118,7 +119,7 @@ def damage(data: bytes, random: np.random.Generator) -> bytes:
     if how == 4:
         start, stop = sorted(random.integers(len(data) + 1, size=2))
         return data[:start] + data[stop:]
-    # Headers break in more ways than pixels do.
+    # Headers have more ways to break than image data.
     reach = len(values) if how == 5 else min(len(values), 100)
     count = random.integers(1, 9)
     if len(values):
@@ -127,6 +128,7 @@ def damage(data: bytes, random: np.random.Generator) -> bytes:
 
 
 def write_folder(case: Case, random: np.random.Generator) -> list[Path]:
+    """Writes a data set of two classes; returns its images."""
     root = case.folder / "data"
     case.fields["data.root"] = root
     paths = []

@@ -8,29 +8,29 @@ from leukjax.fields import Bounded, Choice
 
 _NUMBERS = (-1, 0, 1, 2, 3, 5, 7, 8, 16, 33, 99, 10**6, 2**31, 2**32, 2**63, 10**30, 0.1, 1e-300)
 
-# These ask for work without end rather than for anything wrong.
+# Values of these ask for endless work, which is no error.
 _HEAVY = ("data.smears_cells", "data.smears_subjects", "model.depth", "model.width",
           "model.variant", "train.epochs", "data.workers", "runtime.timeout", "profile.steps",
           "data.cache_dir", "runtime.compilation_cache")  # fmt: skip
-# Allowed values of these may fill the memory, or are far from the data that we have.
+# Allowed values of these may fill the memory, or do not fit the data.
 _LARGE = ("data.image_size", "data.crop", "data.threads", "data.prefetch", "data.name",
           "train.batch_size", "train.eval_batch_size", "train.accumulate", "mesh.data",
           "mesh.model", "model.norm_batch", "split.folds", "split.fold", "model.name")  # fmt: skip
 
 
 def field(case: Case, random: np.random.Generator) -> None:
-    """Values and names of fields, and the name of the config."""
+    """Damages values and names of fields, and the name of the config."""
     write_folder(case, random)
     defaults = config.flatten(config.load("default"))
     known = [name for name in defaults if name not in _HEAVY]
     for _ in range(random.integers(1, 4)):
         name = str(random.choice(known))
         if random.random() < 0.15:
-            place = int(random.integers(len(name)))
+            index = int(random.integers(len(name)))
             name = (
-                name[:place]
+                name[:index]
                 + str(random.choice(("", "x", ".", "..", "=", " ")))
-                + name[place + 1 :]
+                + name[index + 1 :]
             )
         default, value = defaults.get(name), str(random.choice(TEXTS))
         if isinstance(default, int | float) and random.random() < 0.6:
@@ -46,7 +46,7 @@ def field(case: Case, random: np.random.Generator) -> None:
 
 
 def extreme(case: Case, random: np.random.Generator) -> None:
-    """Values that are allowed, at the ends of what is allowed."""
+    """Sets allowed values at the ends of their range."""
     write_folder(case, random)
     defaults = config.flatten(config.load("default"))
     rules = {
@@ -66,7 +66,7 @@ def extreme(case: Case, random: np.random.Generator) -> None:
 
 
 def config_file(case: Case, random: np.random.Generator) -> None:
-    """The text of a shipped config file with lines lost, doubled, damaged or odd."""
+    """Damages lines of a shipped config file: lost, doubled, damaged or unusual."""
     write_folder(case, random)
     lines = (config.shipped_folder() / "cnn.py").read_text().splitlines()
     body = len(lines) - 1 - lines[::-1].index("    return config")

@@ -1,4 +1,4 @@
-"""Processes in odd surroundings: environment, standard streams, rights, working directory."""
+"""Processes with unusual environment, standard streams, permissions or working directory."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ def no_entry(uid):
 pwd.getpwuid = no_entry
 """
 
-# Root meets "permission denied" like other users: PR_CAPBSET_DROP (24) of CAP_DAC_OVERRIDE and
+# Root gets "permission denied" like other users: PR_CAPBSET_DROP (24) of CAP_DAC_OVERRIDE and
 # CAP_DAC_READ_SEARCH.
 _OBEY = """
 import ctypes
@@ -45,7 +45,7 @@ _VARIABLES = {
 
 
 def environment(case: Case, random: np.random.Generator) -> None:
-    """One or two odd things around a command whose input is good, or has odd names."""
+    """Sets one or two unusual properties around a command with good input or unusual names."""
     odd = Surroundings()
     case.surroundings = odd
     for _ in range(random.integers(1, 3)):
@@ -71,27 +71,27 @@ def environment(case: Case, random: np.random.Generator) -> None:
 
 
 def _command(case: Case, random: np.random.Generator) -> None:
-    programs = ("predict", "explain", "main", "evaluate", "robustness", "compare", "audit")
-    program = str(random.choice(programs, p=(0.3, 0.12, 0.2, 0.12, 0.1, 0.08, 0.08)))
-    if program == "main":
+    commands = ("predict", "explain", "main", "evaluate", "robustness", "compare", "audit")
+    command = str(random.choice(commands, p=(0.3, 0.12, 0.2, 0.12, 0.1, 0.08, 0.08)))
+    if command == "main":
         write_folder(case, random)
         return
-    if program == "audit":
+    if command == "audit":
         write_folder(case, random)
-        case.program = "audit"
+        case.command = "audit"
         case.arguments = [str(case.fields["data.root"]), f"--output={case.folder / 'out'}"]
         return
     broken_runs.copy_run(case)
-    broken_runs.choose(case, program, random)
+    broken_runs.choose(case, command, random)
     assert case.arguments is not None
-    if program == "predict":
+    if command == "predict":
         plain = {"--output", "--workdir"}
         case.arguments = [a for a in case.arguments if a.split("=")[0] in plain or a[0] != "-"]
         case.expected = broken_runs.template() / "answers.csv"
-    if program in ("evaluate", "robustness"):
+    if command in ("evaluate", "robustness"):
         data = f"--config.data.root={broken_runs.template() / 'data'}"
         case.arguments = [*[a for a in case.arguments if a != data], data]
-    if program == "explain" and random.random() < 0.5:
+    if command == "explain" and random.random() < 0.5:
         good = next((case.folder / "inputs").iterdir())
         target = good.with_name(f"{broken_names.odd_name(random)[:60]}.png")
         if not target.exists():
@@ -99,14 +99,14 @@ def _command(case: Case, random: np.random.Generator) -> None:
 
 
 def _without_home(case: Case, odd: Surroundings, random: np.random.Generator) -> None:
-    """No place for a cache, or one that cannot be written."""
+    """Removes the folder for a cache, or makes it unwritable."""
     odd.variables |= dict.fromkeys(_PLACES)
-    # The root of the file system can be written by root; /proc by no one.
+    # Root can write to / but not to /proc.
     top = "/" if os.geteuid() else "/proc"
     how = int(random.integers(4))
     odd.names.append(("no HOME", f"HOME={top}", "read-only HOME", "HOME is a file")[how])
     if how == 0:
-        # A user without an entry, as in containers: the system does not know a home either.
+        # A user without a passwd entry, as in containers: the system knows no home either.
         site = case.folder / "site"
         site.mkdir(exist_ok=True)
         (site / "sitecustomize.py").write_text(_NO_ENTRY)
@@ -123,35 +123,35 @@ def _without_home(case: Case, odd: Surroundings, random: np.random.Generator) ->
 
 
 def _without_place(case: Case, odd: Surroundings, random: np.random.Generator) -> None:
-    """A working directory that is gone, or cannot be written."""
-    place = case.folder / "cwd"
-    place.mkdir(exist_ok=True)
-    odd.cwd = place
+    """Removes the working directory, or makes it unwritable."""
+    cwd = case.folder / "cwd"
+    cwd.mkdir(exist_ok=True)
+    odd.cwd = cwd
     if random.random() < 0.5:
-        odd.names.append("working directory is gone")
-        odd.before.append(f"os.rmdir({str(place)!r})")
+        odd.names.append("working directory removed")
+        odd.before.append(f"os.rmdir({str(cwd)!r})")
     else:
         odd.names.append("read-only working directory")
-        place.chmod(0o555)
+        cwd.chmod(0o555)
         odd.before.append(_OBEY)
 
 
 def open_streams(streams: dict[int, str], out: int, err: int) -> dict[int, int]:
-    """Descriptors for the standard streams of a process; "closed" ones are left out."""
-    found = {0: os.open("/dev/null", os.O_RDONLY), 1: os.dup(out), 2: os.dup(err)}
+    """Returns descriptors of a process's standard streams, without "closed" ones."""
+    descriptors = {0: os.open("/dev/null", os.O_RDONLY), 1: os.dup(out), 2: os.dup(err)}
     for number, kind in streams.items():
-        os.close(found.pop(number))
+        os.close(descriptors.pop(number))
         if kind == "full":
-            found[number] = os.open("/dev/full", os.O_WRONLY)
+            descriptors[number] = os.open("/dev/full", os.O_WRONLY)
         elif kind == "gone":
-            read, found[number] = os.pipe()
+            read, descriptors[number] = os.pipe()
             os.close(read)
-    return found
+    return descriptors
 
 
-def launcher(odd: Surroundings, program: str, argv: list[str]) -> list[str]:
-    """The command line of a process that becomes ``python -m leukjax.PROGRAM``."""
+def launcher(odd: Surroundings, command: str, argv: list[str]) -> list[str]:
+    """Returns the command line of a process that becomes ``python -m leukjax.COMMAND``."""
     closed = [f"os.close({number})" for number, kind in odd.streams.items() if kind == "closed"]
-    then = [sys.executable, "-m", f"leukjax.{program}", *argv]
+    then = [sys.executable, "-m", f"leukjax.{command}", *argv]
     lines = ["import os, sys", *odd.before, *closed, f"os.execv({sys.executable!r}, {then!r})"]
     return [sys.executable, "-S", "-c", "\n".join(lines)]

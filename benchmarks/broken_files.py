@@ -1,15 +1,13 @@
 """Folders of images, tables, zips and caches, damaged at random."""
 
-import csv
-import functools
 import io
 import os
 import struct
 import zipfile
 
-import hostile_images
+import broken_values
 import numpy as np
-from broken_case import CLASSES, TEXTS, Case, damage, draw_cell, write_folder
+from broken_case import CLASSES, Case, damage, draw_cell, write_folder
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -19,7 +17,7 @@ from leukjax.data.image_file import FORMATS
 
 
 def encode(random: np.random.Generator) -> bytes:
-    """An image file of any format and kind of pixels that the package may meet."""
+    """Returns an image file of any supported format and mode."""
     image = Image.fromarray(draw_cell(random))
     kind = str(random.choice(("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "AVIF"),
                              p=(0.22, 0.22, 0.17, 0.22, 0.07, 0.07, 0.03)))  # fmt: skip
@@ -52,6 +50,7 @@ def encode(random: np.random.Generator) -> bytes:
 
 
 def images(case: Case, random: np.random.Generator) -> None:
+    """Damages images, or sets unusual sizes and preprocessing."""
     paths = write_folder(case, random)
     for path in random.choice(np.array(paths, object), random.integers(1, 6), replace=False):
         data = encode(random)
@@ -65,81 +64,19 @@ def images(case: Case, random: np.random.Generator) -> None:
         case.fields["data.image_size"] = int(random.choice((16, 17, 64)))
 
 
-@functools.cache
-def hostile_file(name: str) -> bytes:
-    """A file of `hostile_images`, made once."""
-    if name in hostile_images.READ:
-        return hostile_images.READ[name]()
-    return hostile_images.REFUSED[name][0]()
-
-
-HOSTILE = (*hostile_images.READ, *hostile_images.REFUSED)
-
-
-def hostile(case: Case, random: np.random.Generator) -> None:
-    """Images, or a zip of them, that cost a careless reader much."""
-    paths = write_folder(case, random)
-    for path in random.choice(np.array(paths, object), random.integers(1, 4), replace=False):
-        data = hostile_file(str(random.choice(HOSTILE)))
-        path.write_bytes(damage(data, random) if random.random() < 0.3 else data)
-    how = random.integers(6)
-    if how == 0:
-        (case.folder / "data" / CLASSES[0] / "strip.png").write_bytes(hostile_images.strip())
-    elif how == 1:
-        size = int(random.choice((2**20, 2**26)))
-        case.fields["data.root"] = case.folder / "data.zip"
-        case.fields["data.root"].write_bytes(hostile_images.zip_of_bzip2(size=size))
-    elif how == 2:
-        path = case.folder / "data" / CLASSES[0] / "p01_x.bmp"
-        path.write_bytes(hostile_images.bmp_of_run_lengths())
-
-
-def _damage_table(rows: list[list[str]], random: np.random.Generator) -> bytes:
-    """A table as CSV with a few of the mistakes that people and programs make."""
-    for _ in range(random.integers(1, 4)):
-        how, row = random.integers(9), int(random.integers(len(rows))) if rows else 0
-        if not rows:
-            break
-        if how == 0:
-            rows.pop(row)
-        elif how == 1:
-            rows.insert(row, list(rows[int(random.integers(len(rows)))]))
-        elif how == 2:
-            rows.append([str(random.choice(TEXTS)) for _ in rows[0]])
-        elif how == 3 and rows[row]:
-            rows[row][int(random.integers(len(rows[row])))] = str(random.choice(TEXTS))
-        elif how == 4:
-            rows[row] = rows[row][:-1]
-        elif how == 5:
-            rows[row] = [*rows[row], "more"]
-        elif how == 6:
-            rows[row] = [value.upper() for value in rows[row]]
-        elif how == 7:
-            rows[row] = [f" {value} " for value in rows[row]]
-        elif rows[row]:
-            rows[row][0] = "../" + rows[row][0]
-    text = io.StringIO()
-    delimiter = str(random.choice((",", ";", "\t"), p=(0.8, 0.1, 0.1)))
-    csv.writer(text, delimiter=delimiter).writerows(rows)
-    encoding = str(
-        random.choice(("utf-8", "utf-8-sig", "utf-16", "latin-1"), p=(0.7, 0.1, 0.1, 0.1))
-    )
-    data = text.getvalue().encode(encoding, errors="replace")
-    return damage(data, random) if random.random() < 0.3 else data
-
-
 def table(case: Case, random: np.random.Generator) -> None:
+    """Damages a table of subjects."""
     paths = write_folder(case, random)
     rows = [["path", "subject"]]
     root = case.folder / "data"
     rows += [[str(path.relative_to(root)), path.name.split("_")[0]] for path in paths]
-    (case.folder / "subjects.csv").write_bytes(_damage_table(rows, random))
+    (case.folder / "subjects.csv").write_bytes(broken_values.change_table(rows, random))
     del case.fields["data.subject_pattern"]
     case.fields["data.subject_csv"] = case.folder / "subjects.csv"
 
 
 def labels(case: Case, random: np.random.Generator) -> None:
-    """A small C-NMC with its preliminary phase."""
+    """Damages the label table of a small C-NMC with its preliminary phase."""
     root = case.folder / "data"
     del case.fields["data.subject_pattern"]
     case.config, case.fields["data.root"] = "cnn:cnmc", root
@@ -155,10 +92,11 @@ def labels(case: Case, random: np.random.Generator) -> None:
         Image.fromarray(draw_cell(random)).save(path)
         if random.random() < 0.005:
             path.rename(path.with_name(str(random.choice(("x.bmp", "UID_H1_1_1_all.bmp")))))
-    (root / "labels.csv").write_bytes(_damage_table(rows, random))
+    (root / "labels.csv").write_bytes(broken_values.change_table(rows, random))
 
 
 def zip_file(case: Case, random: np.random.Generator) -> None:
+    """Damages a zip of images."""
     paths = write_folder(case, random)
     target = case.folder / "data.zip"
     root = case.folder / "data"
@@ -182,8 +120,8 @@ def zip_file(case: Case, random: np.random.Generator) -> None:
         # A field of a random entry of the directory: version, flags, method, sizes, offset, …
         start = data.find(b"PK\1\2", int(random.integers(len(data))))
         if start >= 0:
-            place = start + 4 + 2 * int(random.integers(21))
-            struct.pack_into("<H", data, place, int(random.integers(2**16)))
+            offset = start + 4 + 2 * int(random.integers(21))
+            struct.pack_into("<H", data, offset, int(random.integers(2**16)))
     elif how == 3:
         data[int(random.integers(len(data)))] ^= 1 << int(random.integers(8))
     target.write_bytes(data)
@@ -198,43 +136,36 @@ def zip_file(case: Case, random: np.random.Generator) -> None:
         del case.fields["data.subject_pattern"]
 
 
+_SPECIAL = ("FIFO", "folder", "/dev/zero", "/proc/self/mem", "nowhere", "itself")
+
+
 def tree(case: Case, random: np.random.Generator) -> None:
-    """Links, pipes, odd names, and folders in the wrong place."""
+    """Adds links, pipes, unusual names and misplaced folders."""
     paths = write_folder(case, random)
     root = case.folder / "data"
     for _ in range(random.integers(1, 4)):
         path = paths[int(random.integers(len(paths)))]
         how = random.integers(12)
-        if path.is_dir():  # by an earlier turn
+        if path.is_dir():  # made by an earlier change
             path.rmdir()
         path.unlink(missing_ok=True)
         odd = (" ", "\n", "'", '"', ",", ";", "=x", "é", "%", "\\", "\u202e", "a" * 180)
-        if how == 0:
-            path.symlink_to(path.name)
-        elif how == 1:
-            path.symlink_to("nowhere.png")
-        elif how == 2:
-            path.symlink_to("/dev/zero")
-        elif how == 3:
-            os.mkfifo(path)
-        elif how == 4:
-            path.mkdir()
-        elif how == 5:
-            path.with_suffix(".PNG").write_bytes(encode(random))
+        if how < 6:
+            broken_values.make_special(path, random, root, _SPECIAL)
         elif how == 6:
-            path.with_name(path.stem + str(random.choice(odd)) + ".png").write_bytes(encode(random))
+            path.with_suffix(".PNG").write_bytes(encode(random))
         elif how == 7:
+            path.with_name(path.stem + str(random.choice(odd)) + ".png").write_bytes(encode(random))
+        elif how == 8:
             os.symlink(root, root / "loop", target_is_directory=True)
             paths = [other for other in paths if other != path] or paths
-        elif how == 8:
-            (root / str(random.choice(odd))).mkdir(exist_ok=True)
         elif how == 9:
+            (root / str(random.choice(odd))).mkdir(exist_ok=True)
+        elif how == 10:
             with open(os.fsencode(path.parent) + b"/p1_\xff.png", "wb") as file:
                 file.write(encode(random))
-        elif how == 10:
-            (root / "loose.png").write_bytes(encode(random))
         else:
-            path.symlink_to("/proc/self/mem")
+            (root / "loose.png").write_bytes(encode(random))
         if (root / "loop").exists():
             break
     if random.random() < 0.3:
@@ -246,7 +177,7 @@ def tree(case: Case, random: np.random.Generator) -> None:
 
 
 def cache(case: Case, random: np.random.Generator) -> None:
-    """A good folder whose prepared records and scan were damaged afterwards."""
+    """Damages the prepared records and the scan of a good folder."""
     write_folder(case, random)
     data = config.load(case.config, {name: str(value) for name, value in case.fields.items()}).data
     assert isinstance(data, ConfigDict)

@@ -1,4 +1,4 @@
-"""Odd names of classes, files, subjects, folders and models."""
+"""Unusual names of classes, files, subjects, folders and models."""
 
 import io
 import os
@@ -10,7 +10,7 @@ import numpy as np
 from broken_case import CLASSES, Case, draw_cell
 from PIL import Image
 
-# Of bytes, because a file system takes names that are no text.
+# As bytes, because file systems accept names that are not text.
 _NAMES = (b"a\rb", b"a\nb", b"\x1b[31mred\x1b[0m", b"\x1b]0;title\x07", b"\x9b2J", b"\xff\xfe",
           b"\xed\xa0\x80", "\u202egnp".encode(), "\ufeff".encode(), "é".encode(),
           "e\u0301".encode(), "细胞".encode(), "🩸".encode(), "ב".encode(), b"$x_1$", b"$",
@@ -19,11 +19,11 @@ _NAMES = (b"a\rb", b"a\nb", b"\x1b[31mred\x1b[0m", b"\x1b]0;title\x07", b"\x9b2J
           b"a\\b", b"<img src=x onerror=alert(1)>", b"&amp;", b"|", b"`id`", b"$(id)",
           b"a" * 240, "é".encode() * 120, b"nan", b"None", b"true", b"0", b"test", b"train", b"con",
           b"a!b", b"data.zip!x", b"\x7f", b"\t")  # fmt: skip
-MARKUP = "<img src=x onerror=alert(1)>"  # must never stand raw in a page
+MARKUP = "<img src=x onerror=alert(1)>"  # must never appear unescaped in a page
 
 
 def odd_name(random: np.random.Generator) -> str:
-    """A name for a file, as Python gives it: bytes that are no UTF-8 are lone surrogates."""
+    """Returns a file name; bytes that are not UTF-8 are lone surrogates, as in Python."""
     name = _NAMES[int(random.integers(len(_NAMES)))]
     if random.random() < 0.2:
         name += _NAMES[int(random.integers(len(_NAMES)))]
@@ -37,7 +37,7 @@ def _image(random: np.random.Generator) -> bytes:
 
 
 def names(case: Case, random: np.random.Generator) -> None:
-    """Training on, predicting, explaining, auditing or comparing things of odd names."""
+    """Trains on, predicts, explains, audits or compares inputs with unusual names."""
     how = random.random()
     if how < 0.35:
         _train(case, random)
@@ -50,7 +50,7 @@ def names(case: Case, random: np.random.Generator) -> None:
 
 
 def _train(case: Case, random: np.random.Generator) -> None:
-    """Classes, subjects and files of odd names."""
+    """Uses unusual names of classes, subjects and files."""
     root = case.folder / "data"
     case.fields["data.root"] = root
     for number, kind in enumerate(CLASSES):
@@ -73,7 +73,7 @@ def _train(case: Case, random: np.random.Generator) -> None:
 
 
 def _ask(case: Case, random: np.random.Generator) -> None:
-    """Images of odd names, a run in a folder of an odd name, an odd output."""
+    """Uses unusual names of images, run folder and output."""
     run = broken_runs.copy_run(case)
     inputs = case.folder / "inputs"
     for _ in range(random.integers(1, 5)):
@@ -87,7 +87,7 @@ def _ask(case: Case, random: np.random.Generator) -> None:
     if random.random() < 0.3:
         moved = _moved(inputs, random)
         case.arguments = [str(moved) if a == str(inputs) else a for a in case.arguments]
-    if random.random() < 0.2 and case.program == "predict":
+    if random.random() < 0.2 and case.command == "predict":
         pattern = str(random.choice((r"([^/]*)_[0-9]", r"(.*)", r"(?s)(.)", "(p[0-9]+)")))
         case.arguments.append(f"--subject_pattern={pattern}")
 
@@ -100,13 +100,13 @@ def _moved(path: Path, random: np.random.Generator) -> Path:
 def _audit(case: Case, random: np.random.Generator) -> None:
     _train(case, random)
     root = case.fields["data.root"]
-    case.program, case.arguments = "audit", [str(root), f"--output={case.folder / 'out'}"]
+    case.command, case.arguments = "audit", [str(root), f"--output={case.folder / 'out'}"]
     if random.random() < 0.5:
         case.arguments.append("--config.data.subject_pattern=(p[0-9]+)_")
 
 
 def _compare(case: Case, random: np.random.Generator) -> None:
-    """Models and tables of odd names."""
+    """Uses unusual names of models and tables."""
     run = broken_runs.copy_run(case)
     broken_runs.choose(case, "compare", random)
     assert case.arguments is not None

@@ -1,4 +1,4 @@
-"""A finished run as somebody else may hand it over, with files of it changed."""
+"""A finished run from an untrusted source: some of its files are changed."""
 
 import csv
 import functools
@@ -21,7 +21,7 @@ from leukjax.checkpoints import checksums
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-# Files that are read back, with how often each is drawn.
+# Files that are read back, with their weights.
 _FILES = {
     "config.json": 6,
     "preprocessing.json": 6,
@@ -42,7 +42,7 @@ _FILES = {
     "places": 4,
     "links": 3,
 }
-# Commands that answer quickly are drawn more often.
+# Quick commands have larger weights.
 _COMMANDS = {"predict": 0.4, "evaluate": 0.2, "explain": 0.1, "robustness": 0.13, "compare": 0.17}
 _DISTORTION = "brightness_up"
 
@@ -61,9 +61,9 @@ for name, argv in json.loads(sys.argv[1]):
 
 @functools.cache
 def template() -> Path:
-    """A folder with a tiny trained run (run/), its images (data/) and its answers (answers.csv).
+    """Returns a folder with a tiny trained run (run/), its images (data/) and answers.csv.
 
-    Made once for each state of the sources, and kept in the temporary folder.
+    Made once per state of the sources, and kept in the temporary folder.
     """
     sources = hashlib.sha256(Path(__file__).read_bytes())
     for file in sorted((REPOSITORY / "leukjax").rglob("*.py")):
@@ -94,14 +94,14 @@ def _make(folder: Path) -> None:
     ]
     unlike = [*again, str(asked), f"--output={folder / 'unlike.csv'}", "--flag_unlike"]
     commands.insert(2, ("predict", unlike))
-    # The cache of the case commands; absent fields of the run name none.
+    # The run must name no cache: the commands of the cases use their own.
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     subprocess.run([sys.executable, "-c", _MAKE, json.dumps(commands)], env=environment, check=True,
                    cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
 
 
 def copy_run(case: Case) -> Path:
-    """A whole copy of the run for a case to damage, and a folder that nothing may touch."""
+    """Copies the run for a case to damage, and makes a folder that no case may touch."""
     run = case.folder / "run"
     shutil.copytree(template() / "run", run)
     shutil.copytree(template() / "asked", case.folder / "inputs")
@@ -113,7 +113,7 @@ def copy_run(case: Case) -> Path:
 
 
 def run(case: Case, random: np.random.Generator) -> None:
-    """One to three files of a run, changed; then one of the commands that take a run."""
+    """Changes one to three files of a run; then chooses a command that reads a run."""
     folder = copy_run(case)
     names, weights = list(_FILES), np.array(list(_FILES.values()), float)
     for name in random.choice(names, random.integers(1, 4), p=weights / weights.sum()):
@@ -122,10 +122,10 @@ def run(case: Case, random: np.random.Generator) -> None:
     choose(case, str(random.choice(list(_COMMANDS), p=list(_COMMANDS.values()))), random)
 
 
-def choose(case: Case, program: str, random: np.random.Generator) -> None:
-    """The command line of a command that takes a run."""
+def choose(case: Case, command: str, random: np.random.Generator) -> None:
+    """Sets the command line of a command that reads a run."""
     run, out, inputs = (case.folder / name for name in ("run", "out", "inputs"))
-    case.program = program
+    case.command = command
     data = f"--config.data.root={template() / 'data'}"
     extra: dict[str, tuple[str, ...]] = {
         "predict": (
@@ -141,7 +141,7 @@ def choose(case: Case, program: str, random: np.random.Generator) -> None:
         "robustness": (data, data, data, "--part=val", "--background=masked"),
         "compare": ("--positive=blast", "--positive=healthy"),
     }
-    chosen = random.choice(extra[program], random.integers(0, 3), replace=False).tolist()
+    chosen = random.choice(extra[command], random.integers(0, 3), replace=False).tolist()
     chosen = list({flag.split("=")[0]: flag for flag in chosen}.values())
     given = {
         "predict": [f"--workdir={run}", str(inputs), f"--output={out / 'answers.csv'}"],
@@ -150,22 +150,22 @@ def choose(case: Case, program: str, random: np.random.Generator) -> None:
         "robustness": [f"--workdir={run}", f"--distortions={_DISTORTION}", f"--output={out}"],
         "compare": [f"theirs={run}", f"ours={template() / 'run'}", f"--output={out}"],
     }
-    case.arguments = [*given[program], *chosen]
+    case.arguments = [*given[command], *chosen]
     out.mkdir()
-    if program == "predict":
+    if command == "predict":
         # Hidden files are left out.
         case.rows = sum(not path.name.startswith(".") for path in inputs.iterdir())
 
 
 def _change(name: str, run: Path, outside: Path, random: np.random.Generator) -> str:
-    """Changes one of `_FILES`; returns what was done."""
+    """Changes one of `_FILES`; returns a description."""
     if name == "places":
-        return _point_elsewhere(run, outside, random)
+        return _redirect_paths(run, outside, random)
     if name == "links":
         return _link(run, outside, random)
     path = run / name
     if name in ("robustness", "arrays", "checkpoint") and not (run / "checkpoints").is_dir():
-        return "a link by now"
+        return "a link already"
     if name == "robustness":
         return _change_file(_some_file(path, random), outside, random) if path.is_dir() else "none"
     if name not in ("arrays", "checkpoint"):
@@ -176,14 +176,14 @@ def _change(name: str, run: Path, outside: Path, random: np.random.Generator) ->
         default=None,
     )
     if checkpoint is None:
-        return "a link by now"
+        return "a link already"
     if name == "arrays":
         what = _change_arrays(checkpoint / "state", random)
     else:
         what = _change_file(_some_file(checkpoint, random), outside, random)
     if random.random() < 0.8 and (checkpoint / checksums.NAME).is_file():
         _seal(checkpoint)
-        what += ", sealed again"
+        what += ", checksums updated"
     return what
 
 
@@ -194,26 +194,26 @@ def _some_file(folder: Path, random: np.random.Generator) -> Path:
 
 def _change_file(path: Path, outside: Path, random: np.random.Generator) -> str:
     if not path.is_file() or path.is_symlink() or path.stat().st_size > 2**30:
-        return "changed by an earlier turn"
+        return "changed already"
     if random.random() < 0.15:
-        return broken_values.make_special(path, outside, random)
+        return broken_values.make_special(path, random, outside)
     data = path.read_bytes()
     try:
         if path.suffix == ".npz":
             data = broken_values.change_arrays(data, random)
         elif path.suffix == ".csv":
-            data = broken_values.change_table(data, random)
+            data = broken_values.change_table(broken_values.read_table(data), random)
         else:
             data = broken_values.change_json(data, random)
     except (ValueError, KeyError, IndexError, EOFError, OSError, zipfile.BadZipFile, csv.Error):
-        # Damaged by an earlier turn, or no JSON.
+        # Damaged already, or not JSON.
         data = damage(data, random)
     path.write_bytes(data)
     return path.name
 
 
 def _change_arrays(state: Path, random: np.random.Generator) -> str:
-    """What a checkpoint says of an array: its shape, type, chunks; no values are written."""
+    """Changes the metadata of an array in a checkpoint: shape, type, chunks."""
     import tensorstore
 
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{state}"}).result()
@@ -222,7 +222,7 @@ def _change_arrays(state: Path, random: np.random.Generator) -> str:
         name = names[int(random.integers(len(names)))]
         described = json.loads(store.read(name).result().value)
     except (ValueError, IndexError):
-        return "damaged by an earlier turn"
+        return "damaged already"
     how = random.integers(6)
     if how == 0:
         size = 2 ** int(random.choice((20, 28, 31, 33, 62)))
@@ -236,8 +236,8 @@ def _change_arrays(state: Path, random: np.random.Generator) -> str:
         store.write(name, None).result()
         return f"{name.decode()} removed"
     elif how == 4:
-        place = name.removesuffix(b".zarray")
-        values = [other for other in store.list().result() if other.startswith(place)]
+        prefix = name.removesuffix(b".zarray")
+        values = [other for other in store.list().result() if other.startswith(prefix)]
         store.write(values[-1], damage(store.read(values[-1]).result().value, random)).result()
         return f"{values[-1].decode()} damaged"
     else:
@@ -248,7 +248,7 @@ def _change_arrays(state: Path, random: np.random.Generator) -> str:
 
 
 def _seal(checkpoint: Path) -> None:
-    """Renews the checksums, as anybody who changes a checkpoint can."""
+    """Updates the checksums, as anyone who changes a checkpoint can."""
     sums = {
         str(path.relative_to(checkpoint)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(checkpoint.rglob("*"))
@@ -258,8 +258,8 @@ def _seal(checkpoint: Path) -> None:
     (checkpoint / checksums.NAME).write_text(checksums.text_of(sums))
 
 
-def _point_elsewhere(run: Path, outside: Path, random: np.random.Generator) -> str:
-    """A config whose places are somewhere else on this machine, where nothing may happen."""
+def _redirect_paths(run: Path, outside: Path, random: np.random.Generator) -> str:
+    """Points a config to paths elsewhere on this machine, which must stay untouched."""
     path = run / "config.json"
     try:
         config = json.loads(path.read_bytes())
@@ -273,7 +273,7 @@ def _point_elsewhere(run: Path, outside: Path, random: np.random.Generator) -> s
         if random.random() < 0.3:
             sections[0]["threads"], sections[0]["workers"] = 256, 64
     except (ValueError, KeyError, TypeError, OSError):
-        return "changed by an earlier turn"
+        return "changed already"
     prepared = outside / "cache" / "image_folder" / "0" / "image_folder" / "1.0.0"
     prepared.mkdir(parents=True, exist_ok=True)
     (prepared / "features.json").write_text(json.dumps({"pythonClassName": "fuzz_canary.Canary"}))
@@ -282,7 +282,7 @@ def _point_elsewhere(run: Path, outside: Path, random: np.random.Generator) -> s
 
 
 def _link(run: Path, outside: Path, random: np.random.Generator) -> str:
-    """Sub-folders and lock files that are links to a place outside."""
+    """Replaces sub-folders or lock files by links to a folder outside."""
     target = outside / "linked"
     target.mkdir(exist_ok=True)
     (target / "kept.txt").write_text("not to be removed")

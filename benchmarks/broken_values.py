@@ -1,18 +1,18 @@
-"""JSON, tables and arrays that are well formed and wrong, and files that are no regular files."""
+"""JSON, tables and arrays that are well formed but wrong, and paths that are not regular files."""
 
 import csv
 import io
 import json
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from broken_case import TEXTS, damage
 
-# What a text may do to a terminal, a table, a formula of Matplotlib, a page or a file system.
+# Texts that a terminal, a table, Matplotlib's math text, a page or a file system interprets.
 ODD_TEXTS = ("\x1b[31mred\x1b[0m", "a\rb", "\x07", "\x9b2J", "\u202e", "$x_1$", "a_b^c", "$",
              "细胞", "=1+1", '"', ",", "<img src=x onerror=alert(1)>", "../../outside", "/dev/zero",
              "\ud800", "\0", "é" * 120, "x" * 70_000, "%s%n", "{}", "[0-9]", "-rf")  # fmt: skip
@@ -24,7 +24,7 @@ _SCALARS: tuple[Any, ...] = (None, True, False, 0, 1, -1, 2, 0.5, -0.0, 1e-300, 
 
 
 def odd_value(random: np.random.Generator) -> Any:
-    """A JSON value of any type."""
+    """Returns a JSON value of any type."""
     how = random.random()
     if how < 0.03:
         return nested(int(random.choice((40, 900, 100_000))))
@@ -34,7 +34,7 @@ def odd_value(random: np.random.Generator) -> Any:
 
 
 def nested(depth: int) -> Any:
-    """Lists in lists; too deep for `json.dumps` beyond a thousand, which `dump` knows."""
+    """Returns nested lists; beyond a thousand too deep for `json.dumps`, which `dump` handles."""
     value: Any = []
     for _ in range(depth):
         value = [value]
@@ -42,7 +42,7 @@ def nested(depth: int) -> Any:
 
 
 def dump(value: Any) -> str:
-    """JSON of anything, values that JSON does not have included."""
+    """Returns JSON of any value, including NaN and deep nesting."""
     try:
         return json.dumps(value, indent=1)
     except RecursionError:
@@ -50,11 +50,11 @@ def dump(value: Any) -> str:
 
 
 def change(value: Any, random: np.random.Generator) -> Any:
-    """The same JSON value with one place in it changed, removed or of another type."""
-    places = list(_places(value))
-    if not places or random.random() < 0.05:
+    """Returns a JSON value with one element changed, removed or of another type."""
+    elements = list(_elements(value))
+    if not elements or random.random() < 0.05:
         return odd_value(random)
-    holder, key = places[int(random.integers(len(places)))]
+    holder, key = elements[int(random.integers(len(elements)))]
     how = random.integers(8)
     if how == 0:
         del holder[key]
@@ -76,18 +76,18 @@ def change(value: Any, random: np.random.Generator) -> Any:
     return value
 
 
-def _places(value: Any, depth: int = 0) -> Iterator[tuple[Any, Any]]:
-    """Every (holder, key) of a JSON value; not of what `nested` made."""
+def _elements(value: Any, depth: int = 0) -> Iterator[tuple[Any, Any]]:
+    """Yields every (holder, key) of a JSON value, except below `nested`."""
     if not isinstance(value, dict | list) or depth > 50:
         return
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, inner in list(items):
         yield value, key
-        yield from _places(inner, depth + 1)
+        yield from _elements(inner, depth + 1)
 
 
 def change_json(data: bytes, random: np.random.Generator) -> bytes:
-    """A JSON text, or lines of JSON, with values changed, in an odd encoding, or damaged."""
+    """Returns JSON, or lines of JSON, with values changed, another encoding, or damage."""
     text = data.decode()
     try:
         values, lines = [json.loads(text)], False
@@ -96,8 +96,8 @@ def change_json(data: bytes, random: np.random.Generator) -> bytes:
     if not values:
         return damage(data, random)
     for _ in range(random.integers(1, 4)):
-        place = int(random.integers(len(values)))
-        values[place] = change(values[place], random)
+        index = int(random.integers(len(values)))
+        values[index] = change(values[index], random)
     if lines:
         text = "".join(dump(value).replace("\n", "") + "\n" for value in values)
     else:
@@ -109,42 +109,57 @@ def change_json(data: bytes, random: np.random.Generator) -> bytes:
 
 def _encode(text: str, random: np.random.Generator) -> bytes:
     encodings = ("utf-8", "utf-8-sig", "utf-16", "latin-1")
-    encoding = str(random.choice(encodings, p=(0.85, 0.05, 0.05, 0.05)))
+    encoding = str(random.choice(encodings, p=(0.79, 0.07, 0.07, 0.07)))
     data = text.encode(encoding, errors="replace")
-    return damage(data, random) if random.random() < 0.1 else data
+    return damage(data, random) if random.random() < 0.15 else data
 
 
-def change_table(data: bytes, random: np.random.Generator) -> bytes:
-    """A table with cells, rows or columns changed."""
-    rows = list(csv.reader(io.StringIO(data.decode(), newline="")))
+def read_table(data: bytes) -> list[list[str]]:
+    """Returns the rows of a CSV file."""
+    return list(csv.reader(io.StringIO(data.decode(), newline="")))
+
+
+def change_table(rows: list[list[str]], random: np.random.Generator) -> bytes:
+    """Returns a table as CSV with common mistakes: cells, rows or columns changed."""
+    numbers = ("nan", "inf", "-1", "2", "1e308", "0", "1e-400", "0x1", "٠.٥", "1_0")
     for _ in range(random.integers(1, 4)):
         if not rows or not rows[0]:
             break
-        how, row = random.integers(9), int(random.integers(len(rows)))
-        column = int(random.integers(len(rows[0])))
+        how, row = random.integers(14), int(random.integers(len(rows)))
+        column, cells = int(random.integers(len(rows[0]))), rows[row]
         if how == 0:
             rows.pop(row)
         elif how == 1:
-            rows.insert(row, list(rows[row]))
+            rows.insert(row, list(rows[int(random.integers(len(rows)))]))
         elif how == 2:
-            rows = [cells[:column] + cells[column + 1 :] for cells in rows]
+            rows = [other[:column] + other[column + 1 :] for other in rows]
         elif how == 3:
-            rows = [[*cells, *cells[column : column + 1]] for cells in rows]
+            rows = [[*other, *other[column : column + 1]] for other in rows]
         elif how == 4:
-            rows[row] = rows[row][:-1]
+            rows[row] = cells[:-1]
         elif how == 5:
             rows = rows[:1]
-        elif column < len(rows[row]):
-            numbers = ("nan", "inf", "-1", "2", "1e308", "0", "1e-400", "0x1", "٠.٥", "1_0")
-            texts = numbers if how == 6 else (*TEXTS, *ODD_TEXTS, "x" * 200_000)
-            rows[row][column] = str(texts[int(random.integers(len(texts)))])
+        elif how == 6:
+            rows[row] = [*cells, "more"]
+        elif how == 7:
+            rows.append([str(random.choice(TEXTS)) for _ in rows[0]])
+        elif how == 8:
+            rows[row] = [value.upper() for value in cells]
+        elif how == 9:
+            rows[row] = [f" {value} " for value in cells]
+        elif how == 10 and cells:
+            cells[0] = "../" + cells[0]
+        elif column < len(cells):
+            texts = numbers if how == 11 else (*TEXTS, *ODD_TEXTS, "x" * 200_000)
+            cells[column] = str(texts[int(random.integers(len(texts)))])
     text = io.StringIO()
-    csv.writer(text, delimiter=";" if random.random() < 0.05 else ",").writerows(rows)
+    delimiter = str(random.choice((",", ";", "\t"), p=(0.9, 0.05, 0.05)))
+    csv.writer(text, delimiter=delimiter).writerows(rows)
     return _encode(text.getvalue(), random)
 
 
 def change_arrays(data: bytes, random: np.random.Generator) -> bytes:
-    """An .npz file with arrays of other values, shapes or types, or one that grows when read."""
+    """Returns an .npz file with other values, shapes or types, or one that grows when read."""
     with np.load(io.BytesIO(data)) as archive:
         arrays = {name: archive[name] for name in archive.files}
     name = str(random.choice(list(arrays)))
@@ -171,7 +186,7 @@ def change_arrays(data: bytes, random: np.random.Generator) -> bytes:
 
 
 def _bomb(arrays: dict[str, np.ndarray], name: str) -> bytes:
-    """One member states 6.4 GB and holds 64 MB of zeros, compressed to 60 kB."""
+    """Returns an .npz file of 60 kB whose member states 6.4 GB and holds 64 MB of zeros."""
     file, header = io.BytesIO(), io.BytesIO()
     np.lib.format.write_array_header_1_0(
         header, {"descr": "<f8", "fortran_order": False, "shape": (8 * 10**8,)}
@@ -187,44 +202,39 @@ def _bomb(arrays: dict[str, np.ndarray], name: str) -> bytes:
     return file.getvalue()
 
 
-def make_special(path: Path, outside: Path, random: np.random.Generator) -> str:
-    """Puts something that is no ordinary file in the place of one.
+SPECIAL = ("FIFO", "folder", "/dev/zero", "/dev/full", "/proc/self/mem", "nowhere", "itself",
+           "12 GiB with a hole", "link outside", "missing")  # fmt: skip
+
+
+def make_special(
+    path: Path, random: np.random.Generator, outside: Path, kinds: Sequence[str] = SPECIAL
+) -> str:
+    """Replaces a file by something that is not a regular file.
 
     Args:
-      path: what is replaced.
-      outside: a folder that must not change.
+      path: of the file, which may be missing.
       random: decides.
+      outside: a folder that no case may touch.
+      kinds: of `SPECIAL`.
 
     Returns:
-      What it is now.
+      The kind.
     """
-    whole = path.read_bytes()
-    path.unlink()
-    how = int(random.integers(9))
-    if how == 0:
+    content = path.read_bytes() if path.is_file() else b""
+    path.unlink(missing_ok=True)
+    kind = str(random.choice(kinds))
+    if kind == "FIFO":
         os.mkfifo(path)
-        return "FIFO"
-    if how == 1:
+    elif kind == "folder":
         path.mkdir()
-        return "folder"
-    if how in (2, 3):
-        device = ("zero", "full")[how - 2]
-        path.symlink_to(f"/dev/{device}")
-        return f"link to /dev/{device}"
-    if how == 4:
-        path.symlink_to("nowhere")
-        return "link to nowhere"
-    if how == 5:
+    elif kind == "12 GiB with a hole":
+        path.write_bytes(content)
+        os.truncate(path, 12 * 2**30)
+    elif kind == "link outside":
+        (outside / path.name).write_bytes(content)
+        path.symlink_to(outside / path.name)
+    elif kind == "itself":
         path.symlink_to(path.name)
-        return "link to itself"
-    if how == 6:
-        with path.open("wb") as file:
-            file.write(whole)
-            file.truncate(12 * 2**30)
-        return "12 GiB with a hole"
-    if how == 7:
-        target = outside / path.name
-        target.write_bytes(whole)
-        path.symlink_to(target)
-        return "link outside"
-    return "missing"
+    elif kind != "missing":
+        path.symlink_to(kind)
+    return kind

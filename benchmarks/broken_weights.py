@@ -1,4 +1,4 @@
-"""Files of weights, damaged at random, and whether what was read of them is what they hold."""
+"""Damages files of weights at random, and checks the values that are read from them."""
 
 import hashlib
 import io
@@ -18,11 +18,11 @@ from leukjax.weights.layouts import timm_tensors
 from leukjax.weights.map import Mapped
 
 MODEL = {"model.name": "resnet", "model.depth": 18, "model.width": 4}
-RAN = "ran"  # a file that pickled code would leave
+RAN = "ran"  # a file that pickled code would create
 
 
 def weights(case: Case, random: np.random.Generator) -> None:
-    """A ResNet-18 of width 4 in timm's names, as safetensors or .npz, and what was done to it."""
+    """Writes a damaged ResNet-18 of width 4 with timm's names, as safetensors or .npz."""
     write_folder(case, random)
     path = case.folder / str(random.choice(("weights.safetensors", "weights.npz", "weights.pth")))
     case.fields |= MODEL | {"init.weights": path}
@@ -46,19 +46,19 @@ def weights(case: Case, random: np.random.Generator) -> None:
 
 
 def check(file: Path, sha256: str, mapped: Mapped) -> None:
-    """Fail where a value is not what an independent reading of the file gives."""
+    """Asserts that every value equals that of an independent reader."""
     data = file.read_bytes()
     assert not sha256 or hashlib.sha256(data).hexdigest() == sha256, "took a file of another sum"
-    theirs = _read_plainly(data)
+    reference = _read_plainly(data)
     for row in mapped.rows:
         if row.status == "loaded":
-            expected = theirs[row.tensor].astype(np.float32)
+            expected = reference[row.tensor].astype(np.float32)
             if expected.ndim > 1:  # outputs first -> outputs last
                 expected = expected.transpose({4: (2, 3, 1, 0), 2: (1, 0)}[expected.ndim])
-            found = mapped.values[tuple(row.variable.split("/"))]
-            assert found.shape == expected.shape, f"{row.variable}: another shape"
-            assert np.array_equal(found, expected), f"{row.variable}: other numbers"
-            assert np.isfinite(found).all(), f"{row.variable}: not finite"
+            values = mapped.values[tuple(row.variable.split("/"))]
+            assert values.shape == expected.shape, f"{row.variable}: another shape"
+            assert np.array_equal(values, expected), f"{row.variable}: other numbers"
+            assert np.isfinite(values).all(), f"{row.variable}: not finite"
 
 
 def _read_plainly(data: bytes) -> dict[str, np.ndarray]:
@@ -67,13 +67,13 @@ def _read_plainly(data: bytes) -> dict[str, np.ndarray]:
             return {name: archive[name] for name in archive.files}
     length = struct.unpack("<Q", data[:8])[0]
     kinds = {"F32": np.float32, "F16": np.float16, "F64": np.float64, "I64": np.int64}
-    found = {}
+    tensors = {}
     for name, entry in json.loads(data[8 : 8 + length]).items():
         if name != "__metadata__" and entry["dtype"] in kinds:
             start, stop = (8 + length + offset for offset in entry["data_offsets"])
             values = np.frombuffer(data[start:stop], kinds[entry["dtype"]])
-            found[name] = values.reshape(entry["shape"])
-    return found
+            tensors[name] = values.reshape(entry["shape"])
+    return tensors
 
 
 def _tensors(random: np.random.Generator) -> dict[str, np.ndarray]:
@@ -88,7 +88,7 @@ def _tensors(random: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 def _change_tensors(tensors: dict[str, np.ndarray], random: np.random.Generator) -> None:
-    """Good files of the wrong tensors."""
+    """Changes tensors: names, shapes, types, values."""
     for _ in range(random.integers(1, 3)):
         name = str(random.choice(list(tensors)))
         value = tensors.pop(name)
@@ -110,14 +110,14 @@ def _change_tensors(tensors: dict[str, np.ndarray], random: np.random.Generator)
             tensors[name] = value[None]
         elif how == 7:
             tensors[name] = value.astype(np.float64)
-        # else it stays away
+        # otherwise it is missing
 
 
 def _npz(tensors: dict[str, np.ndarray], random: np.random.Generator) -> bytes:
     file = io.BytesIO()
     write = np.savez if random.random() < 0.7 else np.savez_compressed
     odd = random.random()
-    if odd < 0.1:  # the other order of bytes
+    if odd < 0.1:  # big-endian
         tensors = {name: value.astype(value.dtype.newbyteorder(">")) for name, value in
                    tensors.items()}  # fmt: skip
     elif odd < 0.2:
@@ -127,7 +127,7 @@ def _npz(tensors: dict[str, np.ndarray], random: np.random.Generator) -> bytes:
 
 
 def _damage_directory(data: bytes, random: np.random.Generator) -> bytes:
-    """Damage where names, shapes and places stand."""
+    """Damages names, shapes and offsets."""
     if data[:2] != b"PK":
         return _damage_header(data, random)
     changed = bytearray(data)
@@ -135,14 +135,14 @@ def _damage_directory(data: bytes, random: np.random.Generator) -> bytes:
     start = data.find(marks[int(random.integers(6))], int(random.integers(len(data))))
     if start >= 0:
         for _ in range(random.integers(1, 4)):
-            place = start + int(random.integers(50))
-            if place < len(changed):
-                changed[place] = int(random.choice((0, 255, 48, 57, int(random.integers(256)))))
+            offset = start + int(random.integers(50))
+            if offset < len(changed):
+                changed[offset] = int(random.choice((0, 255, 48, 57, int(random.integers(256)))))
     return bytes(changed)
 
 
 def _damage_header(data: bytes, random: np.random.Generator) -> bytes:
-    """A safetensors file whose JSON is well formed and wrong, or not well formed."""
+    """Returns a safetensors file whose JSON is wrong or malformed."""
     (length,) = struct.unpack("<Q", data[:8])
     header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
     names = [name for name in header if name != "__metadata__"]
@@ -174,7 +174,7 @@ def _damage_header(data: bytes, random: np.random.Generator) -> bytes:
 
 
 class _Bomb:
-    """Leaves a file behind where it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path

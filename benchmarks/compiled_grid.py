@@ -1,4 +1,4 @@
-"""The rows that compiled.py makes: which there are, which are there already."""
+"""Rows of compiled.csv: what each one compiles, and which exist already."""
 
 import csv
 import dataclasses
@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 OURS, PLAIN = "leukjax", "plain Flax"
+BOTH = (OURS, PLAIN)
 CONFIGS = ("resnet50", "hybrid_vit", "cnn")
 
-# The fused forms are what this grid examines; by default they are off.
+# The grid examines the fused forms, which are off by default.
 BFLOAT16 = {"compute_dtype": "bfloat16", "model.fused": "on"}
-# Like for like with plain Flax: nothing drawn at random. 224 px, the whole batch normalised.
+# Comparable with plain Flax: 224 px, no augmentation, no dropout, statistics of the whole batch.
 ALIKE = {
     "data.image_size": 224,
     "augment.flip": False,
@@ -20,64 +21,58 @@ ALIKE = {
     **BFLOAT16,
 }
 SIZES = {"hybrid_vit": {"model.variant": "r26_s32"}}
+_FLIPS = {"augment.flip": True, "augment.quarter_turns": True}
+_LIGHT = {f"augment.{name}": 0.1 for name in ("zoom", "brightness", "contrast")}
+_NORM_BATCH = {"model.norm_batch": 32}
 
-# What a row may change: fields of the config, parts of ours to do without, records that lie on the
-# device (device mode), flags of the compiler.
+# What a row changes: config fields, number of records in device memory, XLA flags.
 LEVERS: dict[str, dict[str, Any]] = {
     "": {},
+    "fused off": {"fields": {"model.fused": "off"}},
     "float32": {"fields": {"compute_dtype": "float32"}},
-    "without folding": {"without": ["folding"]},
-    "without own BatchNorm": {"without": ["own norm"]},
-    "without own max pool": {"without": ["own pool"]},
-    "without lean forms": {"without": ["lean"]},
-    "with lean forms": {"without": ["layer by layer"]},
-    "without lean norms": {"without": ["lean norms"]},
-    "without lean max pool": {"without": ["lean pool"]},
-    "without sums in one": {"without": ["one sum"]},
-    "without lean transformer": {"without": ["lean transformer"]},
-    "Pallas attention": {"without": ["attention by XLA"]},
-    "without any of these": {"without": ["own norm", "own pool", "lean"]},
     "remat": {"fields": {"train.remat": True}},
     "accumulate 4": {"fields": {"train.accumulate": 4}},
     "sgd": {"fields": {"optimizer.name": "sgd"}},
-    "norm_batch 32": {"fields": {"model.norm_batch": 32}},
-    "flips and quarter turns": {"fields": {"augment.flip": True, "augment.quarter_turns": True}},
-    "turns by any angle, zoom, light": {
-        "fields": {
-            "augment.flip": True,
-            "augment.quarter_turns": True,
-            "augment.rotate": 180.0,
-            "augment.zoom": 0.1,
-            "augment.brightness": 0.1,
-            "augment.contrast": 0.1,
-        }
-    },
+    "norm_batch 32": {"fields": _NORM_BATCH},
+    "flips and quarter turns": {"fields": _FLIPS},
+    "turns by any angle, zoom, light": {"fields": {**_FLIPS, "augment.rotate": 180.0, **_LIGHT}},
     "10,000 images on the device": {"resident": 10_000},
     "fsdp": {"fields": {"mesh.fsdp": True}},
-    "norm_batch 32, fsdp": {"fields": {"model.norm_batch": 32, "mesh.fsdp": True}},
+    "norm_batch 32, fsdp": {"fields": {**_NORM_BATCH, "mesh.fsdp": True}},
     "flag: combine all-reduces to 1 GB": {
         "flags": {"xla_gpu_all_reduce_combine_threshold_bytes": 1 << 30}
     },
     "flag: no Triton products": {"flags": {"xla_gpu_enable_triton_gemm": False}},
     "norm_batch 32, flag: pipelined all-reduces": {
-        "fields": {"model.norm_batch": 32},
+        "fields": _NORM_BATCH,
         "flags": {"xla_gpu_enable_pipelined_all_reduce": True},
     },
 }
+_ON_EIGHT = ("fsdp", "norm_batch 32, fsdp", *(name for name in LEVERS if "all-reduces" in name))
+_ON_ONE = tuple(name for name in LEVERS if name and name not in _ON_EIGHT)
+
+# BiT-R152x4, 0.9 G parameters (Kolesnikov et al. 2020).
+LARGE = (
+    ("model.name", "bit"),
+    ("model.norm", "group"),
+    ("model.depth", 152),
+    ("model.width", 256),
+    ("train.remat", True),
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What a row of compiled.csv is of.
+    """Identifies one row of compiled.csv.
 
     Attributes:
       device: a name of `leukjax.compiler.targets`.
-      count: of devices.
+      count: number of devices.
       config: a shipped config, or a file.
-      batch: images a device.
+      batch: images per device.
       lever: a name of `LEVERS`.
-      fields: further fields of the config.
-      alike: as plain Flax has it (`ALIKE`), not as the config says.
+      fields: further config fields.
+      alike: changed to be comparable with plain Flax (`ALIKE`), not as the config is.
     """
 
     device: str
@@ -91,18 +86,18 @@ class Row:
 
     @property
     def changed(self) -> str:
-        """Fields that differ from those of other rows, in words."""
+        """The fields that distinguish the row from others."""
         fields = [f"{name}={value}" for name, value in self.fields]
         return " ".join([*fields, *([] if self.alike else ["as configured"])])
 
     @property
     def label(self) -> str:
-        """One line; ``--only`` looks for its expression here."""
+        """One line; ``--only`` is matched against it."""
         parts = [f"{self.device}:{self.count}", self.config, f"{self.batch} a device"]
         return ", ".join([*parts, self.contender, *filter(None, [self.lever, self.changed])])
 
     def request(self, programs: Path, known: list[list[str]]) -> dict[str, Any]:
-        """For compiled_row.py."""
+        """Returns the input of compiled_row.py."""
         lever = LEVERS[self.lever]
         fields = {
             **((ALIKE | SIZES.get(self.config, {})) if self.alike else BFLOAT16),
@@ -116,7 +111,6 @@ class Row:
             "contender": self.contender,
             "config": self.config,
             "fields": fields,
-            "without": lever.get("without", []),
             "resident": lever.get("resident", 0),
             "flags": lever.get("flags", {}),
             "known": known,
@@ -125,115 +119,54 @@ class Row:
 
 
 def grid() -> list[Row]:
-    """All rows, those that matter most first: minutes each on GPU, many on TPU."""
-    rows = []
-    both = (OURS, PLAIN)
-    for config in CONFIGS:
-        rows += [Row("h100", 1, name, config) for name in both]
-    rows += [Row(device, 1, name, "resnet50") for device in ("v5e", "v6e") for name in both]
-    rows += [Row("h100", 1, name, "resnet50", batch) for batch in (32, 256) for name in both]
-    rows += [Row("a100", 1, name, config) for config in CONFIGS for name in both]
-    for config in ("cnn", "hybrid_vit"):
-        rows += [Row("v5e", 1, name, config) for name in both]
-    rows += [Row("h100", 8, name, "resnet50") for name in both]
+    """Returns all rows, the most important first; each takes minutes on GPU, longer on TPU."""
+    rows = [Row("h100", 1, name, config) for config in CONFIGS for name in BOTH]
+    rows += [Row(device, 1, name, "resnet50") for device in ("v5e", "v6e") for name in BOTH]
+    rows += [Row("h100", 1, name, "resnet50", batch) for batch in (32, 256) for name in BOTH]
+    rows += [Row("a100", 1, name, config) for config in CONFIGS for name in BOTH]
+    rows += [Row("v5e", 1, name, config) for config in ("cnn", "hybrid_vit") for name in BOTH]
+    rows += [Row("h100", 8, name, "resnet50") for name in BOTH]
     rows += [Row("h100", 1, OURS, "resnet50", lever=lever) for lever in _ON_ONE]
-    rows += [
-        Row("h100", 1, OURS, config, lever=lever)
-        for config in ("hybrid_vit", "cnn")
-        for lever in (
-            "without own BatchNorm",
-            "without own max pool",
-            *_LEAN,
-            "10,000 images on the device",
-        )
-    ]
-    rows += [
-        Row("h100", 1, OURS, "hybrid_vit", lever=lever)
-        for lever in (
-            "without folding",
-            "without lean transformer",
-            "Pallas attention",
-            "flag: no Triton products",
-        )
-    ]
+    for config in ("hybrid_vit", "cnn"):
+        levers = ("fused off", "10,000 images on the device")
+        rows += [Row("h100", 1, OURS, config, lever=lever) for lever in levers]
+    rows += [Row("h100", 1, OURS, "hybrid_vit", lever="flag: no Triton products")]
     rows += [Row("h100", count, OURS, "resnet50", lever="norm_batch 32") for count in (8, 64, 256)]
     rows += [Row("h100", 8, OURS, "resnet50", lever=lever) for lever in _ON_EIGHT]
     rows += [Row("h100", count, OURS, "resnet50") for count in (64, 256)]
     rows += [Row("h100", 8, OURS, "hybrid_vit", 32, lever) for lever in ("", "fsdp")]
     rows += [Row("h100", 8, OURS, "resnet50", 8, lever, LARGE) for lever in ("", "fsdp")]
     rows += [Row("v5e", 8, OURS, "resnet50", lever=lever) for lever in ("", "norm_batch 32")]
-    rows += [Row("v5e", 1, OURS, config, lever="with lean forms") for config in CONFIGS]
     for device in ("v5p", "v6e"):
-        rows += [Row(device, 1, name, config) for config in CONFIGS for name in both]
-    rows += [Row("v5e", 1, OURS, "resnet50", lever="without folding")]
+        rows += [Row(device, 1, name, config) for config in CONFIGS for name in BOTH]
+    rows += [Row("v5e", 1, OURS, config, lever="fused off") for config in CONFIGS]
     rows += [Row("v5e", 64, OURS, "resnet50", lever="norm_batch 32")]
     return list(dict.fromkeys(rows))
-
-
-# BiT-R152x4, 0.9 G parameters (Kolesnikov et al. 2020).
-LARGE = (
-    ("model.name", "bit"),
-    ("model.norm", "group"),
-    ("model.depth", 152),
-    ("model.width", 256),
-    ("train.remat", True),
-)
-_LEAN = (
-    "without lean forms",
-    "without lean norms",
-    "without lean max pool",
-    "without sums in one",
-)
-_ON_ONE = (
-    "without folding",
-    "without own BatchNorm",
-    "without own max pool",
-    *_LEAN,
-    "without any of these",
-    "float32",
-    "sgd",
-    "remat",
-    "accumulate 4",
-    "norm_batch 32",
-    "flips and quarter turns",
-    "turns by any angle, zoom, light",
-    "10,000 images on the device",
-    "flag: no Triton products",
-)
-_ON_EIGHT = (
-    "fsdp",
-    "norm_batch 32, fsdp",
-    "flag: combine all-reduces to 1 GB",
-    "norm_batch 32, flag: pipelined all-reduces",
-)
 
 
 COLUMNS = ("device", "devices", "contender", "config", "batch", "lever", "fields")
 
 
 def columns(row: Row) -> dict[str, Any]:
-    """What tells a row of the CSV from others."""
+    """Returns the CSV columns that identify a row."""
     values = (row.device, row.count, row.contender, row.config, row.batch, row.lever, row.changed)
     return dict(zip(COLUMNS, values, strict=True))
 
 
 def key(row: dict[str, Any]) -> tuple[str, ...]:
-    """The same of a row that was read."""
+    """Returns the identifying columns of a CSV row as a tuple."""
     return tuple(str(row[name]) for name in COLUMNS)
 
 
 def known(row: Row, table: Iterable[dict[str, Any]]) -> list[list[str]]:
-    """Of rows of the same name in the table: their program's digest, the compiler, the reader."""
+    """Returns digest, compiler and reader of the CSV rows that a row identifies."""
     name = key(columns(row))
-    return [
-        [old[part] for part in ("program", "versions", "reader")]
-        for old in table
-        if key(old) == name
-    ]
+    parts = ("program", "versions", "reader")
+    return [[old[part] for part in parts] for old in table if key(old) == name]
 
 
 def read(file: Path) -> list[dict[str, Any]]:
-    """The rows of a CSV; none where there is no file."""
+    """Returns the rows of a CSV file; none if it does not exist."""
     if not file.exists():
         return []
     with file.open(newline="") as lines:

@@ -1,14 +1,14 @@
-"""One row of compiled.py: lower a step, compile it for devices that are not here, read the result.
+"""One row of compiled.csv: lowers a step, compiles it for absent devices, reads the result.
 
-A process of its own, because the compilers must be the first that JAX sees. It reads a request as
-JSON from its input and answers in one line:
+A process of its own, because it must configure JAX before its first use. It reads a request as JSON
+from standard input and answers in one line:
 
-    {"known": PROGRAM}     the row is there already (`request["known"]`)
-    {"error": WORDS}       it does not compile, or does not fit
-    {"row": …, "costliest": […]}
+    {"known": PROGRAM}          the row exists already (`request["known"]`)
+    {"error": MESSAGE}          it does not compile, or does not fit
+    {"row": …}
 
-A program is known by the digest of its StableHLO and of the compiler's flags. What the compiler
-made of it is kept in a folder, packed, so that a better reader of programs compiles nothing again.
+A program is identified by the digest of its StableHLO and of the compiler's flags. Compiled
+programs are kept in a folder, so that a change to the reader compiles nothing again.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from compiled_without import WITHOUT
+from compiled_grid import OURS, PLAIN
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 from plain_flax import make_step
@@ -36,16 +36,14 @@ from leukjax.compiler.targets import TARGETS, Target
 from leukjax.errors import UserError
 from leukjax.training import preflight
 
-OURS, PLAIN = "leukjax", "plain Flax"
-
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """Compile what a request asks for, unless its program is known."""
+    """Compiles what a request describes, unless its program is known."""
     target, count = TARGETS[request["device"]], request["count"]
     config = configs.load(request["config"], request["fields"])
     lowered = LOWER[request["contender"]](config, target, request)
-    said = lowered.as_text() + json.dumps(request["flags"], sort_keys=True)
-    program = hashlib.sha256(said.encode()).hexdigest()[:12]
+    text = lowered.as_text() + json.dumps(request["flags"], sort_keys=True)
+    program = hashlib.sha256(text.encode()).hexdigest()[:12]
     about = {
         "precision": config.compute_dtype,
         "image_size": config.data.image_size,
@@ -57,17 +55,18 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     if [program, about["versions"], about["reader"]] in request["known"]:
         return {"known": program}
     label = f"{request['device']}-{count}-{program}-{about['versions'].replace(' ', '-')}"
-    made = kept(Path(request["programs"]) / f"{label}.json.gz", lowered, request["flags"])
+    made = load_or_compile(
+        Path(request["programs"]) / f"{label}.json.gz", lowered, request["flags"]
+    )
     images = config.train.batch_size // count
-    found = compiled.summarize(made.text, target, images)
-    return {
-        "row": about | measures(found, made, target, count, images),
-        "costliest": [dataclasses.asdict(one) for one in found.costliest],
-    }
+    summary = compiled.summarize(made.text, target, images)
+    return {"row": about | measures(summary, made, target, count, images)}
 
 
-def kept(file: Path, lowered: jax.stages.Lowered, flags: dict[str, Any]) -> compiled.Compiled:
-    """What the compiler made of a program: from the folder, or compiled and put there."""
+def load_or_compile(
+    file: Path, lowered: jax.stages.Lowered, flags: dict[str, Any]
+) -> compiled.Compiled:
+    """Reads a compiled program from the file, or compiles it and writes the file."""
     if file.exists():
         return compiled.Compiled(**json.loads(gzip.decompress(file.read_bytes())))
     made = compiled.compile_lowered(lowered, flags)
@@ -79,18 +78,18 @@ def kept(file: Path, lowered: jax.stages.Lowered, flags: dict[str, Any]) -> comp
 
 
 def measures(
-    found: compiled.Summary, made: compiled.Compiled, target: Target, count: int, images: int
+    summary: compiled.Summary, made: compiled.Compiled, target: Target, count: int, images: int
 ) -> dict[str, Any]:
-    """The columns of the CSV that are numbers."""
-    reduced = found.collectives.get("all-reduce", {})
-    others = {kind: row for kind, row in found.collectives.items() if kind != "all-reduce"}
+    """Returns the numeric columns of the CSV."""
+    reduced = summary.collectives.get("all-reduce", {})
+    others = {kind: row for kind, row in summary.collectives.items() if kind != "all-reduce"}
     sent = sum(row["megabytes"] for row in others.values()) + 2 * reduced.get("megabytes", 0)
     return {
-        "megabytes_per_image": round(found.bytes_per_image / 1e6, 2),
-        "gigaflops_per_image": round(found.flops_per_image / 1e9, 3),
-        "roofline_microseconds_per_image": round(1e6 / found.images_per_second, 2),
-        "images_per_second_bound": round(found.images_per_second, 1),
-        "bound_by_memory": round(found.bound_by_memory, 3),
+        "megabytes_per_image": round(summary.bytes_per_image / 1e6, 2),
+        "gigaflops_per_image": round(summary.flops_per_image / 1e9, 3),
+        "roofline_microseconds_per_image": round(1e6 / summary.images_per_second, 2),
+        "images_per_second_bound": round(summary.images_per_second, 1),
+        "bound_by_memory": round(summary.bound_by_memory, 3),
         "peak_gigabytes": round(made.peak_bytes / 1e9, 3),
         "fits": made.peak_bytes <= target.usable,
         "all_reduces": int(reduced.get("number", 0)),
@@ -100,24 +99,24 @@ def measures(
             f"{kind} {row['number']}: {row['megabytes']:.1f} MB, {row['overlapped']} overlapped"
             for kind, row in others.items()
         ),
-        # A ring: every device sends (n - 1) / n of the array twice for a sum, once otherwise.
+        # In a ring every device sends (n - 1) / n of the array twice for a sum, once otherwise.
         "links_microseconds_per_image": round(
             sent * (count - 1) / count / (target.links / 1e12) / images, 3
         ),
-        "estimated_cycles": round(found.estimated_cycles),
+        "estimated_cycles": round(summary.estimated_cycles),
         "compile_seconds": round(made.seconds, 1),
         "compiler_options": json.dumps(made.options) if made.options else "",
     }
 
 
 def versions(target: Target) -> str:
-    """Of JAX and of the compiler."""
+    """Returns the versions of JAX and of the compiler."""
     compiler = "jax-cuda13-pjrt" if target.platform == "cuda" else "libtpu"
     return f"jax {jax.__version__} {compiler} {metadata.version(compiler)}"
 
 
 def reader() -> str:
-    """Digest of the code that reads a program, and of the devices' descriptions."""
+    """Returns the digest of the code that reads a program, and of the device descriptions."""
     folder = Path(leukjax.compiler.__file__).parent
     whole = hashlib.sha256()
     for file in sorted([*folder.glob("*.py"), *folder.glob("*.txtpb")]):
@@ -126,21 +125,19 @@ def reader() -> str:
 
 
 def parameters(lowered: jax.stages.Lowered) -> int:
-    """Numbers in the parameters of the state, which is the first argument."""
+    """Returns the number of parameters in the state, which is the first argument."""
     state = lowered.args_info[0][0]
     tree = state.params if hasattr(state, "params") else state[0]
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
 
 def lower_ours(config: ConfigDict, target: Target, request: dict[str, Any]) -> jax.stages.Lowered:
-    """The step of the train command, without the parts of it that are taken away."""
-    for part in request["without"]:
-        WITHOUT[part]()
+    """Lowers the step of the training command."""
     return preflight.lower(config, target, request["count"], request["resident"])
 
 
 def lower_plain(config: ConfigDict, target: Target, request: dict[str, Any]) -> jax.stages.Lowered:
-    """The same model in plain Flax: whole state everywhere, float images, spread over devices."""
+    """Lowers the same model in plain Flax: replicated state, float images split over devices."""
     name = plain_name(config)
     if not name:
         raise UserError(f"plain Flax has no model like {request['config']}: --contenders={OURS}")
@@ -162,7 +159,7 @@ def lower_plain(config: ConfigDict, target: Target, request: dict[str, Any]) -> 
 
 
 def plain_name(config: ConfigDict) -> str:
-    """The model of plain_flax.py that a config's model is; empty where there is none."""
+    """Returns the name of the same model in plain_flax.py, or ""."""
     model = config.model
     kinds = {
         ("cnn", None): "cnn",
@@ -174,7 +171,7 @@ def plain_name(config: ConfigDict) -> str:
 
 
 def optimizer(options: ConfigDict) -> optax.GradientTransformation:
-    """A config's optimiser, of optax alone."""
+    """Returns a config's optimizer from optax alone."""
     clip = [optax.clip_by_global_norm(options.clip_norm)] if options.clip_norm else []
     if options.name == "sgd":
         return optax.chain(*clip, optax.sgd(options.learning_rate, options.momentum))
@@ -188,12 +185,12 @@ LOWER = {OURS: lower_ours, PLAIN: lower_plain}
 
 
 def main() -> None:
-    """Read the request, answer it."""
+    """Reads the request, writes the answer."""
     try:
-        said = answer(json.load(sys.stdin))
+        result = answer(json.load(sys.stdin))
     except UserError as error:
-        said = {"error": str(error)}
-    print(json.dumps(said))
+        result = {"error": str(error)}
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

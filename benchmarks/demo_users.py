@@ -1,10 +1,10 @@
-"""Let many people use a page of leukjax.demo at once, and count the answers that got lost.
+"""Simulates many users of a page of leukjax.demo and counts lost results.
 
 python benchmarks/demo_users.py --url=http://127.0.0.1:8000/ --users=50 --seconds=120
 
-Each user sends one to three images, some of them broken, waits for the answer, and sends the next.
-Every image has its own pixels, and its answer must be the one that it got alone before: a mixed-up
-answer counts as lost. Exit status: 0 none was lost, 1 one was, or was refused.
+Each user uploads one to three images, some of them broken, waits for the result, and uploads the
+next. Every image is different, and its result must equal the one of the image alone: results of
+another image count as wrong. Exit status: 0 all were correct, 1 some were lost, wrong or refused.
 """
 
 import collections
@@ -21,16 +21,16 @@ from PIL import Image
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("url", "http://127.0.0.1:8000/", "of the page")
-flags.DEFINE_integer("users", 50, "at once", lower_bound=1)
-flags.DEFINE_float("seconds", 120, "that they go on")
-flags.DEFINE_integer("images", 40, "different images", lower_bound=2)
+flags.DEFINE_integer("users", 50, "number of concurrent users", lower_bound=1)
+flags.DEFINE_float("seconds", 120, "duration")
+flags.DEFINE_integer("images", 40, "number of different images", lower_bound=2)
 
 BROKEN = "broken"
 _COUNTING = threading.Lock()
 
 
 def main(_: list[str]) -> int:
-    """Ask about each image alone, then all users at once."""
+    """Uploads each image alone, then all users at once."""
     images = {f"cell{number}.png": _image(number) for number in range(FLAGS.images)}
     known = {}
     for name, data in images.items():
@@ -51,7 +51,7 @@ def main(_: list[str]) -> int:
     middle, high, worst = 1000 * np.quantile(waited, [0.5, 0.95, 1])
     bad = counts["lost"] + counts["wrong"] + counts["refused"]
     print(
-        f"{'held' if not bad else 'NOT HELD'}: {FLAGS.users} users, {FLAGS.seconds:g} s: "
+        f"{'passed' if not bad else 'FAILED'}: {FLAGS.users} users, {FLAGS.seconds:g} s: "
         f"{counts['requests']:,} uploads, {counts['images']:,} images; "
         f"lost {counts['lost']}, wrong {counts['wrong']}, refused {counts['refused']}; "
         f"wait: median {middle:.0f} ms, 95 % {high:.0f} ms, longest {worst:.0f} ms"
@@ -60,26 +60,26 @@ def main(_: list[str]) -> int:
 
 
 def _use(seed, images, known, until, counts, waited) -> None:
-    """One person."""
+    """Simulates one user."""
     random = np.random.default_rng(seed)
     names = sorted(images)
     while time.perf_counter() < until:
         chosen = random.choice(names, random.integers(1, 4), replace=False).tolist()
-        began, found = time.perf_counter(), collections.Counter(requests=1, images=len(chosen))
+        began, outcome = time.perf_counter(), collections.Counter(requests=1, images=len(chosen))
         try:
             rows = _ask({name: images[name] for name in chosen})
             if rows is None:
-                found["refused"] += len(chosen)
+                outcome["refused"] += len(chosen)
             elif [row["name"] for row in rows] != chosen:
-                found["lost"] += len(chosen)
+                outcome["lost"] += len(chosen)
             else:
-                found["wrong"] += sum(not _right(row, known) for row in rows)
+                outcome["wrong"] += sum(not _right(row, known) for row in rows)
         except (OSError, http.client.HTTPException, ValueError):
-            found["lost"] += len(chosen)
+            outcome["lost"] += len(chosen)
         with _COUNTING:
             waited.append(time.perf_counter() - began)
-            counts.update(found)
-        time.sleep(random.uniform(0, 0.2))  # looks at the answer, quickly
+            counts.update(outcome)
+        time.sleep(random.uniform(0, 0.2))  # reads the result
 
 
 def _right(row: dict, known: dict) -> bool:
@@ -92,22 +92,22 @@ def _right(row: dict, known: dict) -> bool:
 
 
 def _ask(files: dict[str, bytes]) -> list[dict] | None:
-    """The rows of an upload; None where the page refused it."""
-    place = urlsplit(FLAGS.url)
-    connection = http.client.HTTPConnection(place.hostname, place.port or 80, timeout=120)
+    """Uploads files; returns their rows, or None if the page refused them."""
+    url = urlsplit(FLAGS.url)
+    connection = http.client.HTTPConnection(url.hostname, url.port or 80, timeout=120)
     try:
         kind, body = _form(files)
-        path = place.path.rstrip("/") + "/answers.json"
+        path = url.path.rstrip("/") + "/answers.json"
         connection.request("POST", path, body, {"Content-Type": kind})
-        answer = connection.getresponse()
-        content = json.loads(answer.read())
-        return content["answers"] if answer.status == 200 else None
+        response = connection.getresponse()
+        content = json.loads(response.read())
+        return content["answers"] if response.status == 200 else None
     finally:
         connection.close()
 
 
 def _form(files: dict[str, bytes]) -> tuple[str, bytes]:
-    """A form as browsers send it: its type and its bytes."""
+    """Returns content type and bytes of a form, as browsers send it."""
     boundary = "leukjax-users"
     parts = []
     for name, data in files.items():
@@ -118,7 +118,7 @@ def _form(files: dict[str, bytes]) -> tuple[str, bytes]:
 
 
 def _image(seed: int) -> bytes:
-    """A disc of its own size and colours on black."""
+    """Returns a disc of random size and colours on black."""
     random = np.random.default_rng(seed)
     side = int(random.integers(60, 200))
     y, x = np.mgrid[:side, :side] - (side - 1) / 2

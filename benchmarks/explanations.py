@@ -1,9 +1,9 @@
-"""Try the explanations of trained runs where the truth is known, and draw what was found.
+"""Evaluates explanations of trained runs on synthetic cells, where the truth is known.
 
 python benchmarks/explanations.py --workdir=RUN[,RUN…] --output=docs/images
 
-RUNs are of drawn cells (smears). Prints the tables of docs/explain.md and writes explain-truth.png,
-explain-curves.png and explain-randomised.png. The cells are those of subjects that no run has seen.
+RUNs were trained on synthetic cells (smears). Prints the tables of docs/explain.md and writes
+explain-truth.png, explain-curves.png and explain-randomised.png. The cells are of new subjects.
 """
 
 import dataclasses
@@ -15,8 +15,8 @@ from absl import app, flags, logging
 FLAGS = flags.FLAGS
 flags.DEFINE_list("workdir", None, "of finished runs on smears", required=True)
 flags.DEFINE_string("output", "docs/images", "folder of the figures")
-flags.DEFINE_integer("images", 24, "cells that are explained", lower_bound=2)
-flags.DEFINE_integer("seed", 20_000, "of the drawing; the runs have seen seed 0")
+flags.DEFINE_integer("images", 24, "number of explained cells", lower_bound=2)
+flags.DEFINE_integer("seed", 20_000, "of the cells; the runs were trained on seed 0")
 
 CONTROLS = ("random", "centre Gaussian")
 STEPS = 10  # of deletion and insertion
@@ -25,7 +25,7 @@ QUARTERS = (1, 2, 3)
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """Blasts with nucleoli, the same without, where nucleoli are; mature cells. 96 px."""
+    """Blasts with nucleoli, the same without, masks of the nucleoli; mature cells. 96 px."""
 
     plain: np.ndarray
     without: np.ndarray
@@ -34,30 +34,30 @@ class Pairs:
 
 
 def draw(count: int, seed: int) -> Pairs:
-    """Blasts with nucleoli of subjects 0, 2, …, three a subject."""
+    """Draws blasts with nucleoli of subjects 0, 2, …, three per subject."""
     from leukjax.data.synthetic import specimens
 
-    found: list[list[np.ndarray]] = [[], [], []]
+    results: list[list[np.ndarray]] = [[], [], []]
     index = 0
-    while len(found[0]) < count:
+    while len(results[0]) < count:
         both = [
             specimens.draw_block(seed, index, 0, 12, changed=c)
             for c in ({}, {"nucleolus_radius": 0})
         ]
         rows = np.flatnonzero(both[0].nucleoli.sum((1, 2)) > 60)[:3]
         for kept, array in zip(
-            found, (both[0].images, both[1].images, both[0].nucleoli), strict=True
+            results, (both[0].images, both[1].images, both[0].nucleoli), strict=True
         ):
             kept.extend(array[rows])
         index += 2
     healthy = [
         specimens.draw_block(seed, 1 + 2 * i, 0, 12).images[:3] for i in range(count // 3 + 1)
     ]
-    return Pairs(*(np.stack(part[:count]) for part in found), np.concatenate(healthy)[:count])
+    return Pairs(*(np.stack(part[:count]) for part in results), np.concatenate(healthy)[:count])
 
 
 class Subject:
-    """One run, with its view of the cells and their maps."""
+    """One run, with the preprocessed cells and their maps."""
 
     def __init__(self, folder: str, pairs: Pairs):
         import cv2
@@ -91,27 +91,27 @@ class Subject:
     def maps(
         self, method: str, images=None, model=None, settings=None, target=None, baseline="blurred"
     ) -> np.ndarray:
-        """At the size of the images; of the blasts unless said otherwise."""
+        """Returns maps at the size of the images, by default of the blasts."""
         from leukjax.explain import explainer
 
         images = self.images if images is None else images
         targets = np.full(len(images), self.blast if target is None else target)
-        found = explainer.explain(
+        results = explainer.explain(
             model or self.model, images, targets, method, settings or self.settings, baseline
         )
-        return explainer.to_pixels(found.maps, images.shape[1])
+        return explainer.to_pixels(results.maps, images.shape[1])
 
     def predict(self, images) -> np.ndarray:
-        """Probabilities of prepared images."""
+        """Returns probabilities of preprocessed images."""
         return self.model.outputs(images).probabilities
 
     def log_odds(self, images) -> np.ndarray:
-        """Of class all."""
+        """Returns the log-odds of class all."""
         p = self.predict(images)[:, self.blast].astype(np.float64)
         return np.log(p / (1 - p))
 
     def controls(self) -> dict[str, np.ndarray]:
-        """Maps that know nothing of cell or network."""
+        """Returns maps that do not depend on cell or network."""
         from leukjax.explain.attribution import curves
 
         size, count = self.images.shape[1], len(self.images)
@@ -123,7 +123,7 @@ class Subject:
 
 
 def auroc(map: np.ndarray, inside: np.ndarray, among: np.ndarray) -> float:
-    """That a pixel of `inside` is larger on the map than one of the rest of `among`."""
+    """Returns the AUROC of the map for `inside` among the pixels of `among`."""
     import scipy.stats
 
     ranks = scipy.stats.rankdata(map[among])
@@ -133,30 +133,30 @@ def auroc(map: np.ndarray, inside: np.ndarray, among: np.ndarray) -> float:
 
 
 def truth(subject: Subject, maps: dict[str, np.ndarray]) -> dict[str, tuple[list, list]]:
-    """AUROC of the nucleoli among the cell's pixels, in cells of which the network misses them.
+    """Returns the AUROC of nucleoli among the cell's pixels, in cells where the network uses them.
 
-    Of the map, and of what it loses when the nucleoli are taken away: nucleoli lie near the middle,
-    so that a map may point at them and mean the middle.
+    Of the map, and of its change when the nucleoli are removed: nucleoli are near the centre, so
+    that a map of the centre also points at them.
     """
     drop = subject.log_odds(subject.images) - subject.log_odds(subject.without)
     used = np.flatnonzero((drop > 0.5) & (subject.nucleoli.sum((1, 2)) > 3))
     print(f"{subject.name}: without nucleoli the log-odds of all fall by {np.median(drop):.2f} "
           f"(median), by more than 0.5 in {len(used)} of {len(drop)} cells")  # fmt: skip
-    found = {}
+    results = {}
     for name, each in maps.items():
         lost = each - subject.maps(name, subject.without) if name not in CONTROLS else 0 * each
-        found[name] = tuple(
+        results[name] = tuple(
             [auroc(m[i], subject.nucleoli[i], subject.cells[i]) for i in used] for m in (each, lost)
         )
     for name in ("integrated_gradients", "occlusion"):
         each = subject.maps(name, baseline="mean")
         values = [auroc(each[i], subject.nucleoli[i], subject.cells[i]) for i in used]
         print(f"  points at nucleoli with baseline mean: {name} {np.mean(values):.2f}")
-    return found
+    return results
 
 
 def by_layer(subject: Subject) -> None:
-    """The same for Grad-CAM at the last block of each stage."""
+    """Prints the AUROC of Grad-CAM at the last block of each stage."""
     from leukjax.explain import explainer
     from leukjax.explain.attribution import network
 
@@ -173,19 +173,19 @@ def by_layer(subject: Subject) -> None:
                         for i in range(len(x)) if subject.nucleoli[i].any()])
             for m, x in maps.items()
         }  # fmt: skip
-        places = "x".join(str(n) for n in known[layer][:2])
-        print(f"  {subject.name} {layer} ({places}): " +
+        grid = "x".join(str(n) for n in known[layer][:2])
+        print(f"  {subject.name} {layer} ({grid}): " +
               ", ".join(f"{m} {v:.2f}" for m, v in values.items()))  # fmt: skip
 
 
 def deletion(subject: Subject) -> dict:
-    """Mean curves of mature cells: (baseline, deletion or insertion, map) -> probabilities of hem.
+    """Returns mean curves of mature cells: (baseline, way, map) -> probabilities of hem.
 
-    Of blasts nothing could be learned: without chromatin and nucleoli a cell still looks like one.
+    Blasts show nothing: without chromatin and nucleoli a cell still looks like one.
     """
     from leukjax.explain.attribution import curves
 
-    images, found = subject.mature, {}
+    images, results = subject.mature, {}
     maps = {m: subject.maps(m, images, target=subject.healthy) for m in subject.methods}
     maps |= subject.controls()
     for kind in ("blurred", "mean-cell"):
@@ -202,25 +202,25 @@ def deletion(subject: Subject) -> dict:
                     curves.curves(subject.predict, image, blank, map, cell, subject.healthy, STEPS)
                 )
             for way, mean in zip(("deletion", "insertion"), np.mean(both, 0), strict=True):
-                found[kind, way, name] = mean
-    return found
+                results[kind, way, name] = mean
+    return results
 
 
 def randomisation(subject: Subject, count: int = 8) -> dict:
-    """(cascading or independent, method) -> mean rank correlation after each stage, head first."""
+    """Returns (way, method) -> mean rank correlation after each stage, head first."""
     from leukjax.explain import explainer
     from leukjax.explain.attribution import randomised
 
     net = explainer.network_of(subject.model)
     names = randomised.parts(net, subject.model.image_size)
     stages = list(dict.fromkeys(name.split("/")[0] for name in names))[::-1]
-    # Of a deep network every third block.
+    # Every third block of a deep network.
     stops = sorted({round(i) for i in np.linspace(1, len(stages), min(8, len(stages)))})
     images = subject.images[:count]
     settings = dataclasses.replace(subject.settings, steps=16)
     wanted = [m for m in subject.methods if m != "occlusion"]
     before = {m: subject.maps(m, images, settings=settings) for m in wanted}
-    found: dict = {(way, m): [1.0] for way in ("cascading", "independent") for m in wanted}
+    results: dict = {(way, m): [1.0] for way in ("cascading", "independent") for m in wanted}
     for stop in stops:
         for way in ("cascading", "independent"):
             chosen = stages[:stop] if way == "cascading" else [stages[stop - 1]]
@@ -230,43 +230,43 @@ def randomisation(subject: Subject, count: int = 8) -> dict:
             for m in wanted:
                 after = subject.maps(m, images, model, settings)
                 pairs = zip(before[m], after, strict=True)
-                found[way, m].append(np.mean([randomised.rank_correlation(*p) for p in pairs]))
-    return {"stages": ["none", *(stages[stop - 1] for stop in stops)], **found}
+                results[way, m].append(np.mean([randomised.rank_correlation(*p) for p in pairs]))
+    return {"stages": ["none", *(stages[stop - 1] for stop in stops)], **results}
 
 
 def turning(subject: Subject) -> dict[str, float]:
-    """Rank correlation of maps with those of the turned image, turned back."""
+    """Returns rank correlations of maps with those of rotated images, rotated back."""
     from leukjax.explain.attribution import randomised
 
-    found = {}
+    results = {}
     for method in subject.methods:
-        if method == "occlusion":  # its windows do not turn
+        if method == "occlusion":  # its windows do not rotate
             continue
         plain, values = subject.maps(method), []
         for quarter in QUARTERS:
             turned = subject.maps(method, np.rot90(subject.images, quarter, (1, 2)).copy())
             back = np.rot90(turned, -quarter, (1, 2))
             values += [randomised.rank_correlation(a, b) for a, b in zip(plain, back, strict=True)]
-        found[method] = float(np.mean(values))
-    return found
+        results[method] = float(np.mean(values))
+    return results
 
 
 def completeness(subject: Subject) -> None:
-    """Error of integrated gradients against the number of steps."""
+    """Prints the error of integrated gradients by number of steps."""
     from leukjax.explain import explainer
 
     for baseline, steps in ((b, n) for b in ("mean", "blurred") for n in (16, 32, 64, 128)):
         settings = dataclasses.replace(subject.settings, steps=steps)
-        found = explainer.explain(subject.model, subject.images[:8], np.full(8, subject.blast),
+        results = explainer.explain(subject.model, subject.images[:8], np.full(8, subject.blast),
                                 "integrated_gradients", settings, baseline)  # fmt: skip
-        gap = found.scores - found.baseline_scores
-        error = np.abs(found.maps.sum((1, 2)) - gap)
+        gap = results.scores - results.baseline_scores
+        error = np.abs(results.maps.sum((1, 2)) - gap)
         print(f"  baseline {baseline}, {steps} steps: error median {np.median(error):.4f}, largest "
               f"{error.max():.4f}; score less baseline's {np.abs(gap).mean():.1f}")  # fmt: skip
 
 
 def main(_: list[str]) -> None:
-    """Measure, print, draw."""
+    """Evaluates, prints, draws."""
     from explanation_figures import figure_curves, figure_randomised, figure_truth
 
     from leukjax import runtime
@@ -286,7 +286,7 @@ def main(_: list[str]) -> None:
         by_layer(subject)
         completeness(subject)
         for name, value in turning(subject).items():
-            print(f"  turned: {name} {value:.2f}")
+            print(f"  rotated: {name} {value:.2f}")
         deleted[subject.name] = deletion(subject)
         for (kind, way, name), mean in deleted[subject.name].items():
             print(f"  {way}, {kind}: {name} {mean.mean():.3f}")
@@ -295,7 +295,7 @@ def main(_: list[str]) -> None:
             (k, v) for k, v in shuffled[subject.name].items() if k != "stages"
         ):
             print(f"  {way}: {name} " + " ".join(f"{value:.2f}" for value in values))
-        # After each run, so that what is there can be looked at while the next one is tried.
+        # After each run, so that figures exist while the next one is evaluated.
         save(figure_truth(pointed, CONTROLS), output, "explain-truth", kinds=("png",))
         save(figure_curves(deleted, CONTROLS), output, "explain-curves", kinds=("png",))
         save(figure_randomised(shuffled), output, "explain-randomised", kinds=("png",))

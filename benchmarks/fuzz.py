@@ -1,21 +1,21 @@
-"""Give leukjax's commands broken inputs by the thousand; each must be answered in one line.
+"""Runs leukjax's commands on damaged inputs; each must succeed or fail with one line.
 
 python benchmarks/fuzz.py --count=2000 --seed=0
 python benchmarks/fuzz.py --count=200 --seed=3 --kind=run,hostile
 
-Every case damages one kind of input at random and starts a command on it: images, tables, zips,
-folders, config files, fields, the cache or weights before a training; files of a finished run
-(--kind=run: predict, explain, evaluate, robustness, compare); small files that ask for gigabytes or
-minutes (hostile); names (names); environment variables, standard streams and rights (environment).
-Most cases run inside worker processes, which import once. Every --process_every-th, and every case
-of the kind environment, is a process of its own. Of the kinds that train, every --train_every-th
-case is the whole command; the others end before the model is built.
+Every case damages one kind of input at random and runs a command on it: images, tables, zips,
+folders, config files, fields, the cache or weights before training; files of a finished run
+(--kind=run: predict, explain, evaluate, robustness, compare); small files that need gigabytes or
+minutes (hostile); names (names); environment variables, standard streams and permissions
+(environment). Most cases run inside worker processes, which import once. Every --process_every-th,
+and every case of the kind environment, is a process. Of the kinds that train, every
+--train_every-th case is the whole command; the others end before the model is built.
 
-A case fails if it raises, takes longer than --timeout (a process: twice that), answers with
-anything but one line and status 0 or 1, holds more than 2 GB, writes outside its output, its caches
-and the temporary folder, opens what only the damaged run names, changes its input, sends control
-characters to the terminal, leaves something half-written, or gives probabilities that are none.
-Its input is copied to --keep; --only=NUMBER with the same --seed and --kind runs it again.
+A case fails if it raises, takes longer than --timeout (a process: twice that), ends with anything
+but status 0 or 1 and one line of error, uses more than 2 GB, writes outside its output, its caches
+and the temporary folder, opens a path that only the damaged run names, changes its input, sends
+control characters to the terminal, leaves temporary files, or writes invalid probabilities.
+Its input is copied to --keep; --only=NUMBER with the same --seed and --kind repeats it.
 Exit status: 0 none failed, 1 some did.
 """
 
@@ -34,25 +34,25 @@ from pathlib import Path
 
 from absl import app, flags
 
-# Imported where they are used: only the workers need the cases, and --help answers at once.
+# The cases are imported by the workers only, so that --help is quick.
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("count", 2000, "cases", lower_bound=1)
-flags.DEFINE_integer("train_every", 8, "every such case trains; 0 = none", lower_bound=0)
-flags.DEFINE_integer("process_every", 20, "every such case is a process; 0 = none", lower_bound=0)
+flags.DEFINE_integer("train_every", 8, "every N-th case trains; 0 = none", lower_bound=0)
+flags.DEFINE_integer("process_every", 20, "every N-th case is a process; 0 = none", lower_bound=0)
 flags.DEFINE_list("kind", [], "only cases of these kinds: image, table, run, hostile, …")
-flags.DEFINE_integer("seed", 0, "of the drawing of the cases", lower_bound=0)
-flags.DEFINE_integer("only", -1, "run this one case, and show what it says")
+flags.DEFINE_integer("seed", 0, "of the random cases", lower_bound=0)
+flags.DEFINE_integer("only", -1, "run this one case, and print its output")
 flags.DEFINE_integer("workers", 2, "processes", lower_bound=1)
 flags.DEFINE_integer("timeout", 60, "seconds after which a case counts as a hang", lower_bound=1)
 flags.DEFINE_string("keep", "fuzz-failures", "folder that gets the inputs of failed cases")
 
-_RENEWED_AFTER = 250  # cases of a worker
-_RENEWED_ABOVE = 1.2e9  # bytes that a worker holds
+_RENEWED_AFTER = 250  # cases per worker
+_RENEWED_ABOVE = 1.2e9  # resident bytes of a worker
 
 
 def main(_: list[str]) -> int:
-    """Run the cases, print what failed and a summary."""
+    """Runs the cases, prints failures and a summary."""
     began, numbers = time.perf_counter(), range(FLAGS.count)
     if FLAGS.only >= 0:
         numbers = range(FLAGS.only, FLAGS.only + 1)
@@ -66,7 +66,7 @@ def main(_: list[str]) -> int:
         if result["problem"]:
             failures.append(result)
             print(f"\ncase {result['number']} ({result['kind']}): {result['problem']}")
-            print(f"  changed: {result['changes']}\n  input: {result['kept']}\n{result['said']}",
+            print(f"  changed: {result['changes']}\n  input: {result['kept']}\n{result['output']}",
                   flush=True)  # fmt: skip
         if done % 20 == 0 or done == len(numbers):
             seconds = time.perf_counter() - began
@@ -83,22 +83,22 @@ def main(_: list[str]) -> int:
 
 
 class _Worker:
-    """A process with its share of the cases, and the case that it is at."""
+    """A process with its share of the cases, and its current case."""
 
     def __init__(self, share: list[int], base: Path) -> None:
         context = multiprocessing.get_context("spawn")
-        self.pipe, there = context.Pipe()
+        self.pipe, other_end = context.Pipe()
         self.share, self.problem = share, ""
         self.at: float | None = None
         self.folder: Path | None = None
         self.kind, self.changes = "?", ""
         settings = FLAGS.flag_values_dict()
-        self.process = context.Process(target=_work, args=(there, list(share), settings, base))
+        self.process = context.Process(target=_work, args=(other_end, list(share), settings, base))
         self.process.start()
-        there.close()
+        other_end.close()
 
     def watch(self) -> None:
-        """Ends the process where its case holds too much memory, or where nothing else does."""
+        """Kills the process if its case uses too much memory or does not end."""
         import fuzz_watch
 
         if self.problem or self.at is None or self.process.pid is None:
@@ -113,7 +113,7 @@ class _Worker:
                 os.killpg(self.process.pid, signal.SIGKILL)
 
     def died(self) -> dict:
-        """The result of a case whose process ended."""
+        """Returns the result of a case whose process ended."""
         number = self.share.pop(0)
         kept = Path(FLAGS.keep).absolute() / f"seed{FLAGS.seed}-case{number}"
         if self.folder is not None:
@@ -124,30 +124,30 @@ class _Worker:
         problem = self.problem or f"the process died with status {self.process.exitcode}"
         seconds = 0.0 if self.at is None else time.monotonic() - self.at
         return {"number": number, "kind": self.kind, "end": "FAILED", "problem": problem,
-                "kept": str(kept), "said": f"--only={number}", "seconds": seconds, "peak": 0,
+                "kept": str(kept), "output": f"--only={number}", "seconds": seconds, "peak": 0,
                 "changes": self.changes}  # fmt: skip
 
 
 def _results(numbers: range, base: Path) -> Iterator[dict]:
-    """What the workers report, as it comes; one that dies is replaced, and its case counts."""
+    """Yields results as they arrive; a worker that dies is replaced, and its case counts."""
     shares = [list(numbers[start :: FLAGS.workers]) for start in range(FLAGS.workers)]
     running = {worker.pipe: worker for worker in (_Worker(s, base) for s in shares if s)}
     while running:
-        for here in wait(list(running), timeout=0.1):
-            assert isinstance(here, Connection)
-            worker = running[here]
+        for pipe in wait(list(running), timeout=0.1):
+            assert isinstance(pipe, Connection)
+            worker = running[pipe]
             try:
-                word, content = here.recv()
+                event, content = pipe.recv()
             except (EOFError, ConnectionResetError):
-                del running[here]
+                del running[pipe]
                 worker.process.join()
                 if worker.share and (worker.process.exitcode != 0 or worker.at is not None):
                     yield worker.died()
                 if worker.share:
-                    again = _Worker(worker.share, base)
-                    running[again.pipe] = again
+                    successor = _Worker(worker.share, base)
+                    running[successor.pipe] = successor
                 continue
-            if word == "started":
+            if event == "started":
                 worker.folder, worker.kind, worker.changes = content
                 worker.at = time.monotonic()
             else:
@@ -159,19 +159,19 @@ def _results(numbers: range, base: Path) -> Iterator[dict]:
 
 
 def _work(pipe: Connection, numbers: list[int], settings: dict, base: Path) -> None:
-    """A worker: imports once, runs its cases one after the other until it has grown."""
+    """Runs cases in a worker process until it has grown."""
     os.setsid()
-    places = {"TMPDIR": "tmp", "LEUKJAX_CACHE": "cache", "XDG_CACHE_HOME": "xdg",
+    folders = {"TMPDIR": "tmp", "LEUKJAX_CACHE": "cache", "XDG_CACHE_HOME": "xdg",
               "JAX_COMPILATION_CACHE_DIR": "compiled", "MPLCONFIGDIR": "matplotlib"}  # fmt: skip
-    for name, place in places.items():
-        (base / place).mkdir(parents=True, exist_ok=True)
-        os.environ[name] = str(base / place)
+    for name, folder in folders.items():
+        (base / folder).mkdir(parents=True, exist_ok=True)
+        os.environ[name] = str(base / folder)
     os.environ |= {"MPLBACKEND": "Agg", "LEUKJAX_FUZZ_BASE": str(base),
                    "PYTHONDONTWRITEBYTECODE": "1"}  # fmt: skip
     settings["keep"] = str(Path(settings["keep"]).absolute())
     sys.dont_write_bytecode = True
     tempfile.tempdir = None
-    os.chdir(tempfile.mkdtemp(prefix="empty-"))  # what is written here is seen as outside
+    os.chdir(tempfile.mkdtemp(prefix="empty-"))  # files written to it count as outside
     import fuzz_case
     import fuzz_watch
 

@@ -1,4 +1,4 @@
-"""One case of the fuzz command: drawn, run, and its folder kept if it failed."""
+"""One case of fuzz.py: makes its input, runs it, keeps its folder if it failed."""
 
 import contextlib
 import faulthandler
@@ -26,13 +26,13 @@ import broken_images
 import broken_names
 import broken_runs
 import broken_weights
-import fuzz_judge
+import fuzz_check
 import fuzz_watch
 import numpy as np
 from broken_case import FIELDS, Case, Surroundings
 from ml_collections import ConfigDict
 
-KINDS: dict[str, tuple[Callable, float]] = {  # with the share of the cases
+KINDS: dict[str, tuple[Callable, float]] = {  # with the share of all cases
     "image": (broken_files.images, 0.1),
     "table": (broken_files.table, 0.05),
     "labels": (broken_files.labels, 0.03),
@@ -45,14 +45,14 @@ KINDS: dict[str, tuple[Callable, float]] = {  # with the share of the cases
     "weights": (broken_weights.weights, 0.02),
     "run": (broken_runs.run, 0.34),
     "hostile": (broken_images.hostile, 0.06),
-    "hostile training": (broken_files.hostile, 0.02),
+    "hostile training": (broken_images.hostile_training, 0.02),
     "names": (broken_names.names, 0.08),
     "environment": (broken_environments.environment, 0.04),
 }
 
 
 class Hang(BaseException):
-    """Raised by the alarm."""
+    """Raised by the alarm of a case."""
 
 
 def run_case(
@@ -61,16 +61,16 @@ def run_case(
     recorder: fuzz_watch.Recorder,
     started: Callable[[Path, str, str], None],
 ) -> dict[str, Any]:
-    """Draws, runs and judges a case.
+    """Makes, runs and checks a case.
 
     Args:
       number: of the case.
-      settings: the flags of the fuzz command.
-      recorder: of what is written.
+      settings: the flags of fuzz.py.
+      recorder: of writes and imports.
       started: called with folder, kind and changes before anything runs.
 
     Returns:
-      number, kind, end, problem ("" = none), kept, said, seconds, peak.
+      number, kind, end, problem ("" = none), kept, output, seconds, peak.
     """
     folder = Path(tempfile.mkdtemp(prefix="leukjax-fuzz-"))
     kept = Path(settings["keep"]) / f"seed{settings['seed']}-case{number}"
@@ -79,10 +79,10 @@ def run_case(
         try:
             case = draw(folder, random, settings["kind"])
         except Exception:
-            # A fault of the fuzz command, not of leukjax; the case counts as failed all the same.
-            return {"number": number, "kind": "?", "end": "NOT DRAWN", "kept": "", "seconds": 0.0,
+            # An error of fuzz.py, not of leukjax; the case counts as failed.
+            return {"number": number, "kind": "?", "end": "NOT MADE", "kept": "", "seconds": 0.0,
                     "changes": "",
-                    "problem": "the fuzz command raised", "said": traceback.format_exc(),
+                    "problem": "fuzz.py raised", "output": traceback.format_exc(),
                     "peak": 0}  # fmt: skip
         trains = _every(number, settings["train_every"])
         alone = case.surroundings is not None or _every(number, settings["process_every"])
@@ -95,13 +95,13 @@ def run_case(
             ended = run_process(case, settings["timeout"])
         else:
             ended = run_here(case, trains, settings["timeout"], recorder)
-        problem = ended.pop("problem", "") or fuzz_judge.judge(case, trains, before, **ended)
+        problem = ended.pop("problem", "") or fuzz_check.check(case, trains, before, **ended)
         if settings["only"] >= 0:
-            print(case.program, case.argv(), case.surroundings, ended["out"], ended["err"],
+            print(case.command, case.argv(), case.surroundings, ended["out"], ended["err"],
                   sep="\n")  # fmt: skip
         if problem:
             keep(folder, kept)
-            about = {"program": case.program, "argv": case.argv(), "changes": case.changes}
+            about = {"command": case.command, "argv": case.argv(), "changes": case.changes}
             if case.surroundings is not None:
                 about |= vars(case.surroundings) | {"cwd": str(case.surroundings.cwd)}
             (kept / "argv.json").write_text(json.dumps(about, indent=1))
@@ -110,7 +110,7 @@ def run_case(
             if path.is_dir() and not path.is_symlink():
                 path.chmod(0o755)
         shutil.rmtree(folder, ignore_errors=True)
-    ends = {0: "went through", 1: "refused in one line"}
+    ends = {0: "succeeded", 1: "refused in one line"}
     status = ended["status"]
     return {
         "number": number,
@@ -119,7 +119,7 @@ def run_case(
         "problem": problem,
         "changes": changes,
         "kept": str(kept),
-        "said": ended["err"][-3000:],
+        "output": ended["err"][-3000:],
         "seconds": time.perf_counter() - began,
         "peak": ended["peak"],
     }
@@ -130,9 +130,9 @@ def _every(number: int, period: int) -> bool:
 
 
 def _label(case: Case, trains: bool, alone: bool) -> str:
-    how = ", process" if alone else ", trained" if trains and case.program == "main" else ""
-    program = "" if case.program == "main" else f" {case.program}"
-    return f"{case.kind}{program}{how}"
+    how = ", process" if alone else ", trained" if trains and case.command == "main" else ""
+    command = "" if case.command == "main" else f" {case.command}"
+    return f"{case.kind}{command}{how}"
 
 
 def draw(folder: Path, random: np.random.Generator, kinds: list[str]) -> Case:
@@ -140,7 +140,7 @@ def draw(folder: Path, random: np.random.Generator, kinds: list[str]) -> Case:
 
     Args:
       folder: gets the input.
-      random: all that decides.
+      random: decides everything.
       kinds: what may be damaged; empty = everything.
     """
     absl.logging.set_verbosity(absl.logging.ERROR)  # of what is prepared to be damaged
@@ -155,7 +155,7 @@ def draw(folder: Path, random: np.random.Generator, kinds: list[str]) -> Case:
 
 
 def keep(folder: Path, kept: Path) -> None:
-    """Copies the input of a failed case; pipes, links to devices and giants are left out."""
+    """Copies the input of a failed case, without pipes, links to devices and huge files."""
 
     def leave_out(parent: str, names: list[str]) -> list[str]:
         paths = [Path(parent) / name for name in names]
@@ -175,23 +175,23 @@ def keep(folder: Path, kept: Path) -> None:
 def run_here(
     case: Case, trains: bool, timeout: int, recorder: fuzz_watch.Recorder
 ) -> dict[str, Any]:
-    """Runs a command line in this process; status None: it raised."""
+    """Runs a command in this process; status None: it raised."""
     from leukjax import command
     from leukjax.__main__ import module_of
 
     def ring(*_: object) -> None:
         raise Hang(f"after {timeout} s")
 
-    module = importlib.import_module(module_of(case.program))
+    module = importlib.import_module(module_of(case.command))
     _as_if_new(module)
-    doing = module.main if trains or case.program != "main" else _prepare
+    doing = module.main if trains or case.command != "main" else _prepare
     signal.signal(signal.SIGALRM, ring)
     fuzz_watch.forget_peak()
     with tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as out:
         kept = [os.dup(1), os.dup(2)]
         os.dup2(out.fileno(), 1)
         os.dup2(err.fileno(), 2)
-        # Where the alarm cannot be heard, inside a C library, the process is ended.
+        # Inside a C library the alarm has no effect: the process is ended.
         faulthandler.dump_traceback_later(2 * timeout, exit=True, file=kept[1])
         signal.alarm(timeout)
         recorder.start()
@@ -218,11 +218,11 @@ def run_here(
 
 
 def _as_if_new(module: Any) -> None:
-    """Forgets the flags and the settings of JAX that an earlier case left."""
+    """Resets the flags and JAX settings of earlier cases."""
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
-    logging.getLogger().handlers.clear()  # a library that logs without a logger makes one
+    logging.getLogger().handlers.clear()  # a library that logs without a logger adds one
     module.FLAGS.unparse_flags()
     for name in module.FLAGS:
         module.FLAGS[name].unparse()
@@ -237,30 +237,30 @@ def _read(file: Any) -> str:
 
 
 def run_process(case: Case, timeout: int) -> dict[str, Any]:
-    """Runs a command line as a process of its own, in odd surroundings if the case has any."""
+    """Runs a command as a process, in the surroundings of the case."""
     odd = case.surroundings or Surroundings()
     with tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as out:
         streams = broken_environments.open_streams(odd.streams, out.fileno(), err.fileno())
-        place = odd.cwd or Path(tempfile.mkdtemp(prefix="cwd-", dir=case.folder))
+        cwd = odd.cwd or Path(tempfile.mkdtemp(prefix="cwd-", dir=case.folder))
         process = subprocess.Popen(
-            broken_environments.launcher(odd, case.program, case.argv()),
+            broken_environments.launcher(odd, case.command, case.argv()),
             **{name: streams.get(number, subprocess.DEVNULL)
                for number, name in enumerate(("stdin", "stdout", "stderr"))},
             env={"PYTHONPATH": str(broken_runs.REPOSITORY)} | odd.variables_now(),
-            cwd=place,
+            cwd=cwd,
             start_new_session=True,
         )  # fmt: skip
         for descriptor in streams.values():
             os.close(descriptor)
         problem, peak = _watch(process, 2 * timeout)
-        if not problem and odd.cwd is None and any(place.iterdir()):
-            problem = f"left {next(place.iterdir()).name} in the working directory"
+        if not problem and odd.cwd is None and any(cwd.iterdir()):
+            problem = f"left {next(cwd.iterdir()).name} in the working directory"
         return {"status": process.returncode, "out": _read(out), "err": _read(err),
                 "problem": problem, "peak": peak}  # fmt: skip
 
 
 def _watch(process: subprocess.Popen, timeout: int) -> tuple[str, int]:
-    """Waits for a process; what it did wrong meanwhile, and the most memory it was seen to hold."""
+    """Waits for a process; returns its problem, and its peak memory."""
     ends, peak, problem = time.monotonic() + timeout, 0, ""
     while process.poll() is None:
         peak = max(peak, *(fuzz_watch.peak(member) for member in fuzz_watch.family(process.pid)))
@@ -276,7 +276,7 @@ def _watch(process: subprocess.Popen, timeout: int) -> tuple[str, int]:
 
 
 def _prepare(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
-    """What `leukjax.main` does before the model is built."""
+    """Does what `leukjax.main` does before the model is built."""
     from leukjax import command
     from leukjax.data import datasets, split
     from leukjax.training.training_data import make_batches
@@ -285,17 +285,17 @@ def _prepare(names: list[str], overrides: list[tuple[str, str]], arguments: list
     if config.init.weights:
         _find_weights(config)
         return
-    found = datasets.prepare(config.data)
-    chosen = split.make_split(found.manifest, config.split.protocol, config.split.seed,
+    records = datasets.prepare(config.data)
+    chosen = split.make_split(records.manifest, config.split.protocol, config.split.seed,
                               config.split.folds, config.split.fold,
-                              official_parts=found.official_parts)  # fmt: skip
-    make_batches(config, found, chosen.rows("train"), config.train.batch_size, training=True)
-    pixels = found.images(np.arange(len(found)))
-    assert hashlib.sha256(pixels.data).hexdigest() == found.checksum, "read other pixels"
+                              official_parts=records.official_parts)  # fmt: skip
+    make_batches(config, records, chosen.rows("train"), config.train.batch_size, training=True)
+    images = records.images(np.arange(len(records)))
+    assert hashlib.sha256(images.data).hexdigest() == records.checksum, "read other pixels"
 
 
 def _find_weights(config: ConfigDict) -> None:
-    """What `leukjax.main` does with weights, for a run that is not there yet."""
+    """Does what `leukjax.main` does with weights for a new run."""
     from leukjax.models.registry import create_model, select_options
     from leukjax.training import pretrained
 

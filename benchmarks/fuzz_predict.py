@@ -1,19 +1,19 @@
-"""Give `leukjax.predict` malformed image files by the ten thousand; each must get its right row.
+"""Runs `leukjax.predict` on malformed image files; each must get the correct row.
 
 python benchmarks/fuzz_predict.py --workdir=RUN --count=10000 --seed=0
 
 Files come in lots, a folder or a zip each. Most are damaged: bytes changed, cut, repeated or
-replaced, headers above all; sizes that are absurd; files made to cost time or memory; pipes, dead
-links and folders named like images. Every fourth is whole, and its probabilities are known
-beforehand. A lot fails if the command raises, takes longer than --timeout, or gives a wrong row:
+replaced, mostly in headers; extreme sizes; files that need much time or memory; pipes, dead links
+and folders named like images. Every fourth is intact, with known probabilities. A lot fails if the
+command raises, takes longer than --timeout, or writes a wrong row:
 
-- not one row a file, in order;
-- an error and an answer at once, or neither;
-- for a whole file, other probabilities than those of the pixels that it was made from;
-- for a damaged file, an answer where `decode`, given its bytes alone, refuses them, or other
-  probabilities than those of the pixels that it reads (some damage leaves a readable image).
+- not one row per file, in order;
+- both an error and a prediction, or neither;
+- for an intact file, other probabilities than those of its image;
+- for a damaged file, a prediction although `decode` refuses its bytes, or other probabilities than
+  those of the image that `decode` returns (some damage leaves a readable image).
 
-A crash or a hang ends the script, with the lot that it happened in on the screen and on the disk.
+A crash or a hang ends the script; the lot is printed and stays on disk.
 Exit status: 0 none failed.
 """
 
@@ -21,7 +21,6 @@ import collections
 import csv
 import faulthandler
 import io
-import os
 import shutil
 import tempfile
 import time
@@ -31,14 +30,16 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags, logging
 from broken_case import damage, draw_cell
-from broken_files import HOSTILE, encode, hostile_file
+from broken_files import encode
+from broken_images import known as hostile
+from broken_values import make_special
 from PIL import Image
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "of the run that predicts", required=True)
 flags.DEFINE_integer("count", 10_000, "files", lower_bound=1)
-flags.DEFINE_integer("lot", 250, "files a call of the command", lower_bound=1)
-flags.DEFINE_integer("seed", 0, "of the drawing", lower_bound=0)
+flags.DEFINE_integer("lot", 250, "files per run of the command", lower_bound=1)
+flags.DEFINE_integer("seed", 0, "of the random files", lower_bound=0)
 flags.DEFINE_integer("timeout", 120, "seconds after which a lot counts as a hang", lower_bound=1)
 flags.DEFINE_string("keep", "fuzz-failures", "folder that gets the lots that failed")
 
@@ -46,7 +47,7 @@ TOLERANCE = 1e-5
 
 
 def main(_: list[str]) -> int:
-    """Make lots, predict, compare, print a summary."""
+    """Makes lots, predicts, compares, prints a summary."""
     import leukjax
     from leukjax.predict import predict_files
 
@@ -58,11 +59,11 @@ def main(_: list[str]) -> int:
     for lot, start in enumerate(range(0, FLAGS.count, FLAGS.lot)):
         random = np.random.default_rng([FLAGS.seed, lot])
         folder = Path(tempfile.mkdtemp(prefix=f"fuzz-predict-{FLAGS.seed}-{lot}-"))
-        given, known = make(folder / "in", random, min(FLAGS.lot, FLAGS.count - start))
+        inputs, known = make(folder / "in", random, min(FLAGS.lot, FLAGS.count - start))
         print(f"lot {lot}: {folder}", end="\r", flush=True)
         faulthandler.dump_traceback_later(FLAGS.timeout, exit=True)
         predict_files.write(
-            [FLAGS.workdir], [str(given)], folder / "out.csv", predict_files.Options()
+            [FLAGS.workdir], [str(inputs)], folder / "out.csv", predict_files.Options()
         )
         faulthandler.cancel_dump_traceback_later()
         with (folder / "out.csv").open(newline="") as file:
@@ -83,18 +84,18 @@ def main(_: list[str]) -> int:
 
 
 def no_pipes(folder: str, names: list[str]) -> list[str]:
-    """Copying a pipe would wait for somebody to write in it."""
+    """Names the pipes of a folder, which cannot be copied."""
     return [name for name in names if (Path(folder) / name).is_fifo()]
 
 
 def make(
     folder: Path, random: np.random.Generator, count: int
 ) -> tuple[Path, list[tuple[str, str, object]]]:
-    """Write a lot.
+    """Writes a lot.
 
     Returns:
-      What to predict, and for each file in the order of the names: its name, its kind, and its
-      pixels (whole), its bytes (damaged) or None (no file at all).
+      The inputs of the command, and for each file in order of the names: its name, its kind, and
+      its image (intact), its bytes (damaged) or None (not a file).
     """
     folder.mkdir()
     zipped = random.random() < 0.3
@@ -102,23 +103,23 @@ def make(
     for number in range(count):
         name = f"{number:05}.{random.choice(('png', 'jpg', 'bmp', 'tif'))}"
         path = folder / name
-        how = "whole" if number % 4 == 0 else random.choice(
+        how = "intact" if number % 4 == 0 else random.choice(
             ("damaged", "twice damaged", "absurd size", "hostile", "no file"),
             p=(0.69, 0.2, 0.06, 0.01, 0.04),
         )  # fmt: skip
         if how == "no file" and zipped:
             how = "damaged"
-        if how == "whole":
+        if how == "intact":
             pixels, file = draw_cell(random), io.BytesIO()
             Image.fromarray(pixels).save(file, str(random.choice(("PNG", "BMP", "TIFF"))))
             path.write_bytes(file.getvalue())
             known.append((name, how, pixels))
         elif how == "no file":
             known.append((name, how, None))
-            no_file(path, int(random.integers(4)))
+            make_special(path, random, folder, ("FIFO", "nowhere", "itself", "/dev/zero"))
         else:
             if how == "hostile":
-                data = hostile_file(str(random.choice(HOSTILE)))
+                data = hostile(random)
             else:
                 data = absurd(random) if how == "absurd size" else damage(encode(random), random)
             if how == "twice damaged":
@@ -134,20 +135,8 @@ def make(
     return target, known
 
 
-def no_file(path: Path, how: int) -> None:
-    """Something else under the name of an image."""
-    if how == 0:
-        os.mkfifo(path)
-    elif how == 1:
-        path.symlink_to("nowhere")
-    elif how == 2:
-        path.symlink_to(path.name)
-    else:
-        path.symlink_to("/dev/zero")
-
-
 def absurd(random: np.random.Generator) -> bytes:
-    """An image that is too small, too large, or a strip."""
+    """Returns an image that is too small, too large, or a strip."""
     sides = random.choice((1, 2, 7, 8, 9, 500, 12_000, 60_000), 2).tolist()
     file = io.BytesIO()
     Image.new("1", tuple(sides)).save(file, "PNG")
@@ -155,31 +144,31 @@ def absurd(random: np.random.Generator) -> bytes:
 
 
 def compare(rows: list[dict], known: list, model, outcomes: collections.Counter) -> list[str]:
-    """What is wrong with the rows of a lot."""
+    """Returns the problems of the rows of a lot."""
     from leukjax.data.decode import decode
     from leukjax.errors import UserError
 
     if [row["path"].replace("!", "/").rsplit("/", 1)[-1] for row in rows] != [k[0] for k in known]:
-        return ["not one row a file, in order"]
-    wrong, images, given = [], [], []
+        return ["not one row per file, in order"]
+    wrong, images, predicted = [], [], []
     for row, (name, kind, content) in zip(rows, known, strict=True):
-        answered = bool(row["p_" + model.classes[0]])
-        outcomes[f"{kind}: {'answered' if answered else 'refused'}"] += 1
-        if answered == bool(row["error"]) or answered != bool(row["predicted"]):
-            wrong.append(f"{name}: an error and an answer, or neither")
+        is_predicted = bool(row["p_" + model.classes[0]])
+        outcomes[f"{kind}: {'predicted' if is_predicted else 'refused'}"] += 1
+        if is_predicted == bool(row["error"]) or is_predicted != bool(row["predicted"]):
+            wrong.append(f"{name}: an error and a prediction, or neither")
         expected = content
         if isinstance(content, bytes):
             try:
                 expected = decode(content, name)[0]
             except UserError:
                 expected = None
-        if answered != (expected is not None):
-            wrong.append(f"{name}: {'answered' if answered else 'refused'}: {row['error']}")
-        elif answered:
+        if is_predicted != (expected is not None):
+            wrong.append(f"{name}: {'predicted' if is_predicted else 'refused'}: {row['error']}")
+        elif is_predicted:
             images.append(expected)
-            given.append([float(row[f"p_{c}"]) for c in model.classes])
-    errors = np.abs(np.array(given) - model.predict(images)).max(axis=1)
-    wrong += [f"an answered file: off by {error:.2g}" for error in errors if not error <= TOLERANCE]
+            predicted.append([float(row[f"p_{c}"]) for c in model.classes])
+    errors = np.abs(np.array(predicted) - model.predict(images)).max(axis=1)
+    wrong += [f"a predicted file: off by {error:.2g}" for error in errors if not error <= TOLERANCE]
     return wrong
 
 

@@ -1,4 +1,4 @@
-"""What a case of the fuzz command did to the machine: memory, files written, pages of others."""
+"""Observes a case of fuzz.py: memory, files written, imports, changes."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ _STREAMS = ("/dev/null", "/dev/tty", "/dev/shm", "/proc/self")
 
 
 def peak(process: int | str = "self") -> int:
-    """The most bytes of memory that a process held since `forget_peak`; 0 if it is gone."""
+    """Returns the peak resident bytes of a process since `forget_peak`; 0 if it ended."""
     try:
         text = Path(f"/proc/{process}/status").read_text()
     except OSError:
@@ -27,17 +27,17 @@ def peak(process: int | str = "self") -> int:
 
 
 def held() -> int:
-    """The bytes of memory that this process holds now."""
+    """Returns the resident bytes of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def forget_peak() -> None:
-    """Starts the measurement of `peak` again for this process."""
+    """Resets `peak` for this process."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def family(process: int) -> list[int]:
-    """A process and all that descend from it."""
+    """Returns a process and its descendants."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -46,25 +46,25 @@ def family(process: int) -> list[int]:
             except (OSError, IndexError):
                 continue
             children.setdefault(int(parent), []).append(int(entry.name))
-    found = [process]
-    for member in found:
-        found += children.get(member, [])
-    return found
+    members = [process]
+    for member in members:
+        members += children.get(member, [])
+    return members
 
 
 def over_memory(process: int) -> int:
-    """The peak of whichever of a process and its descendants is above `MEMORY`; 0 if none is."""
+    """Returns the largest peak above `MEMORY` of a process and its descendants; 0 if none."""
     return max((size for member in family(process) if (size := peak(member)) > MEMORY), default=0)
 
 
 class Recorder:
-    """Records what this process writes, and imports; a process can have one, for ever.
+    """Records writes and imports of this process, by an audit hook that cannot be removed.
 
     Attributes:
       active: whether anything is recorded.
       written: paths, links resolved.
-      opened: paths as they were named.
-      problems: what no case may do.
+      opened: paths as they were given.
+      problems: actions that no case may take.
     """
 
     def __init__(self) -> None:
@@ -72,14 +72,14 @@ class Recorder:
         self.written: set[str] = set()
         self.opened: set[str] = set()
         self.problems: list[str] = []
-        sys.addaudithook(self._hear)
+        sys.addaudithook(self._record)
 
     def start(self) -> None:
-        """Forgets what was recorded, and records."""
+        """Clears the records and starts recording."""
         self.written, self.opened, self.problems = set(), set(), []
         self.active = True
 
-    def _hear(self, event: str, arguments: tuple) -> None:
+    def _record(self, event: str, arguments: tuple) -> None:
         if not self.active:
             return
         if event == "open":
@@ -94,7 +94,7 @@ class Recorder:
                 if event != "os.symlink" or path is arguments[1]:
                     self._write(path, folder if event in ("os.remove", "os.rmdir") else None)
         elif event == "import" and str(arguments[0]).startswith("fuzz_canary"):
-            self.problems.append("imported what a file names")
+            self.problems.append("imported a module that a file names")
         elif event in ("os.system", "os.exec", "socket.getaddrinfo"):
             self.problems.append(f"{event}: {arguments[0]!r}")
 
@@ -109,10 +109,10 @@ class Recorder:
 
 
 def written_elsewhere(recorder: Recorder, allowed: Iterable[Path], refused: Path) -> str:
-    """The first path that was written and may not be; "" if there is none."""
-    places = [str(place.resolve()) for place in allowed]
+    """Returns the first path that was written without permission, or ""."""
+    folders = [str(folder.resolve()) for folder in allowed]
     for path in sorted(recorder.written):
-        inside = any(path == place or path.startswith(place + os.sep) for place in places)
+        inside = any(path == folder or path.startswith(folder + os.sep) for folder in folders)
         if not inside and not path.startswith(_STREAMS):
             return f"wrote {path}"
     for path in sorted(recorder.opened):
@@ -122,8 +122,8 @@ def written_elsewhere(recorder: Recorder, allowed: Iterable[Path], refused: Path
 
 
 def snapshot(folder: Path) -> dict[str, str]:
-    """What a folder holds: name -> kind, size, and the checksum of files below 32 MiB."""
-    found = {}
+    """Returns name -> kind, size and checksum (files below 32 MiB) of a folder's content."""
+    content = {}
     for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
         about = path.lstat()
         text = f"{stat.filemode(about.st_mode)} {about.st_size if path.is_file() else 0}"
@@ -131,17 +131,17 @@ def snapshot(folder: Path) -> dict[str, str]:
             text += f" -> {path.readlink()}"
         elif path.is_file() and about.st_size < 2**25:
             text += f" {hashlib.sha256(path.read_bytes()).hexdigest()}"
-        found[str(path.relative_to(folder))] = text
-    return found
+        content[str(path.relative_to(folder))] = text
+    return content
 
 
 def changed(before: dict[str, str], after: dict[str, str]) -> list[str]:
-    """Names that were added, removed or changed."""
+    """Returns the names that were added, removed or changed."""
     return sorted(name for name in before | after if before.get(name) != after.get(name))
 
 
 def raw_control(text: str) -> str:
-    """The first character of a text that changes a terminal; "" if there is none."""
+    """Returns the first character of a text that controls a terminal, or ""."""
     for letter in text:
         if letter not in "\n\t" and (
             unicodedata.category(letter) in ("Cc", "Cs") or letter in "\u202a\u202b\u202d\u202e"

@@ -1,21 +1,18 @@
-"""Interleaved measurement of contenders, each a process of its own that lives through all rounds.
+"""Interleaved measurement of contenders, each in a process that stays alive for all rounds.
 
-A contender compiles and warms up once, then runs one timed round whenever it is told to. Rounds
-interleave (ours, peer, ours, peer …), so that a machine that slows down slows all alike; ratios are
-taken within a round. Only the standard library is needed: contenders import this file in the
-peers' environment too (``benchmarks/peers.sh`` makes it).
-
-A benchmark:
+A contender compiles and warms up once, then runs one timed round per request. Rounds interleave
+(ours, peer, ours, peer …), so that a machine that slows down slows all of them; ratios are taken
+within a round. Only the standard library is needed: contenders also import this file in the peers'
+environment (``benchmarks/peers.sh`` makes it).
 
     ours = Contender("leukjax", "contender_leukjax.py", spec)
     theirs = Contender("timm", "contender_torch.py", spec, python=peers_python())
-    with running([ours, theirs]) as field:
-        results = interleave(field, rounds=5)
+    results = measure([ours, theirs], rounds=5)
     print(verdict("ResNet-50 training", "images_per_second", results, ours="leukjax"))
     append("train_step", rows(results, "images_per_second", ours="leukjax", about=spec))
 
-A contender: ``serve(prepare)``, where ``prepare(spec)`` compiles and warms up and gives back what
-is known now (``versions``, ``device``, …) and a function that runs one round and answers numbers.
+A contender calls ``serve(prepare)``: ``prepare(spec)`` compiles, warms up, and returns facts
+(``versions``, ``device``, …) and a function that runs one round and returns numbers.
 """
 
 import contextlib
@@ -24,6 +21,7 @@ import datetime
 import functools
 import json
 import os
+import platform
 import queue
 import statistics
 import subprocess
@@ -32,24 +30,25 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-# Where rows go; run_all.sh gives a folder of its own.
+# Folder of the CSV files; accelerator.sh sets its own.
 RESULTS = Path(os.environ.get("LEUKJAX_RESULTS") or REPOSITORY / "benchmarks" / "results")
 FIRST_COLUMNS = ("date", "commit", "device", "versions", "contender", "precision", "batch")
 
 Round = Callable[[], dict[str, float]]
-Results = dict[str, list[dict[str, Any]]]  # contender -> an answer a round
+Results = dict[str, list[dict[str, Any]]]  # contender -> one answer per round
 
 
 class Failed(Exception):
-    """A contender died, or said that it cannot run."""
+    """A contender died, or cannot run."""
 
 
 class Spread(NamedTuple):
-    """A median with the quartiles around it."""
+    """A median and its quartiles."""
 
     median: float
     low: float
@@ -60,7 +59,7 @@ class Spread(NamedTuple):
 
 
 def spread(values: list[float]) -> Spread:
-    """Median and quartiles (linear between the values, as NumPy's default)."""
+    """Returns median and quartiles (linear interpolation, NumPy's default)."""
     if len(values) == 1:
         return Spread(*values * 3)
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -68,15 +67,20 @@ def spread(values: list[float]) -> Spread:
 
 
 def ratio(ours: list[float], theirs: list[float]) -> Spread:
-    """Of ours to theirs, round by round: what slows a whole round cancels."""
+    """Returns the ratio of ours to theirs by round: what slows a whole round cancels."""
     return spread([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
 def peers_python() -> str | None:
-    """The interpreter of the peers' environment: $LEUKJAX_PEERS, else .venv-peers here; or None."""
+    """Returns the peers' interpreter: in $LEUKJAX_PEERS, else .venv-peers; None if missing."""
     folder = Path(os.environ.get("LEUKJAX_PEERS") or REPOSITORY / ".venv-peers")
     python = folder / "bin" / "python"
     return str(python) if python.exists() else None
+
+
+def python_path() -> str:
+    """Returns $PYTHONPATH with the repository first."""
+    return os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
 
 
 class Contender:
@@ -84,10 +88,10 @@ class Contender:
 
     Args:
       name: in tables.
-      script: a file of this folder that ends in ``serve``.
+      script: a file of this folder that calls ``serve``.
       spec: what to measure; given to the script as JSON.
       python: its interpreter; None = the one that runs this.
-      environment: variables set for it alone.
+      environment: variables for its process.
     """
 
     def __init__(
@@ -99,18 +103,18 @@ class Contender:
         environment: dict[str, str] | None = None,
     ):
         self.name = name
-        self.about: dict[str, Any] = {}  # what it said when it was ready
+        self.about: dict[str, Any] = {}  # its first answer
         file = Path(script) if os.path.isabs(script) else REPOSITORY / "benchmarks" / script
         self._command = [python or sys.executable, str(file), json.dumps(spec)]
         self._environment = {
             **os.environ,
-            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONPATH": python_path(),
             "PYTHONUNBUFFERED": "1",
             **(environment or {}),
         }
 
     def start(self, patience: float = 900.0) -> None:
-        """Start it and wait until it has compiled and warmed up; at most `patience` seconds."""
+        """Starts it and waits until it has compiled and warmed up; at most `patience` seconds."""
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (closed by stop)
         self._process = subprocess.Popen(
             self._command,
@@ -125,15 +129,15 @@ class Contender:
         self.about = self._answer(patience)
 
     def round(self, patience: float = 600.0) -> dict[str, Any]:
-        """One timed round."""
+        """Runs one timed round."""
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # dead already: the answer says why
+        with contextlib.suppress(BrokenPipeError):  # dead: the answer holds the reason
             self._process.stdin.write("round\n")
             self._process.stdin.flush()
         return self._answer(patience)
 
     def stop(self) -> None:
-        """End it."""
+        """Ends it."""
         with contextlib.suppress(OSError):
             self._process.stdin.close()  # type: ignore[union-attr]
         try:
@@ -155,15 +159,15 @@ class Contender:
             raise Failed(f"{self.name}: no answer in {patience:.0f} s") from None
         if not line:
             self._log.seek(0)
-            words = self._log.read().decode(errors="replace").strip().splitlines()
-            raise Failed(f"{self.name}: ended; {words[-1] if words else 'it said nothing'}")
+            lines = self._log.read().decode(errors="replace").strip().splitlines()
+            raise Failed(f"{self.name}: ended; {lines[-1] if lines else 'no message'}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
 
 @contextlib.contextmanager
 def running(contenders: list[Contender]) -> Iterator[list[Contender]]:
-    """Start them one after the other; who fails is left out with a line. All end with the block."""
+    """Starts contenders one by one; one that fails is left out with a line. The block ends all."""
     started: list[Contender] = []
     alive: list[Contender] = []
     try:
@@ -181,9 +185,9 @@ def running(contenders: list[Contender]) -> Iterator[list[Contender]]:
 
 
 def interleave(field: list[Contender], rounds: int) -> Results:
-    """So many rounds of each, in turn; every answer also holds what the contender is.
+    """Runs `rounds` of each, in turn; every answer also holds the contender's first answer.
 
-    Who fails on the way is left out of the results, with a line.
+    A contender that fails is left out of the results, with a line.
     """
     results: Results = {contender.name: [] for contender in field}
     for _ in range(rounds):
@@ -198,16 +202,32 @@ def interleave(field: list[Contender], rounds: int) -> Results:
     return results
 
 
-def serve(prepare: Callable[[dict[str, Any]], tuple[dict[str, Any], Round]]) -> None:
-    """Be a contender: read the spec, get ready, answer one JSON line a round until told no more.
+def measure(contenders: list[Contender], rounds: int) -> Results:
+    """Starts contenders, runs interleaved rounds, ends them."""
+    with running(contenders) as alive:
+        return interleave(alive, rounds)
 
-    Whatever is printed goes to the error stream: the answers have the output to themselves.
+
+def start(main: Callable[[list[str]], Any], prepare: Callable[[dict[str, Any]], Any]) -> None:
+    """Runs a benchmark that is its own contender: with a JSON spec it serves, else `main` runs."""
+    if len(sys.argv) == 2 and sys.argv[1].startswith("{"):
+        serve(prepare)
+    else:
+        from absl import app
+
+        app.run(main)
+
+
+def serve(prepare: Callable[[dict[str, Any]], tuple[dict[str, Any], Round]]) -> None:
+    """Serves as a contender: reads the spec, warms up, writes one line of JSON per round.
+
+    Prints of libraries go to standard error: standard output holds the answers only.
     """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    begun = time.perf_counter()
+    began = time.perf_counter()
     about, run = prepare(json.loads(sys.argv[1]))
-    about = {"seconds_to_ready": time.perf_counter() - begun, **about}
+    about = {"seconds_to_ready": time.perf_counter() - began, **about}
     answers.write(json.dumps(about) + "\n")
     for _ in sys.stdin:
         answers.write(json.dumps(run()) + "\n")
@@ -219,31 +239,31 @@ def repeated(
     seconds: float,
     wait_each: bool = False,
 ) -> Round:
-    """A round that repeats `step` for about so many seconds.
+    """Returns a round that repeats `step` for about `seconds`.
 
-    It answers ``seconds`` a step, and ``core_seconds``: what all threads of the process computed
-    (or spun) in them, which tells more than the clock where others use the machine too.
+    It answers ``seconds`` per step, and ``core_seconds``: processor time of all threads per step,
+    which varies less than the clock on a shared machine.
 
     Args:
       step: starts the work; may return before it is done.
-      wait: returns once the result of the last `step`, given to it, is there.
-      wait_each: wait for every result before the next step (latency), not for the last alone.
+      wait: blocks until the result of `step` is complete.
+      wait_each: wait for every result before the next step (latency), not only for the last.
     """
     for _ in range(2):  # compilation, then the first run at full speed
         wait(step())
-    begun = time.perf_counter()
+    began = time.perf_counter()
     wait(step())
-    repeats = max(1, round(seconds / (time.perf_counter() - begun)))
+    repeats = max(1, round(seconds / (time.perf_counter() - began)))
 
     def run() -> dict[str, float]:
-        begun, computed = time.perf_counter(), time.process_time()
+        began, computed = time.perf_counter(), time.process_time()
         for _ in range(repeats):
             result = step()
             if wait_each:
                 wait(result)
         wait(result)
         return {
-            "seconds": (time.perf_counter() - begun) / repeats,
+            "seconds": (time.perf_counter() - began) / repeats,
             "core_seconds": (time.process_time() - computed) / repeats,
             "steps": repeats,
         }
@@ -251,27 +271,90 @@ def repeated(
     return run
 
 
+def paced(
+    fetch: Callable[[], Any],
+    batch: int,
+    seconds: float,
+    wait: Callable[[Any], Any] = lambda result: None,
+) -> Round:
+    """Returns a round that fetches batches for `seconds`, after one of a second to warm up.
+
+    It answers images per second and per second of processor time.
+
+    Args:
+      fetch: returns the next batch; its work may still be running.
+      batch: images per batch.
+      seconds: length of a round.
+      wait: blocks until a batch is complete; every eighth is waited for, and the last.
+    """
+
+    def run(length: float = seconds) -> dict[str, float]:
+        began, computed, count = time.perf_counter(), cpu_seconds(), 0
+        while time.perf_counter() - began < length:
+            result = fetch()
+            count += 1
+            if count % 8 == 0:
+                wait(result)
+        wait(result)
+        return {
+            "images_per_second": count * batch / (time.perf_counter() - began),
+            "images_per_core_second": count * batch / max(1e-3, cpu_seconds() - computed),
+        }
+
+    run(1.0)
+    return run
+
+
 def host_memory() -> int:
-    """Peak bytes of this process in host memory."""
+    """Returns the peak bytes of this process in host memory."""
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def device_memory(device: Any) -> int:
-    """Peak bytes of a JAX device where it counts them, else of this process in host memory."""
+    """Returns the peak bytes of a JAX device if it counts them, else of this process."""
     counted = device.memory_stats() or {}
     return int(counted.get("peak_bytes_in_use") or host_memory())
 
 
 def with_memory(run: Round, memory: Callable[[], int]) -> Round:
-    """The round, answering its ``peak_memory`` in bytes too."""
+    """Returns the round with ``peak_memory`` in bytes in its answers."""
     return lambda: {**run(), "peak_memory": memory()}
+
+
+def cpu_seconds() -> float:
+    """Returns the processor time of this process and of its living children, all threads."""
+    pid, ticks = str(os.getpid()), 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+            if pid in (folder.name, fields[1]):
+                ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def anonymous_memory() -> int:
+    """Returns the resident bytes of this process, without those of mapped files."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024
+
+
+def versions(*names: str) -> str:
+    """Returns ``jax 0.10.2 numpy 2.4.6``."""
+    return " ".join(f"{name} {metadata.version(name)}" for name in names)
+
+
+def processor() -> str:
+    """Returns the processor's name and number of cores."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{(names or [platform.machine()])[0]} ({os.cpu_count()} cores)"
 
 
 @functools.cache
 def commit() -> str:
-    """Short hash of the checkout, with ``+`` where files were changed; empty outside git."""
+    """Returns the short hash of the checkout, with ``+`` if files differ; "" outside git."""
     git = ["git", "-C", str(REPOSITORY)]
     hashed = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     changed = subprocess.run(
@@ -283,9 +366,12 @@ def commit() -> str:
 
 
 def rows(results: Results, measure: str, ours: str, about: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row a contender: the measure's median and quartiles, and the ratio of ours to it.
+    """Returns one row per contender: median and quartiles of the measure, and our ratio to it.
 
     Args:
+      results: of `interleave`.
+      measure: a key of the answers.
+      ours: the contender whose ratio to the others is taken.
       about: columns that all rows share, as model, precision, batch, image_size.
     """
     date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M")
@@ -307,7 +393,7 @@ def _rounded(values: Spread) -> dict[str, float]:
 
 
 def append(name: str, new: list[dict[str, Any]], folder: Path = RESULTS) -> Path:
-    """Add rows to ``results/NAME.csv``; a column that is new is empty in the old rows."""
+    """Adds rows to ``results/NAME.csv``; a new column is empty in the old rows."""
     file = folder / f"{name}.csv"
     old: list[dict[str, Any]] = []
     if file.exists():
@@ -329,14 +415,14 @@ def append(name: str, new: list[dict[str, Any]], folder: Path = RESULTS) -> Path
 
 
 def verdict(title: str, measure: str, results: Results, ours: str) -> str:
-    """One line: ours, and its ratio to every other contender, each with its quartiles."""
+    """Returns one line: ours, and its ratio to every other contender, with quartiles."""
     if ours not in results:
         return f"{title}: {ours} did not run"
     mine = [answer[measure] for answer in results[ours]]
-    words = [f"{title}: {ours} {spread(mine)} {measure.replace('_', ' ')}"]
+    parts = [f"{title}: {ours} {spread(mine)} {measure.replace('_', ' ')}"]
     for name, answers in results.items():
         if name != ours:
-            words.append(f"{ratio(mine, [a[measure] for a in answers])} x {name}")
+            parts.append(f"{ratio(mine, [a[measure] for a in answers])} x {name}")
     if len(results) == 1:
-        words.append("no peer beside it")
-    return ", ".join(words)
+        parts.append("no peer")
+    return ", ".join(parts)

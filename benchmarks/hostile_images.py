@@ -1,7 +1,7 @@
-"""Image files and zips that are small or good to look at, and cost a careless reader much.
+"""Image files and zips that are small or look good, and cost a careless reader much.
 
-Each function gives the bytes of a file. `REFUSED` and `READ` name those that leukjax refuses
-before it decodes them, and those that it reads as if they were ordinary.
+Each function returns the bytes of a file. `REFUSED` names those that leukjax refuses before it
+decodes them, `READ` those that it reads like ordinary ones.
 """
 
 import io
@@ -16,14 +16,19 @@ from PIL import Image, PngImagePlugin
 SIDE = 64
 
 
+def compressed(content: bytes) -> bytes:
+    """Returns the content as a zlib stream."""
+    return zlib.compress(content, 9)
+
+
 def picture(side: int = SIDE) -> np.ndarray:
-    """What the files of `READ` show."""
+    """Returns the image that the files of `READ` hold."""
     y, x = np.mgrid[:side, :side]
     return np.stack([x * 3 % 256, y * 3 % 256, (x + y) % 256], axis=2).astype(np.uint8)
 
 
 def encoded(kind: str, side: int = SIDE, **options: object) -> bytes:
-    """The picture as a file."""
+    """Returns the picture as a file."""
     file = io.BytesIO()
     Image.fromarray(picture(side)).save(file, kind, **options)
     return file.getvalue()
@@ -45,9 +50,9 @@ def many_segments() -> bytes:
 def tiff(tags: dict[int, int | tuple[int, ...]], content: bytes = b"", pages: int = 1) -> bytes:
     """A little-endian TIFF of LONG tags; each of its `pages` equal directories leads to the next.
 
-    ``-1`` stands for the place of `content`.
+    The value ``-1`` becomes the offset of `content`.
     """
-    place = 8 + len(content) + len(content) % 2
+    start = 8 + len(content) + len(content) % 2
     entries, behind = [], b""
     size = 2 + 12 * len(tags) + 4
     for tag, value in sorted(tags.items()):
@@ -57,48 +62,48 @@ def tiff(tags: dict[int, int | tuple[int, ...]], content: bytes = b"", pages: in
             entries.append(struct.pack("<HHII", tag, 4, 1, values[0]))
         else:
             entries.append(
-                struct.pack("<HHII", tag, 4, len(values), place + pages * size + len(behind))
+                struct.pack("<HHII", tag, 4, len(values), start + pages * size + len(behind))
             )
             behind += struct.pack(f"<{len(values)}I", *values)
     table = struct.pack("<H", len(tags)) + b"".join(entries)
     directories = [
-        table + struct.pack("<I", place + (page + 1) * size if page + 1 < pages else 0)
+        table + struct.pack("<I", start + (page + 1) * size if page + 1 < pages else 0)
         for page in range(pages)
     ]
     return b"".join(
-        (b"II*\0", struct.pack("<I", place), content, b"\0" * (len(content) % 2), *directories,
+        (b"II*\0", struct.pack("<I", start), content, b"\0" * (len(content) % 2), *directories,
          behind)
     )  # fmt: skip
 
 
-_COLOUR = {258: (8, 8, 8), 262: 2, 277: 3}
+COLOUR = {258: (8, 8, 8), 262: 2, 277: 3}
 
 
 def giant_tile() -> bytes:
     """A TIFF of 64 x 64 pixels with one tile of 26,000 x 26,000: 2 GB of zeros."""
     content = zlib.compress(bytes(2**20), 9)
     size = {256: SIDE, 257: SIDE, 322: 26_000, 323: 26_000, 324: -1, 325: len(content)}
-    return tiff({**_COLOUR, **size, 259: 8}, content)
+    return tiff({**COLOUR, **size, 259: 8}, content)
 
 
 def many_pages() -> bytes:
     """A TIFF with 40,000 directories of one picture."""
     content = picture().tobytes()
     strips = {256: SIDE, 257: SIDE, 273: -1, 278: SIDE, 279: len(content)}
-    return tiff({**_COLOUR, **strips, 259: 1}, content, pages=40_000)
+    return tiff({**COLOUR, **strips, 259: 1}, content, pages=40_000)
 
 
 def many_strips() -> bytes:
     """A TIFF of 10,000 x 5,000 pixels in tiles of 16 x 1: three million of them."""
     size = {256: 10_000, 257: 5_000, 322: 16, 323: 1, 324: (8, 8), 325: (48, 48)}
-    return tiff({**_COLOUR, **size, 259: 1}, bytes(48))
+    return tiff({**COLOUR, **size, 259: 1}, bytes(48))
 
 
 def same_bytes_again() -> bytes:
     """A TIFF whose 20,000 strips each claim the whole file, bits in reversed order."""
     content, count = bytes(200_000), 9_000
     strips = {273: (8,) * count, 278: 1, 279: (len(content),) * count}
-    return tiff({**_COLOUR, **strips, 256: SIDE, 257: count, 259: 5, 266: 2}, content)
+    return tiff({**COLOUR, **strips, 256: SIDE, 257: count, 259: 5, 266: 2}, content)
 
 
 def strip() -> bytes:

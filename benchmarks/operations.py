@@ -1,33 +1,34 @@
-"""Where the time of a training step or a call of inference on CPU goes, operation by operation.
+"""Time of a training step or a prediction on CPU by operation, from a trace of JAX's profiler.
 
 python benchmarks/operations.py                                  ResNet-50, 64 px, about a minute
 python benchmarks/operations.py --model=hybrid --image_size=96 --most=40
 python benchmarks/operations.py --task=predict
 
-Some steps are traced by JAX's profiler. Every event belongs to an operation of the optimised
-program, which says what it computes and for which layer. Milliseconds are those of all threads
-together, a step; a matrix product's threads beyond its first are not in the trace, so that shares
-understate products.
+Every event belongs to an operation of the optimised program, which shows what it computes and for
+which layer. Milliseconds per step are those of all threads; the threads of a matrix product beyond
+its first are not in the trace, so that shares understate products.
 """
 
 import collections
 import re
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 import contender_leukjax
 import jax
 from absl import app, flags
 
-from leukjax.training import step
+from leukjax import runtime, sharding
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("model", "resnet50", list(contender_leukjax.MODELS), "which")
-flags.DEFINE_enum("task", "train", ["train", "predict"], "which")
-flags.DEFINE_integer("image_size", 64, "pixels a side", lower_bound=33)
+flags.DEFINE_enum("model", "resnet50", list(contender_leukjax.MODELS), "which model")
+flags.DEFINE_enum("task", "train", ["train", "predict"], "what is traced")
+flags.DEFINE_integer("image_size", 64, "pixels per side", lower_bound=33)
 flags.DEFINE_enum("precision", "float32", ["float32", "bfloat16"], "of the network")
-flags.DEFINE_integer("batch", 32, "images a step", lower_bound=1)
-flags.DEFINE_float("seconds", 3.0, "about so long is traced", lower_bound=0.0)
+flags.DEFINE_integer("batch", 32, "images per step", lower_bound=1)
+flags.DEFINE_float("seconds", 3.0, "approximate length of the trace", lower_bound=0.0)
 flags.DEFINE_integer("most", 20, "single operations to list", lower_bound=0)
 
 LINE = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (\S+) ([\w\-]+)\(.*$", re.MULTILINE)
@@ -36,35 +37,44 @@ LAYER = re.compile(r"/(\w*(?:conv|norm|fc|attn|pool|head|embed)\w*)(?:/|$)")
 
 
 def main(_: list[str]) -> None:
-    """Trace, group, print."""
-    programs: list[str] = []
-    maker = {"train": "make_train_step", "predict": "make_eval_step"}[FLAGS.task]
-    make = getattr(step, maker)
+    """Traces, groups, prints."""
+    spec = {name: FLAGS[name].value for name in ("model", "precision", "image_size", "batch")}
+    report(*trace(spec, FLAGS.task, FLAGS.seconds))
 
-    def remembering(*arguments, **options):
-        jitted = make(*arguments, **options)
 
-        def call(state, batch):
-            if not programs:
-                programs.append(jitted.lower(state, batch).compile().as_text())
-            return jitted(state, batch)
+def trace(
+    spec: dict[str, Any], task: str, seconds: float
+) -> tuple[dict[str, tuple[float, int]], str, int, float]:
+    """Returns events of about `seconds`, the program, number of steps, seconds per step."""
+    trainer = contender_leukjax.make_trainer(spec)
+    runtime.start(trainer.config)
+    state = trainer.init_state()
+    batch = contender_leukjax.make_batch(spec["batch"], spec["image_size"])
+    batch = sharding.put(batch, sharding.batch_sharding(trainer.mesh))
+    steps = trainer.compiled()
+    function: Any = steps.train_steps[1] if task == "train" else steps.eval_step
+    program = function.lower(state, batch).compile().as_text()
 
-        return call
+    def run(count: int) -> float:
+        nonlocal state
+        began = time.perf_counter()
+        for _ in range(count):
+            result = function(state, batch)
+            if task == "train":
+                state = result[0]
+            jax.block_until_ready(result)
+        return (time.perf_counter() - began) / count
 
-    setattr(step, maker, remembering)
-    names = ("task", "model", "precision", "image_size", "batch", "seconds")
-    spec = {name: FLAGS[name].value for name in names} | {"wait_each": True}
-    _, once = contender_leukjax.prepare(spec)
-    once()
+    run(2)
+    count = max(1, round(seconds / run(1)))
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            answer = once()
-        times = events(next(Path(folder).rglob("*.xplane.pb")))
-    report(times, programs[0], int(answer["steps"]), answer["seconds"])
+            mean = run(count)
+        return events(next(Path(folder).rglob("*.xplane.pb"))), program, count, mean
 
 
 def events(file: Path) -> dict[str, tuple[float, int]]:
-    """Operation -> nanoseconds and events, over all threads."""
+    """Returns operation -> nanoseconds and number of events, over all threads."""
     times: dict[str, tuple[float, int]] = {}
     for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
         for line in plane.lines:
@@ -76,7 +86,7 @@ def events(file: Path) -> dict[str, tuple[float, int]]:
 
 
 def report(times: dict[str, tuple[float, int]], program: str, steps: int, seconds: float) -> None:
-    """Groups by what is computed and for which kind of layer, then the longest by shape."""
+    """Prints groups by what is computed and for which layers, then the longest operations."""
     bodies = dict(COMPUTATION.findall(program))
     lines = {match[1]: match[0] for match in LINE.finditer(program)}
     groups: collections.Counter[tuple[str, str]] = collections.Counter()
@@ -92,8 +102,8 @@ def report(times: dict[str, tuple[float, int]], program: str, steps: int, second
         known[0] += spent
         known[1] += count
     total = sum(groups.values())
-    print(f"{FLAGS.model}, {FLAGS.image_size} px: a step takes {1000 * seconds:.0f} ms")
-    print(f"traced, all threads: {total / 1e6 / steps:.0f} ms a step")
+    print(f"{FLAGS.model}, {FLAGS.image_size} px: {1000 * seconds:.0f} ms per step")
+    print(f"traced, all threads: {total / 1e6 / steps:.0f} ms per step")
     for (kind, layer), spent in groups.most_common():
         if spent > 0.005 * total:
             print(f"  {100 * spent / total:5.1f} %  {spent / 1e6 / steps:7.1f} ms  {kind}, {layer}")
@@ -101,36 +111,36 @@ def report(times: dict[str, tuple[float, int]], program: str, steps: int, second
     for (kind, layer, shape), (spent, count) in sorted(
         single.items(), key=lambda item: -item[1][0]
     )[: FLAGS.most]:
-        times_a_step = f"{count / steps:.0f} times"
-        print(f"  {spent / 1e6 / steps:7.1f} ms  {times_a_step:>10}  {shape}  {kind}, {layer}")
+        number = f"{count / steps:.0f} times"
+        print(f"  {spent / 1e6 / steps:7.1f} ms  {number:>10}  {shape}  {kind}, {layer}")
 
 
 def kind_of(name: str, text: str) -> str:
-    """What an operation computes, from its text and that of the computation that it calls."""
+    """Returns what an operation computes, from its text and that of the computation it calls."""
     if " dot(" in text or "dot" in name:
         return "matrix products"
     if "ynn_fusion" in name or " reduce(" in text:
-        return "sums over pixels"
+        return "sums over images and pixels"
     if " concatenate(" in text and " multiply(" not in text:
-        return "patches and tiles put together"
+        return "copies into patches and tiles"
     if " transpose(" in text or "copy" in name:
         return "transposes and copies"
     return "element by element"
 
 
 def layer_of(line: str) -> str:
-    """For what kind of layer, from the name that the program keeps."""
+    """Returns the kind of layer, from the name in the program."""
     path = re.search(r'op_name="([^"]*)"', line)
     if path is None:
         return "unnamed"
-    found = LAYER.findall(path[1])
-    if found:
+    layers = LAYER.findall(path[1])
+    if layers:
         kinds = ("conv", "norm", "attn", "pool")
-        kind = next((word for word in kinds if word in found[-1]), found[-1])
+        kind = next((word for word in kinds if word in layers[-1]), layers[-1])
         return f"{kind}, {'backward' if 'transpose(' in path[1] else 'forward'}"
     if "jvp(" in path[1]:
         return "ReLU, shortcut and pooling"
-    return "optimiser and the rest"
+    return "optimizer and the rest"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The three models as plain Flax has them, in the way of its flagship ImageNet example.
+"""Contender: the three models in plain Flax, as in its ImageNet example, fed with float images.
 
-``nn.Conv``, ``nn.BatchNorm`` or ``nn.GroupNorm``, ``nn.max_pool``, nothing of leukjax: what the
-benchmarks mean by "plain Flax". Sizes and numbers of parameters are those of `leukjax.models`.
+``nn.Conv``, ``nn.BatchNorm`` or ``nn.GroupNorm`` and ``nn.max_pool``, nothing of leukjax. Sizes and
+numbers of parameters are those of `leukjax.models`.
 """
 
 import functools
@@ -10,8 +10,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
+from harness import Round, device_memory, repeated, serve, with_memory
 from jaxtyping import Array, DTypeLike, Float
 
 Images = Float[Array, "n h w 3"]
@@ -82,7 +84,7 @@ class StdConv(nn.Conv):
     """A convolution with standardised weights, as in google-research/vision_transformer."""
 
     def param(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """The parameter, standardised where it is the kernel."""
+        """Returns the parameter, standardised if it is the kernel."""
         value = super().param(name, *args, **kwargs)
         if name != "kernel":
             return value
@@ -121,7 +123,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 
 
 def make_step(name: str, dtype: DTypeLike, optimizer: optax.GradientTransformation) -> Any:
-    """``init(images) -> state`` and ``step(state, images, labels) -> (state, loss)``, unjitted."""
+    """Returns ``init(images) -> state`` and ``step(state, images, labels) -> (state, loss)``."""
     module = MODELS[name](dtype=dtype)
 
     def init(images: Images) -> Any:
@@ -136,8 +138,8 @@ def make_step(name: str, dtype: DTypeLike, optimizer: optax.GradientTransformati
             logits, updated = module.apply(
                 {"params": params, "batch_stats": statistics}, images, mutable=["batch_stats"]
             )
-            each = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            return jnp.mean(each), updated.get("batch_stats", {})
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return jnp.mean(losses), updated.get("batch_stats", {})
 
         (loss, new), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
         directions, slots = optimizer.update(grads, slots, params)
@@ -147,10 +149,43 @@ def make_step(name: str, dtype: DTypeLike, optimizer: optax.GradientTransformati
 
 
 def make_predict(name: str, dtype: DTypeLike) -> Any:
-    """``init(images) -> variables`` and ``predict(variables, images) -> logits``, unjitted."""
+    """Returns ``init(images) -> variables`` and ``predict(variables, images) -> logits``."""
     module = MODELS[name](dtype=dtype)
 
     def predict(variables: Any, images: Images) -> Any:
         return module.apply(variables, images, train=False)
 
     return lambda images: module.init(jax.random.key(0), images), predict
+
+
+def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Round]:
+    """Compiles the training step or the prediction, warms up."""
+    rng = np.random.default_rng(0)
+    shape = (spec["batch"], spec["image_size"], spec["image_size"], 3)
+    images = rng.standard_normal(shape, dtype=np.float32)
+    labels = rng.integers(0, 2, spec["batch"]).astype(np.int32)
+    dtype = jnp.dtype(spec["precision"])
+    device = jax.devices()[0]
+    if spec["task"] == "train":
+        init, step = make_step(spec["model"], dtype, optax.adam(1e-3))
+        jitted = jax.jit(step, donate_argnums=0)
+        held = [jax.jit(init)(images)]
+
+        def once() -> jax.Array:
+            held[0], loss = jitted(held[0], images, labels)
+            return loss
+    else:
+        init, predict = make_predict(spec["model"], dtype)
+        forward = jax.jit(predict)
+        variables = jax.jit(init)(images)
+
+        def once() -> jax.Array:
+            return forward(variables, images)
+
+    about = {"device": device.device_kind, "versions": f"jax {jax.__version__}"}
+    run = repeated(once, jax.block_until_ready, spec["seconds"], spec.get("wait_each", False))
+    return about, with_memory(run, lambda: device_memory(device))
+
+
+if __name__ == "__main__":
+    serve(prepare)

@@ -1,9 +1,9 @@
-"""Predict a million images that are made as they are asked for, and print the memory on the way.
+"""Predicts a stream of a million generated images and prints the memory on the way.
 
 python benchmarks/predict_memory.py --workdir=RUN --count=1000000
 
-One in ten is no image. The resident memory of the process must stay where it is after the first
-ten thousand. Exit status: 0 it did, 1 it grew by more than a tenth.
+One in ten is not an image. The resident memory of the process must not grow after the first ten
+thousand. Exit status: 0 constant, 1 it grew by more than a tenth.
 """
 
 import io
@@ -21,7 +21,7 @@ FIRST = 10_000
 
 
 def main(_: list[str]) -> int:
-    """Stream, measure, compare."""
+    """Streams, measures, compares."""
     import leukjax
     from leukjax.data.image_stream import Item
     from leukjax.predict.batching import stream
@@ -49,7 +49,7 @@ def main(_: list[str]) -> int:
 
 
 def resident() -> int:
-    """Bytes of memory that this process holds now (Linux)."""
+    """Returns the resident bytes of this process (Linux)."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * 4096
 

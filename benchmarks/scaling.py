@@ -1,14 +1,15 @@
-"""How the cost of an image grows with records, batch, image size, devices and processes.
+"""Cost per image by number of records, batch, image size, devices and processes.
 
 python benchmarks/scaling.py                       about 4 minutes on two cores
 python benchmarks/scaling.py --axes=records --records=1000,1000000
 
-records: synthetic ones of 8 px, streamed and from host memory: time and processor time an image
-through the feed alone, growth of the process' own memory while it streams, and what a start costs
-(split, search for near duplicates, bytes of the manifest a record). batch, image_size: the feed and
-a training step of a narrow cnn. devices: the same over so many fake devices of one process, the
-batch shared. processes: whole runs of the train command over Gloo, one device each.
-Devices and processes here share the same cores: they show what sharing costs, not what it wins.
+records: synthetic ones of 8 px, streamed and from host memory: time and processor time per image of
+the input pipeline alone, growth of the process's memory while it streams, and costs of a start
+(split, search for near duplicates, bytes of the manifest per record). batch, image_size: input
+pipeline and training step of a narrow cnn. devices: the same over simulated devices of one process
+that share the batch. processes: whole runs of the training command over Gloo, one device each.
+Devices and processes share the same cores: they show the overhead of sharing, not a gain.
+Adds rows to benchmarks/results/scaling.csv.
 """
 
 import json
@@ -17,60 +18,60 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import harness
-from measured import processor, versions
+from harness import spread
 
 FLAGS = flags.FLAGS
 AXES = ["records", "batch", "image_size", "devices", "processes"]
 flags.DEFINE_list("axes", AXES, f"of {', '.join(AXES)}")
 flags.DEFINE_list("records", ["1000", "10000", "100000", "1000000"], "numbers of records")
-flags.DEFINE_list("batch", ["8", "32", "128"], "images a batch")
-flags.DEFINE_list("image_size", ["32", "64", "128"], "pixels a side")
-flags.DEFINE_list("devices", ["1", "2", "4"], "fake devices of one process")
+flags.DEFINE_list("batch", ["8", "32", "128"], "images per batch")
+flags.DEFINE_list("image_size", ["32", "64", "128"], "pixels per side")
+flags.DEFINE_list("devices", ["1", "2", "4"], "simulated devices of one process")
 flags.DEFINE_list("processes", ["1", "2"], "processes of one run")
 flags.DEFINE_integer("rounds", 3, "interleaved rounds of each")
 flags.DEFINE_float("seconds", 2.0, "length of a round")
 flags.DEFINE_string("folder", "", "keeps the synthetic records; empty = a temporary folder")
 flags.DEFINE_bool("save", True, "append to benchmarks/results/scaling.csv")
 
-FLAT = 1.25  # an image may cost so many times more among the most records than among the fewest
+FLAT = 1.25  # largest cost of an image among the most records, relative to the fewest
 
 
 def main(_: list[str]) -> None:
+    """Measures every axis."""
     with tempfile.TemporaryDirectory() as temporary:
-        folder = FLAGS.folder or temporary
         for axis in FLAGS.axes:
             values = [int(value) for value in FLAGS[axis].value]
             if axis == "processes":
                 results = whole_runs(Path(temporary), values)
             else:
-                results = contenders(folder, axis, values)
+                results = measure(FLAGS.folder or temporary, axis, values)
             report(axis, results)
 
 
-def contenders(folder: str, axis: str, values: list[int]) -> harness.Results:
-    """A process for each value, rounds interleaved."""
-    field = []
+def measure(folder: str, axis: str, values: list[int]) -> harness.Results:
+    """Measures one process per value, rounds interleaved."""
+    contenders = []
     for value in values:
         for mode in ("none", "host") if axis == "records" else ("device",):
             spec = {"records": 1000, "batch": 32, "image_size": 8 if axis == "records" else 48}
-            spec |= {"norm_batch": 8} if axis == "devices" else {}
-            spec |= {} if axis == "devices" else {axis: value}
+            spec |= {"norm_batch": 8} if axis == "devices" else {axis: value}
             spec |= {"mode": mode, "folder": folder, "seconds": FLAGS.seconds}
-            own = {"JAX_NUM_CPU_DEVICES": str(value)} if axis == "devices" else {}
+            variables = {"JAX_NUM_CPU_DEVICES": str(value)} if axis == "devices" else {}
             name = f"{axis} {value}" + (f" {mode}" if axis == "records" else "")
-            field.append(harness.Contender(name, "contender_scaling.py", spec, environment=own))
-    with harness.running(field) as alive:
-        return harness.interleave(alive, FLAGS.rounds)
+            contenders.append(harness.Contender(name, __file__, spec, environment=variables))
+    return harness.measure(contenders, FLAGS.rounds)
 
 
 def whole_runs(folder: Path, values: list[int]) -> harness.Results:
-    """The train command with so many processes; what its own log says of its pace."""
+    """Runs the training command with each number of processes; reads its own throughput."""
     results: harness.Results = {f"processes {value}": [] for value in values}
     for number in range(FLAGS.rounds):
         for value, answers in zip(values, results.values(), strict=True):
@@ -78,65 +79,131 @@ def whole_runs(folder: Path, values: list[int]) -> harness.Results:
     return results
 
 
-def one_run(folder: Path, workdir: Path, processes: int) -> dict:
+def one_run(folder: Path, workdir: Path, processes: int) -> dict[str, Any]:
+    """Runs the training command; returns microseconds per image and images per second."""
     fields = {"data.image_size": 48, "model.width": 8, "train.epochs": 2}
     command = [sys.executable, "-m", "leukjax.main", "--config=cnn", f"--workdir={workdir}"]
     command += [f"--config.{field}={value}" for field, value in fields.items()]
-    environment = {"LEUKJAX_CACHE": str(folder / "cache"), "PYTHONPATH": str(harness.REPOSITORY)}
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-    running = []
-    for index in range(processes):
-        own = dict(os.environ, **environment)
-        if processes > 1:
-            own |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_PROCESS_ID": str(index)}
-            own |= {"JAX_NUM_PROCESSES": str(processes)}
-        running.append(
-            subprocess.Popen(command, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    variables = {"LEUKJAX_CACHE": str(folder / "cache"), "PYTHONPATH": harness.python_path()}
+    if processes > 1:
+        with socket.socket() as server:
+            server.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{server.getsockname()[1]}"
+        variables |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(processes)}
+    running = [
+        subprocess.Popen(
+            command,
+            env=os.environ | variables | ({"JAX_PROCESS_ID": str(i)} if processes > 1 else {}),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
         )
+        for i in range(processes)
+    ]
     for process in running:
-        said = process.communicate()[1]
+        errors = process.communicate()[1]
         if process.returncode:
-            sys.exit(f"error: {processes} processes: {said.decode().strip().splitlines()[-1]}")
+            sys.exit(f"error: {processes} processes: {errors.decode().strip().splitlines()[-1]}")
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     rate = [line["images_per_second"] for line in lines if line["part"] == "train"][-1]
-    about = {"device": processor(), "versions": versions("jax", "grain")}
+    about = {"device": harness.processor(), "versions": harness.versions("jax", "grain")}
     return {"microseconds_an_image": 1e6 / rate, "images_per_second": rate, **about}
 
 
 def report(axis: str, results: harness.Results) -> None:
-    """A line a value, the verdict, and the rows."""
+    """Prints one line per value and the verdict, appends the rows."""
     if not results:
         sys.exit(f"error: {axis}: nothing could be measured")
     for name, answers in results.items():
         last = answers[-1]
-        words = [f"{harness.spread([a['microseconds_an_image'] for a in answers])} us an image"]
+        parts = [f"{spread([a['microseconds_an_image'] for a in answers])} us per image"]
         if axis == "records":
             growth = max(answer["growth_megabytes"] for answer in answers)
-            words += [
-                f"{harness.spread([a['core_microseconds_an_image'] for a in answers])} of a core",
+            parts += [
+                f"{spread([a['core_microseconds_an_image'] for a in answers])} us of a core",
                 f"grew by at most {growth:.1f} MB while it ran, {last['megabytes']:.0f} MB in all",
-                f"manifest {last['manifest_bytes_a_record']:.0f} bytes a record",
+                f"manifest {last['manifest_bytes_a_record']:.0f} bytes per record",
                 f"split {last['split_seconds']:.1f} s",
                 f"near duplicates {last['duplicates_seconds']:.1f} s",
             ]
-        print(f"{name}: {'; '.join(words)}")
-    if axis == "records":
-        for mode in ("none", "host"):
-            own = [answers for name, answers in results.items() if name.endswith(mode)]
-            fewest, most = (
-                [a["microseconds_an_image"] for a in answers] for answers in (own[0], own[-1])
-            )
-            times = harness.ratio(most, fewest)
-            flat = "flat" if times.median <= FLAT else "not flat"
-            print(f"scaling, {mode}: an image costs {times} x among the most records ({flat})")
+        print(f"{name}: {'; '.join(parts)}")
+    for mode in ("none", "host") if axis == "records" else ():
+        of_mode = [answers for name, answers in results.items() if name.endswith(mode)]
+        fewest, most = (
+            [a["microseconds_an_image"] for a in answers] for answers in (of_mode[0], of_mode[-1])
+        )
+        times = harness.ratio(most, fewest)
+        flat = "flat" if times.median <= FLAT else "not flat"
+        print(f"scaling, {mode}: {times} x per image from the fewest to the most records ({flat})")
     if FLAGS.save:
-        first = next(iter(results))
         about = {"axis": axis, "precision": "float32"}
-        table = harness.rows(results, "microseconds_an_image", first, about)
+        table = harness.rows(results, "microseconds_an_image", next(iter(results)), about)
         harness.append("scaling", table)
 
 
+def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], harness.Round]:
+    """Records of the spec's number and size, and a training step with its input pipeline."""
+    import jax
+    from synthetic import Synthetic
+
+    from leukjax import config, sharding
+    from leukjax.data import duplicates, split
+    from leukjax.training.trainer import Trainer
+
+    began, empty = time.perf_counter(), harness.anonymous_memory()
+    records = Synthetic(spec["folder"], spec["records"], spec["image_size"])
+    manifest_bytes = harness.anonymous_memory() - empty
+    fields = {
+        "train.batch_size": spec["batch"],
+        "data.image_size": spec["image_size"],
+        "data.mean": "0.5,0.5,0.5",
+        "data.std": "0.25,0.25,0.25",
+        "model.width": 8,
+        "model.norm_batch": spec.get("norm_batch", 0),
+    }
+    settings = config.load("cnn", fields)
+    rows = split.make_split(records.manifest, "subject", 0, 5, 0).rows("train")
+    split_at = time.perf_counter()
+    duplicates.near_duplicates(records.manifest)
+    duplicates_at = time.perf_counter()
+
+    mesh = sharding.make_mesh(settings.mesh, spec["batch"])
+    prefetch, image_sharding = records.prefetch(mesh, rows, spec["batch"], spec["mode"])
+    step = state = None
+    if spec["image_size"] >= 32:  # the cnn needs 32 px; below, the input pipeline alone is measured
+        trainer = Trainer.from_config(settings, num_classes=2, mesh=mesh)
+        step = trainer.compiled(image_sharding=image_sharding).train_steps[1]
+        state = trainer.init_state(steps_per_epoch=len(rows) // spec["batch"])
+    batches = iter(prefetch)
+
+    def run(length: float = spec["seconds"]) -> dict[str, float]:
+        nonlocal state
+        before, computed, count = harness.anonymous_memory(), harness.cpu_seconds(), 0
+        began = time.perf_counter()
+        while time.perf_counter() - began < length:
+            batch = next(batches)
+            if step is not None:
+                state, metrics = step(state, batch)
+                jax.block_until_ready(metrics)
+            count += spec["batch"]
+        seconds = time.perf_counter() - began
+        return {
+            "microseconds_an_image": 1e6 * seconds / count,
+            "core_microseconds_an_image": 1e6 * (harness.cpu_seconds() - computed) / count,
+            "images_per_second": count / seconds,
+            "growth_megabytes": (harness.anonymous_memory() - before) / 1e6,
+        }
+
+    run(1.0)
+    about = {
+        "device": harness.processor(),
+        "versions": harness.versions("jax", "grain"),
+        "manifest_bytes_a_record": manifest_bytes / spec["records"],
+        "split_seconds": split_at - began,
+        "duplicates_seconds": duplicates_at - split_at,
+        "megabytes": harness.anonymous_memory() / 1e6,
+    }
+    return about, run
+
+
 if __name__ == "__main__":
-    app.run(main)
+    harness.start(main, prepare)

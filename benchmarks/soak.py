@@ -1,17 +1,16 @@
-"""Kills runs at random moments, flips bytes of checkpoints, stops runs of two processes.
+"""Kills runs at random moments, flips bytes of checkpoints, sends SIGTERM to runs.
 
 python benchmarks/soak.py --kills=200
 python benchmarks/soak.py --kills=0 --flips=200  404 s on two busy cores
 python benchmarks/soak.py --kills=0 --stops=20
 
-A run of seconds is killed (SIGKILL) at seeded random moments of its whole life, up to four times,
-and started again until it ends; then every score, prediction and parameter must have the bits of a
-run that nothing disturbed. A flipped byte must be noticed, and the run go on from the checkpoint
-before. What was done is kept in --folder, so that the same command resumes where it was stopped.
-With --stops, a run of two processes gets SIGTERM (see stops.py).
-With --data_cache and --steps_per_call the killed runs train in those modes, and are still compared
-with a run that streamed its records and did one step a call.
-One line is the verdict, one row is added to --results.
+A short run is killed (SIGKILL) at seeded random moments, up to four times, and started again until
+it ends; then every score, prediction and parameter must be bitwise equal to those of an undisturbed
+run. A flipped byte must be detected, and the run must resume from the checkpoint before. Progress
+is kept in --folder, so that the same command resumes. With --stops, runs of two processes get
+SIGTERM (see stops.py). With --data_cache and --steps_per_call the killed runs train in those modes,
+and are still compared with a run that streams its records and does one step per dispatch.
+Prints a verdict in one line and adds a row to --results.
 """
 
 import csv
@@ -40,10 +39,10 @@ FLAGS = flags.FLAGS
 flags.DEFINE_integer("kills", 200, "how many kills", lower_bound=0)
 flags.DEFINE_integer("flips", 0, "how many flipped bytes", lower_bound=0)
 flags.DEFINE_integer("stops", 0, "how many runs of two processes get SIGTERM", lower_bound=0)
-flags.DEFINE_integer("seed", 0, "of the moments and of the places")
+flags.DEFINE_integer("seed", 0, "of moments and bytes")
 flags.DEFINE_enum("data_cache", "none", ["none", "host", "device"], "of the killed runs")
 flags.DEFINE_integer("steps_per_call", 1, "of the killed runs; checkpoints come every 2 steps")
-flags.DEFINE_string("folder", str(REPOSITORY / "runs" / "soak"), "where the runs are kept")
+flags.DEFINE_string("folder", str(REPOSITORY / "runs" / "soak"), "folder of the runs")
 flags.DEFINE_string(
     "results", str(REPOSITORY / "benchmarks" / "results" / "soak.csv"), "table that gets a row"
 )
@@ -62,11 +61,11 @@ MOMENTS = (
     "start", "preparation", "building", "training", "save", "scoring", "report", "at the end"
 )  # fmt: skip
 KILLS_A_RUN = 4
-OPENED = "test_openings.jsonl"  # comes when training is over and test is about to be scored
-ENDING = 2.5  # seconds from there to the end, about
-LIFE = 4.0  # seconds from the first word of a start to its end, before one was measured
-FRESH_CACHE = 4  # every so many runs one has to prepare its records again
-COMMAND_FLIPS = 20  # every so many flips one goes through the whole command
+OPENED = "test_openings.jsonl"  # written after training, before test is scored
+ENDING = 2.5  # seconds from then to the end, about
+LIFE = 4.0  # seconds from the first output of a start to its end, until one was measured
+FRESH_CACHE = 4  # every N-th run prepares its records again
+COMMAND_FLIPS = 20  # every N-th flip uses the whole command
 
 
 def main(_: list[str]) -> None:
@@ -90,7 +89,7 @@ def main(_: list[str]) -> None:
 
 
 def make_reference(folder: Path) -> Path:
-    """The run that nothing disturbed; made once."""
+    """Returns the undisturbed run, trained once."""
     reference = folder / "reference"
     if not (reference / "summary.json").exists():
         streamed = CHANGES | {"data.cache": "none"}
@@ -99,7 +98,7 @@ def make_reference(folder: Path) -> Path:
 
 
 def changes() -> dict:
-    """The fields of the killed runs."""
+    """Returns the config fields of the killed runs."""
     return CHANGES | {
         "data.cache": FLAGS.data_cache,
         "train.steps_per_call": FLAGS.steps_per_call,
@@ -107,13 +106,13 @@ def changes() -> dict:
 
 
 def mode() -> str:
-    """Of the killed runs, for names and tables; empty for streaming, one step a call."""
+    """Returns the mode of the killed runs; "" for streaming with one step per dispatch."""
     plain = FLAGS.data_cache == "none" and FLAGS.steps_per_call == 1
     return "" if plain else f"{FLAGS.data_cache}-{FLAGS.steps_per_call}"
 
 
 def kill_runs(folder: Path, reference: Path, kills: int, seed: int) -> Counter:
-    """Run after run until there were so many kills; counts of moments and of outcomes."""
+    """Kills runs until there were `kills`; returns counts of moments and outcomes."""
     ledger = folder / f"kills-{'-'.join(filter(None, [str(seed), mode()]))}.jsonl"
     done = [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.exists() else []
     while sum(len(line["moments"]) for line in done) < kills:
@@ -134,9 +133,9 @@ def kill_runs(folder: Path, reference: Path, kills: int, seed: int) -> Counter:
 def one_killed_run(
     folder: Path, reference: Path, number: int, kills: int, seed: int, life: float
 ) -> dict:
-    """Start, kill, start, kill …, start and let it end; compare.
+    """Starts and kills a run, lets its last start end, compares.
 
-    `life` is how many seconds a start takes from its first word to its end, at present.
+    `life`: seconds of a start from its first output to its end, as measured last.
     """
     draw = random.Random(f"{seed} {number}")
     workdir = folder / f"killed-{seed}-{mode()}{number}"
@@ -154,18 +153,18 @@ def one_killed_run(
         elif aim < 0.85:
             process.stderr.readline()
             kill_after(process, draw.uniform(0.0, life + (1.5 if fresh else 0.0)))
-        else:  # the end is a small part of a life, and what it writes matters as much
+        else:  # the end is short, and its files matter as much
             kill_after(process, draw.uniform(0.0, ENDING), await_file=workdir / OPENED)
         if process.returncode != -signal.SIGKILL:
-            break  # it ended before its moment came; no kill
+            break  # it ended before the kill
         moments.append(moment(workdir, cache))
     try:
         process = runs.start(arguments, cache)
-        said = process.stderr.readline()
+        output = process.stderr.readline()
         began = time.monotonic()
-        said += process.communicate()[1]
+        output += process.communicate()[1]
         life = 0.3 * life + 0.7 * max(2.0, time.monotonic() - began)
-        assert process.returncode == 0, f"exit {process.returncode}: {said}"
+        assert process.returncode == 0, f"exit {process.returncode}: {output}"
         runs.assert_same_bits(reference, workdir)
         outcome = "same"
     except AssertionError as error:
@@ -178,9 +177,9 @@ def one_killed_run(
 def kill_after(
     process: subprocess.Popen, seconds: float, *, await_file: Path | None = None
 ) -> None:
-    """Kill after a time, counted from now or from a file's coming; or let the process end.
+    """Kills a process after a time, from now or from the creation of a file, unless it ends.
 
-    Its output is read all the while, so that it never waits for us.
+    Its output is read meanwhile, so that it never blocks.
     """
 
     def kill() -> None:
@@ -195,7 +194,7 @@ def kill_after(
 
 
 def moment(workdir: Path, cache: Path) -> str:
-    """What a killed run was doing, from what it left."""
+    """Returns the phase in which a run was killed, from its files."""
     checkpoints = workdir / "checkpoints"
     if (workdir / "summary.json").exists():
         return "at the end"
@@ -220,7 +219,7 @@ def moment(workdir: Path, cache: Path) -> str:
 
 
 def flip_bytes(folder: Path, reference: Path, flips: int, seed: int) -> Counter:
-    """One byte of the newest checkpoint at a time; is it noticed, and the one before it used?"""
+    """Flips a byte of the newest checkpoint; checks that the checkpoint before is used."""
     import jax
     import numpy as np
 
@@ -239,8 +238,8 @@ def flip_bytes(folder: Path, reference: Path, flips: int, seed: int) -> Counter:
         counts["tried"] += 1
         if number % COMMAND_FLIPS == COMMAND_FLIPS - 1:
             try:
-                said = go_on_from(work, folder / "cache")
-                noticed = f"checkpoint {newest} is not used" in said
+                output = resume(work, folder / "cache")
+                noticed = f"checkpoint {newest} is not used" in output
                 runs.assert_same_bits(reference, work)
             except AssertionError as error:
                 noticed = False
@@ -261,24 +260,24 @@ def flip_bytes(folder: Path, reference: Path, flips: int, seed: int) -> Counter:
                 )
             made.close()
         counts["noticed" if noticed else "unnoticed"] += 1
-        print(f"[{number + 1}/{flips}] {where}: {'noticed' if noticed else 'NOT NOTICED'}")
+        print(f"[{number + 1}/{flips}] {where}: {'detected' if noticed else 'NOT DETECTED'}")
     return counts
 
 
 def flip_one(checkpoint: Path, draw: random.Random) -> str:
-    """Change one byte, drawn among all bytes of all files; half of the draws go by file first."""
+    """Changes one byte, uniform over bytes or, in half of the cases, over files."""
     files = sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.stat().st_size)
     weights = [p.stat().st_size for p in files] if draw.random() < 0.5 else None
     file = draw.choices(files, weights)[0]
     content = bytearray(file.read_bytes())
-    place = draw.randrange(len(content))
-    content[place] ^= draw.randrange(1, 256)
+    offset = draw.randrange(len(content))
+    content[offset] ^= draw.randrange(1, 256)
     file.write_bytes(content)
-    return f"{file.relative_to(checkpoint)} byte {place} of {len(content)}"
+    return f"{file.relative_to(checkpoint)} byte {offset} of {len(content)}"
 
 
-def go_on_from(workdir: Path, cache: Path) -> str:
-    """Let a finished run find its newest checkpoint damaged: it must train that part again."""
+def resume(workdir: Path, cache: Path) -> str:
+    """Runs a finished run again whose newest checkpoint is damaged: it must retrain that part."""
     for name in ("predictions", "summary.json", OPENED):
         path = workdir / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -286,24 +285,25 @@ def go_on_from(workdir: Path, cache: Path) -> str:
 
 
 def verdict(what: str, counts: Counter) -> str:
-    """One line."""
+    """Returns one line."""
     if what == "kills":
         moments = ", ".join(f"{counts[name]} {name}" for name in MOMENTS if counts[name])
         return (
             f"{counts['tried']} kills of {counts['runs']} runs ({moments}): "
-            f"{counts['same']} runs ended with the same bits, {counts['different']} with others, "
+            f"{counts['same']} runs ended bitwise equal, {counts['different']} different, "
             f"{counts['failed']} failed"
         )
     if what == "stops":
         return stops.verdict(counts)
     return (
-        f"{counts['tried']} bytes flipped: {counts['noticed']} noticed and the checkpoint before "
-        f"used ({counts['by the command']} by the whole command), {counts['unnoticed']} not noticed"
+        f"{counts['tried']} bytes flipped: {counts['noticed']} detected and the checkpoint before "
+        f"used ({counts['by the command']} by the whole command), "
+        f"{counts['unnoticed']} not detected"
     )
 
 
 def add_row(path: Path, what: str, counts: Counter, seconds: float) -> None:
-    """One line for the table of results."""
+    """Adds a row to the table of results."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
     with path.open("a", newline="") as file:

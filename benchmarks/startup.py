@@ -1,12 +1,13 @@
-"""Seconds from the command line to the first step done, stage by stage; cold, then warm.
+"""Seconds from the command line to the first step, by stage; cold, then warm.
 
 python benchmarks/startup.py                    about 3 minutes on two cores (ResNet-50, 48 px)
 python benchmarks/startup.py --config=cnn --rounds=5
 
-Cold: no prepared records, no compiled programs. Warm: the same command again in a new work
-directory, which finds both in the caches. Stages: *import* (interpreter and libraries), *prepare*
-(images to records, split, statistics, pixels where they shall lie), *build* (initial state: trace,
-compile, run), *first step* (trace, compile, run). `import leukjax` and `--help` are timed beside.
+Cold: no prepared records, no compiled functions. Warm: the same again in a new work directory,
+which finds both in the caches. Stages: *import* (interpreter and libraries), *prepare* (images to
+records, split, statistics, images on the device), *build* (initial state: trace, compile, run),
+*first step* (trace, compile, run). `import leukjax` and `--help` are timed as well.
+Adds rows to benchmarks/results/startup.csv.
 """
 
 import json
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags
 
@@ -27,45 +29,42 @@ flags.DEFINE_string("config", "resnet50", "a shipped config")
 flags.DEFINE_integer("rounds", 2, "pairs of a cold and a warm start")
 flags.DEFINE_bool("save", True, "append to benchmarks/results/startup.csv")
 
-TARGET = 3.0  # times sooner
+TARGET = 3.0  # ratio of a cold to a warm start
 STAGES = ("import", "prepare", "build", "first_step")
 
-# Runs the command's own code up to the first step, saying when each stage was reached.
+# What the training command does up to the first step.
 CHILD = """
-import json, os, sys, time
+import json, sys, time
 marks = {"start": float(sys.argv[1])}
-from leukjax.training import run_report
+from pathlib import Path
+import jax
+from harness import processor, versions
 from leukjax import config, runtime
-from leukjax.training import trainer
-from leukjax.training import throughput as pace
-from measured import processor, versions
+from leukjax.training import run_report
+from leukjax.training.prefetch import DevicePrefetcher
+from leukjax.training.trainer import Trainer
 marks["import"] = time.time()
-compiled_steps = trainer.compiled_steps
-def building(*arguments, **options):
-    marks["prepare"] = time.time()
-    return compiled_steps(*arguments, **options)
-trainer.compiled_steps = building
-train = trainer.train_loop
-def training(run, state, *rest):
-    import jax
-    jax.block_until_ready(state)
-    marks["build"] = time.time()
-    return train(run, state, *rest)
-trainer.train_loop = training
-def done(*_):
-    marks["first_step"] = time.time()
-    names = list(marks)
-    stages = {b: marks[b] - marks[a] for a, b in zip(names, names[1:])}
-    about = {"device": processor(), "versions": versions("jax", "flax")}
-    print(json.dumps({**stages, "seconds": marks["first_step"] - marks["start"], **about}))
-    sys.stdout.flush()
-    os._exit(0)
-pace.ThroughputMeter.first_call_done = done
-trainer.train(config.load(sys.argv[2]), __import__("pathlib").Path(sys.argv[3]))
+settings = config.load(sys.argv[2])
+runtime.start(settings)
+trainer = Trainer.from_config(settings)
+run, _ = trainer._assemble(Path(sys.argv[3]), trainer.data)
+marks["prepare"] = time.time()
+state = jax.block_until_ready(run.fresh_state())
+marks["build"] = time.time()
+batches = DevicePrefetcher(
+    run.train_batches, run.mesh, 0, 1, device_images=run.placement.device_images
+)
+jax.block_until_ready(run.compiled.train_steps[1](state, next(batches)))
+marks["first_step"] = time.time()
+names = list(marks)
+stages = {b: marks[b] - marks[a] for a, b in zip(names, names[1:])}
+about = {"device": processor(), "versions": versions("jax", "flax")}
+print(json.dumps({**stages, "seconds": marks["first_step"] - marks["start"], **about}))
 """
 
 
 def main(_: list[str]) -> None:
+    """Starts pairs, prints the stages and the verdict, appends the rows."""
     results: harness.Results = {"cold": [], "warm": []}
     for number in range(FLAGS.rounds):
         with tempfile.TemporaryDirectory() as folder:
@@ -81,13 +80,11 @@ def main(_: list[str]) -> None:
             for stage in STAGES
         )
         print(f"{name}: {harness.spread([a['seconds'] for a in answers])} s: {stages}")
-    sooner = harness.ratio(
-        [a["seconds"] for a in results["cold"]], [a["seconds"] for a in results["warm"]]
-    )
-    met = "met" if sooner.median >= TARGET else "missed"
+    cold, warm = ([a["seconds"] for a in answers] for answers in results.values())
+    ratio = harness.ratio(cold, warm)
     print(
-        f"startup, {FLAGS.config}: a second start reaches its first step {sooner} x sooner "
-        f"(target {TARGET:g}: {met}); "
+        f"startup, {FLAGS.config}: a second start reaches its first step {ratio} x sooner "
+        f"(target {TARGET:g}: {'met' if ratio.median >= TARGET else 'missed'}); "
         + ", ".join(f"{name} {value:.2f} s" for name, value in quick.items())
     )
     if FLAGS.save:
@@ -98,26 +95,22 @@ def main(_: list[str]) -> None:
         harness.append("startup", harness.rows(results, "seconds", "cold", about))
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """Caches of its own."""
-    return os.environ | {
+def start(folder: Path, name: str) -> dict[str, Any]:
+    """Starts once in a new work directory; returns the seconds by stage."""
+    variables = {
         "LEUKJAX_CACHE": str(folder / "records"),
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-        "PYTHONPATH": os.pathsep.join([str(harness.REPOSITORY), str(Path(__file__).parent)]),
+        "PYTHONPATH": os.pathsep.join([harness.python_path(), str(Path(__file__).parent)]),
     }
-
-
-def start(folder: Path, name: str) -> dict[str, float]:
-    """One start in a new work directory; seconds by stage."""
     command = [sys.executable, "-c", CHILD, str(time.time()), FLAGS.config, str(folder / name)]
-    done = subprocess.run(command, env=environment(folder), capture_output=True, text=True)
+    done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"error: {name}: {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def seconds(command: list[str]) -> float:
-    """The shortest of three runs: the interpreter's files lie in memory then."""
+    """Returns the shortest of three runs, when files are in the page cache."""
     times = []
     for _ in range(3):
         began = time.perf_counter()

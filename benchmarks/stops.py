@@ -1,8 +1,8 @@
-"""SIGTERM to runs of two processes, at random moments. `soak.py --stops=20` starts it.
+"""Sends SIGTERM to runs of two processes at random moments (`soak.py --stops=20`).
 
-One process gets the signal in every other trial, both get it in the rest. Both must end with status
-75 at the same step, with its checkpoint sealed, within 20 s of the signal. In every fifth trial the
-signal comes before the first step: there the 20 s begin with the end of that step, because its
+In every other trial one process gets the signal, in the rest both. Both must end with status 75 at
+the same step, with its checkpoint complete, within 20 s of the signal. In every fifth trial the
+signal comes before the first step: the 20 s then begin with the end of that step, because its
 compilation cannot be interrupted.
 """
 
@@ -21,15 +21,15 @@ from pathlib import Path
 
 import runs  # the small runs of the tests
 
-SECONDS = 20.0  # that the end may take
-MOMENT = 10.0  # the signal comes within so many seconds, counted from the start or the first step
+SECONDS = 20.0  # limit from the signal to the end
+MOMENT = 10.0  # the signal comes within this time of the start or the first step
 PATIENCE = 300.0  # for a start
 NOT_STARTED = "not started"
-STARTS = 5  # a trial whose run does not start is tried again so often
+STARTS = 5  # attempts of a trial whose run does not start
 
 
 def stop_runs(folder: Path, stops: int, seed: int, changes: dict) -> Counter:
-    """Trial after trial; counts of outcomes, and the time of the slowest in ms."""
+    """Runs trials; returns counts of outcomes, and the time of the slowest in ms."""
     counts: Counter = Counter()
     for number in range(stops):
         draw = random.Random(f"stop {seed} {number}")
@@ -55,7 +55,7 @@ def stop_runs(folder: Path, stops: int, seed: int, changes: dict) -> Counter:
 
 
 def verdict(counts: Counter) -> str:
-    """One line."""
+    """Returns one line."""
     again = counts[NOT_STARTED]
     repeated = f"; {again} starts ended before the signal and were repeated" if again else ""
     return (
@@ -69,21 +69,21 @@ def verdict(counts: Counter) -> str:
 def _trial(
     folder: Path, changes: dict, targets: list[int], after: float, in_start: bool
 ) -> tuple[str, int, float]:
-    """What is wrong (empty if nothing), the step of the stop, and the seconds that it took."""
+    """Returns the problem or "", the step of the stop, and the seconds to the end."""
     workdir = folder / "stopped"
     shutil.rmtree(workdir, ignore_errors=True)
     endless = changes | {"train.epochs": 100_000, "train.eval_every": "20 steps"}
     processes = start_two(runs.command("cnn", workdir, endless), folder / "cache")
-    said: list[list[str]] = [[], []]
+    output: list[list[str]] = [[], []]
     threads = [
         threading.Thread(target=lines.extend, args=(process.stderr,))
-        for process, lines in zip(processes, said, strict=True)
+        for process, lines in zip(processes, output, strict=True)
     ]
     for thread in threads:
         thread.start()
 
     def met() -> bool:
-        return any(line.startswith("device:") for line in said[0])
+        return any(line.startswith("device:") for line in output[0])
 
     def trained() -> bool:
         return _size(workdir / "metrics.jsonl") > 0
@@ -98,7 +98,7 @@ def _trial(
         _await(lambda: (met() if in_start else trained()) or ended(), PATIENCE)
         time.sleep(after)
         if ended():
-            print(*said[0][-1:], end="")
+            print(*output[0][-1:], end="")
             return NOT_STARTED, 0, 0.0
         for index in targets:
             processes[index].send_signal(signal.SIGTERM)
@@ -111,39 +111,39 @@ def _trial(
             process.kill()
         for thread in threads:
             thread.join()
-    return *_judge(workdir, processes, said, seconds), seconds
+    return *_check(workdir, processes, output, seconds), seconds
 
 
-def _judge(
-    workdir: Path, processes: list[subprocess.Popen], said: list[list[str]], seconds: float
+def _check(
+    workdir: Path, processes: list[subprocess.Popen], output: list[list[str]], seconds: float
 ) -> tuple[str, int]:
     statuses = [process.wait() for process in processes]
-    # Not the last lines: JAX may say later that it caught the signal.
+    # Not the last lines: JAX may log later that it caught the signal.
     ends = [
-        [x.strip() for x in lines if x.startswith(("stopped:", "error:"))][-1:] for lines in said
+        [x.strip() for x in lines if x.startswith(("stopped:", "error:"))][-1:] for lines in output
     ]
     if "Gloo context initialization failed" in str(ends):
         return NOT_STARTED, 0  # XLA gives the processes 30 s to meet, too little on a busy machine
-    found = re.search(r"stopped: SIGTERM at step ([0-9]+)", str(ends[0]))
-    if statuses != [75, 75] or not found or ends[0] != ends[1]:
+    match = re.search(r"stopped: SIGTERM at step ([0-9]+)", str(ends[0]))
+    if statuses != [75, 75] or not match or ends[0] != ends[1]:
         return f"statuses {statuses}, {ends}", 0
-    step = int(found[1])
+    step = int(match[1])
     if step and not (workdir / "checkpoints" / str(step) / "checksums.json").exists():
-        return f"no sealed checkpoint of step {step}", step
+        return f"no complete checkpoint of step {step}", step
     return "too late" if seconds > SECONDS else "", step
 
 
 def start_two(arguments: list[str], cache: Path) -> list[subprocess.Popen]:
-    """The same command as two processes of one run on this machine."""
+    """Starts a command as two processes of one run on this machine."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]
-    place = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2"}
+    variables = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2"}
     processes = []
     for index in range(2):
-        os.environ.update(place, JAX_PROCESS_ID=str(index))
+        os.environ.update(variables, JAX_PROCESS_ID=str(index))
         processes.append(runs.start(arguments, cache))
-    for name in (*place, "JAX_PROCESS_ID"):
+    for name in (*variables, "JAX_PROCESS_ID"):
         del os.environ[name]
     return processes
 

@@ -1,11 +1,11 @@
-"""Convert a PyTorch checkpoint to safetensors, which leukjax reads. Needs PyTorch and safetensors.
+"""Converts a PyTorch checkpoint to safetensors, which leukjax reads. Needs PyTorch and safetensors.
 
 python launch/pth_to_safetensors.py resnet50.pth resnet50.safetensors
 
-A .pth is a pickle, and a pickle can run any code. Here it is read by torch.load(weights_only=True),
-which makes tensors and plain containers and refuses everything else; no way around that is offered.
-Of a training checkpoint the state dict is taken ("state_dict", "model" or "model_ema"), and a
-prefix "module." of all names falls. Run it in an environment of its own: leukjax needs no PyTorch.
+A .pth is a pickle, and a pickle can run any code. This script reads it with
+torch.load(weights_only=True), which accepts only tensors and plain containers. Of a training
+checkpoint it takes the state dict ("state_dict", "model" or "model_ema"), and removes a prefix
+"module." that all names have. Run it in a separate environment: leukjax needs no PyTorch.
 """
 
 import argparse
@@ -21,7 +21,7 @@ INSIDE = ("model_ema", "state_dict", "model")
 
 
 def tensors_of(content: object) -> dict[str, torch.Tensor]:
-    """The state dict, wherever in the checkpoint it is."""
+    """Returns the state dict from any level of the checkpoint."""
     while isinstance(content, dict):
         deeper = next(
             (content[name] for name in INSIDE if isinstance(content.get(name), dict)), None
@@ -30,33 +30,33 @@ def tensors_of(content: object) -> dict[str, torch.Tensor]:
             break
         content = deeper
     if not isinstance(content, dict) or not content:
-        raise ValueError("it holds no dictionary of tensors")
+        raise ValueError("it has no dictionary of tensors")
     strange = [name for name, value in content.items() if not isinstance(value, torch.Tensor)]
     if strange:
-        raise ValueError(f"{strange[0]!r} in it is no tensor")
+        raise ValueError(f"{strange[0]!r} in it is not a tensor")
     prefix = "module." if all(name.startswith("module.") for name in content) else ""
     # Copies: tensors that share memory are not allowed in safetensors.
     return {name.removeprefix(prefix): x.clone().contiguous() for name, x in content.items()}
 
 
 def main() -> int:
-    """Exit status 0, or 1 with one line that says why."""
+    """Converts; returns 0, or 1 after one line with the reason."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
-    given = parser.parse_args()
-    temporary = given.target.with_name(f".{given.target.name}.{os.getpid()}")
+    options = parser.parse_args()
+    temporary = options.target.with_name(f".{options.target.name}.{os.getpid()}")
     try:
-        content = torch.load(given.source, map_location="cpu", weights_only=True)
+        content = torch.load(options.source, map_location="cpu", weights_only=True)
         tensors = tensors_of(content)
         save_file(tensors, temporary, metadata={"format": "pt"})
-        temporary.replace(given.target)
+        temporary.replace(options.target)
     except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         temporary.unlink(missing_ok=True)
         reason = " ".join(str(error).split()) or type(error).__name__
-        print(f"error: {given.source}: not converted: {reason[:300]}", file=sys.stderr)
+        print(f"error: {options.source}: not converted: {reason[:300]}", file=sys.stderr)
         return 1
-    print(f"{given.target}: {len(tensors)} tensors")
+    print(f"{options.target}: {len(tensors)} tensors")
     return 0
 
 

@@ -1,1 +1,1 @@
-"""What the compilers for GPU and TPU make of a step, read from the program that they write."""
+"""Compiles a step for absent GPUs and TPUs and reads the optimised program."""

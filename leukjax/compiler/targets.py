@@ -1,4 +1,4 @@
-"""The devices that a program can be compiled for on a machine that has none of them."""
+"""Devices that a step can be compiled for on a machine without them."""
 
 import dataclasses
 import importlib.util
@@ -8,7 +8,7 @@ from typing import Any
 
 from leukjax.errors import UserError
 
-# TPU chips -> the layouts that libtpu knows for so many, in two dimensions and in three.
+# Number of TPU chips -> libtpu's layout of them, in two dimensions and in three.
 _FLAT = {4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 _DEEP = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8"}
 _GPUS_A_HOST = 8
@@ -16,15 +16,15 @@ _GPUS_A_HOST = 8
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """One kind of device; the numbers are the makers' own, of one device.
+    """One kind of device; the numbers are the maker's, for one device.
 
     Attributes:
       platform: ``cuda`` or ``tpu``.
       memory: bytes.
-      bandwidth: of that memory, bytes a second.
-      bfloat16: dense FLOP/s; the bound of all matrix products here.
-      links: bytes a second that leave a device for its neighbours, all links and both directions
-        counted once: NVLink, or the wires of a TPU slice.
+      bandwidth: of that memory, bytes per second.
+      bfloat16: dense FLOP/s, the bound of all matrix products.
+      links: bytes per second that leave a device for its neighbours, all links and both directions
+        counted once: NVLink, or the interconnect of a TPU slice.
     """
 
     name: str
@@ -38,26 +38,26 @@ class Target:
 
     @property
     def usable(self) -> float:
-        """Bytes of memory that a program gets: of a GPU's JAX takes three quarters as it comes."""
+        """Bytes that a step can use: by default JAX takes three quarters of a GPU's memory."""
         return self.memory * (0.75 if self.platform == "cuda" else 1.0)
 
     def devices(self, count: int) -> list[Any]:
-        """So many of them, of JAX's make, that programs can be compiled for but not run on.
+        """Returns `count` JAX devices that can be compiled for but not run on.
 
-        A smaller number than a layout has is its first devices.
+        If no layout has exactly `count`, these are the first devices of a larger one.
 
         Raises:
-          UserError: more than any layout has.
+          UserError: no layout has that many.
         """
         from jax.experimental import topologies
 
         if self.layouts is None:
-            hosts, own = (1, count) if count < _GPUS_A_HOST else (-(-count // _GPUS_A_HOST), 8)
+            hosts, per_host = (1, count) if count < _GPUS_A_HOST else (-(-count // _GPUS_A_HOST), 8)
             description = resources.files("leukjax.compiler").joinpath(f"{self.name}.txtpb")
             topology = topologies.get_topology_desc(
                 platform="cuda",
                 topology_name="",
-                topology=f"1x{hosts}x{own}",
+                topology=f"1x{hosts}x{per_host}",
                 target_config=description.read_text(encoding="utf-8"),
             )
         else:
@@ -82,10 +82,10 @@ TARGETS = {
 
 
 def parse(text: str) -> tuple[Target, int]:
-    """``h100:8`` -> the target and 8.
+    """Parses ``h100:8`` into the target and 8.
 
     Raises:
-      UserError: no such device, or no number.
+      UserError: unknown device, or no count.
     """
     name, _, number = text.partition(":")
     if name not in TARGETS or not number.isdecimal() or int(number) < 1:
@@ -97,22 +97,21 @@ def parse(text: str) -> tuple[Target, int]:
 
 
 def missing(target: Target) -> str:
-    """What must be installed to compile for a target, in one line; empty where nothing."""
+    """Returns what to install to compile for a target, in one line, or ""."""
     module = "jax_plugins.xla_cuda13" if target.platform == "cuda" else "libtpu"
     try:
-        found = importlib.util.find_spec(module) is not None
+        if importlib.util.find_spec(module) is not None:
+            return ""
     except ModuleNotFoundError:
-        found = False
-    if found:
-        return ""
+        pass
     return f"no compiler for {target.title} here; pip install 'leukjax[preflight]'"
 
 
-# What a process that compiles for absent devices must see before it first uses JAX: the CPU as the
-# only device that is there, and no search for a TPU machine around it.
+# Variables that a process needs before it imports JAX to compile for absent devices: the CPU is the
+# only local device, and libtpu does not query a TPU metadata server.
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 def environment() -> dict[str, str]:
-    """This process's environment, changed for one that compiles."""
+    """Returns the environment for a process that compiles for absent devices."""
     return {**os.environ, **ENVIRONMENT}

@@ -1,4 +1,4 @@
-"""The fuzz command's judgement: what it calls a failure, and that it measures what it says."""
+"""benchmarks/fuzz.py: what counts as a failure, and what is observed."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import fuzz_case
-import fuzz_judge
+import fuzz_check
 import fuzz_watch
 from broken_case import Case, Surroundings
 
@@ -18,16 +18,16 @@ GOOD = "path,predicted,p_a,p_b,error\nx.png,a,0.9,0.1,\n"
 
 
 def ended(case: Case, **changes) -> str:
-    found = {"status": 0, "out": "", "err": "", "peak": 0} | changes
+    result = {"status": 0, "out": "", "err": "", "peak": 0} | changes
     before = {name: fuzz_watch.snapshot(case.folder / name) for name in ("outside", "inputs")}
-    return fuzz_judge.judge(case, False, before, **found)
+    return fuzz_check.check(case, False, before, **result)
 
 
 @pytest.fixture
 def case(tmp_path) -> Case:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "answers.csv").write_text(GOOD)
-    return Case("run", tmp_path, "", {}, program="predict", arguments=[], rows=1)
+    return Case("run", tmp_path, "", {}, command="predict", arguments=[], rows=1)
 
 
 def test_good_endings(case):
@@ -36,7 +36,7 @@ def test_good_endings(case):
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"status": None, "err": "Traceback\nValueError: no\n"}, "raised: ValueError: no"),
         ({"err": "Traceback (most recent call last):\n"}, "traceback"),
@@ -49,12 +49,12 @@ def test_good_endings(case):
         ({"err": "a\rb"}, "raw"),
     ],
 )
-def test_bad_endings(case, changes, says):
-    assert says in ended(case, **changes)
+def test_bad_endings(case, changes, message):
+    assert message in ended(case, **changes)
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         (GOOD.replace("0.9,0.1", "nan,nan"), "probabilities"),
         (GOOD.replace("0.9,0.1", "0.9,0.3"), "probabilities"),
@@ -63,54 +63,54 @@ def test_bad_endings(case, changes, says):
         (GOOD + "y.png\n", "other lengths"),
     ],
 )
-def test_bad_tables(case, text, says):
+def test_bad_tables(case, text, message):
     (case.folder / "out" / "answers.csv").write_text(text)
-    assert says in ended(case)
+    assert message in ended(case)
 
 
-def test_changed_inputs_and_half_written_files_are_seen(case):
+def test_changed_inputs_and_temporary_files_are_problems(case):
     inputs = case.folder / "inputs"
     inputs.mkdir()
     before = {"inputs": fuzz_watch.snapshot(inputs)}
     (inputs / "new.png").write_bytes(b"")
     quiet = {"status": 0, "out": "", "err": "", "peak": 0}
-    # An empty folder says nothing; one with an image does.
-    assert fuzz_judge.judge(case, False, before, **quiet) == ""
+    # A folder that was empty is not compared.
+    assert fuzz_check.check(case, False, before, **quiet) == ""
     before = {"inputs": fuzz_watch.snapshot(inputs)}
     (inputs / "new.png").write_bytes(b"1")
-    assert fuzz_judge.judge(case, False, before, **quiet) == "changed inputs/new.png"
+    assert fuzz_check.check(case, False, before, **quiet) == "changed inputs/new.png"
     (case.folder / "out" / ".answers.csv.0123456789ab").write_text("")
     assert "left out/.answers.csv" in ended(case)
 
 
-def test_writes_elsewhere_and_imports_are_recorded(tmp_path):
-    """In a process of its own: an audit hook cannot be removed."""
+def test_writes_outside_and_imports_are_recorded(tmp_path):
+    """In its own process: an audit hook cannot be removed."""
     (tmp_path / "in").mkdir()
     code = f"""
 import sys, os
 sys.path.insert(0, {str(Path(fuzz_watch.__file__).parent)!r})
 import fuzz_watch
 from pathlib import Path
-here = Path({str(tmp_path)!r})
+base = Path({str(tmp_path)!r})
 recorder = fuzz_watch.Recorder()
-def said():
-    return fuzz_watch.written_elsewhere(recorder, [here / "in"], here / "outside")
+def problem():
+    return fuzz_watch.written_elsewhere(recorder, [base / "in"], base / "outside")
 recorder.start()
-open(here / "in" / "a", "w").close()
-assert said() == "", said()
-(here / "in" / "link").symlink_to(here)
+open(base / "in" / "a", "w").close()
+assert problem() == "", problem()
+(base / "in" / "link").symlink_to(base)
 recorder.start()
-open(here / "in" / "link" / "b", "w").close()
-assert said() == f"wrote {{here.resolve() / 'b'}}", said()
+open(base / "in" / "link" / "b", "w").close()
+assert problem() == f"wrote {{base.resolve() / 'b'}}", problem()
 recorder.start()
-os.rename(here / "in" / "a", here / "c")
-assert said().endswith("c"), said()
+os.rename(base / "in" / "a", base / "c")
+assert problem().endswith("c"), problem()
 recorder.start()
 try:
-    open(here / "outside" / "secret")
+    open(base / "outside" / "secret")
 except OSError:
     pass
-assert said().startswith("opened"), said()
+assert problem().startswith("opened"), problem()
 try:
     import fuzz_canary
 except ImportError:
@@ -121,8 +121,8 @@ assert recorder.problems
 
 
 @pytest.fixture
-def program(monkeypatch, tmp_path):
-    """Runs Python code in the place of a command."""
+def run_python(monkeypatch, tmp_path):
+    """Runs Python code instead of a command."""
 
     def run(code: str, case: Case, timeout: int = 20) -> dict:
         line = [sys.executable, "-c", code]
@@ -132,22 +132,22 @@ def program(monkeypatch, tmp_path):
     return run
 
 
-def test_a_process_that_hangs_or_grows_is_ended(program, case, monkeypatch):
-    assert "did not end" in program("import time; time.sleep(60)", case, timeout=0)["problem"]
+def test_a_process_that_hangs_or_grows_is_killed(run_python, case, monkeypatch):
+    assert "did not end" in run_python("import time; time.sleep(60)", case, timeout=0)["problem"]
     monkeypatch.setattr(fuzz_watch, "MEMORY", 10**8)
-    grown = program("x = b'1' * 3 * 10**8; import time; time.sleep(60)", case)
+    grown = run_python("x = b'1' * 3 * 10**8; import time; time.sleep(60)", case)
     assert grown["problem"] == f"held {grown['peak'] / 1e9:.1f} GB"
     child = "import subprocess, sys; subprocess.run([sys.executable, '-c', "
     child += "\"x = b'1' * 3 * 10**8; import time; time.sleep(60)\"])"
-    assert "held" in program(child, case)["problem"]
+    assert "held" in run_python(child, case)["problem"]
 
 
-def test_what_is_left_in_the_working_directory_is_seen(program, case):
-    assert "left x" in program("open('x', 'w')", case)["problem"]
+def test_a_file_in_the_working_directory_is_a_problem(run_python, case):
+    assert "left x" in run_python("open('x', 'w')", case)["problem"]
 
 
 def test_surroundings_reach_the_process(case):
-    case.program, case.arguments = "predict", ["--help"]
+    case.command, case.arguments = "predict", ["--help"]
     case.surroundings = Surroundings(
         streams={1: "closed"}, variables={"HOME": None}, before=["os.umask(0o77)"]
     )
@@ -157,7 +157,7 @@ def test_surroundings_reach_the_process(case):
     assert fuzz_case.run_process(case, 60)["out"].startswith("/proc\n")
 
 
-def test_peaks_are_forgotten_between_cases():
+def test_the_peak_is_reset_between_cases():
     data = bytearray(os.urandom(2**20)) * 300
     high = fuzz_watch.peak()
     del data

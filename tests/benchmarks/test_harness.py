@@ -1,4 +1,4 @@
-"""The arithmetic of benchmarks/harness.py, and its talk with contenders."""
+"""The arithmetic of benchmarks/harness.py, and its processes."""
 
 import csv
 import sys
@@ -51,26 +51,25 @@ def test_quartiles_and_ratio_within_rounds():
     values = [3.0, 1.0, 10.0, 2.0, 7.5]
     low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
     assert harness.spread(values) == (median, low, high)
-    # Every second round the machine is ten times slower: no trace of it in the ratio.
+    # Every second round is ten times slower: the ratio does not show it.
     assert harness.ratio([20.0, 2.0, 22.0], [10.0, 1.0, 11.0]) == (2.0, 2.0, 2.0)
 
 
-def test_rounds_interleave_and_who_fails_is_left_out(contender, tmp_path, capsys):
+def test_rounds_interleave_and_a_failing_contender_is_left_out(contender, tmp_path, capsys):
     field = [contender("a", 4.0), contender("b", 2.0), contender("c", 0), contender("d", 1.0)]
-    with harness.running(field) as alive:
-        results = harness.interleave(alive, rounds=3)
+    results = harness.measure(field, rounds=3)
     assert (tmp_path / "order").read_text() == "abdabab"
     assert [answer["speed"] for answer in results["a"]] == [4.0, 8.0, 12.0]
     assert results["b"][0]["device"] == "abacus"
     assert set(results) == {"a", "b"}
-    said = capsys.readouterr().err
-    assert "c: ended; ValueError: cannot run here" in said
-    assert "d: ended; MemoryError: on the way" in said
+    errors = capsys.readouterr().err
+    assert "c: ended; ValueError: cannot run here" in errors
+    assert "d: ended; MemoryError: on the way" in errors
     line = harness.verdict("counting", "speed", results, ours="a")
     assert line == "counting: a 8 [6, 10] speed, 2 [2, 2] x b"
 
 
-def test_rows_are_added_and_new_columns_join(tmp_path):
+def test_rows_are_appended_and_new_columns_added(tmp_path):
     results = {"ours": [{"v": 2.0, "device": "cpu"}], "peer": [{"v": 1.0, "device": "cpu"}]}
     rows = harness.rows(results, "v", ours="ours", about={"batch": 32})
     harness.append("one", rows[:1], tmp_path)
@@ -81,14 +80,14 @@ def test_rows_are_added_and_new_columns_join(tmp_path):
     assert (second["contender"], second["ours_ratio_median"]) == ("peer", "2.0")
 
 
-def test_a_step_is_repeated_for_the_time_given():
+def test_a_step_is_repeated_for_the_given_time():
     done = []
     run = harness.repeated(lambda: done.append(1) or len(done), lambda result: None, seconds=0)
     assert run()["steps"] == 1
     assert len(done) == 4  # two to warm up, one to learn how long it takes, one measured
 
 
-def test_peers_are_found_where_the_variable_says(tmp_path, monkeypatch):
+def test_a_variable_names_the_folder_of_the_peers(tmp_path, monkeypatch):
     monkeypatch.setenv("LEUKJAX_PEERS", str(tmp_path))
     assert harness.peers_python() is None
     (tmp_path / "bin").mkdir()

@@ -1,9 +1,8 @@
-"""Bytes, FLOPs and exchanges of small programs, counted by hand."""
+"""Bytes, FLOPs and collectives of small programs, counted by hand."""
 
 from pathlib import Path
 
-from leukjax.compiler import compiled, costs
-from leukjax.compiler.collectives import collectives
+from leukjax.compiler import compiled
 from leukjax.compiler.program import Array, parse
 from leukjax.compiler.targets import TARGETS
 
@@ -12,7 +11,7 @@ TPU = (Path(__file__).parent / "tpu.hlo").read_text()
 
 
 def by_name(text):
-    return {cost.operation.name: cost for cost in costs.costs(parse(text))}
+    return {cost.operation.name: cost for cost in compiled.costs(parse(text))}
 
 
 def test_shapes_and_operands():
@@ -27,11 +26,11 @@ def test_a_fusion_moves_its_operands_and_results_only():
     assert by_name(GPU)["f"].bytes == 2 * 32 + 4 * 8 + 2 * 32
 
 
-def test_of_what_is_gathered_from_the_rows_that_are_read():
+def test_a_gather_reads_only_its_rows():
     assert by_name(GPU)["g"].bytes == 32 + 4 * 4 + 4 * 32
 
 
-def test_the_room_that_a_library_works_in_is_not_counted():
+def test_workspace_of_a_library_is_not_counted():
     assert by_name(GPU)["conv"].bytes == 2 * (108 + 135 + 45)
 
 
@@ -46,24 +45,24 @@ def test_loops_count_their_trips():
     assert (square.times, square.bytes) == (7, 3 * 128)
 
 
-def test_an_exchange_overlaps_when_something_is_computed_meanwhile():
-    assert [(one.kind, one.bytes, one.overlapped) for one in collectives(parse(GPU))] == [
+def test_a_collective_overlaps_what_is_computed_before_it_ends():
+    assert compiled.collectives(parse(GPU)) == [
         ("all-reduce", 32, False),
         ("all-reduce", 32, True),
     ]
 
 
-def test_memory_on_the_chip_is_free_and_cycles_are_the_compilers():
-    found = by_name(TPU)
-    assert found["slice-start"].bytes == 4 * 32  # the part that is read
-    assert found["slice-done"].bytes == found["on-chip"].bytes == 0
-    assert found["out"].bytes == 4 * 128
-    assert sum(cost.cycles for cost in found.values()) == 130
+def test_on_chip_memory_is_free_and_cycles_are_the_compilers():
+    costs = by_name(TPU)
+    assert costs["slice-start"].bytes == 4 * 32  # the part that is read
+    assert costs["slice-done"].bytes == costs["on-chip"].bytes == 0
+    assert costs["out"].bytes == 4 * 128
+    assert sum(cost.cycles for cost in costs.values()) == 130
 
 
 def test_the_summary_adds_up():
     target = TARGETS["h100"]
-    rows = costs.costs(parse(GPU))
+    rows = compiled.costs(parse(GPU))
     summary = compiled.summarize(GPU, target, images=4)
     assert summary.bytes_per_image == sum(row.bytes * row.times for row in rows) / 4
     seconds = sum(row.bytes * row.times for row in rows) / target.bandwidth

@@ -1,4 +1,4 @@
-"""Whether a case of the fuzz command ended as a command must."""
+"""Checks how a case of fuzz.py ended."""
 
 import csv
 import re
@@ -9,13 +9,13 @@ import fuzz_watch
 import numpy as np
 from broken_case import Case
 
-# Where an answer of "out of memory" is no answer: something small asked for it.
+# Kinds with small inputs, for which "out of memory" is a failure.
 _SMALL = ("run", "hostile", "names", "environment")
-# What a command may change in a run that it reads.
+# Files that a command may change in a run that it reads.
 _READERS = {"predict": {"unlikeness.npz"}, "explain": set(), "compare": set()}
 
 
-def judge(
+def check(
     case: Case,
     trains: bool,
     before: dict[str, dict[str, str]],
@@ -25,7 +25,7 @@ def judge(
     err: str,
     peak: int,
 ) -> str:
-    """What is wrong with how a case ended; "" if nothing."""
+    """Returns the problem of a case, or ""."""
     odd = case.surroundings.streams if case.surroundings else {}
     return (
         _problem_of_words(case, status, out, err, odd)
@@ -46,13 +46,13 @@ def _problem_of_words(
         return f"raised: {(raised or lines or [''])[-1]}"
     if "Traceback" in err + out or "Exception ignored" in err:
         return "printed a traceback"
-    # Flags are odd where a name begins with a dash; a pipe that no process reads may end it.
+    # A name may begin with a dash, like a flag; a pipe without a reader may end the process.
     allowed = {0, 1} | ({2} if case.kind == "names" else set())
     allowed |= {-signal.SIGPIPE, 128 + signal.SIGPIPE} if "gone" in odd.values() else set()
     if status not in allowed:
         return f"ended with status {status}: {lines[-1] if lines else ''}"
     if status == 1 and 2 not in odd and (len(errors) != 1 or lines[-1] != errors[0]):
-        return f"said {len(errors)} lines of error, or more after it"
+        return f"{len(errors)} lines of error, or more after it"
     if status == 1 and case.kind in _SMALL and errors and "out of memory" in errors[0]:
         return errors[0]
     letter = fuzz_watch.raw_control(out + err)
@@ -60,12 +60,12 @@ def _problem_of_words(
 
 
 def _problem_of_changes(case: Case, before: dict[str, dict[str, str]]) -> str:
-    """Files of others, images, and runs that are only read stay as they are."""
+    """Checks that other files, images, and runs that are only read are unchanged."""
     for name, was in before.items():
-        if name == "run" and case.program not in _READERS:
+        if name == "run" and case.command not in _READERS:
             continue
         now = fuzz_watch.changed(was, fuzz_watch.snapshot(case.folder / name))
-        now = [path for path in now if name != "run" or path not in _READERS[case.program]]
+        now = [path for path in now if name != "run" or path not in _READERS[case.command]]
         if was and now and (case.folder / name).exists():
             return f"changed {name}/{now[0]}"
     return ""
@@ -73,16 +73,16 @@ def _problem_of_changes(case: Case, before: dict[str, dict[str, str]]) -> str:
 
 def _problem_of_files(case: Case, status: int | None, trains: bool) -> str:
     folder = case.folder
-    if case.program == "main":
+    if case.command == "main":
         if status == 0 and trains and not (folder / "run" / "summary.json").exists():
             return "ended well without a summary.json"
         if status == 1 and not trains and (folder / "run").exists():
             return "left a work directory"
     if (folder / "ran").exists():
         return "ran pickled code"
-    for place in ("cache", "run", "out"):
-        for path in (folder / place).rglob("*"):
-            # Names of files and folders that are being written: `storage.open_atomic`, `data.cache`
+    for name in ("cache", "run", "out"):
+        for path in (folder / name).rglob("*"):
+            # Temporary names of files and folders: `storage.open_atomic`, `data.cache`
             temporary = r"\..+\.([a-z0-9_]{8}|[0-9a-f]{12})"
             if path.name.endswith(".tmp") or re.fullmatch(temporary, path.name):
                 return f"left {path.relative_to(folder)}"
@@ -90,7 +90,7 @@ def _problem_of_files(case: Case, status: int | None, trains: bool) -> str:
 
 
 def _problem_of_tables(case: Case) -> str:
-    """Tables are read back: UTF-8, CSV, and probabilities that are some."""
+    """Reads tables back: UTF-8, CSV, valid probabilities."""
     answers = case.folder / "out" / "answers.csv"
     for path in sorted((case.folder / "out").rglob("*.csv")):
         try:
@@ -106,7 +106,7 @@ def _problem_of_tables(case: Case) -> str:
                 return f"{path.name}: {problem}"
     for path in (case.folder / "out").rglob("*.html"):
         if broken_names.MARKUP in path.read_text(errors="replace"):
-            return f"{path.name}: holds a name as markup"
+            return f"{path.name}: contains a name as markup"
     return ""
 
 
@@ -116,7 +116,7 @@ def _problem_of_answers(header: list[str], rows: list[list[str]], case: Case) ->
     values = [[row[column] for column in columns] for row in rows]
     for row, cells in zip(rows, values, strict=True):
         if all(cells) == bool(row[error]):
-            return "a row with an answer and an error, or with neither"
+            return "a row with a prediction and an error, or with neither"
         numbers = np.array([float(cell) for cell in cells if cell])
         if all(cells) and not (abs(numbers.sum() - 1) < 1e-3 and (numbers >= 0).all()):
             return f"probabilities {cells}"
@@ -126,5 +126,5 @@ def _problem_of_answers(header: list[str], rows: list[list[str]], case: Case) ->
         with case.expected.open(newline="", encoding="utf-8") as file:
             expected = [[row[column] for column in columns] for row in list(csv.reader(file))[1:]]
         if not np.allclose(np.array(values, float), np.array(expected, float), atol=1e-4):
-            return "other probabilities than elsewhere"
+            return "other probabilities than in the undamaged run"
     return ""
