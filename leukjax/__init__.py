@@ -10,7 +10,8 @@
     print(run.evaluate(split.test))
     lj.load("runs/mine").predict(["cell.png"])
 
-Importing leukjax changes nothing in the process, and imports JAX only when it is needed.
+Importing leukjax has no side effects, and imports JAX only when it is needed. `fit` returns a
+`Predictor`, whose `evaluate` returns an `Evaluation`; callbacks are given an `Event`.
 """
 
 import importlib
