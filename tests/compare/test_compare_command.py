@@ -2,14 +2,9 @@
 
 import json
 import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "compare"))
-
 from fake_runs import predict, subjects, write_run
 
 from leukjax import command
