@@ -178,7 +178,7 @@ def resume(spec: dict[str, Any], devices: list[Any]) -> int:
     import jax
 
     from leukjax import sharding
-    from leukjax.checkpoints.checkpoints import Checkpoints
+    from leukjax.checkpoints.writer import Checkpoints
 
     trainer = trainer_on(spec, devices, devices[0].platform)
     batch = contender_leukjax.make_batch(spec["batch"], spec["image_size"])

@@ -111,7 +111,7 @@ def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], harness.Round]:
     import jax
 
     from leukjax import config, runtime
-    from leukjax.checkpoints.checkpoints import Checkpoints
+    from leukjax.checkpoints.writer import Checkpoints
     from leukjax.rundir import RunDir
     from leukjax.training import loop
     from leukjax.training.evaluation import predict
