@@ -17,6 +17,25 @@ from flax import linen as nn
 import leukjax as lj
 
 
+class NoTrain(nn.Module):
+    """A model that leukjax cannot call."""
+
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(2)(jnp.mean(images, (1, 2)))
+
+
+class Tiny(nn.Module):
+    """A model that is not registered."""
+
+    width: int = 4
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = nn.relu(nn.Conv(self.width, (3, 3), (4, 4))(images))
+        return nn.Dense(2)(jnp.mean(x, (1, 2)))
+
+
 @pytest.fixture(scope="module")
 def data():
     """Squares of two sizes, eight per group."""
@@ -49,7 +68,7 @@ def workdir(split, tmp_path_factory):
     made = trainer(
         loss=lambda logits, labels: optax.softmax_cross_entropy_with_integer_labels(logits, labels),
         augment=lambda key, images, positions: images[:, ::-1],
-        metrics={"brier": lambda labels, p: np.mean((p[:, 1] - labels) ** 2)},
+        metrics={"half_brier": lambda labels, p: np.mean((p[:, 1] - labels) ** 2)},
         callbacks=[events.append],
     )
     run = made.fit(split.train, split.val, workdir=folder, test=split.test)
@@ -132,7 +151,7 @@ def test_predictions_and_scores(workdir, data, split):
     assert scores.by_image["accuracy"].value > 0.9
     assert "balanced accuracy" in str(scores).lower()
     log = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    assert [0 <= line["brier"] <= 1 for line in log if line["part"] == "val"] == [True] * 2
+    assert [0 <= line["half_brier"] <= 1 for line in log if line["part"] == "val"] == [True] * 2
     assert "learning_rate" not in log[0]  # the optimizer has its own
     config = json.loads((workdir / "config.json").read_text())
     assert config["optimizer"]["name"] == config["loss"]["name"] == "custom"
@@ -145,17 +164,6 @@ def test_runs_are_compared(workdir, tmp_path):
     sentences = lj.compare_runs([workdir, f"again={workdir}"], tmp_path / "report")
     assert sentences
     assert (tmp_path / "report" / "report.html").is_file()
-
-
-class Tiny(nn.Module):
-    """A model that is not registered."""
-
-    width: int = 4
-
-    @nn.compact
-    def __call__(self, images, *, train):
-        x = nn.relu(nn.Conv(self.width, (3, 3), (4, 4))(images))
-        return nn.Dense(2)(jnp.mean(x, (1, 2)))
 
 
 def test_a_model_without_a_name(split, tmp_path):
@@ -241,13 +249,113 @@ def test_from_config_is_the_command(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def test_what_was_given_in_python_is_recognised_at_resume(split, tmp_path):
+    folder = tmp_path / "run"
+
+    def loss(logits, labels):
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+    same = {"loss": loss, "augment": lambda key, images, positions: images[:, ::-1]}
+    trainer(**same).fit(split.train, split.val, workdir=folder)
+    trainer(**same, optimizer=optax.adam(3e-3)).fit(split.train, split.val, workdir=folder)
+    for changes, name in (
+        ({"optimizer": optax.adam(3e-2)}, "optimizer"),
+        ({"optimizer": optax.sgd(3e-3)}, "optimizer"),
+        ({"loss": lambda logits, labels: 2 * loss(logits, labels)}, "loss"),
+        ({"augment": None}, "augment"),
+        ({"model": Tiny()}, "model"),
+    ):
+        with pytest.raises(ValueError, match=rf"differs from this one: .*{name}"):
+            trainer(**{**same, **changes}).fit(split.train, split.val, workdir=folder)
+    trainer(model=Tiny()).fit(split.train, split.val, workdir=tmp_path / "tiny")
+    with pytest.raises(ValueError, match=r"python\.model"):
+        trainer(model=Tiny(width=6)).fit(split.train, split.val, workdir=tmp_path / "tiny")
+
+
+def test_test_images_may_come_after_the_training(split, tmp_path, capsys):
+    folder = tmp_path / "run"
+    run = trainer().fit(split.train, split.val, workdir=folder)
+    assert "images/s" in capsys.readouterr().err  # a line per validation
+    with pytest.raises(ValueError, match=r"fit\(…, test=split\.test\) again"):
+        lj.compare_runs([folder, folder], tmp_path / "report")
+    run.evaluate(split.test)
+    run.evaluate(split.val)
+    trainer().fit(split.train, split.val, workdir=folder, test=split.test, verbose=False)
+    assert capsys.readouterr().err == ""
+    ledger = (folder / "test_openings.jsonl").read_text().splitlines()
+    assert [json.loads(line).get("by", "") for line in ledger] == ["Predictor.evaluate", ""]
+    assert (folder / "summary.json").is_file()
+
+
+def test_batches_of_a_subset_are_those_of_fit(split):
+    made = trainer()
+    first = next(made.batches(split.train))
+    later = next(made.batches(split.train, 3))
+    assert first["image"].shape == (16, 32, 32, 3)
+    assert not np.array_equal(first["index"], later["index"])
+    state = made.init_state(split.train)
+    state, _ = made.train_step(state, first)
+    assert int(state.step) == 1
+
+
+def _batch(**changes):
+    return {"image": np.zeros((16, 32, 32, 3), np.uint8), "label": np.zeros(16, np.int32)} | changes
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "message"),
+    [
+        (_batch(image=np.zeros((16, 32, 32, 3), np.float32)), TypeError, r"uint8 in 0 to 255"),
+        (_batch(image=np.zeros((16, 40, 40, 3), np.uint8)), ValueError, r"expected \(16, 32"),
+        (_batch(image=np.zeros((16, 32, 32, 1), np.uint8)), ValueError, r"expected \(16, 32"),
+        (_batch(label=np.full(16, 5)), ValueError, r"labels are in 5\.\.5; expected 0\.\.1"),
+        (_batch(label=np.full(16, -1)), ValueError, r"labels are in -1\.\.-1"),
+        (_batch(label=np.zeros(16)), TypeError, r"label is float64\[16\]; expected int\[16\]"),
+        (_batch(label=np.zeros((16, 2), int)), TypeError, "label is int64"),
+        ({"image": _batch()["image"], "labels": 0}, TypeError, "image, label, and has image"),
+        ((1, 2), TypeError, "must be a dictionary"),
+    ],
+)  # fmt: skip
+def test_batches_are_checked(batch, error, message):
+    made = trainer(mean=(0.5,) * 3, std=(0.25,) * 3)
+    with pytest.raises(error, match=message):
+        made.train_step(made.init_state(), batch)
+
+
+def test_a_state_that_was_used_is_named():
+    made = trainer(mean=(0.5,) * 3, std=(0.25,) * 3)
+    state = made.init_state()
+    made.train_step(state, _batch())
+    with pytest.raises(ValueError, match="donate=False"):
+        made.train_step(state, _batch())
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
+        (lambda: trainer(model=Tiny), TypeError, "got the class Tiny; give an instance"),
+        (lambda: trainer(model=NoTrain()), TypeError, "takes no 'train'"),
+        (
+            lambda: trainer(loss=lambda a, b: jnp.mean(a)),
+            ValueError,
+            "loss: must return one",
+        ),
+        (lambda: trainer(loss="custom"), ValueError, "loss=custom: give a function"),
+        (lambda: trainer(augment=lambda k, x, p: x[:, :16]), ValueError, "augment: must return"),
+        (lambda: trainer(augment={"flip": True}), TypeError, "augment: expected leukjax.Augment"),
+        (
+            lambda: trainer(metrics={"accuracy": len}),
+            ValueError,
+            "name of a built-in score",
+        ),
+        (lambda: trainer(metrics=[len]), TypeError, "metrics: expected a dictionary"),
+        (lambda: trainer(callbacks=print), TypeError, "callbacks: expected a list"),
+        (lambda: trainer(mesh=jax.devices()), ValueError, "mesh: expected a jax.sharding.Mesh"),
+        (lambda: lj.split_by_group([1]), TypeError, "expected a Dataset, as lj.Arrays"),
         (lambda: trainer(epcohs=3), TypeError, "unexpected keyword argument 'epcohs'"),
         (lambda: trainer(optimizer="adam"), TypeError, "expected an optax transformation"),
         (lambda: trainer(optimizer=optax.lbfgs()), ValueError, "line search"),
-        (lambda: trainer(model="resnet50"), TypeError, "expected a flax linen module, got str"),
+        (lambda: trainer(model="resnet50"), TypeError, "did you mean leukjax.create_model"),
         (lambda: trainer(loss="hinge"), ValueError, "loss"),
         (lambda: trainer(batch_size=0), ValueError, "batch_size"),
         (lambda: trainer(std=(0, 1, 1)).init_state(), ValueError, "std|mean"),
@@ -264,6 +372,15 @@ def test_errors_are_of_the_library(call, error, message):
 
 
 def test_parts_of_two_data_sets_or_with_shared_images_are_refused(split, data, tmp_path):
+    with pytest.raises(ValueError, match="1 groups are in two subsets, as '12' in train and val"):
+        trainer().fit(
+            data.subset(np.arange(0, 75)), data.subset(np.arange(75, 144)), workdir=tmp_path
+        )
+    only = data.subset(split.val.rows[data.manifest.label[split.val.rows] == 0])
+    with pytest.raises(ValueError, match="val: has no image of the class 'large'"):
+        trainer().fit(split.train, only, workdir=tmp_path / "run")
+    with pytest.raises(TypeError, match=r"got a Split; give split\.train"):
+        trainer().fit(split, workdir=tmp_path / "run")
     other = lj.split_by_group(lj.Arrays(data._images, [0, 1] * 72), seed=0)
     with pytest.raises(ValueError, match="val: must be a subset of the same data set"):
         trainer().fit(split.train, other.val, workdir=tmp_path / "run")

@@ -89,6 +89,11 @@ def split_by_group(dataset: Dataset, *, shares: Sequence[float] = SHARES, seed: 
       ValueError: the shares are not three positive numbers that sum to 1, or a class has too few
         groups.
     """
+    if not isinstance(dataset, Dataset):
+        raise TypeError(
+            f"dataset: expected a Dataset, as lj.Arrays(images, labels, groups), got "
+            f"{type(dataset).__name__}"
+        )
     if len(shares) != len(PARTS) or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
         raise ValueError(f"shares: {tuple(shares)} are not three positive numbers that sum to 1")
     manifest = dataset.manifest

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from absl import logging
 from flax import linen as nn
 from jaxtyping import Float, Float32, Int, UInt8
 
@@ -174,6 +175,11 @@ class Predictor:
         Raises:
           UserError: as `evaluate`.
         """
+        if not isinstance(data, Dataset | Subset | Records):
+            raise TypeError(
+                "data: expected a Dataset, as lj.Arrays(images, labels), a Subset, as split.test, "
+                f"or Records; got {type(data).__name__}"
+            )
         dataset = data.dataset if isinstance(data, Subset) else data
         unknown = sorted(set(dataset.classes) - set(self.classes))
         if unknown:
@@ -182,6 +188,8 @@ class Predictor:
                 f"are {', '.join(self.classes)}"
             )
         records = self._records(dataset)
+        if isinstance(data, Subset) and data.name == "test":
+            self._record_test_access(records)
         manifest = records[0].manifest
         rows = data.rows if isinstance(data, Subset) else np.arange(len(manifest))
         unlabelled = int((manifest.label[rows] < 0).sum())
@@ -260,6 +268,8 @@ class Predictor:
     def _outputs(self, images: Iterable[Image] | UInt8[np.ndarray, "n s s 3"]) -> list[Outputs]:
         if isinstance(images, str | os.PathLike):
             raise UserError(f"{images}: give a list of images, as in predict([{str(images)!r}])")
+        if isinstance(images, Dataset | Subset):
+            raise TypeError("images: got a data set; use evaluate or predict_dataset")
         if isinstance(images, np.ndarray):
             self._check_prepared(images)
             return [member.outputs(images, tta=self.tta) for member in self.members]
@@ -270,6 +280,16 @@ class Predictor:
         with image_limits.one_image():
             return self.prepare(read(image))
 
+    def _record_test_access(self, records: Sequence[Records]) -> None:
+        """Adds a line to the ledger of each run that was trained on the same images."""
+        for member, source in zip(self.members, records, strict=True):
+            run = RunDir(member.workdir)
+            try:
+                if run.data()["records_sha256"] == source.checksum:
+                    run.record_test_access(member.step, by="Predictor.evaluate")
+            except UserError as error:  # a read-only folder, or one without data.json
+                logging.warning("the access to test is not recorded: %s", error)
+
     def _check_prepared(self, images: np.ndarray) -> None:
         sizes = {member.image_size for member in self.members}
         shapes = {(size, size, 3) for size in sizes}
@@ -277,7 +297,8 @@ class Predictor:
             side = " or ".join(f"[n, {size}, {size}, 3]" for size in sorted(sizes))
             raise UserError(
                 f"images: {images.dtype}{list(images.shape)}; an array of prepared images is "
-                f"uint8{side}; give images of other sizes as a list"
+                f"uint8{side}; give images of other sizes as a list, one image as [image], and "
+                "values in [0, 1] as (255 * x).astype('uint8')"
             )
 
     def _batched(self, batches: Iterable[Sequence[np.ndarray]]) -> list[Outputs]:

@@ -20,10 +20,21 @@ class MetricWriter:
     """Writes what happens in a run. On all processes but the first it does nothing."""
 
     def __init__(
-        self, run_dir: RunDir, *, start: int, total_steps: int, steps_per_epoch: int, positive: str
+        self,
+        run_dir: RunDir,
+        *,
+        start: int,
+        total_steps: int,
+        steps_per_epoch: int,
+        positive: str,
+        echo: bool = False,
     ):
-        """Starts at step `start`: lines of later steps, written by a killed run, are dropped."""
-        self._run_dir = run_dir
+        """Starts at step `start`: lines of later steps, written by a killed run, are dropped.
+
+        With `echo`, lines are printed to standard error in place of the log, which shows nothing in
+        a Python process that has not configured it.
+        """
+        self._run_dir, self._echo = run_dir, echo
         self._total, self._per_epoch = total_steps, steps_per_epoch
         self._positive, self._has_header = positive, False
         self._active = jax.process_index() == 0
@@ -76,7 +87,10 @@ class MetricWriter:
         """Prints a line above the progress bar."""
         if self._active:
             with tqdm.external_write_mode(file=sys.stderr):
-                logging.info("%s", text)
+                if self._echo:
+                    print(text, file=sys.stderr, flush=True)
+                else:
+                    logging.info("%s", text)
 
     def close(self) -> None:
         """Closes the files; the bar stays visible."""

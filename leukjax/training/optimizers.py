@@ -52,38 +52,44 @@ class Optimizer:
     evaluation_params: Callable[[Any, Any], Any] | None = None
 
 
-def from_optax(transform: optax.GradientTransformation) -> Optimizer:
+def from_optax(transform: optax.GradientTransformation, params: Any) -> Optimizer:
     """An optax transformation as it is, as ``optax.adamw(1e-3)``; it has its own learning rate.
 
     The same transformation gives the same object, so that trainers share what is compiled.
 
+    Args:
+      transform: the transformation.
+      params: of the model, or their shapes.
+
     Raises:
       TypeError: it is no optax transformation.
       ValueError: its ``update`` needs more than gradients, state and parameters, as that of
-        ``optax.lbfgs``.
+        ``optax.lbfgs``; or it does not fit the parameters.
     """
     if not (callable(getattr(transform, "init", None)) and hasattr(transform, "update")):
-        raise TypeError(f"optimizer: expected an optax transformation, got {transform!r}")
-    return _from_optax(transform)
+        raise TypeError(
+            f"optimizer: expected an optax transformation, as optax.adam(1e-3), got {transform!r}"
+        )
+    try:
+        jax.eval_shape(lambda p: transform.update(p, transform.init(p), p), params)
+    except Exception as error:
+        if isinstance(error, TypeError) and "argument" in str(error):
+            raise ValueError(
+                "optimizer: its update needs more arguments than gradients, state and parameters "
+                f"({error}); optimizers with a line search cannot be used"
+            ) from error
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"optimizer: does not fit the parameters of the model ({line})") from error
+    return _from_optax(transform, _is_schedule_free(transform.init, params))
 
 
 @functools.lru_cache(maxsize=8)
-def _from_optax(transform: optax.GradientTransformation) -> Optimizer:
-    params = {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}
-    try:
-        jax.eval_shape(lambda p: transform.update(p, transform.init(p), p), params)
-    except TypeError as error:
-        if "argument" not in str(error):
-            raise
-        raise ValueError(
-            "optimizer: its update needs more arguments than gradients, state and parameters "
-            f"({error}); optimizers with a line search cannot be used"
-        ) from error
+def _from_optax(transform: optax.GradientTransformation, is_schedule_free: bool) -> Optimizer:
     return Optimizer(
         transform.init,
         lambda grads, state, params, rate: transform.update(grads, state, params),
         has_own_rate=True,
-        evaluation_params=_schedule_free(transform.init, params),
+        evaluation_params=_evaluation_params if is_schedule_free else None,
     )
 
 
@@ -161,14 +167,16 @@ def _by_factory(options: ConfigDict) -> Optimizer:
         raise UserError(
             f"--config.optimizer.options={options.options}: {options.name} refuses it ({line})"
         ) from error
-    evaluation_params = _schedule_free(plain.init, example)
-    if evaluation_params is not None and fine_tuning.freezes:
+    is_schedule_free = _is_schedule_free(plain.init, example)
+    if is_schedule_free and fine_tuning.freezes:
         raise UserError(
             f"--config.optimizer.name={options.name}: cannot freeze parameters; set "
             "optimizer.freeze='' and optimizer.freeze_stages=0"
         )
     init = make(jnp.float32(0)).init
-    return Optimizer(init, update, evaluation_params=evaluation_params)
+    return Optimizer(
+        init, update, evaluation_params=_evaluation_params if is_schedule_free else None
+    )
 
 
 def _clip(options: ConfigDict) -> list[optax.GradientTransformation]:
@@ -233,17 +241,19 @@ def parse_options(text: str) -> dict[str, Any]:
         ) from error
 
 
-def _schedule_free(init: Callable[[Any], Any], example: Any) -> Callable[[Any, Any], Any] | None:
-    """The rule for the evaluated parameters of a schedule-free optimizer (Defazio et al. 2024)."""
+def _schedule_free_states(state: Any) -> list[Any]:
     kind = optax.contrib.ScheduleFreeState
+    leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kind))
+    return [leaf for leaf in leaves if isinstance(leaf, kind)]
 
-    def states(state: Any) -> list[Any]:
-        leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kind))
-        return [leaf for leaf in leaves if isinstance(leaf, kind)]
 
-    if not states(jax.eval_shape(init, example)):
-        return None
-    return lambda state, params: optax.contrib.schedule_free_eval_params(states(state)[0], params)
+def _is_schedule_free(init: Callable[[Any], Any], params: Any) -> bool:
+    return bool(_schedule_free_states(jax.eval_shape(init, params)))
+
+
+def _evaluation_params(state: Any, params: Any) -> Any:
+    """The evaluated parameters of a schedule-free optimizer (Defazio et al. 2024)."""
+    return optax.contrib.schedule_free_eval_params(_schedule_free_states(state)[0], params)
 
 
 def decays(expression: str) -> Callable[[Any], Any]:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -20,13 +20,21 @@ from ml_collections import ConfigDict
 from leukjax import config as configs
 from leukjax import distributed, runtime, sharding
 from leukjax.checkpoints.writer import Checkpoints
+from leukjax.data.split import Split
 from leukjax.errors import UserError
 from leukjax.images.augment import Augment
-from leukjax.metrics.scores import scores
+from leukjax.metrics.scores import NAMES, scores
 from leukjax.models import registry
 from leukjax.models.summary import table
 from leukjax.rundir import RunDir
-from leukjax.training import divergence, final_evaluation, hyperparameters, optimizers, pretrained
+from leukjax.training import (
+    divergence,
+    final_evaluation,
+    hyperparameters,
+    optimizers,
+    pretrained,
+    python_parts,
+)
 from leukjax.training.compiled import CompiledSteps, StepSpec, compiled_steps
 from leukjax.training.data_placement import place_dataset
 from leukjax.training.evaluation import predict_batches
@@ -51,6 +59,20 @@ _OF_PROCESS = (
 )
 
 _DEFAULT_OPTIMIZER = optax.adam(1e-3)
+# Config field -> argument of Trainer, for messages.
+_ARGUMENTS = {
+    **{f"data.{name}": name for name in ("image_size", "mean", "std", "cache_dir")},
+    **{
+        f"train.{name}": name
+        for name in ("batch_size", "epochs", "accumulate", "ema_decay", "eval_every")
+    },
+    "checkpoint.metric": "checkpoint_metric",
+    "loss.name": "loss",
+    "loss.class_weights": "class_weights",
+    "optimizer.freeze": "freeze",
+    "init.weights": "weights",
+    "--config.seed": "seed",
+}
 
 
 class Trainer:
@@ -124,13 +146,7 @@ class Trainer:
           TypeError: an argument of another type.
           ValueError: a value that is not possible.
         """
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model: expected a flax linen module, got {type(model).__name__}")
-        python: dict[str, Any] = {
-            "optimizer": optimizers.from_optax(
-                _DEFAULT_OPTIMIZER if optimizer is None else optimizer
-            )
-        }
+        python_parts.check_arguments(augment, metrics, callbacks, mesh, NAMES)
         fields: dict[str, Any] = {
             "optimizer.name": CUSTOM,
             "data.image_size": image_size,
@@ -149,16 +165,28 @@ class Trainer:
             "init.weights": os.fspath(weights),
             "seed": seed,
         }
-        if callable(loss):
-            python["loss"] = loss
         options = Augment() if augment is None or callable(augment) else augment
-        if callable(augment):
-            python["augment"] = augment
         for name, value in dataclasses.asdict(options).items():
             if name != "background":
                 fields[f"augment.{name}"] = value
-        config = configs.load("default", fields | _model_fields(model))
-        mesh = mesh or sharding.make_mesh(config.mesh, batch_size)
+        try:
+            if loss == CUSTOM:
+                raise UserError("--config.loss.name=custom: give a function instead")
+            config = configs.load("default", fields)
+            num_classes = python_parts.check_model(model, image_size)
+            for field, value in _model_fields(model).items():
+                configs.set_field(config, field, value)
+            configs.check(config)
+            mesh = mesh or sharding.make_mesh(config.mesh, batch_size)
+        except UserError as error:
+            raise UserError(python_parts.translate(str(error), _ARGUMENTS)) from error
+        params = pretrained.shapes(model, image_size)["params"]
+        python: dict[str, Any] = {
+            "optimizer": optimizers.from_optax(optimizer or _DEFAULT_OPTIMIZER, params)
+        }
+        python |= {"loss": loss} if callable(loss) else {}
+        python |= {"augment": augment} if callable(augment) else {}
+        python_parts.check_functions(python, num_classes, image_size)
         self._build(config, model, mesh, None, python, metrics or {}, callbacks, donate)
 
     @classmethod
@@ -204,13 +232,7 @@ class Trainer:
         self.config, self.model, self.mesh, self.data = config, model, mesh, data
         self._python = python  # fields of StepOptions that no config can express
         self._metrics, self._callbacks, self._donate = dict(metrics), tuple(callbacks), donate
-        image = jax.ShapeDtypeStruct(
-            (1, config.data.image_size, config.data.image_size, 3), "float32"
-        )
-        logits, _ = jax.eval_shape(
-            lambda x: model.init_with_output(jax.random.key(0), x, train=False), image
-        )
-        self.num_classes: int = logits.shape[-1]
+        self.num_classes: int = python_parts.check_model(model, config.data.image_size)
 
     def __repr__(self) -> str:
         train = self.config.train
@@ -259,11 +281,38 @@ class Trainer:
         Returns:
           The state one step later, and float32 metrics: ``loss``, ``grad_norm``.
         """
+        self._check_batch(state, batch, "batch")
         return self.compiled().train_steps[1](state, batch)
 
     def eval_step(self, state: TrainState, batch: Batch) -> Float[Array, "b c"]:
         """float32[b, c], the logits of ``batch["image"]``, without augmentation or dropout."""
-        return self.compiled().eval_step(state, batch)
+        self._check_batch(state, batch, "batch", labels=False)
+        return self.compiled().eval_step(state, {"image": batch["image"]})
+
+    def batches(self, train: "Subset", start: int = 0) -> Iterator[Batch]:
+        """Yields training batches without end, from a step: those that `fit` would train on.
+
+        Args:
+          train: training images.
+          start: first step.
+        """
+        data = self._data_of(train)
+        size = self.config.train.batch_size
+        made = make_batches(self.config, data.records, data.rows("train"), size, training=True)
+        return made.iterate(start, 2**31)
+
+    def _check_batch(
+        self, state: TrainState, batch: Batch, name: str, *, labels: bool = True
+    ) -> None:
+        size = self.config.data.image_size
+        python_parts.check_batch(batch, size, self.num_classes, name=name, labels=labels)
+        if not isinstance(state, TrainState):
+            raise TypeError(f"state: expected a TrainState of init_state, got {type(state)}")
+        if getattr(state.step, "is_deleted", lambda: False)():
+            raise ValueError(
+                "state: its memory was reused by train_step; go on with the state that it "
+                "returned, or make the trainer with donate=False"
+            )
 
     def compiled(
         self, background: str = "black", image_sharding: NamedSharding | None = None
@@ -310,6 +359,7 @@ class Trainer:
         workdir: str | os.PathLike[str],
         test: "Subset | None" = None,
         steps_per_epoch: int | None = None,
+        verbose: bool = True,
     ) -> "Predictor":
         """Trains to the end, or resumes the run in the work directory, bit-exactly.
 
@@ -322,12 +372,14 @@ class Trainer:
             `compare_runs` can read it.
           steps_per_epoch: number of batches that count as an epoch, if `train` is batches. Mean,
             standard deviation and class weights must then be given.
+          verbose: print a line per validation to standard error.
 
         Returns:
           The best checkpoint, ready to predict.
 
         Raises:
-          ValueError: the data do not fit the model, or the folder holds another run.
+          ValueError: the data do not fit the model, a group is in two of the subsets, a class is
+            missing in one, or the folder holds another run.
         """
         # Imported late: JAX users who write a loop of their own need neither.
         from leukjax.predict import predictor
@@ -335,18 +387,22 @@ class Trainer:
 
         folder = Path(workdir)
         batches = None
+        if isinstance(train, Split):
+            raise TypeError("train: got a Split; give split.train, split.val")
         if train is not None and not hasattr(train, "dataset") and not hasattr(train, "prepare"):
             if steps_per_epoch is None or val is None or test is not None:
                 raise ValueError("fit: training batches need steps_per_epoch, val, and no test")
-            batches, train = GivenBatches(train, steps_per_epoch), None
+            size = self.config.data.image_size
+            batches = GivenBatches(train, steps_per_epoch, size, self.num_classes)
+            train = None
         with _lock(folder):
             data = self.data if train is None and val is None else self._data_of(train, val, test)
             if data is None or not len(data.rows("val")):
                 raise ValueError("fit: needs training and validation images")
             if data is not self.data and test is None:
-                self.run(folder, data, score=("val",), batches=batches)
+                self.run(folder, data, score=("val",), batches=batches, echo=verbose)
             else:
-                write_report(self.run(folder, data))
+                write_report(self.run(folder, data, echo=verbose))
         is_registered = registry.name_of(self.model) is not None
         return predictor.load(folder, model=None if is_registered else self.model)
 
@@ -358,6 +414,7 @@ class Trainer:
         score: Sequence[str] = ("val", "test"),
         stop: StopRequest | None = None,
         batches: GivenBatches | None = None,
+        echo: bool = False,
     ) -> Outcome:
         """What `fit` does inside the lock of the work directory.
 
@@ -367,6 +424,7 @@ class Trainer:
           score: splits whose predictions the best checkpoint writes at the end.
           stop: queried between steps.
           batches: training batches, if not those of `data`.
+          echo: print to standard error, in place of the log.
 
         Raises:
           Stopped: `stop` was requested; everything is saved.
@@ -394,11 +452,14 @@ class Trainer:
             total_steps=run.total_steps,
             steps_per_epoch=run.steps_per_epoch,
             positive=data.positive,
+            echo=echo,
         )
         try:
             # Once more inside, because closing the checkpoints waits for the other processes.
             with distributed.ending_together():
-                if resumed:
+                if start == run.total_steps:
+                    log.say(f"the run in {folder} is finished; nothing is trained")
+                elif resumed:
                     log.say(f"resuming from step {start} of {run.total_steps}")
                 if jax.process_index() == 0:
                     run_dir.record_start(start, repeated)
@@ -451,6 +512,7 @@ class Trainer:
         facts = data.facts() | ({"init": dict(initial.facts)} if initial.facts else {})
         numerics = runtime.chosen_numerics()
         facts |= {"numerics": numerics} if numerics else {}
+        facts |= {"python": digests} if (digests := self._digests()) else {}
         distributed.check_same(facts, "the prepared data")
         resumed = distributed.from_first(lambda: RunDir(folder).claim(config, facts))
         data.write(folder)
@@ -474,6 +536,12 @@ class Trainer:
         )
         return run, resumed
 
+    def _digests(self) -> dict[str, str]:
+        model = self.model if registry.name_of(self.model) is None else None
+        return python_parts.digests(
+            self._python, model, self.num_classes, self.config.data.image_size
+        )
+
     def _check_fine_tuning(self) -> None:
         fine_tuning = FineTuning.of(self.config.optimizer)
         if fine_tuning.freezes:
@@ -481,6 +549,12 @@ class Trainer:
             logging.info("%s", fine_tuning.check(shapes["params"]))
 
     def _data_of(self, train: Any, val: Any = None, test: Any = None) -> TrainingData:
+        for name, subset in (("train", train), ("val", val), ("test", test)):
+            if not (subset is None or hasattr(subset, "dataset") or hasattr(subset, "prepare")):
+                raise TypeError(
+                    f"{name}: expected a Subset, as split.{name} of lj.split_by_group(data), or a "
+                    f"Dataset, as lj.Arrays(images, labels); got {type(subset).__name__}"
+                )
         return TrainingData.from_subsets(self.config, train, val, test)
 
 

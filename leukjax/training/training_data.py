@@ -15,10 +15,12 @@ from leukjax import distributed
 from leukjax.data import datasets, duplicates
 from leukjax.data import split as data_split
 from leukjax.data.loader import Batches, Images
+from leukjax.data.manifest import Manifest
 from leukjax.data.records import Records
-from leukjax.data.source import INFO, WARNING, Note
+from leukjax.data.source import INFO, Note
 from leukjax.data.split import Split
 from leukjax.errors import UserError
+from leukjax.training.python_parts import check_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +69,7 @@ class TrainingData:
           test: test images, of the same data set.
 
         Raises:
-          ValueError: they are of several data sets, or share images.
+          ValueError: they are of several data sets, share images or groups, or lack a class.
         """
         first = next(subset for subset in (train, val, test) if subset is not None)
         dataset = getattr(first, "dataset", first)
@@ -88,11 +90,8 @@ class TrainingData:
             if (part[rows] != "").any():
                 raise ValueError(f"{name}: shares images with {part[rows][part[rows] != ''][0]}")
             part[rows] = name
-        used = part != ""
-        pairs = set(zip(records.manifest.group[used].tolist(), part[used].tolist(), strict=True))
-        is_leaky = len(pairs) > len({group for group, _ in pairs})
-        notes = (Note(WARNING, "a group is in more than one split: scores are too good"),)
-        split = Split(part, "image" if is_leaky else "subject", notes * is_leaky, is_leaky)
+        split = Split(part, "subject")
+        _check_given(records.manifest, split, val is not None)
         name = dataset.name if dataset.name in datasets.list_datasets() else datasets.CUSTOM
         fields = {**dataset.config_fields, "data.name": name}
         return cls(records, split, records.positive, fields)
@@ -120,8 +119,15 @@ class TrainingData:
             "classes": list(self.classes),
             "protocol": self.split.protocol,
             "records_sha256": self.records.checksum,
-            "split_sha256": data_split.checksum(manifest, self.split),
+            "split_sha256": data_split.checksum(manifest, self._compared_split()),
         }
+
+    def _compared_split(self) -> Split:
+        """The split that must not change: `fit` may be given test images after the training."""
+        if self.config_fields is None:
+            return self.split
+        part = np.where(self.split.part == "test", "", self.split.part)
+        return dataclasses.replace(self.split, part=part)
 
     def write(self, folder: Path) -> None:
         """Writes the tables of the data into a work directory, and logs every note on them."""
@@ -162,7 +168,11 @@ class GivenBatches:
     """
 
     def __init__(
-        self, batches: Iterable[Any] | Callable[[int], Iterable[Any]], steps_per_epoch: int
+        self,
+        batches: Iterable[Any] | Callable[[int], Iterable[Any]],
+        steps_per_epoch: int,
+        image_size: int,
+        num_classes: int,
     ) -> None:
         """Nothing is read.
 
@@ -170,8 +180,11 @@ class GivenBatches:
           batches: dictionaries with ``image`` uint8[b, s, s, 3] and ``label`` int[b], the same at
             every start; or a function of the first step, which a resumed run needs to be quick.
           steps_per_epoch: batches that count as an epoch.
+          image_size: pixels per side.
+          num_classes: labels are below it.
         """
         self._batches, self.steps_per_epoch = batches, steps_per_epoch
+        self._size, self._classes = image_size, num_classes
 
     def iterate(self, start: int, stop: int, *, images: bool = True) -> Iterator[dict[str, Any]]:
         """Yields the batches of the steps from `start` to before `stop`.
@@ -188,10 +201,32 @@ class GivenBatches:
             batch = next(source, None)
             if batch is None:
                 raise ValueError(f"train: ended after {step} batches, and the run needs {stop}")
-            if not {"image", "label"} <= set(batch):
-                raise ValueError(f"train: batch {step} needs the fields image and label")
-            label = np.asarray(batch["label"], np.int32)
-            yield {"image": np.asarray(batch["image"], np.uint8), "label": label}
+            if isinstance(batch, Mapping):
+                batch = {name: np.asarray(value) for name, value in batch.items()}
+            check_batch(batch, self._size, self._classes, name=f"train: batch {step}")
+            yield {"image": batch["image"], "label": batch["label"].astype(np.int32)}
+
+
+def _check_given(manifest: Manifest, split: Split, is_run: bool) -> None:
+    """Raises ValueError if subsets share a group, or if one of a run's lacks a class."""
+    crossing = data_split.crossing_groups(manifest, split)
+    if crossing:
+        used = np.isin(manifest.group, crossing[:1])
+        parts = " and ".join(sorted(set(split.part[used].tolist()) - {""}))
+        raise ValueError(
+            f"{len(crossing):,} groups are in two subsets, as {crossing[0]!r} in {parts}: scores "
+            "would be too high. Split with lj.split_by_group"
+        )
+    for name in ("train", "val", "test") if is_run else ():
+        labels = manifest.label[split.part == name]
+        if (labels < 0).any():
+            raise ValueError(f"{name}: has images without a label")
+        lacking = set(range(len(manifest.classes))) - set(labels.tolist())
+        if len(labels) and lacking:
+            raise ValueError(
+                f"{name}: has no image of the class {manifest.classes[min(lacking)]!r}, so scores "
+                "by class are undefined; take another seed of the split, or more data"
+            )
 
 
 def split_of(config: ConfigDict, records: Records) -> Split:

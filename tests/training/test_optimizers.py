@@ -166,9 +166,19 @@ def test_options_are_literals_and_bounded():
 
 def test_an_optimizer_with_a_line_search_is_refused_by_name():
     with pytest.raises(ValueError, match="line search cannot be used"):
-        from_optax(optax.lbfgs())
-    with pytest.raises(TypeError, match="expected an optax transformation, got 'adam'"):
-        from_optax("adam")
+        from_optax(optax.lbfgs(), PARAMS)
+    with pytest.raises(TypeError, match=r"expected an optax transformation, .* got 'adam'"):
+        from_optax("adam", PARAMS)
+
+
+def test_labels_by_the_names_of_a_model_fit_only_that_model():
+    transform = optax.multi_transform(
+        {"fast": optax.sgd(1.0), "slow": optax.sgd(0.1)},
+        {"dense": {"kernel": "fast", "bias": "slow"}},
+    )
+    assert from_optax(transform, PARAMS).has_own_rate
+    with pytest.raises(ValueError, match="does not fit the parameters of the model"):
+        from_optax(transform, {"other": {"kernel": jnp.ones(2)}})
 
 
 def test_registered_optimizers():

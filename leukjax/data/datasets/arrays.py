@@ -53,11 +53,17 @@ class Arrays(Dataset):
         """
         self._images = images
         _check_images(images)
-        names, codes = _labels(labels, classes)
-        if len(codes) != len(images):
-            raise ValueError(f"labels: {len(codes)} labels of {len(images)} images")
+        if len(labels) != len(images):
+            raise ValueError(f"labels: {len(labels)} labels of {len(images)} images")
         if groups is not None and len(groups) != len(images):
             raise ValueError(f"groups: {len(groups)} groups of {len(images)} images")
+        for row, group in enumerate(() if groups is None else groups):
+            if group is None or group != group or str(group) == "":  # NaN differs from itself
+                raise ValueError(
+                    f"groups: image {row} has the group {group!r}; give each image without a known "
+                    "group one of its own"
+                )
+        names, codes = _labels(labels, classes)
         width = len(str(max(len(images) - 1, 0)))
         ids = [f"{row:0{width}d}" for row in range(len(images))]
         subjects = ids if groups is None else [str(group) for group in groups]
@@ -109,7 +115,8 @@ def _check_images(images: np.ndarray | Sequence[np.ndarray]) -> None:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
             raise TypeError(
                 f"images: expected uint8[n, h, w, 3], RGB in 0 to 255; image {number} is "
-                f"{image.dtype}{list(image.shape)}"
+                f"{image.dtype}{list(image.shape)}; for values in [0, 1]: "
+                "(255 * x).astype('uint8')"
             )
         if min(image.shape[:2]) < 1:
             raise ValueError(f"images: image {number} has no pixels")
