@@ -128,7 +128,7 @@ def test_a_prediction_that_is_not_finite_is_an_error(nan_run, tmp_path, capsys):
     assert ",nan" not in text
     arguments = (f"--workdir={nan_run}", image, f"--output={out}/e", "--method=gradcam")
     assert start(cli, *arguments) == 1
-    assert "not one of 1 files has an answer" in capsys.readouterr().err
+    assert "not one of 1 files has a prediction" in capsys.readouterr().err
     assert ",nan" not in (out / "e" / "explanations.csv").read_text()
     import leukjax
 
