@@ -90,7 +90,7 @@ def test_the_warning_is_not_cut(models):
     map = np.eye(24, dtype=np.float32)
     panel = Panel(map, True, "61% in the cell", "INCOMPLETE: off by 34.2,\n1250% of the change")
     column = Column("cnn: all 98%\nexplained: all", image, cell, [panel, panel])
-    marks = ["trained on SYNTHETIC data", "INCOMPLETE integrated gradients: no explanation"]
+    marks = ["trained on SYNTHETIC data", "INCOMPLETE integrated gradients: not an explanation"]
     figure = overlay("a.png", marks, ["Grad-CAM", "Integrated gradients"], [column] * models)
     with Image.open(io.BytesIO(as_png(figure))) as picture:
         pixels = np.asarray(picture.convert("L"))
