@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from leukjax.explain.attribution.methods import METHODS
+from leukjax.explain.methods import METHODS
 from leukjax.report.style import CLASSES, GREY, LINES, MARKERS, style
 
 COLOURS = dict(zip(METHODS, (*CLASSES, "#000000"), strict=False))

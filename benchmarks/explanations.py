@@ -63,9 +63,8 @@ class Subject:
         import cv2
 
         import leukjax
-        from leukjax.explain import explainer
-        from leukjax.explain.attribution import methods, network
-        from leukjax.explain.attribution.occlusion import window_for
+        from leukjax.explain import explainer, methods, network
+        from leukjax.explain.maps import window_for
 
         self.model = leukjax.load(folder, batch_size=8).member
         self.family = self.model.preprocessing["model"]["name"]
@@ -99,7 +98,7 @@ class Subject:
         results = explainer.explain(
             model or self.model, images, targets, method, settings or self.settings, baseline
         )
-        return explainer.to_pixels(results.maps, images.shape[1])
+        return explainer.to_image_size(results.maps, images.shape[1])
 
     def predict(self, images) -> np.ndarray:
         """Returns probabilities of preprocessed images."""
@@ -111,14 +110,14 @@ class Subject:
         return np.log(p / (1 - p))
 
     def controls(self) -> dict[str, np.ndarray]:
-        """Returns maps that do not depend on cell or network."""
-        from leukjax.explain.attribution import curves
+        """Maps that know nothing of cell or network."""
+        import explanation_checks as checks
 
         size, count = self.images.shape[1], len(self.images)
-        noise = [curves.random_map(size, seed) for seed in range(count)]
+        noise = [checks.random_map(size, seed) for seed in range(count)]
         return {
             "random": np.stack(noise),
-            "centre Gaussian": np.stack([curves.centre_gaussian(size)] * count),
+            "centre Gaussian": np.stack([checks.centre_gaussian(size)] * count),
         }
 
 
@@ -156,9 +155,8 @@ def truth(subject: Subject, maps: dict[str, np.ndarray]) -> dict[str, tuple[list
 
 
 def by_layer(subject: Subject) -> None:
-    """Prints the AUROC of Grad-CAM at the last block of each stage."""
-    from leukjax.explain import explainer
-    from leukjax.explain.attribution import network
+    """The same for Grad-CAM at the last block of each stage."""
+    from leukjax.explain import explainer, network
 
     if "gradcam" not in subject.methods:
         return
@@ -183,7 +181,9 @@ def deletion(subject: Subject) -> dict:
 
     Blasts show nothing: without chromatin and nucleoli a cell still looks like one.
     """
-    from leukjax.explain.attribution import curves
+    import explanation_checks as checks
+
+    from leukjax.explain.explainer import blurred
 
     images, results = subject.mature, {}
     maps = {m: subject.maps(m, images, target=subject.healthy) for m in subject.methods}
@@ -194,12 +194,12 @@ def deletion(subject: Subject) -> dict:
             for image, map in zip(images, each, strict=True):
                 cell = image.any(-1)
                 blank = (
-                    curves.blurred(image, cell, image.shape[0] / 12)
+                    blurred(image, cell, image.shape[0] / 12)
                     if kind == "blurred"
-                    else curves.mean_cell(image, cell)
+                    else checks.mean_cell(image, cell)
                 )
                 both.append(
-                    curves.curves(subject.predict, image, blank, map, cell, subject.healthy, STEPS)
+                    checks.curves(subject.predict, image, blank, map, cell, subject.healthy, STEPS)
                 )
             for way, mean in zip(("deletion", "insertion"), np.mean(both, 0), strict=True):
                 results[kind, way, name] = mean
@@ -207,12 +207,13 @@ def deletion(subject: Subject) -> dict:
 
 
 def randomisation(subject: Subject, count: int = 8) -> dict:
-    """Returns (way, method) -> mean rank correlation after each stage, head first."""
+    """(cascading or independent, method) -> mean rank correlation after each stage, head first."""
+    import explanation_checks as checks
+
     from leukjax.explain import explainer
-    from leukjax.explain.attribution import randomised
 
     net = explainer.network_of(subject.model)
-    names = randomised.parts(net, subject.model.image_size)
+    names = checks.layers(net, subject.model.image_size)
     stages = list(dict.fromkeys(name.split("/")[0] for name in names))[::-1]
     # Every third block of a deep network.
     stops = sorted({round(i) for i in np.linspace(1, len(stages), min(8, len(stages)))})
@@ -225,18 +226,18 @@ def randomisation(subject: Subject, count: int = 8) -> dict:
         for way in ("cascading", "independent"):
             chosen = stages[:stop] if way == "cascading" else [stages[stop - 1]]
             own = [name for name in names if name.split("/")[0] in chosen]
-            variables = randomised.redrawn(net, own).variables
+            variables = checks.randomised(net, own).variables
             model = dataclasses.replace(subject.model, variables=variables)
             for m in wanted:
                 after = subject.maps(m, images, model, settings)
                 pairs = zip(before[m], after, strict=True)
-                results[way, m].append(np.mean([randomised.rank_correlation(*p) for p in pairs]))
+                results[way, m].append(np.mean([checks.rank_correlation(*p) for p in pairs]))
     return {"stages": ["none", *(stages[stop - 1] for stop in stops)], **results}
 
 
 def turning(subject: Subject) -> dict[str, float]:
-    """Returns rank correlations of maps with those of rotated images, rotated back."""
-    from leukjax.explain.attribution import randomised
+    """Rank correlation of maps with those of the turned image, turned back."""
+    import explanation_checks as checks
 
     results = {}
     for method in subject.methods:
@@ -246,7 +247,7 @@ def turning(subject: Subject) -> dict[str, float]:
         for quarter in QUARTERS:
             turned = subject.maps(method, np.rot90(subject.images, quarter, (1, 2)).copy())
             back = np.rot90(turned, -quarter, (1, 2))
-            values += [randomised.rank_correlation(a, b) for a, b in zip(plain, back, strict=True)]
+            values += [checks.rank_correlation(a, b) for a, b in zip(plain, back, strict=True)]
         results[method] = float(np.mean(values))
     return results
 

@@ -1,1 +1,1 @@
-"""Serves a web page that classifies uploaded images."""
+"""A web page that classifies uploaded images."""

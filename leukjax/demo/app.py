@@ -1,4 +1,4 @@
-"""The routes: the page, its style and script, and answers as a page, a part of one, or JSON."""
+"""The routes: the page, its style and script, and results as a page, as HTML of a part, or JSON."""
 
 import asyncio
 import dataclasses
@@ -18,42 +18,47 @@ from starlette.routing import Route
 from leukjax.data import image_limits
 from leukjax.data.decode import decode
 from leukjax.data.image_file import FORMATS, SUFFIXES
-from leukjax.demo.model_info import Card
+from leukjax.demo.model_info import ModelInfo
 from leukjax.demo.options import Options
-from leukjax.demo.predictors import Answer, Judges, Prepared
-from leukjax.demo.request_queue import Desk
-from leukjax.demo.security import Guard
-from leukjax.demo.upload import Bytes, Refused, Upload, check_is_no_zip, drain
-from leukjax.demo.view_model import Shown, as_json, percent, shown
+from leukjax.demo.predictors import PagePredictor, Prediction, Prepared
+from leukjax.demo.request_queue import RequestQueue
+from leukjax.demo.security import SecurityMiddleware
+from leukjax.demo.upload import ByteBudget, RequestError, Upload, check_not_zip, drain
+from leukjax.demo.view_model import ImageView, as_json, image_view, percent
 from leukjax.errors import UserError
 
 FOLDER = Path(__file__).resolve().parent
 
 
 class Page:
-    """The application, in `app`; who answers it, at `desk`."""
+    """The page.
+
+    Attributes:
+      app: the ASGI application.
+      queue: the images that wait for a prediction.
+    """
 
     def __init__(
         self,
-        judges: Judges,
-        desk: Desk[Prepared, Answer],
-        cards: Sequence[Card],
+        predictor: PagePredictor,
+        queue: RequestQueue[Prepared, Prediction],
+        runs: Sequence[ModelInfo],
         pool: ThreadPoolExecutor,
         options: Options,
     ) -> None:
-        """Make the application.
+        """Makes the application.
 
         Args:
-          judges: who answer.
-          desk: where they are asked.
-          cards: one a run.
+          predictor: makes the predictions.
+          queue: passes images to the predictor.
+          runs: one per run.
           pool: its threads read images and draw pictures.
-          options: bounds.
+          options: limits.
         """
-        self.desk = desk
-        self._judges, self._pool, self._options = judges, pool, options
+        self.queue = queue
+        self._predictor, self._pool, self._options = predictor, pool, options
         self._uploads = 0
-        self._bytes = Bytes(options.max_bytes_at_once)
+        self._budget = ByteBudget(options.max_bytes_at_once)
         environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(FOLDER),
             autoescape=True,
@@ -62,123 +67,126 @@ class Page:
             lstrip_blocks=True,
         )
         environment.globals |= {
-            "cards": cards,
             "formats": FORMATS,
             "suffixes": SUFFIXES,
-            "judges": judges,
             "options": options,
             "percent": percent,
+            "predictor": predictor,
+            "runs": runs,
             "version": metadata.version("leukjax"),
         }
-        self._whole = environment.get_template("page.html.jinja")
-        self._part = environment.get_template("answers.html.jinja")
+        self._full_page = environment.get_template("page.html.jinja")
+        self._results = environment.get_template("results.html.jinja")
         pages = Starlette(
             routes=[
                 Route("/", self._page, methods=["GET"]),
-                Route("/", self._ask_for_page, methods=["POST"]),
-                Route("/answers", self._ask_for_part, methods=["POST"]),
-                Route("/answers.json", self._ask_for_json, methods=["POST"]),
+                Route("/", self._post_page, methods=["POST"]),
+                Route("/answers", self._post_part, methods=["POST"]),
+                Route("/answers.json", self._post_json, methods=["POST"]),
                 _file("style.css", "text/css"),
                 _file("page.js", "text/javascript"),
                 _file("icon.svg", "image/svg+xml"),
             ]
         )
-        self.app = Guard(pages, options.host)
+        self.app = SecurityMiddleware(pages, options.host)
 
     def _page(self, request: Request) -> Response:
-        return HTMLResponse(self._whole.render(images=(), refused=""))
+        return HTMLResponse(self._full_page.render(images=(), error=""))
 
-    async def _ask_for_page(self, request: Request) -> Response:
-        images, refused = await self._ask(request)
-        html = self._whole.render(images=images, refused=refused.line if refused else "")
-        return HTMLResponse(html, *_status(refused))
+    async def _post_page(self, request: Request) -> Response:
+        images, error = await self._process(request)
+        html = self._full_page.render(images=images, error=error.line if error else "")
+        return HTMLResponse(html, *_status(error))
 
-    async def _ask_for_part(self, request: Request) -> Response:
-        images, refused = await self._ask(request)
-        html = self._part.render(images=images, refused=refused.line if refused else "")
-        return HTMLResponse(html, *_status(refused))
+    async def _post_part(self, request: Request) -> Response:
+        images, error = await self._process(request)
+        html = self._results.render(images=images, error=error.line if error else "")
+        return HTMLResponse(html, *_status(error))
 
-    async def _ask_for_json(self, request: Request) -> Response:
-        images, refused = await self._ask(request)
-        if refused:
-            return JSONResponse({"error": refused.line}, *_status(refused))
+    async def _post_json(self, request: Request) -> Response:
+        images, error = await self._process(request)
+        if error:
+            return JSONResponse({"error": error.line}, *_status(error))
         return Response(as_json(images), media_type="application/json")
 
-    async def _ask(self, request: Request) -> tuple[list[Shown], Refused | None]:
-        """What is to be shown of a request's images, or why there is nothing."""
+    async def _process(self, request: Request) -> tuple[list[ImageView], RequestError | None]:
+        """Returns the views of a request's images, or why it is rejected."""
         if self._uploads == self._options.max_uploads:
-            return [], Refused(503, "too many uploads at once; nothing was looked at; try again")
+            return [], RequestError(503, "too many uploads; no image was classified; try again")
         self._uploads += 1
-        upload = Upload(self._bytes)
+        upload = Upload(self._budget)
         try:
             await upload.read(request, self._options)
-            return await self._answers(upload.files), None
-        except Refused as refused:
+            return await self._classify(upload.files), None
+        except RequestError as error:
             await upload.close()
-            if refused.status != 408:
+            if error.status != 408:
                 await drain(request, self._options)
-            return [], refused
-        except Exception:  # a bug is ours to read; the person gets a line
+            return [], error
+        except Exception:  # a bug; only the log has the details
             logging.exception("a request failed")
-            return [], Refused(500, "the page failed; its log has the cause")
+            return [], RequestError(500, "internal error; see the log of the server")
         finally:
             await upload.close()
             self._uploads -= 1
 
-    async def _answers(self, sent: Sequence[UploadFile]) -> list[Shown]:
-        if not self.desk.reserve(len(sent)):
-            raise Refused(
-                503, "too many images wait for an answer; none of yours was looked at; try again"
+    async def _classify(self, files: Sequence[UploadFile]) -> list[ImageView]:
+        if not self.queue.reserve(len(files)):
+            raise RequestError(
+                503, "too many images are waiting; none of yours was classified; try again"
             )
         try:
-            # One file after the other, so that a request holds the pixels of one; what is read
-            # is asked about at once.
-            asked = [await self._read(one) for one in sent]
-            return [await self._show(*one) for one in asked]
+            # Files are decoded one by one, so that a request holds one decoded image; each is
+            # submitted at once.
+            submitted = [await self._submit(file) for file in files]
+            return [await self._view(*pair) for pair in submitted]
         finally:
-            self.desk.release(len(sent))
+            self.queue.release(len(files))
 
-    async def _read(self, sent: UploadFile) -> tuple[Shown, "_Asked | None"]:
-        name = sent.filename or ""
+    async def _submit(self, file: UploadFile) -> tuple[ImageView, "_Submitted | None"]:
+        name = file.filename or ""
         try:
-            prepared, conversions = await self._in_thread(self._prepare, sent, name)
+            prepared, conversions = await self._in_thread(self._prepare, file, name)
         except UserError as error:
-            return Shown(name, error=_line(error)), None
-        future = asyncio.wrap_future(self.desk.ask(prepared))
-        return Shown(name, conversions=conversions), _Asked(prepared, future)
+            return ImageView(name, error=_line(error)), None
+        future = asyncio.wrap_future(self.queue.submit(prepared))
+        return ImageView(name, conversions=conversions), _Submitted(prepared, future)
 
-    async def _show(self, row: Shown, asked: "_Asked | None") -> Shown:
-        if asked is None:
-            return row
+    async def _view(self, image: ImageView, submitted: "_Submitted | None") -> ImageView:
+        if submitted is None:
+            return image
         try:
-            answer = await asked.answer
-        except Exception as error:  # the log has it whole
-            line = (
-                f"{row.name}: the models failed ({type(error).__name__}); the page's log says more"
-            )
-            return dataclasses.replace(row, error=line)
+            prediction = await submitted.prediction
+        except Exception as error:  # the log has the details
+            line = f"{image.name}: the models failed ({type(error).__name__}); see the server's log"
+            return dataclasses.replace(image, error=line)
         return await self._in_thread(
-            shown, row.name, asked.prepared, row.conversions, answer, self._judges
+            image_view,
+            image.name,
+            submitted.prepared,
+            image.conversions,
+            prediction,
+            self._predictor,
         )
 
-    def _prepare(self, sent: UploadFile, name: str) -> tuple[Prepared, tuple[str, ...]]:
+    def _prepare(self, file: UploadFile, name: str) -> tuple[Prepared, tuple[str, ...]]:
         # Read here, so that memory holds the bytes of one file per thread.
-        data = sent.file.read()
-        check_is_no_zip(data, name)
+        data = file.file.read()
+        check_not_zip(data, name)
         with image_limits.one_image():
-            pixels, conversions = decode(data, name, self._options.max_pixels)
-            return self._judges.prepare(pixels), conversions
+            rgb, conversions = decode(data, name, self._options.max_pixels)
+            return self._predictor.prepare(rgb), conversions
 
     async def _in_thread(self, function, *arguments):
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Asked:
-    """An image that waits for its answer."""
+class _Submitted:
+    """An image that waits for its prediction."""
 
     prepared: Prepared
-    answer: "asyncio.Future[Answer]"
+    prediction: "asyncio.Future[Prediction]"
 
 
 def _file(name: str, kind: str) -> Route:
@@ -190,10 +198,10 @@ def _file(name: str, kind: str) -> Route:
     return Route(f"/{name}", respond, methods=["GET"])
 
 
-def _status(refused: Refused | None) -> tuple[int, dict[str, str]]:
-    if refused is None:
+def _status(error: RequestError | None) -> tuple[int, dict[str, str]]:
+    if error is None:
         return 200, {}
-    return refused.status, {"Retry-After": "5"} if refused.status == 503 else {}
+    return error.status, {"Retry-After": "5"} if error.status == 503 else {}
 
 
 def _line(error: Exception) -> str:

@@ -1,9 +1,9 @@
-"""Serve a web page that classifies uploaded images: probability, spread, heatmap, model card.
+"""Serves a web page that classifies uploaded images: probability, range, heat map, model card.
 
 python -m leukjax.demo --workdir=RUN[,RUN…]
 
-Open the address that it prints. It listens on this machine only, unless --host is given, keeps no
-image, and sends nothing anywhere. Several runs are an ensemble. It needs
+Open the address that it prints. It listens on this machine only, unless --host is given, stores no
+image, and sends nothing to other servers. Several runs are an ensemble. It needs
 `pip install 'leukjax[apply]'`. docs/demo.md describes the page. Not a medical device.
 """
 
@@ -33,14 +33,14 @@ NEEDED = ("starlette", "uvicorn", "python_multipart", "markdown_it")
 
 
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
-    """Checks the flags, loads the runs, serves the page until interrupted."""
+    """Checks the flags, loads the runs, and serves the page until interrupted."""
     command.refuse_config(names, overrides)
     command.refuse_arguments(arguments, "drop images on the page")
     folders, options = command.run_folders(FLAGS), command.run_options(FLAGS)
     if FLAGS.max_waiting < FLAGS.max_files:
         raise UserError(
             f"--max_waiting={FLAGS.max_waiting}: one upload may have {FLAGS.max_files} images; "
-            "give at least as many, or lower --max_files"
+            "set at least that number, or reduce --max_files"
         )
     for name in NEEDED:
         if importlib.util.find_spec(name) is None:

@@ -1,4 +1,4 @@
-"""The runs for the reader of the page: a line each, and the model cards."""
+"""Information on the runs: one line for each, and the model cards."""
 
 import dataclasses
 from pathlib import Path
@@ -13,14 +13,14 @@ MAX_BYTES = 1 << 20  # of a card
 
 
 @dataclasses.dataclass(frozen=True)
-class Card:
-    """One run.
+class ModelInfo:
+    """One run on the page.
 
     Attributes:
-      name: of its folder.
+      name: of the work directory.
       line: model, data, step, size.
-      synthetic: trained on synthetic cells.
-      html: its model card, safe to insert; "" where it has none.
+      synthetic: whether it was trained on synthetic cells.
+      html: its model card, safe to insert; "" if it has none.
     """
 
     name: str
@@ -29,15 +29,14 @@ class Card:
     html: str
 
 
-def card(model: Member) -> Card:
-    """Read what a work directory says of its model."""
-    about = model.preprocessing
-    heat = f", temperature {model.temperature:.3g}" if model.temperature != 1 else ""
-    return Card(
+def model_info(model: Member) -> ModelInfo:
+    """Reads the information on a run."""
+    temperature = f", temperature {model.temperature:.3g}" if model.temperature != 1 else ""
+    return ModelInfo(
         name=model.workdir.resolve().name,
-        line=f"{describe(model.config.model)} on {about['data']}, step {model.step}, "
-        f"{model.image_size} px{heat}",
-        synthetic=bool(about["synthetic"]),
+        line=f"{describe(model.config.model)} on {model.preprocessing['data']}, "
+        f"step {model.step}, {model.image_size} px{temperature}",
+        synthetic=bool(model.preprocessing["synthetic"]),
         html=_html(model.workdir / "model_card.md"),
     )
 
@@ -56,8 +55,8 @@ def _html(path: Path) -> str:
     )
     tokens = reader.parse(text)
     for token in tokens:
-        if token.type in ("heading_open", "heading_close"):  # below the page's own headings
+        if token.type in ("heading_open", "heading_close"):  # below the headings of the page
             token.tag = f"h{min(6, int(token.tag[1]) + 2)}"
-        if token.attrGet("style"):  # of a cell; the page's policy takes no style from the text
+        if token.attrGet("style"):  # of a table cell; the page's policy allows no inline styles
             token.attrs = {"class": str(token.attrs.pop("style")).replace("text-align:", "")}
     return reader.renderer.render(tokens, reader.options, {})

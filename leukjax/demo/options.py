@@ -1,16 +1,16 @@
-"""What the page is told at its start."""
+"""Options of the web page."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The flags of `leukjax.demo`, which says what they are.
+    """The flags of `leukjax.demo`, and limits that have no flag.
 
     Attributes:
-      max_uploads: requests that may be read or answered at once; more are refused.
-      seconds_to_upload: that a browser has to send one.
-      seconds_to_head: that a connection has to send the head of a request.
+      max_uploads: requests that may be read or processed at once; others are rejected.
+      seconds_to_upload: time that a browser has to send an upload.
+      seconds_to_head: time that a connection has to send the head of a request.
     """
 
     host: str = "127.0.0.1"
@@ -31,10 +31,10 @@ class Options:
 
     @property
     def max_connections(self) -> int:
-        """Connections at once, those that wait for a request included."""
+        """Connections at once, including those that wait for a request."""
         return 4 * self.max_uploads
 
     @property
     def max_bytes_at_once(self) -> int:
-        """Of all uploads that are read or answered, in memory and in the temporary folder."""
+        """Bytes of all uploads in progress, in memory and in the temporary folder."""
         return max(256 << 20, 4 * self.max_bytes)

@@ -1,5 +1,5 @@
-// Sends images as soon as they are dropped or chosen, and puts the answers above the earlier ones.
-// Without it the form works as a form.
+// Sends images as soon as they are dropped or chosen, and inserts the results above earlier ones.
+// Without scripts the form is submitted by its button.
 "use strict";
 
 const form = document.querySelector("form");
@@ -7,67 +7,67 @@ const input = document.getElementById("images");
 const results = document.getElementById("results");
 const status = document.getElementById("status");
 const button = form.querySelector("button");
-let under_way = 0;
+let pending = 0;
 
-button.hidden = true; // what is chosen is sent
+button.hidden = true; // chosen files are sent at once
 
-function say(line, bad) {
+function setStatus(line, bad) {
   status.textContent = line;
   status.classList.toggle("bad", Boolean(bad));
 }
 
-function refusal(files) {
+function limitError(files) {
   const bytes = files.reduce((sum, file) => sum + file.size, 0);
   if (files.length > Number(form.dataset.files)) {
-    return `${files.length} files, and ${form.dataset.files} at once is the most: send fewer.`;
+    return `${files.length} files, and the limit is ${form.dataset.files}: send fewer.`;
   }
   if (bytes > Number(form.dataset.bytes)) {
-    return `${(bytes / 1048576).toFixed(1)} MiB, and ${form.dataset.bytes / 1048576} is the most: send fewer or smaller images.`;
+    return `${(bytes / 1048576).toFixed(1)} MiB, and the limit is ${form.dataset.bytes / 1048576}: send fewer or smaller images.`;
   }
   return "";
 }
 
-function counted(count) {
+function imageCount(count) {
   return count === 1 ? "1 image" : `${count} images`;
 }
 
-function answered(count) {
+function summary(count) {
   const articles = Array.from(results.querySelectorAll("article")).slice(0, count);
   const bad = articles.filter((article) => article.classList.contains("bad")).length;
   const unlike = articles.filter((article) => article.classList.contains("unlike")).length;
-  return `Looked at ${counted(count)}.` + (bad ? ` ${bad} cannot be used.` : "") +
+  return `Processed ${imageCount(count)}.` + (bad ? ` ${bad} cannot be used.` : "") +
     (unlike ? ` ${unlike} unlike the training images.` : "");
 }
 
-async function ask(files) {
-  const refused = refusal(files);
-  if (refused) {
-    say(`Not sent: ${refused}`, true);
+async function send(files) {
+  const error = limitError(files);
+  if (error) {
+    setStatus(`Not sent: ${error}`, true);
     return;
   }
   const body = new FormData();
   files.forEach((file) => body.append("images", file));
-  under_way += files.length;
+  pending += files.length;
   form.classList.add("busy");
-  say(`Waiting for the answer about ${counted(under_way)} …`);
+  setStatus(`Waiting for ${imageCount(pending)} …`);
   let line = "";
   try {
-    const answer = await fetch("answers", { method: "POST", body });
-    const html = await answer.text();
-    if ((answer.headers.get("content-type") || "").startsWith("text/html")) {
-      results.insertAdjacentHTML("afterbegin", html); // every name in it was escaped
-      line = answer.ok ? answered(files.length) : "There is no answer; see below.";
+    const response = await fetch("answers", { method: "POST", body });
+    const html = await response.text();
+    if ((response.headers.get("content-type") || "").startsWith("text/html")) {
+      results.insertAdjacentHTML("afterbegin", html); // the server has escaped every name
+      line = response.ok ? summary(files.length) : "No prediction; see below.";
     } else {
-      line = `No answer: ${html.trim() || answer.status}. Try again.`;
+      line = `No prediction: ${html.trim() || response.status}. Try again.`;
     }
-    say(line, !answer.ok);
+    setStatus(line, !response.ok);
   } catch (error) {
-    line = "No answer: the page's program cannot be reached, or broke off. Try again.";
-    say(line, true);
+    line = "No prediction: the server cannot be reached or closed the connection. Try again.";
+    setStatus(line, true);
   }
-  under_way -= files.length;
-  if (under_way > 0) {
-    say(`${line} Waiting for ${counted(under_way)} …`);
+  pending -= files.length;
+  if (pending > 0) {
+    setStatus(`${line} Waiting for ${imageCount(pending)} …`);
   } else {
     form.classList.remove("busy");
   }
@@ -76,7 +76,7 @@ async function ask(files) {
 input.addEventListener("change", () => {
   const files = Array.from(input.files);
   if (files.length) {
-    ask(files);
+    send(files);
   }
   form.reset();
 });
@@ -86,15 +86,14 @@ form.addEventListener("submit", (event) => {
   input.click();
 });
 
-// The input covers the zone and takes what is dropped there; elsewhere a browser would leave the
-// page and show the file.
+// The input covers the drop zone; files dropped elsewhere would make the browser leave the page.
 for (const kind of ["dragover", "drop"]) {
   document.addEventListener(kind, (event) => {
     form.classList.toggle("over", kind === "dragover");
     if (event.target !== input) {
       event.preventDefault();
       if (kind === "drop" && event.dataTransfer.files.length) {
-        ask(Array.from(event.dataTransfer.files));
+        send(Array.from(event.dataTransfer.files));
       }
     }
   });

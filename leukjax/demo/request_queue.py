@@ -1,4 +1,4 @@
-"""One thread asks the models; who waits is gathered into batches, and few enough may wait."""
+"""A bounded queue of requests, processed in batches by one thread."""
 
 import queue
 import threading
@@ -8,87 +8,85 @@ from typing import Generic, TypeVar
 
 from absl import logging
 
-Q = TypeVar("Q")
-A = TypeVar("A")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-class Desk(Generic[Q, A]):
-    """Takes questions, one or more a caller, and answers them together.
+class RequestQueue(Generic[Item, Result]):
+    """Processes items of many callers in batches.
 
-    A caller reserves places first, so that what waits is bounded, and frees them when it has its
-    answers.
+    A caller reserves capacity first, which bounds the queue, and releases it when it has its
+    results.
     """
 
     def __init__(
-        self, answer: Callable[[Sequence[Q]], Sequence[A]], batch_size: int, places: int
+        self, process: Callable[[Sequence[Item]], Sequence[Result]], batch_size: int, capacity: int
     ) -> None:
-        """Open the desk.
+        """Starts the thread.
 
         Args:
-          answer: gives an answer to each of up to `batch_size` questions; called in one thread.
-          batch_size: questions that are answered together at most.
-          places: questions that may wait or be under work at once.
+          process: returns a result for each of up to `batch_size` items; called in one thread.
+          batch_size: largest number of items in a batch.
+          capacity: items that may wait or be processed at once.
         """
-        self._answer, self._batch_size, self._free = answer, batch_size, places
+        self._process, self._batch_size, self._free = process, batch_size, capacity
         self._lock = threading.Lock()
-        self._waiting: queue.SimpleQueue[tuple[Q, Future[A]] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="models", daemon=True)
+        self._waiting: queue.SimpleQueue[tuple[Item, Future[Result]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="models", daemon=True)
         self._thread.start()
 
-    def reserve(self, places: int) -> bool:
-        """Take places; False, and none taken, where there are too few."""
+    def reserve(self, count: int) -> bool:
+        """Reserves capacity for `count` items; returns False, and reserves none, without room."""
         with self._lock:
-            if places > self._free:
+            if count > self._free:
                 return False
-            self._free -= places
+            self._free -= count
             return True
 
-    def release(self, places: int) -> None:
-        """Give places back."""
+    def release(self, count: int) -> None:
+        """Releases reserved capacity."""
         with self._lock:
-            self._free += places
+            self._free += count
 
-    def ask(self, question: Q) -> "Future[A]":
-        """The answer, when it is there; its exception, where the models failed."""
-        future: Future[A] = Future()
-        self._waiting.put((question, future))
+    def submit(self, item: Item) -> "Future[Result]":
+        """Returns a future of the item's result, or of the exception of its batch."""
+        future: Future[Result] = Future()
+        self._waiting.put((item, future))
         return future
 
     def close(self) -> None:
-        """Answer what waits, then stop."""
+        """Processes what waits, then stops the thread."""
         self._waiting.put(None)
         self._thread.join()
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         more = True
         while more:
-            batch, more = self._gather()
-            # A future that was cancelled has nobody who waits for it.
-            batch = [
-                (ask, future) for ask, future in batch if future.set_running_or_notify_cancel()
-            ]
+            batch, more = self._next_batch()
+            # A cancelled future has no caller left.
+            batch = [pair for pair in batch if pair[1].set_running_or_notify_cancel()]
             if not batch:
                 continue
             try:
-                answers = self._answer([question for question, _ in batch])
-                for (_, future), answer in zip(batch, answers, strict=True):
-                    future.set_result(answer)
-            except Exception as error:  # told to each who waits; the next batch may do
+                results = self._process([item for item, _ in batch])
+                for (_, future), result in zip(batch, results, strict=True):
+                    future.set_result(result)
+            except Exception as error:  # for each caller of this batch; the next one may succeed
                 logging.exception("the models failed")
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(error)
 
-    def _gather(self) -> tuple[list[tuple[Q, "Future[A]"]], bool]:
-        """What waits, up to a batch: at least one, or the sign to stop."""
+    def _next_batch(self) -> tuple[list[tuple[Item, "Future[Result]"]], bool]:
+        """Returns the waiting items, one to `batch_size`, and False at the signal to stop."""
         batch = []
-        item = self._waiting.get()
-        while item is not None:
-            batch.append(item)
+        entry = self._waiting.get()
+        while entry is not None:
+            batch.append(entry)
             if len(batch) == self._batch_size:
                 return batch, True
             try:
-                item = self._waiting.get_nowait()
+                entry = self._waiting.get_nowait()
             except queue.Empty:
                 return batch, True
         return batch, False

@@ -1,4 +1,4 @@
-"""The work of `leukjax.demo`: runs in, a page until it is interrupted."""
+"""Loads runs and serves the page until it is interrupted."""
 
 import contextlib
 import errno
@@ -15,27 +15,25 @@ from absl import logging
 
 from leukjax import runtime
 from leukjax.demo.app import Page
-from leukjax.demo.connection import bounded
-from leukjax.demo.model_info import card
+from leukjax.demo.model_info import model_info
 from leukjax.demo.options import Options
-from leukjax.demo.predictors import Judges, appoint
-from leukjax.demo.request_queue import Desk
-from leukjax.demo.security import is_local
+from leukjax.demo.predictors import PagePredictor, load_predictor
+from leukjax.demo.request_queue import RequestQueue
+from leukjax.demo.security import is_local, limited_connections
 from leukjax.errors import UserError
 
 
 def serve(runs: Sequence[str], options: Options) -> None:
-    """Load, answer requests until Ctrl-C or SIGTERM, clear up.
+    """Loads the runs, serves requests until Ctrl-C or SIGTERM, and cleans up.
 
     Raises:
-      UserError: a run, option, address or port that will not do.
+      UserError: an invalid run, option, address or port.
     """
-    with _bound(options) as listener, _own_folder(), application(runs, options) as page:
+    with _listener(options) as listener, _temporary_folder(), application(runs, options) as page:
         host, port = listener.getsockname()[:2]
         if not is_local(host):
             logging.warning(
-                "every machine that reaches %s can send images to this page; it asks for no "
-                "password",
+                "every machine that can reach %s can send images to this page, without a password",
                 host,
             )
         server = make_server(page, options)
@@ -48,7 +46,7 @@ def serve(runs: Sequence[str], options: Options) -> None:
 
 
 def make_server(page: Page, options: Options) -> uvicorn.Server:
-    """A server of the page, not started yet."""
+    """Returns a server of the page, not started."""
     return uvicorn.Server(
         uvicorn.Config(
             page.app,
@@ -57,7 +55,7 @@ def make_server(page: Page, options: Options) -> uvicorn.Server:
             server_header=False,
             lifespan="off",
             ws="none",
-            http=bounded(options),
+            http=limited_connections(options),
             loop="asyncio",
             proxy_headers=False,
             timeout_graceful_shutdown=10,
@@ -67,50 +65,50 @@ def make_server(page: Page, options: Options) -> uvicorn.Server:
 
 @contextlib.contextmanager
 def application(runs: Sequence[str], options: Options) -> Iterator[Page]:
-    """The page's application, warm: what has to be compiled is compiled.
+    """Yields the application of the page, compiled and ready.
 
     Raises:
-      UserError: a run or an option that will not do.
+      UserError: an invalid run or option.
     """
-    # Nothing of JAX goes to the disk.
+    # JAX must not write to disk.
     jax.config.update("jax_enable_compilation_cache", False)
     runtime.set_numerics()
     runtime.hold_memory()
-    judges = appoint(runs, options)
-    cards = [card(member) for member in judges.members]
-    for one in cards:
-        logging.info("%s: %s%s", one.name, one.line, ", SYNTHETIC data" if one.synthetic else "")
-    if judges.threshold:
+    predictor = load_predictor(runs, options)
+    runs_shown = [model_info(member) for member in predictor.predictor.members]
+    for run in runs_shown:
+        logging.info("%s: %s%s", run.name, run.line, ", SYNTHETIC data" if run.synthetic else "")
+    if predictor.threshold:
         logging.info(
-            "answers from a confidence of %.4g on: on validation %.1f %% of the images got one",
-            judges.threshold.confidence,
-            100 * judges.threshold.answered,
+            "abstaining below a confidence of %.4g, which %.1f %% of the validation images reached",
+            predictor.threshold.confidence,
+            100 * predictor.threshold.answered,
         )
-    _warm(judges)
-    desk = Desk(judges.answer, judges.batch_size, options.max_waiting)
+    _compile(predictor)
+    queue = RequestQueue(predictor.predict, predictor.predictor.batch_size, options.max_waiting)
     with ThreadPoolExecutor(options.threads, thread_name_prefix="images") as pool:
         try:
-            yield Page(judges, desk, cards, pool, options)
+            yield Page(predictor, queue, runs_shown, pool, options)
         finally:
-            desk.close()
+            queue.close()
 
 
-def _warm(judges: Judges) -> None:
+def _compile(predictor: PagePredictor) -> None:
     logging.info("compiling")
-    blank = np.zeros((judges.members[0].image_size,) * 2 + (3,), np.uint8)
-    judges.answer([judges.prepare(blank)])
+    blank = np.zeros((predictor.predictor.image_size,) * 2 + (3,), np.uint8)
+    predictor.predict([predictor.prepare(blank)])
 
 
 @contextlib.contextmanager
-def _bound(options: Options) -> Iterator[socket.socket]:
-    """A socket that has the port, before minutes of loading go by in vain."""
+def _listener(options: Options) -> Iterator[socket.socket]:
+    """Yields a socket bound to the port, before the runs are loaded."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except OSError as error:
         raise UserError(
-            f"--host={options.host}: is no address of this machine ({error.strerror or error})"
+            f"--host={options.host}: is not an address of this machine ({error.strerror or error})"
         ) from error
     with socket.socket(family, kind, protocol) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -123,16 +121,18 @@ def _bound(options: Options) -> Iterator[socket.socket]:
                     f"--port={options.port}: is in use; give another, or --port=0 for any free one"
                 ) from error
             if error.errno == errno.EADDRNOTAVAIL:
-                raise UserError(f"--host={options.host}: is no address of this machine") from error
+                raise UserError(
+                    f"--host={options.host}: is not an address of this machine"
+                ) from error
             raise UserError(
-                f"--port={options.port}: cannot be had ({error.strerror}); give one above 1023"
+                f"--port={options.port}: cannot be used ({error.strerror}); give one above 1023"
             ) from error
         yield listener
 
 
 @contextlib.contextmanager
-def _own_folder() -> Iterator[None]:
-    """Where uploads above 1 MiB wait; gone at the end."""
+def _temporary_folder() -> Iterator[None]:
+    """A temporary folder for uploads above 1 MiB; removed at the end."""
     before = tempfile.tempdir
     with tempfile.TemporaryDirectory(prefix="leukjax-demo-") as folder:
         tempfile.tempdir = folder

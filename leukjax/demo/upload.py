@@ -1,4 +1,4 @@
-"""What a browser sends, within bounds: files out, or a refusal that says why."""
+"""Reads uploads within limits: returns files, or raises the reason for rejecting the request."""
 
 import asyncio
 import time
@@ -17,79 +17,80 @@ FIELD = "images"
 ZIP = b"PK\x03\x04"
 LEAST_RATE = 4 << 10  # bytes per second, after `Options.seconds_to_head`
 MAX_NAME = 255
-# Characters that turn the direction of the text around them.
-_TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+# Characters that change the direction of the surrounding text.
+_BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
-class Refused(Exception):
-    """A request that gets no answer, with its HTTP status and a line for the person."""
+class RequestError(Exception):
+    """A rejected request, with its HTTP status and a line for the user."""
 
     def __init__(self, status: int, line: str):
-        """Keep both."""
+        """Sets status and line."""
         super().__init__(line)
         self.status, self.line = status, line
 
 
-class Bytes:
-    """How many bytes all uploads hold at once; used by one event loop."""
+class ByteBudget:
+    """Limits the bytes of all uploads in progress; used by one event loop."""
 
-    def __init__(self, most: int):
-        """Start at none."""
-        self._left = most
+    def __init__(self, limit: int):
+        """Starts with the whole budget."""
+        self._left = limit
 
     def take(self, count: int) -> bool:
-        """Count bytes in; False, and none counted, where there are too many."""
+        """Takes bytes from the budget; returns False, and takes none, if they exceed it."""
         if count > self._left:
             return False
         self._left -= count
         return True
 
     def give_back(self, count: int) -> None:
-        """Count bytes out."""
+        """Returns bytes to the budget."""
         self._left += count
 
 
 class Upload:
-    """One request's bytes, counted among those `at_once` until `close`.
+    """The bytes of one request, taken from a budget until `close`.
 
     Attributes:
       files: of the form, after `read`.
     """
 
-    def __init__(self, at_once: Bytes) -> None:
-        """Hold nothing yet."""
-        self._at_once, self._taken = at_once, 0
+    def __init__(self, budget: ByteBudget) -> None:
+        """Starts without bytes."""
+        self._budget, self._taken = budget, 0
         self.files: list[UploadFile] = []
 
     async def read(self, request: Request, options: Options) -> None:
-        """Read the form.
+        """Reads the form.
 
         A file larger than 1 MiB is in the temporary folder until `close`.
 
         Raises:
-          Refused: too large, too many, too slow, none, or too much at once.
+          RequestError: the upload is too large, too slow or empty, has too many files, or there are
+            too many uploads.
         """
         self.files = await _files(request, options, self._take)
         for file in self.files:
             file.filename = printable(file.filename or "")
 
     async def close(self) -> None:
-        """Remove the files."""
+        """Removes the files."""
         for file in self.files:
             await file.close()
-        self._at_once.give_back(self._taken)
+        self._budget.give_back(self._taken)
         self._taken = 0
 
     def _take(self, count: int) -> None:
-        if not self._at_once.take(count):
-            raise Refused(503, "too many uploads at once; nothing was looked at; try again")
+        if not self._budget.take(count):
+            raise RequestError(503, "too many uploads; no image was classified; try again")
         self._taken += count
 
 
 def printable(name: str) -> str:
-    """A file's name without what cannot be encoded, moves a cursor or turns the text around it."""
+    """Returns a file name without control characters and changes of the text direction."""
     shown = "".join(
-        "?" if unicodedata.category(letter) in ("Cc", "Cs") or letter in _TURNING else letter
+        "?" if unicodedata.category(letter) in ("Cc", "Cs") or letter in _BIDI else letter
         for letter in name
     )
     return shown if len(shown) <= MAX_NAME else shown[: MAX_NAME - 1] + "…"
@@ -98,24 +99,24 @@ def printable(name: str) -> str:
 async def _files(
     request: Request, options: Options, take: Callable[[int], None]
 ) -> list[UploadFile]:
-    most = f"an upload may hold {options.max_bytes >> 20} MiB; send fewer or smaller images"
+    too_large = f"an upload may have {options.max_bytes >> 20} MiB; send fewer or smaller images"
     if _declared(request) > options.max_bytes:
-        raise Refused(413, most)
-    slow = Refused(408, "the upload was too slow; try again")
-    got, started = 0, time.monotonic()
+        raise RequestError(413, too_large)
+    slow = RequestError(408, "the upload was too slow; try again")
+    received, started = 0, time.monotonic()
 
     async def receive() -> Message:
-        nonlocal got
+        nonlocal received
         async with asyncio.timeout(options.seconds_to_head):
             message = await request.receive()
         count = len(message.get("body", b""))
-        got += count
+        received += count
         request.scope["leukjax.read"] = not message.get("more_body", False)
-        if got > options.max_bytes:
-            raise Refused(413, most)
+        if received > options.max_bytes:
+            raise RequestError(413, too_large)
         take(count)
         late = time.monotonic() - started - options.seconds_to_head
-        if message.get("more_body", False) and late > 0 and got < LEAST_RATE * late:
+        if message.get("more_body", False) and late > 0 and received < LEAST_RATE * late:
             raise slow
         return message
 
@@ -129,25 +130,25 @@ async def _files(
         raise slow from error
     except HTTPException as error:  # of the parser
         if "Too many files" in str(error.detail):
-            raise Refused(
-                413, f"an upload may hold {options.max_files} images; send fewer at once"
+            raise RequestError(
+                413, f"an upload may have {options.max_files} images; send fewer"
             ) from error
-        raise Refused(400, f"the upload is damaged ({error.detail}); send it again") from error
-    except (UnicodeError, ClientDisconnect) as error:  # a codec that it names itself; it is gone
-        raise Refused(400, "the upload is damaged; send it again") from error
-    sent = [one for one in form.getlist(FIELD) if isinstance(one, UploadFile) and one.filename]
-    for _, one in form.multi_items():
-        if isinstance(one, UploadFile) and one not in sent:
-            await one.close()
-    if not sent:
-        raise Refused(400, "no image was sent; choose at least one")
-    return sent
+        raise RequestError(400, f"the upload is damaged ({error.detail}); send it again") from error
+    except (UnicodeError, ClientDisconnect) as error:  # an unknown charset; a closed connection
+        raise RequestError(400, "the upload is damaged; send it again") from error
+    images = [f for f in form.getlist(FIELD) if isinstance(f, UploadFile) and f.filename]
+    for _, value in form.multi_items():
+        if isinstance(value, UploadFile) and value not in images:
+            await value.close()
+    if not images:
+        raise RequestError(400, "no image was sent; choose at least one")
+    return images
 
 
 async def drain(request: Request, options: Options) -> None:
-    """Read on and drop what comes, for a while: a browser hears no answer before it has sent all.
+    """Reads and discards the rest: a browser reads no response before it has sent its request.
 
-    Beyond eight times the bound it has to hear it from the line that breaks off.
+    Beyond eight times the limit the connection is closed.
     """
     left, more = 8 * options.max_bytes, not request.scope.get("leukjax.read")
     try:
@@ -160,11 +161,12 @@ async def drain(request: Request, options: Options) -> None:
         return
 
 
-def check_is_no_zip(data: bytes, name: str) -> None:
-    """Raises BadImage for a zip: its members would have no bound of their own here."""
+def check_not_zip(data: bytes, name: str) -> None:
+    """Raises BadImage for a zip file: its members would not be limited here."""
     if data.startswith(ZIP) or name.lower().endswith(".zip"):
         raise BadImage(
-            f"{name}: is a zip, which is not taken here: send its images, or use leukjax.predict"
+            f"{name}: is a zip file, which the page does not accept; send its images, or use "
+            "leukjax.predict"
         )
 
 

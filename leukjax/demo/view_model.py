@@ -1,19 +1,20 @@
-"""An answer in the words and numbers of the page."""
+"""Predictions and runs in the words and numbers of the page."""
 
 import dataclasses
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from leukjax.demo import pictures
-from leukjax.demo.predictors import Answer, Judges, Prepared
+from leukjax.demo import heatmaps
+from leukjax.demo.predictors import PagePredictor, Prediction, Prepared
 
-_GAP = "\N{NO-BREAK SPACE}"
+_SPACE = "\N{NO-BREAK SPACE}"
 
 
 @dataclasses.dataclass(frozen=True)
-class Bar:
+class ClassRow:
     """One class: its probability and the range of it, in [0, 1]."""
 
     name: str
@@ -32,96 +33,100 @@ class Bar:
 
 
 @dataclasses.dataclass(frozen=True)
-class Shown:
+class ImageView:
     """One image on the page.
 
     Attributes:
-      name: of the file, as the browser gave it.
-      predicted: class with the largest probability; "" where there is no answer.
-      likeliest: the same, where it abstains, too.
-      bars: one a class, the likeliest first.
-      picture, heat: data URIs.
-      why_not: why it abstains; "" where it does not.
-      unlikeness: as in `Answer`.
+      name: of the file, as sent by the browser.
+      predicted: class with the largest probability; "" if the page abstains.
+      likeliest: class with the largest probability, also if it abstains.
+      rows: one per class, the likeliest first.
+      picture, heatmap: data URIs.
+      reason: why it abstains; "" if it does not.
+      distance: out-of-distribution score, see `Prediction`.
       conversions: what was converted.
-      error: why there is nothing to show, in a line; "" where there is.
+      error: why there is no prediction, in one line; "" if there is one.
     """
 
     name: str
     predicted: str = ""
     likeliest: str = ""
-    bars: tuple[Bar, ...] = ()
+    rows: tuple[ClassRow, ...] = ()
     picture: str = ""
-    heat: str = ""
-    why_not: str = ""
-    unlikeness: float | None = None
+    heatmap: str = ""
+    reason: str = ""
+    distance: float | None = None
     conversions: tuple[str, ...] = ()
     error: str = ""
 
     @property
     def unlike(self) -> bool | None:
-        """Whether it is unlike the training images; None where that is not measured."""
-        return None if self.unlikeness is None else self.unlikeness > 1
+        """Whether it is unlike the training images; None if that is not measured."""
+        return None if self.distance is None else self.distance > 1
 
-    def as_json(self) -> dict:
-        """The same for programs, without the pictures."""
+    def as_json(self) -> dict[str, Any]:
+        """Returns the content for programs, without the pictures."""
         return {
             "name": self.name,
             "predicted": self.predicted,
-            "abstained": bool(self.why_not),
-            "probabilities": {bar.name: bar.probability for bar in self.bars},
-            "low": {bar.name: bar.low for bar in self.bars},
-            "high": {bar.name: bar.high for bar in self.bars},
-            "unlikeness": self.unlikeness,
+            "abstained": bool(self.reason),
+            "probabilities": {row.name: row.probability for row in self.rows},
+            "low": {row.name: row.low for row in self.rows},
+            "high": {row.name: row.high for row in self.rows},
+            "unlikeness": self.distance,
             "conversions": list(self.conversions),
             "error": self.error,
             "unlike": self.unlike,
         }
 
 
-def shown(
-    name: str, prepared: Prepared, conversions: tuple[str, ...], answer: Answer, judges: Judges
-) -> Shown:
-    """What the page shows of an image."""
-    order = np.argsort(-answer.probabilities, kind="stable").tolist()
-    bars = tuple(
-        Bar(
-            judges.classes[row],
-            float(answer.probabilities[row]),
-            float(answer.low[row]),
-            float(answer.high[row]),
+def image_view(
+    name: str,
+    prepared: Prepared,
+    conversions: tuple[str, ...],
+    prediction: Prediction,
+    predictor: PagePredictor,
+) -> ImageView:
+    """Returns what the page shows of an image."""
+    order = np.argsort(-prediction.probabilities, kind="stable").tolist()
+    rows = tuple(
+        ClassRow(
+            predictor.classes[index],
+            float(prediction.probabilities[index]),
+            float(prediction.low[index]),
+            float(prediction.high[index]),
         )
-        for row in order
+        for index in order
     )
-    why_not = ""
-    if answer.abstained and judges.threshold:
-        why_not = (
-            f"The largest probability, {bars[0].text}, is below "
-            f"{percent(judges.threshold.confidence)}, from which on there are answers."
+    reason = ""
+    if prediction.abstained and predictor.threshold:
+        reason = (
+            f"The largest probability, {rows[0].text}, is below the confidence threshold of "
+            f"{percent(predictor.threshold.confidence)}."
         )
-    return Shown(
+    return ImageView(
         name=name,
-        predicted="" if answer.abstained else bars[0].name,
-        likeliest=bars[0].name,
-        bars=bars,
-        picture=pictures.data_uri(prepared[0]),
-        heat=pictures.data_uri(pictures.warmed(prepared[0], answer.heat)),
-        why_not=why_not,
-        unlikeness=answer.unlikeness,
+        predicted="" if prediction.abstained else rows[0].name,
+        likeliest=rows[0].name,
+        rows=rows,
+        picture=heatmaps.data_uri(prepared[0]),
+        heatmap=heatmaps.data_uri(heatmaps.overlay(prepared[0], prediction.heatmap)),
+        reason=reason,
+        distance=prediction.distance,
         conversions=conversions,
     )
 
 
 def percent(share: float) -> str:
-    """With a digit behind the point; never rounded to a certainty that there is not."""
+    """Returns a percentage with one decimal; never rounded to 0 % or 100 %."""
     if 0 < share < 0.001:
-        return f"<{_GAP}0.1{_GAP}%"
+        return f"<{_SPACE}0.1{_SPACE}%"
     if 0.999 < share < 1:
-        return f">{_GAP}99.9{_GAP}%"
-    return f"{100 * share:.1f}{_GAP}%"
+        return f">{_SPACE}99.9{_SPACE}%"
+    return f"{100 * share:.1f}{_SPACE}%"
 
 
-def as_json(images: Sequence[Shown]) -> bytes:
-    """All images of a request."""
+def as_json(images: Sequence[ImageView]) -> bytes:
+    """Returns the JSON document for all images of a request."""
     content = {"answers": [image.as_json() for image in images]}
     return json.dumps(content, allow_nan=False).encode()

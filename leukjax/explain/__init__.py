@@ -1,1 +1,1 @@
-"""Shows where in an image a model finds its answer."""
+"""Explains predictions: attribution maps, overlays and a table."""

@@ -1,8 +1,8 @@
-"""Show which parts of an image the prediction of a trained run depends on.
+"""Shows which parts of an image the prediction of a trained run depends on.
 
 python -m leukjax.explain --workdir=RUN[,RUN…] IMAGES… --output=FOLDER
 
-IMAGES are files, folders and zips. FOLDER receives overlays/ (one PNG per image, the runs side by
+IMAGES are files, folders and zips. FOLDER gets overlays/ (one PNG per image, the runs side by
 side), maps/ (the raw maps, .npy) and explanations.csv (among others the share of attribution inside
 the cell). Methods: gradcam, gradcam++ and hirescam for convolutional models, rollout and attention
 for the hybrid, integrated_gradients and occlusion for all. docs/explain.md compares them. Not a
@@ -61,7 +61,7 @@ flags.DEFINE_boolean(
 
 
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
-    """Checks the flags, explains, writes the folder."""
+    """Checks the flags and writes the explanations."""
     command.refuse_config(names, overrides)
     folders, options = command.run_folders(FLAGS), command.run_options(FLAGS)
 

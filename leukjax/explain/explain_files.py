@@ -1,7 +1,8 @@
-"""The work of `leukjax.explain`: runs and paths in; overlays, maps and a table out."""
+"""Explains image files with trained runs: writes overlays, maps and a table."""
 
 import dataclasses
 import io
+import math
 import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 from jaxtyping import Bool, Float32, UInt8
+from matplotlib.figure import Figure
 
 from leukjax import runtime
 from leukjax.data import image_limits, image_stream
@@ -17,37 +19,66 @@ from leukjax.data.decode import decode
 from leukjax.data.image_stats import foreground
 from leukjax.data.parallel import map_in_order, progress
 from leukjax.errors import UserError
-from leukjax.explain import explainer as reasons
-from leukjax.explain.attribution.integrated_gradients import TOLERANCE
-from leukjax.explain.attribution.methods import METHODS
+from leukjax.explain import explainer
+from leukjax.explain.explainer import Explanations, share_inside, to_image_size
+from leukjax.explain.maps import TOLERANCE
+from leukjax.explain.methods import METHODS
 from leukjax.explain.overlay import Column, Panel, as_png, overlay
 from leukjax.explain.plan import Options, Run, choose
-from leukjax.explain.tables import Row, as_csv
 from leukjax.predict.predictor import NOT_FINITE, load
-from leukjax.storage import write_atomic
+from leukjax.storage import csv_writer, write_atomic
 
 TABLE = "explanations.csv"
 
 
 @dataclasses.dataclass(frozen=True)
-class _Found:
-    """What a run says of some images."""
+class Row:
+    """A row of the table: one map, or an unreadable file (then only `path` and `error`).
 
+    docs/explain.md describes the columns.
+    """
+
+    path: str
+    run: str = ""
+    method: str = ""
+    layer: str = ""
+    predicted: str = ""
+    target: str = ""
+    p_target: float = math.nan
+    score: float = math.nan
+    share_in_cell: float = math.nan
+    cell_area: float = math.nan
+    baseline_score: float = math.nan
+    map_sum: float = math.nan
+    completeness_error: float = math.nan
+    map: str = ""
+    overlay: str = ""
+    error: str = ""
+    steps: float = math.nan
+    incompleteness: float = math.nan
+    complete: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+    """What one run computes for a batch of images."""
+
+    run: Run
     images: UInt8[np.ndarray, "n s s 3"]
     cells: Bool[np.ndarray, "n s s"]
     probabilities: Float32[np.ndarray, "n c"]
     targets: np.ndarray
-    reasons: dict[str, reasons.Reasons]
+    explanations: dict[str, Explanations]
 
 
 def write(runs: Sequence[str], paths: Sequence[str], output: Path, options: Options) -> None:
-    """Explain every image, and write the folder; what is wrong with flags is said before.
+    """Explains every image and writes the output folder; flags are checked first.
 
     Raises:
-      UserError: a run, path, flag or output that will not do; or not one file is an image.
+      UserError: an invalid run, path, option or output; or no file is an image.
     """
     runtime.set_numerics()
-    runtime.hold_memory()  # before JAX looks for devices: what follows does
+    runtime.hold_memory()  # before JAX initialises its devices, which loading a run does
     image_stream.check(paths)
     models = [load(run, options.step, batch_size=options.batch_size).member for run in runs]
     chosen = choose(models, options)
@@ -57,38 +88,38 @@ def write(runs: Sequence[str], paths: Sequence[str], output: Path, options: Opti
     rows: list[Row] = []
     loaded = map_in_order(_decode, progress(image_stream.items(paths), total, "explaining"),
                           options.threads)  # fmt: skip
-    number = 0
+    count = 0
     try:
-        while part := list(islice(loaded, models[0].batch_size)):
-            rows += _explain(chosen, part, number, output, options)
-            number += len(part)
-        write_atomic(output / TABLE, as_csv(rows))
+        while files := list(islice(loaded, models[0].batch_size)):
+            rows += _explain(chosen, files, count, output, options)
+            count += len(files)
+        write_atomic(output / TABLE, _as_csv(rows))
     except OSError as error:
         raise UserError(f"--output={output}: cannot be written ({error.strerror or error}); "
-                        "choose another") from error  # fmt: skip
+                        "choose another folder") from error  # fmt: skip
     bad = [row for row in rows if row.error]
-    if len(bad) == number:
-        what = "has a prediction" if NOT_FINITE in bad[0].error else "is an image"
-        raise UserError(f"not one of {number:,} files {what}: {bad[0].error}")
+    if len(bad) == count:
+        problem = "has a prediction" if NOT_FINITE in bad[0].error else "is an image"
+        raise UserError(f"not one of {count:,} files {problem}: {bad[0].error}")
     if bad:
         logging.warning("%s files are bad; the first: %s", f"{len(bad):,}", bad[0].error)
     _warn_of_incomplete(rows)
-    logging.info("wrote %s: %s images", output, f"{number - len(bad):,}")
+    logging.info("wrote %s: %s images", output, f"{count - len(bad):,}")
 
 
 def _warn_of_incomplete(rows: Sequence[Row]) -> None:
-    tried = [row for row in rows if row.complete]
-    bad = [row for row in tried if row.complete == "no"]
+    checked = [row for row in rows if row.complete]
+    bad = [row for row in checked if row.complete == "no"]
     if bad:
         worst = max(bad, key=lambda row: row.incompleteness)
         logging.warning(
-            "%s of %s maps of integrated gradients are incomplete: after up to %s steps they sum up"
-            " to something else than the score's change, by more than %.0f %% of it (%s: %.0f %%)."
-            " They explain nothing; the figures and the column complete say which. Try"
+            "%s of %s maps of integrated gradients are incomplete: after up to %s steps their sum"
+            " differs from the change of the score by more than %.0f %% of it (%s: %.0f %%). They"
+            " are not explanations; the figures and the column complete mark them. Try"
             " --baseline=blurred or --method=occlusion.",
             f"{len(bad):,}",
-            f"{len(tried):,}",
-            f"{max(reasons.MOST_STEPS, max(int(row.steps) for row in tried)):,}",
+            f"{len(checked):,}",
+            f"{max(explainer.MOST_STEPS, max(int(row.steps) for row in checked)):,}",
             100 * TOLERANCE,
             worst.path,
             100 * worst.incompleteness,
@@ -96,10 +127,10 @@ def _warn_of_incomplete(rows: Sequence[Row]) -> None:
 
 
 def _make_folder(output: Path, paths: Sequence[str]) -> None:
-    """Refuse to write where images are read: the next start would explain its own pictures."""
+    """Creates the output folder; it must not be inside an input folder (it would be read next)."""
     for path in paths:
         if Path(path).is_dir() and output.resolve().is_relative_to(Path(path).resolve()):
-            raise UserError(f"--output={output}: lies in {path}, where images are read; "
+            raise UserError(f"--output={output}: is inside {path}, where images are read; "
                             "choose another folder")  # fmt: skip
     if output.exists() and not output.is_dir():
         raise UserError(f"--output={output}: is a file; give the name of a folder")
@@ -109,7 +140,7 @@ def _make_folder(output: Path, paths: Sequence[str]) -> None:
         (output / ".written").unlink()
     except OSError as error:
         raise UserError(f"--output={output}: cannot be written ({error.strerror or error}); "
-                        "choose another") from error  # fmt: skip
+                        "choose another folder") from error  # fmt: skip
 
 
 def _decode(item: image_stream.Item) -> tuple[str, UInt8[np.ndarray, "h w 3"] | None, str]:
@@ -121,136 +152,136 @@ def _decode(item: image_stream.Item) -> tuple[str, UInt8[np.ndarray, "h w 3"] | 
 
 
 def _explain(
-    runs: Sequence[Run], part: list, first: int, output: Path, options: Options
+    runs: Sequence[Run], files: list, start: int, output: Path, options: Options
 ) -> Iterator[Row]:
-    """Write what belongs to some images; gives their rows, in the images' order."""
-    pixels = [image for _, image, _ in part if image is not None]
-    found = [_ask(run, pixels, options.baseline) for run in runs] if pixels else []
-    place = 0
-    for offset, (path, image, error) in enumerate(part):
+    """Writes maps and overlays of a batch of files; yields their rows in order."""
+    decoded = [image for _, image, _ in files if image is not None]
+    batches = [_compute(run, decoded, options.baseline) for run in runs] if decoded else []
+    index = 0
+    for offset, (path, image, error) in enumerate(files):
         if image is None:
             yield Row(path, error=error)
             continue
-        error = _not_finite(runs, found, place)
-        if error:
+        if error := _not_finite(batches, index):
             yield Row(path, error=f"{path}: {error}")
-            place += 1
-            continue
-        stem = f"{first + offset:05}-{_plain(path)}"
-        picture = ""
-        if options.overlays:
-            picture = f"overlays/{stem}.png"
-            write_atomic(output / picture, as_png(_picture(path, runs, found, place)))
-        for run, own in zip(runs, found, strict=True):
-            for method in run.methods:
-                name = f"maps/{stem}.{run.name}.{method}.npy"
-                _save(output / name, own.reasons[method].maps[place])
-                yield dataclasses.replace(
-                    _row(run, own, method, place), path=path, map=name, overlay=picture
-                )
-        place += 1
+        else:
+            stem = f"{start + offset:05}-{_file_stem(path)}"
+            figure = ""
+            if options.overlays:
+                figure = f"overlays/{stem}.png"
+                write_atomic(output / figure, as_png(_figure(path, batches, index)))
+            for batch in batches:
+                for method in batch.run.methods:
+                    name = f"maps/{stem}.{batch.run.name}.{method}.npy"
+                    _save(output / name, batch.explanations[method].maps[index])
+                    row = _row(batch, method, index)
+                    yield dataclasses.replace(row, path=path, map=name, overlay=figure)
+        index += 1
 
 
-def _not_finite(runs: Sequence[Run], found: Sequence[_Found], place: int) -> str:
-    """Why there is nothing to explain: a run gives an image no finite probability; "" = it does."""
-    for run, own in zip(runs, found, strict=True):
-        if not np.isfinite(own.probabilities[place]).all():
-            return f"{run.name}: {NOT_FINITE}"
+def _not_finite(batches: Sequence[_Batch], index: int) -> str:
+    """Returns an error if a run predicts no finite probability for an image; "" if all do."""
+    for batch in batches:
+        if not np.isfinite(batch.probabilities[index]).all():
+            return f"{batch.run.name}: {NOT_FINITE}"
     return ""
 
 
-def _cell(
-    pixels: UInt8[np.ndarray, "h w 3"], image: UInt8[np.ndarray, "s s 3"], background: str
-) -> Bool[np.ndarray, "s s"]:
-    """Where the cell is: by this image's own background, which need not be that of the run."""
-    rim = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    black = not rim.any(axis=-1).mean() > 0.5
-    if black or background == "bright":
-        return foreground(image, "black" if black else "bright")
-    return foreground(image, "bright") & image.any(axis=-1)  # what was added around it is black
-
-
-def _ask(run: Run, pixels: list, baseline: str) -> _Found:
+def _compute(run: Run, decoded: list, baseline: str) -> _Batch:
     model = run.model
-    images = np.stack([model.preprocess(image) for image in pixels])
+    images = np.stack([model.preprocess(image) for image in decoded])
     background = model.preprocessing["background"]
     probabilities = model.outputs(images).probabilities
     targets = probabilities.argmax(1)
     if run.target is not None:
         targets = np.full(len(images), run.target)
-    return _Found(
-        images,
-        np.stack([_cell(*pair, background) for pair in zip(pixels, images, strict=True)]),
-        probabilities,
-        targets,
-        {
-            method: reasons.explain(model, images, targets, method, run.settings, baseline)
-            for method in run.methods
-        },
-    )
+    cells = np.stack([_cell(*pair, background) for pair in zip(decoded, images, strict=True)])
+    explanations = {
+        method: explainer.explain(model, images, targets, method, run.settings, baseline)
+        for method in run.methods
+    }
+    return _Batch(run, images, cells, probabilities, targets, explanations)
 
 
-def _row(run: Run, found: _Found, method: str, place: int) -> Row:
-    model, given = run.model, found.reasons[method]
-    map, score = given.maps[place], float(given.scores[place])
-    large = reasons.to_pixels(map[None], model.image_size)
-    target, blank = int(found.targets[place]), float(given.baseline_scores[place])
-    complete = method == "integrated_gradients"
-    total = float(map.sum(dtype=np.float64))
-    return Row(
+def _cell(
+    original: UInt8[np.ndarray, "h w 3"], image: UInt8[np.ndarray, "s s 3"], background: str
+) -> Bool[np.ndarray, "s s"]:
+    """Returns the mask of the cell by the image's own background, which may not be the run's."""
+    rim = np.concatenate([original[0], original[-1], original[:, 0], original[:, -1]])
+    black = not rim.any(axis=-1).mean() > 0.5
+    if black or background == "bright":
+        return foreground(image, "black" if black else "bright")
+    return foreground(image, "bright") & image.any(axis=-1)  # the padding around it is black
+
+
+def _row(batch: _Batch, method: str, index: int) -> Row:
+    run, explanations = batch.run, batch.explanations[method]
+    model, map = run.model, explanations.maps[index]
+    score, base = float(explanations.scores[index]), float(explanations.baseline_scores[index])
+    target, total = int(batch.targets[index]), float(map.sum(dtype=np.float64))
+    row = Row(
         path="",
         run=run.name,
         method=method,
         layer=run.settings.layer if METHODS[method].fits == "convolutional" else "",
-        predicted=model.classes[int(found.probabilities[place].argmax())],
+        predicted=model.classes[int(batch.probabilities[index].argmax())],
         target=model.classes[target],
-        p_target=float(found.probabilities[place, target]),
+        p_target=float(batch.probabilities[index, target]),
         score=score,
-        share_in_cell=float(reasons.share_inside(large, found.cells[place][None])[0]),
-        cell_area=float(found.cells[place].mean()),
-        baseline_score=blank if complete else np.nan,
-        map_sum=total if complete else np.nan,
-        completeness_error=total - (score - blank) if complete else np.nan,
-        steps=float(given.steps[place]) if complete else np.nan,
-        incompleteness=float(given.incompleteness[place]),
-        complete=("no" if given.incomplete[place] else "yes") if complete else "",
+        share_in_cell=_share_in_cell(batch, method, index),
+        cell_area=float(batch.cells[index].mean()),
+    )
+    if method != "integrated_gradients":
+        return row
+    return dataclasses.replace(
+        row,
+        baseline_score=base,
+        map_sum=total,
+        completeness_error=total - (score - base),
+        steps=float(explanations.steps[index]),
+        incompleteness=float(explanations.incompleteness[index]),
+        complete="no" if explanations.incomplete[index] else "yes",
     )
 
 
-def _picture(path: str, runs: Sequence[Run], found: Sequence[_Found], place: int):
-    rows = tuple(dict.fromkeys(method for run in runs for method in run.methods))
+def _share_in_cell(batch: _Batch, method: str, index: int) -> float:
+    map = batch.explanations[method].maps[index][None]
+    large = to_image_size(map, batch.run.model.image_size)
+    return float(share_inside(large, batch.cells[index][None])[0])
+
+
+def _figure(path: str, batches: Sequence[_Batch], index: int) -> Figure:
+    methods = tuple(dict.fromkeys(method for batch in batches for method in batch.run.methods))
     columns = []
-    for run, own in zip(runs, found, strict=True):
-        panels = [
-            _panel(run, own, method, place) if method in run.methods else None for method in rows
-        ]
-        names, sure = run.model.classes, own.probabilities[place]
-        heading = f"{run.name}: {names[int(sure.argmax())]} {sure.max():.0%}"
-        heading += f"\nexplained: {names[int(own.targets[place])]}"
-        columns.append(Column(heading, own.images[place], own.cells[place], panels))
-    synthetic = any(run.model.preprocessing["synthetic"] for run in runs)
+    for batch in batches:
+        run = batch.run
+        panels = [_panel(batch, m, index) if m in run.methods else None for m in methods]
+        names, probabilities = run.model.classes, batch.probabilities[index]
+        heading = f"{run.name}: {names[int(probabilities.argmax())]} {probabilities.max():.0%}"
+        heading += f"\nexplained: {names[int(batch.targets[index])]}"
+        columns.append(Column(heading, batch.images[index], batch.cells[index], panels))
+    synthetic = any(batch.run.model.preprocessing["synthetic"] for batch in batches)
     marks = ["trained on SYNTHETIC data"] if synthetic else []
-    if any(given.incomplete[place] for own in found for given in own.reasons.values()):
-        marks.append("INCOMPLETE integrated gradients: no explanation")
-    return overlay(Path(path).name, marks, [METHODS[method].title for method in rows], columns)
+    if any(e.incomplete[index] for batch in batches for e in batch.explanations.values()):
+        marks.append("INCOMPLETE integrated gradients: not an explanation")
+    return overlay(Path(path).name, marks, [METHODS[method].title for method in methods], columns)
 
 
-def _panel(run: Run, found: _Found, method: str, place: int) -> Panel:
-    map = found.reasons[method].maps[place][None]
-    large = reasons.to_pixels(map, run.model.image_size)
-    share = reasons.share_inside(large, found.cells[place][None])[0]
-    inside = "no attribution" if np.isnan(share) else f"{share:.0%} in the cell"
+def _panel(batch: _Batch, method: str, index: int) -> Panel:
+    explanations = batch.explanations[method]
+    map = explanations.maps[index][None]
+    share = _share_in_cell(batch, method, index)
+    note = "no attribution" if np.isnan(share) else f"{share:.0%} in the cell"
     if METHODS[method].fits == "convolutional":
-        inside += f"; {run.settings.layer}, {map.shape[1]}×{map.shape[2]}"
-    given, warning = found.reasons[method], ""
-    if given.incomplete[place]:
-        error = float(map.sum(dtype=np.float64)) - float(
-            given.scores[place] - given.baseline_scores[place]
-        )
-        warning = (
-            f"INCOMPLETE: off by {error:.3g},\n{given.incompleteness[place]:.0%} of the change"
-        )
-    return Panel(large[0], METHODS[method].signed, inside, warning)
+        note += f"; {batch.run.settings.layer}, {map.shape[1]}×{map.shape[2]}"
+    warning = ""
+    if explanations.incomplete[index]:
+        change = explanations.scores[index] - explanations.baseline_scores[index]
+        error = float(map.sum(dtype=np.float64)) - float(change)
+        share = explanations.incompleteness[index]
+        warning = f"INCOMPLETE: off by {error:.3g},\n{share:.0%} of the change"
+    large = to_image_size(map, batch.run.model.image_size)
+    return Panel(large[0], METHODS[method].signed, note, warning)
 
 
 def _save(path: Path, map: Float32[np.ndarray, "p q"]) -> None:
@@ -259,6 +290,22 @@ def _save(path: Path, map: Float32[np.ndarray, "p q"]) -> None:
     write_atomic(path, content.getvalue())
 
 
-def _plain(path: str) -> str:
-    """A file's name from the name of an image, whatever that holds."""
+def _file_stem(path: str) -> str:
+    """Returns a safe file name from the name of an image."""
     return re.sub(r"[^A-Za-z0-9_-]+", "_", Path(path.rpartition("!")[2]).stem)[:60] or "image"
+
+
+def _as_csv(rows: Sequence[Row]) -> bytes:
+    """Returns the CSV file; fields that do not apply are empty."""
+    text = io.StringIO()
+    writer = csv_writer(text)
+    writer.writerow(field.name for field in dataclasses.fields(Row))
+    for row in rows:
+        writer.writerow(map(_cell_text, dataclasses.astuple(row)))
+    return text.getvalue().encode()
+
+
+def _cell_text(value: str | float) -> str:
+    if isinstance(value, str):
+        return value
+    return "" if math.isnan(value) else f"{value:.6g}"

@@ -1,4 +1,4 @@
-"""The picture of an explanation: the image, and for each model and method its map upon it."""
+"""The figure of an explanation: the image, and the map of each model and method on top of it."""
 
 import dataclasses
 import io
@@ -20,9 +20,9 @@ class Panel:
 
     Attributes:
       map: of the size of the image.
-      signed: drawn from what speaks against the class (blue) to what speaks for it (red).
-      note: below it.
-      warning: why it must not be read as an explanation, in red below the note; "" if it may.
+      signed: drawn from evidence against the class (blue) to evidence for it (red).
+      note: text below the map.
+      warning: why the map is not an explanation, in red below the note; "" if it is one.
     """
 
     map: Float32[np.ndarray, "s s"]
@@ -33,13 +33,13 @@ class Panel:
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """What one model sees and says.
+    """The image as one model sees it, with the maps of that model.
 
     Attributes:
-      heading: model, decision, and what is explained.
-      image: as the model sees it.
-      cell: the pixels of the cell, whose outline is drawn.
-      panels: one a method; None where the method is not for this model.
+      heading: model, prediction, and explained class.
+      image: the prepared image.
+      cell: mask of the cell, whose outline is drawn.
+      panels: one per method; None if the method does not support the model.
     """
 
     heading: str
@@ -51,16 +51,16 @@ class Column:
 def overlay(
     title: str, marks: Sequence[str], methods: Sequence[str], columns: Sequence[Column]
 ) -> Figure:
-    """Several models side by side: a column each, of its image and below it a map a method.
+    """Returns a figure with one column per model: its image and below it one map per method.
 
-    Of one model the same in a row. Every map has a scale of its own, because numbers of two methods
-    or models do not compare.
+    A single model is drawn in one row. Every map has its own scale, because values of different
+    methods or models are not comparable.
 
     Args:
-      title: the image's name.
-      marks: warnings, as "SYNTHETIC data".
-      methods: names of the rows, for people.
-      columns: one a model.
+      title: name of the image.
+      marks: warnings, such as "SYNTHETIC data".
+      methods: titles of the rows.
+      columns: one per model.
     """
     several, count = len(columns) > 1, 1 + len(methods)
     shape = (count, len(columns)) if several else (1, count)
@@ -108,13 +108,13 @@ def _fill(figure: Figure, axes, column: Column, panel: Panel | None) -> None:
 
 
 def draw(axes, column: Column, panel: Panel) -> tuple[ScalarMappable, bool]:
-    """A map on the grey image, with the cell's outline.
+    """Draws a map on the grey image, with the outline of the cell.
 
-    Where the map is 0 the image shows; the colour covers it as the map grows. The scale ends where
-    the map does, or at the 99.5th percentile of its size where single pixels rise twice as high.
+    The colour is transparent where the map is 0. The scale ends at the largest value, or at the
+    99.5th percentile if single pixels are more than twice as large.
 
     Returns:
-      What a colour bar needs, and whether some pixels are beyond its ends.
+      The mappable for a colour bar, and whether some pixels exceed its ends.
     """
     grey = column.image @ np.array([0.299, 0.587, 0.114]) / 255
     axes.imshow(grey, cmap="gray", vmin=0, vmax=max(0.05, float(grey.max())), alpha=0.9,
@@ -134,11 +134,11 @@ def draw(axes, column: Column, panel: Panel) -> tuple[ScalarMappable, bool]:
 
 
 def as_png(figure: Figure) -> bytes:
-    """The file's content, the same on every run."""
+    """Returns the PNG file, with the same bytes on every call."""
     content = io.BytesIO()
     with style():
         make_drawable(figure)
-        # The first drawing finds how much room the texts take, the second gives it to them.
+        # The layout needs the sizes of the texts, which are known after the first drawing.
         figure.draw_without_rendering()
         figure.savefig(content, format="png", metadata={"Software": None})
     return content.getvalue()

@@ -1,15 +1,14 @@
-"""What is asked of which run: methods that fit, layer, class; checked before any work is done."""
+"""Checks the options against the runs before any work: methods, layer and class of each run."""
 
 import dataclasses
 from collections.abc import Sequence
 
 from leukjax.errors import UserError
-from leukjax.explain import explainer
-from leukjax.explain.attribution import methods as known
-from leukjax.explain.attribution import network
-from leukjax.explain.attribution.methods import METHODS, Settings
-from leukjax.explain.attribution.network import FEATURE_MAP, Kind
-from leukjax.explain.attribution.occlusion import window_for
+from leukjax.explain import methods
+from leukjax.explain.explainer import network_of
+from leukjax.explain.maps import window_for
+from leukjax.explain.methods import METHODS, Settings
+from leukjax.explain.network import FEATURE_MAP, Kind, check_layer, choose_layer, form_of
 from leukjax.predict.member import Member
 
 PREDICTED = "predicted"
@@ -17,7 +16,7 @@ PREDICTED = "predicted"
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The flags of `leukjax.explain`, which says what they are; `methods` () = the usual ones."""
+    """The flags of `leukjax.explain`; `methods` () = the default ones."""
 
     methods: tuple[str, ...] = ()
     target: str = PREDICTED
@@ -33,12 +32,12 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run that explains.
+    """A run whose predictions are explained.
 
     Attributes:
-      name: for files and headings, unlike those of the other runs.
-      methods: those that fit it.
-      target: the class to explain; None = what it predicts.
+      name: for files and headings; unique among the runs.
+      methods: those that support its network.
+      target: the class to explain; None = the predicted class.
     """
 
     model: Member
@@ -49,18 +48,18 @@ class Run:
 
 
 def choose(models: Sequence[Member], options: Options) -> list[Run]:
-    """What each run is asked.
+    """Returns the methods, settings and target of each run.
 
     Raises:
-      UserError: methods, layer or target that a run does not have.
+      UserError: a run does not support the methods, the layer or the target.
     """
     families = [model.preprocessing["model"]["name"] for model in models]
-    forms = [network.form_of(explainer.network_of(model), model.image_size) for model in models]
-    wanted = options.methods or tuple(dict.fromkeys(m for f in forms for m in known.usual(f)))
-    known.check(wanted, list(zip(families, forms, strict=True)))
+    forms = [form_of(network_of(model), model.image_size) for model in models]
+    wanted = options.methods or tuple(dict.fromkeys(m for f in forms for m in methods.defaults(f)))
+    methods.check(wanted, list(zip(families, forms, strict=True)))
     if options.layer and "convolutional" not in forms:
-        raise UserError(f"--layer={options.layer}: is of class activation maps, which are not for "
-                        f"{families[0]}; leave it out")  # fmt: skip
+        raise UserError(f"--layer={options.layer}: applies to class activation maps, which "
+                        f"do not support {families[0]}; remove it")  # fmt: skip
     names = [model.workdir.resolve().name for model in models]
     names = [n if names.count(n) == 1 else f"{i + 1}-{n}" for i, n in enumerate(names)]
     chosen = []
@@ -70,16 +69,16 @@ def choose(models: Sequence[Member], options: Options) -> list[Run]:
                 f"--target={options.target}: {model.workdir} has the classes "
                 f"{', '.join(model.classes)}; name one of them, or {PREDICTED}"
             )
-        own = tuple(method for method in wanted if known.fits(method, form))
+        supported = tuple(method for method in wanted if methods.fits(method, form))
         layer = FEATURE_MAP
-        if any(METHODS[method].fits == "convolutional" for method in own):
-            seen = explainer.network_of(model)
+        if any(METHODS[method].fits == "convolutional" for method in supported):
+            network = network_of(model)
             if options.layer:
-                network.check_layer(seen, model.image_size, options.layer)
-            layer = options.layer or network.choose_layer(seen, model.image_size)
+                check_layer(network, model.image_size, options.layer)
+            layer = options.layer or choose_layer(network, model.image_size)
         window, stride = window_for(model.image_size)
         power = 4 if model.preprocessing["model"].get("norm") == "group" else 1
         settings = Settings(layer, options.kind, options.steps, power, window, stride)
         target = None if options.target == PREDICTED else model.classes.index(options.target)
-        chosen.append(Run(model, name, own, settings, target))
+        chosen.append(Run(model, name, supported, settings, target))
     return chosen

@@ -1,1 +1,1 @@
-"""Pure functions on batches of images, in JAX."""
+"""Pure JAX functions on batches of images: augmentation, normalisation, distortions."""

@@ -1,7 +1,7 @@
-"""Random views of training images, inside the jitted step.
+"""Random augmentation of training images, inside the jitted step.
 
-An example's view depends on its own key and its own pixels and on nothing else, so neither the
-number of devices, nor the split of a batch over them, nor its neighbours change it.
+The view of an example depends only on its own key and pixels, so that neither the number of
+devices, nor the sharding of the batch, nor the other examples change it.
 """
 
 import dataclasses
@@ -10,18 +10,25 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from leukjax.errors import UserError
-from leukjax.images.perturb import perturb
+from leukjax.images import artefacts, blur, light, noise
+from leukjax.images.geometry import linear_map, permute, resample
+from leukjax.images.noise import Seeds, seeds_for, uniform
 
-# Each random quantity has its own number, so that switching one option on changes no other draw.
+PUBLISHED_SIDE = 224  # side of the images for which the published severities are given
+
+# Each random quantity has its own number, so that switching an option on does not change others.
 _LEFT_RIGHT, _UP_DOWN, _TURN, _ANGLE, _ZOOM, _BRIGHTNESS, _CONTRAST = range(7)
+# Seeds of the operations of `perturb`, and their quantities (other numbers than in `artefacts`).
+_DEBRIS, _STAIN, _ILLUMINATION, _BLUR, _NOISE = range(5)
+_DEGREE, _DIRECTION, _PIXELS = range(100, 103)
 
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """What may happen to an image; the names are those of `config.augment`.
+    """Options of the augmentation; the names are those of `config.augment`.
 
     Attributes:
         flip: left-right and up-down, each with probability 1/2.
@@ -30,11 +37,11 @@ class Augment:
         zoom: the magnification is log-uniform in [1 / (1 + zoom), 1 + zoom].
         brightness: the factor is uniform in 1 +- brightness.
         contrast: the factor is uniform in 1 +- contrast, about the foreground's mean colour.
-        stain, illumination, blur, noise, debris: distortions of the suite, each to a degree between
-            0 and this; see `perturb`.
-        background: "black": what rotation and zoom bring in from outside is 0, and pixels that
-            are exactly black stay so. "edge": the outermost pixels are repeated outwards, and
-            every pixel counts as foreground (bright backgrounds).
+        stain, illumination, blur, noise, debris: largest degree of distortions of the robustness
+            suite; see `perturb`.
+        background: "black": pixels from outside the image are 0, and exactly black pixels stay
+            black. "edge": the outermost pixels are repeated, and every pixel counts as foreground
+            (bright backgrounds).
     """
 
     flip: bool = False
@@ -57,16 +64,15 @@ def augment(
     positions: Int[Array, " b"],
     options: Augment,
 ) -> Float[Array, "b h w c"]:
-    """One random view of each image.
+    """Returns one random view of each image.
 
-    Colours change first and pixels move afterwards: so the soft edge that resampling gives a cell
-    on black is a mixture of the new colour and black, not a halo. An option that is off costs
-    nothing.
+    Colours change before pixels move, so that the soft edge of a resampled cell on black is a
+    mixture of the new colour and black, not a halo. An option that is off costs nothing.
 
     Args:
-        key: the key of the step (seed and step folded in already).
+        key: the key of the step (with seed and step folded in).
         images: values in [0, 1].
-        positions: place of each image in the *global* batch; with `key` it makes the image's key.
+        positions: index of each image in the *global* batch; it is folded into `key`.
         options: static.
 
     Returns:
@@ -74,14 +80,14 @@ def augment(
     """
     keys = jax.vmap(lambda position: jax.random.fold_in(key, position))(positions)
 
-    def uniform(quantity: int) -> Float[Array, " b"]:
+    def draw(quantity: int) -> Float[Array, " b"]:
         return jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, quantity)))(keys)
 
     def around(quantity: int, spread: float) -> Float[Array, " b"]:
-        return spread * (2 * uniform(quantity) - 1)
+        return spread * (2 * draw(quantity) - 1)
 
-    distorted = (options.stain, options.illumination, options.blur, options.noise, options.debris)
-    if any(distorted):
+    degrees = (options.stain, options.illumination, options.blur, options.noise, options.debris)
+    if any(degrees):
         words = jax.random.key_data(keys)
         images = perturb(
             words[:, 0] ^ words[:, -1],
@@ -100,9 +106,9 @@ def augment(
             1 + around(_CONTRAST, options.contrast) if options.contrast else None,
             options.background,
         )
-    turns = (4 * uniform(_TURN)).astype(jnp.int32) if options.quarter_turns else None
-    up_down = uniform(_UP_DOWN) < 0.5 if options.flip else jnp.zeros(len(images), bool)
-    left_right = uniform(_LEFT_RIGHT) < 0.5 if options.flip else jnp.zeros(len(images), bool)
+    turns = (4 * draw(_TURN)).astype(jnp.int32) if options.quarter_turns else None
+    up_down = draw(_UP_DOWN) < 0.5 if options.flip else jnp.zeros(len(images), bool)
+    left_right = draw(_LEFT_RIGHT) < 0.5 if options.flip else jnp.zeros(len(images), bool)
     if options.rotate or options.zoom:
         angle = around(_ANGLE, options.rotate) if options.rotate else jnp.zeros(len(images))
         zoom = jnp.exp(around(_ZOOM, math.log1p(options.zoom))) if options.zoom else None
@@ -113,128 +119,24 @@ def augment(
     return images
 
 
-def permute(
-    images: Num[Array, "b h w c"],
-    turns: Int[Array, " b"] | None,
-    up_down: Bool[Array, " b"],
-    left_right: Bool[Array, " b"],
-) -> Num[Array, "b h w c"]:
-    """Turn each image by `turns` quarters anti-clockwise (`numpy.rot90`), then flip it.
-
-    An exact permutation of pixels. It is made of three selections between an image and its
-    transposed or reversed self, which every backend does at the speed of memory; a gather of
-    pixels would be slow on accelerators.
-
-    Raises:
-        UserError: quarter turns of images that are not square.
-    """
-
-    def choose(condition, there, here):
-        return jnp.where(condition[:, None, None, None], there, here)
-
-    if turns is not None:
-        if images.shape[1] != images.shape[2]:
-            raise UserError(
-                f"augment.quarter_turns: images of {images.shape[1]} x {images.shape[2]} pixels"
-                " are not square; set augment.quarter_turns=False"
-            )
-        transposed, up_down, left_right = _without_turns(turns, up_down, left_right)
-        images = choose(transposed, images.swapaxes(1, 2), images)
-    images = choose(up_down, images[:, ::-1], images)
-    return choose(left_right, images[:, :, ::-1], images)
-
-
-def _without_turns(turns, up_down, left_right):
-    """The same movement as a transposition followed by flips."""
-    # One quarter is a transposition and an up-down flip, two quarters are both flips.
-    odd, half = turns % 2 == 1, turns % 4 >= 2
-    return odd, up_down ^ odd ^ half, left_right ^ half
-
-
-def linear_map(
-    angle: Float[Array, " b"],
-    zoom: Float[Array, " b"] | None,
-    turns: Int[Array, " b"] | None,
-    up_down: Bool[Array, " b"],
-    left_right: Bool[Array, " b"],
-) -> Float[Array, "b 2 2"]:
-    """Where a pixel of the view lies in the image, as a matrix on (row, column) from the centre.
-
-    The view is the image rotated anti-clockwise by `angle` (radians) and magnified by `zoom`, and
-    then moved as by `permute`. One map for all of it costs one resampling; selections after a
-    resampling made XLA compute it once for every branch (100 times slower on CPU).
-    """
-    # Rows grow downwards, hence the signs.
-    scale = 1.0 if zoom is None else 1 / zoom
-    cos, sin = jnp.cos(angle) * scale, jnp.sin(angle) * scale
-    by_row, by_column = jnp.stack([cos, -sin], axis=-1), jnp.stack([sin, cos], axis=-1)
-    if turns is not None:
-        transposed, up_down, left_right = _without_turns(turns, up_down, left_right)
-        by_row, by_column = (
-            jnp.where(transposed[:, None], by_column, by_row),
-            jnp.where(transposed[:, None], by_row, by_column),
-        )
-    by_row = jnp.where(up_down[:, None], -by_row, by_row)
-    by_column = jnp.where(left_right[:, None], -by_column, by_column)
-    return jnp.stack([by_row, by_column], axis=-1)
-
-
-def resample(
-    images: Float[Array, "b h w c"],
-    matrix: Float[Array, "b 2 2"],
-    background: Literal["black", "edge"],
-) -> Float[Array, "b h w c"]:
-    """Read each image through a linear map about its centre, with bilinear interpolation.
-
-    `matrix` takes (row, column) of the view to (row, column) of the image, both from the centre.
-    What lies outside the image is black or its nearest edge pixel, as `background` says.
-    """
-    height, width, channels = images.shape[1:]
-    # A frame of one pixel is all that can be seen of the outside: coordinates stop there.
-    frame = ((0, 0), (1, 1), (1, 1), (0, 0))
-    framed = jnp.pad(images, frame, mode="edge" if background == "edge" else "constant")
-
-    def one(image: Float[Array, "h+2 w+2 c"], matrix: Float[Array, "2 2"]) -> Float[Array, "h w c"]:
-        row = jnp.arange(height)[:, None] - (height - 1) / 2
-        column = jnp.arange(width)[None, :] - (width - 1) / 2
-        y = matrix[0, 0] * row + matrix[0, 1] * column + (height + 1) / 2
-        x = matrix[1, 0] * row + matrix[1, 1] * column + (width + 1) / 2
-        y, x = jnp.clip(y, 0, height + 1), jnp.clip(x, 0, width + 1)
-        top, left = jnp.minimum(jnp.floor(y), height), jnp.minimum(jnp.floor(x), width)
-        down = (y - top).astype(image.dtype)[..., None]
-        right = (x - left).astype(image.dtype)[..., None]
-        pixels = image.reshape(-1, channels)
-        place = (top * (width + 2) + left).astype(jnp.int32)
-
-        def corner(offset: int) -> Float[Array, "h w c"]:
-            return pixels.at[place + offset].get(mode="promise_in_bounds")
-
-        above = (1 - right) * corner(0) + right * corner(1)
-        below = (1 - right) * corner(width + 2) + right * corner(width + 3)
-        return (1 - down) * above + down * below
-
-    # Weights that sum to 1 + 1e-7 must not take white above 1.
-    return jnp.clip(jax.vmap(one)(framed, matrix), 0, 1)
-
-
 def recolour(
     images: Float[Array, "b h w c"],
     brightness: Float[Array, " b"] | None,
     contrast: Float[Array, " b"] | None,
     background: Literal["black", "edge"],
 ) -> Float[Array, "b h w c"]:
-    """Spread by `contrast` about the mean colour, multiply by `brightness`, clip to [0, 1].
+    """Scales by `contrast` about the mean colour, multiplies by `brightness`, clips to [0, 1].
 
-    The mean colour (one value a channel, so that contrast changes texture and not stain) is that
-    of the foreground: pixels that are not exactly black, or all pixels where the background is
-    "edge". Exactly black pixels of a black background stay so.
+    The mean colour (one value per channel, so that contrast changes texture and not stain) is that
+    of the foreground: pixels that are not exactly black, or all pixels if the background is "edge".
+    Exactly black pixels of a black background stay black.
     """
     recoloured = images
     if contrast is not None:
-        # float32, for a bfloat16 sum over thousands of pixels is no mean.
+        # float32: a bfloat16 sum over thousands of pixels is too inaccurate.
         wide = images.astype(jnp.float32)
         if background == "black":
-            # Black pixels add nothing to the sum and do not count.
+            # Black pixels add 0 to the sum and are not counted.
             cell = (images > 0).any(axis=-1, keepdims=True)
             count = jnp.maximum(cell.sum(axis=(1, 2), keepdims=True), 1)
             mean = wide.sum(axis=(1, 2), keepdims=True) / count
@@ -245,3 +147,62 @@ def recolour(
     if brightness is not None:
         recoloured = recoloured * brightness.astype(images.dtype)[:, None, None, None]
     return jnp.clip(recoloured, 0, 1)
+
+
+def perturb(
+    seeds: Seeds,
+    images: Float[Array, "n h w 3"],
+    *,
+    black: bool,
+    debris: float = 0.0,
+    stain: float = 0.0,
+    illumination: float = 0.0,
+    blur_radius: float = 0.0,
+    noise_sigma: float = 0.0,
+) -> Float[Array, "n h w 3"]:
+    """Distorts each image in physical order: slide, stain, light, lens, camera.
+
+    These are the operations of the robustness suite (`distort`): a model that trains with them has
+    seen what it is tested on, and reports of robustness say so. The degree of each is uniform
+    between 0 and the given number; 0 costs nothing. On a black background exactly black pixels stay
+    black, except under debris.
+
+    Args:
+        seeds: of the images.
+        images: values in [0, 1].
+        black: the background is exactly black.
+        debris: number of specks, see `artefacts.debris`.
+        stain: shift of the stains (logarithm of their amounts), see `light.stain`.
+        illumination: slope of the light, see `light.illuminate`.
+        blur_radius: radius of the disc in pixels at 224, see `blur.defocus`.
+        noise_sigma: standard deviation of the noise (white = 1), see `noise.gaussian`.
+    """
+    unit = images.shape[1] / PUBLISHED_SIDE
+
+    def degree(operation: int, most: float) -> Float[Array, " n"]:
+        return most * uniform(seeds_for(operation, seeds), _DEGREE)
+
+    def direction(operation: int) -> Float[Array, " n"]:
+        return 2 * np.pi * uniform(seeds_for(operation, seeds), _DIRECTION)
+
+    if debris:
+        count = degree(_DEBRIS, debris)
+        debris_seeds = seeds_for(_DEBRIS, seeds)
+        images = artefacts.debris(images, debris_seeds, count, unit, math.ceil(debris))
+    inside = (images > 0).any(axis=-1, keepdims=True)
+    inside = inside if black else jnp.ones_like(inside)
+    if stain:
+        amount, angle = degree(_STAIN, stain), direction(_STAIN)
+        shifted = light.stain(images, amount * jnp.cos(angle), amount * jnp.sin(angle))
+        images = jnp.where(inside, shifted, images)
+    if illumination:
+        slope = degree(_ILLUMINATION, illumination)
+        images = light.illuminate(images, slope, direction(_ILLUMINATION))
+    if blur_radius:
+        radius, reach = degree(_BLUR, blur_radius) * unit, math.ceil(blur_radius * unit)
+        images = blur.defocus(images, radius, inside, reach)
+    if noise_sigma:
+        sigma = degree(_NOISE, noise_sigma)
+        noisy = noise.gaussian(images, seeds_for(_NOISE, seeds), _PIXELS, sigma)
+        images = jnp.where(inside, noisy, images)
+    return images

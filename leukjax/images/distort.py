@@ -1,10 +1,10 @@
-"""The suite of distortions: what may befall an image between slide and file, in five severities.
+"""The robustness suite: nineteen distortions of images, from slide to file, in five severities.
 
 Eleven are the published registry for blood smears (MedMNIST-C: Di Salvo et al. 2024,
 arXiv:2406.17536, medmnistc-api at 8acfd27), which gives severities at 224 pixels; lengths here,
-those of blocks included, are scaled by side / 224. The other eight are what it lacks. Every image
-has a seed of its own, an operation draws the same numbers at each severity, and neither neighbours
-nor the number of images change a bit.
+including those of blocks, are scaled by side / 224. The other eight are additions. Every image has
+its own seed, an operation draws the same numbers at each severity, and neither other images nor
+their number change a bit.
 """
 
 import dataclasses
@@ -18,28 +18,28 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8, UInt32
 
-from leukjax.images import artefacts, blur, jpeg, light, noise, placement
-from leukjax.images.image_rng import Seeds, seeds_for, uniform
-from leukjax.images.perturb import PUBLISHED_SIDE
+from leukjax.images import artefacts, blur, geometry, jpeg, light, noise
+from leukjax.images.augment import PUBLISHED_SIDE
+from leukjax.images.noise import Seeds, seeds_for, uniform
 
 SEVERITIES = (1, 2, 3, 4, 5)
 VERSION = 2  # raised when an operation or a severity changes
-CHUNK = 32  # images distorted at a time; a constant, so that one program serves any number
+CHUNK = 32  # images per dispatch; constant, so that one compiled function serves any number
 
 Background = Literal["masked", "as_published"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """What an operation works on.
+    """The input of an operation.
 
     Attributes:
         images: values in [0, 1].
-        cell: pixels of the cell.
+        cell: mask of the cell.
         inside: pixels that may change: the cell ("masked"), or all of them ("as_published").
-        seeds: one an image, of its own and the distortion.
-        level: severity - 1, so that one program serves all five.
-        edge: "black" or "bright": what the background is.
+        seeds: one per image, for this distortion.
+        level: severity - 1, an array, so that one compiled function serves all five.
+        edge: the background, "black" or "bright".
     """
 
     images: Float[Array, "n h w 3"]
@@ -51,26 +51,26 @@ class Scene:
 
     @property
     def unit(self) -> float:
-        """Pixels of these images in a pixel at 224."""
+        """Pixels of these images per pixel at 224."""
         return self.images.shape[1] / PUBLISHED_SIDE
 
     def pick(self, values: Sequence) -> Array:
-        """The entry of this severity."""
+        """Returns the entry of this severity."""
         return jnp.asarray(np.array(values, np.float32))[self.level]
 
 
 @dataclasses.dataclass(frozen=True)
 class Distortion:
-    """One entry of the suite.
+    """A distortion of the suite.
 
     Attributes:
         name: of files and flags.
-        severities: five, as the operation takes them; lengths in pixels at 224.
-        what: the operation in a phrase.
+        severities: five arguments of the operation; lengths in pixels at 224.
+        what: a short description.
         apply: the operation.
-        published: in the registry of MedMNIST-C.
-        masked: whether `background` makes a difference: operations that move the cell, or lay
-            something beside it, change the background either way.
+        published: whether it is in the registry of MedMNIST-C.
+        masked: whether `background` matters: operations that move the cell, or draw something
+            beside it, change the background in any case.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Distortion:
 
 
 def _pixelate(scene: Scene, shares: Sequence) -> Array:
-    # Blocks are as large as at 224 px, measured in cells: their number is that of 224 px.
+    # The number of blocks per cell is that at 224 px.
     larger = max(1, round(1 / scene.unit))
     rows, columns = (
         scene.pick(
@@ -137,7 +137,7 @@ def _bubble(scene: Scene, sizes: Sequence) -> Array:
 
 
 def _stain_shift(scene: Scene, amounts: Sequence) -> Array:
-    # The size of the shift is the severity; which stain has more and which less is drawn.
+    # The severity is the size of the shift; its direction between the stains is random.
     direction = 2 * np.pi * uniform(scene.seeds, 0)
     amount = scene.pick(amounts)
     return light.stain(scene.images, amount * jnp.cos(direction), amount * jnp.sin(direction))
@@ -148,16 +148,16 @@ def _uneven_light(scene: Scene, slopes: Sequence) -> Array:
 
 
 def _scale(scene: Scene, factors: Sequence) -> Array:
-    return placement.scale(scene.images, scene.pick(factors), scene.edge)
+    return geometry.scale(scene.images, scene.pick(factors), scene.edge)
 
 
 def _border(scene: Scene, shares: Sequence) -> Array:
     side = (4 * uniform(scene.seeds, 0)).astype(jnp.int32)
-    return placement.to_border(scene.images, scene.cell, scene.pick(shares), side, scene.edge)
+    return geometry.to_border(scene.images, scene.cell, scene.pick(shares), side, scene.edge)
 
 
 _SUITE = (
-    Distortion("pixelate", (0.6, 0.5, 0.4, 0.3, 0.25), "at 224 px shrunk to this share and grown",
+    Distortion("pixelate", (0.6, 0.5, 0.4, 0.3, 0.25), "shrunk to this share at 224 px and back",
                _pixelate, published=True),
     Distortion("jpeg", (50, 30, 15, 10, 7), "JPEG of this quality", _jpeg, published=True),
     Distortion("defocus_blur", (2, 3, 4, 5, 6), "mean over a disc of this radius", _defocus_blur,
@@ -177,27 +177,28 @@ _SUITE = (
                lambda scene, amounts: light.saturate(scene.images, scene.pick(amounts)),
                published=True, masked=False),
     Distortion("stain_deposit", ((1, 8), (2, 10), (3, 12), (3, 16), (3, 20)),
-               "black blots, at most so many, of this mean radius", _stain_deposit,
+               "black blots, their maximal number and mean radius", _stain_deposit,
                published=True, masked=False),
     Distortion("bubble", ((5, 10), (7, 10), (10, 10), (12, 12), (15, 12)),
-               "white discs, of this radius and number at most", _bubble, published=True),
-    Distortion("gaussian_noise", (0.02, 0.04, 0.06, 0.08, 0.10), "normal noise of this deviation",
+               "white discs, their maximal radius and number", _bubble, published=True),
+    Distortion("gaussian_noise", (0.02, 0.04, 0.06, 0.08, 0.10),
+               "normal noise of this standard deviation",
                lambda scene, sigmas: noise.gaussian(
                    scene.images, scene.seeds, 0, scene.pick(sigmas))),
-    Distortion("shot_noise", (500, 250, 120, 60, 30), "so many photons in a white pixel",
+    Distortion("shot_noise", (500, 250, 120, 60, 30), "number of photons in a white pixel",
                lambda scene, photons: noise.shot(
                    scene.images, scene.seeds, 0, scene.pick(photons)), masked=False),
     Distortion("uneven_illumination", (0.1, 0.2, 0.3, 0.4, 0.5),
                "brighter by this at one end and darker at the other", _uneven_light,
                masked=False),
     Distortion("stain_shift", (0.1, 0.2, 0.3, 0.4, 0.5),
-               "azure and eosin off by this (logarithm), in optical density", _stain_shift),
+               "azure and eosin shifted by this (logarithm), in optical density", _stain_shift),
     Distortion("scale_up", (1.1, 1.2, 1.3, 1.45, 1.6), "magnified by this", _scale, masked=False),
     Distortion("scale_down", (0.9, 0.8, 0.7, 0.6, 0.5), "magnified by this", _scale,
                masked=False),
     Distortion("border", (0.0, 0.1, 0.2, 0.3, 0.4),
                "cell moved to the border, this share of it beyond", _border, masked=False),
-    Distortion("debris", (1, 2, 4, 6, 9), "so many purple specks",
+    Distortion("debris", (1, 2, 4, 6, 9), "number of purple specks",
                lambda scene, counts: artefacts.debris(
                    scene.images, scene.seeds, scene.pick(counts), scene.unit, max(counts)),
                masked=False),
@@ -215,7 +216,7 @@ def distort(
     background: Background = "masked",
     cell: Bool[np.ndarray, "n h w"] | None = None,
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """Distort images, each by its own seed.
+    """Distorts images, each with its own seed.
 
     Args:
         images: RGB.
@@ -223,17 +224,18 @@ def distort(
         name: a key of `DISTORTIONS`.
         severity: 1 to 5; 0 = unchanged.
         edge: background of the data, `Dataset.background`.
-        background: "masked": on black only the cell changes, as if it were cut out afterwards.
-            "as_published": all pixels do. On bright backgrounds there is no difference.
-        cell: pixels of the cells; None = those that are not exactly black, on bright backgrounds
-            the whole image. Only `border` needs them to be known there.
+        background: "masked": on black only the cell changes, as if it were segmented afterwards.
+            "as_published": all pixels change. On bright backgrounds there is no difference.
+        cell: masks of the cells; None = pixels that are not exactly black; on bright backgrounds
+            the whole image. There only `border` needs them.
 
     Raises:
-        KeyError: no such distortion.
-        ValueError: no such severity.
+        ValueError: no such distortion or severity.
     """
     if severity not in (0, *SEVERITIES):
         raise ValueError(f"severity {severity} is not in 0..5")
+    if name not in DISTORTIONS:
+        raise ValueError(f"unknown distortion {name!r}; one of {', '.join(DISTORTIONS)}")
     distortion = DISTORTIONS[name]
     if severity == 0 or not len(images):
         return images.copy()
@@ -277,5 +279,5 @@ def _distort(images, seeds, cell, level, *, name: str, edge: str, masked: bool):
 
 
 def seeds_of(ids: Sequence[str]) -> UInt32[np.ndarray, " n"]:
-    """A seed for each image, from its id alone: whatever else is in the set, it stays the same."""
+    """Returns a seed for each image from its id, independent of the other images."""
     return np.array([zlib.crc32(str(name).encode()) for name in ids], np.uint32)

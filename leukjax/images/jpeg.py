@@ -1,8 +1,8 @@
-"""JPEG's loss, without its files.
+"""The loss of JPEG compression, computed on arrays.
 
-Entropy coding loses nothing: what an image suffers is the rounding of colours, the halving of the
-colour channels, and the rounding of cosine coefficients. All of that is array arithmetic, so it
-runs on the device, in batches (ITU-T T.81; libjpeg's constants).
+Entropy coding is lossless: the loss is the rounding of colours, the subsampling of the colour
+channels, and the rounding of cosine coefficients. All of it is array arithmetic and runs on the
+device in batches (ITU-T T.81; constants of libjpeg).
 """
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-# Annex K of T.81, as libjpeg scales them.
+# Annex K of T.81, as scaled by libjpeg.
 _LUMA = np.array([
     [16, 11, 10, 16, 24, 40, 51, 61],
     [12, 12, 14, 19, 26, 58, 60, 55],
@@ -24,20 +24,20 @@ _LUMA = np.array([
 _CHROMA = np.full((8, 8), 99)
 _CHROMA[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
 
-# JFIF's YCbCr, from RGB.
+# RGB to YCbCr, as in JFIF.
 _TO_YCC = np.array([
     [0.299, 0.587, 0.114],
     [-0.168735892, -0.331264108, 0.5],
     [0.5, -0.418687589, -0.081312411],
 ], np.float32)  # fmt: skip
 
-_FREQUENCY, _PLACE = np.mgrid[:8, :8]
-_COSINES = (np.cos((2 * _PLACE + 1) * _FREQUENCY * np.pi / 16) / 2).astype(np.float32)
+_FREQUENCY, _POSITION = np.mgrid[:8, :8]
+_COSINES = (np.cos((2 * _POSITION + 1) * _FREQUENCY * np.pi / 16) / 2).astype(np.float32)
 _COSINES[0] /= np.sqrt(2)
 
 
 def tables(quality: int) -> Float[np.ndarray, "2 8 8"]:
-    """The steps of the coefficients of brightness and of colour, for a quality of 1 to 100."""
+    """Returns the quantisation tables of brightness and colour, for a quality of 1 to 100."""
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
     both = np.stack([_LUMA, _CHROMA])
     return np.clip((both * scale + 50) // 100, 1, 255).astype(np.float32)
@@ -46,20 +46,20 @@ def tables(quality: int) -> Float[np.ndarray, "2 8 8"]:
 def compress(
     images: Float[Array, "n h w 3"], steps: Float[Array, "2 8 8"]
 ) -> Float[Array, "n h w 3"]:
-    """An image in [0, 1] as it comes back from a JPEG file with these tables (4:2:0).
+    """Returns images in [0, 1] after JPEG compression with these tables (4:2:0).
 
-    Within a grey level or two of libjpeg, which computes in integers and now and then rounds a
-    coefficient the other way.
+    Equal to libjpeg within one or two grey levels; libjpeg computes in integers and rounds some
+    coefficients in the other direction.
     """
     height, width = images.shape[1:3]
-    fill = ((0, 0), (0, -height % 16), (0, -width % 16), (0, 0))
-    pixels = jnp.pad(jnp.round(255 * images), fill, mode="edge")
+    padding = ((0, 0), (0, -height % 16), (0, -width % 16), (0, 0))
+    pixels = jnp.pad(jnp.round(255 * images), padding, mode="edge")
     ycc = jnp.round(_product(pixels, _TO_YCC.T))  # zero-centred colour; brightness 0 to 255
     luma = _quantise(ycc[..., :1] - 128, steps[0]) + 128
     n, rows, columns, _ = ycc.shape
     halved = ycc[..., 1:].reshape(n, rows // 2, 2, columns // 2, 2, 2).mean(axis=(2, 4))
     chroma = _quantise(jnp.round(halved), steps[1])
-    # What was filled in does not come back: the filter repeats the last pixel of the image.
+    # The padding is removed first: the filter repeats the last pixel of the image.
     chroma = chroma[:, : -(-height // 2), : -(-width // 2)]
     chroma = _double(_double(chroma, axis=1), axis=2)[:, :height, :width]
     luma = luma[:, :height, :width]
@@ -71,10 +71,10 @@ def compress(
 def compress_as_if_larger(
     images: Float[Array, "n h w 3"], steps: Float[Array, "2 8 8"], factor: int
 ) -> Float[Array, "n h w 3"]:
-    """What JPEG would have changed had the image been `factor` times as large.
+    """Compresses as if the image were `factor` times as large.
 
-    Blocks have 8 pixels, whatever the image. The image is grown (linearly), compressed, and the
-    *change* is averaged down and added, so that what survives compression is not blurred.
+    Blocks have 8 pixels at any image size. The image is enlarged (linearly) and compressed, and the
+    *change* is averaged down and added, so that the enlargement does not blur it.
     """
     if factor == 1:
         return compress(images, steps)
@@ -104,7 +104,7 @@ def _quantise(
 
 
 def _double(channels: Float[Array, "n h w c"], axis: int) -> Float[Array, "..."]:
-    """Twice the length by a triangle filter: 3/4 of the nearest and 1/4 of the next."""
+    """Doubles the length by a triangle filter: 3/4 of the nearest and 1/4 of the next pixel."""
     size = channels.shape[axis]
     before = jnp.take(channels, np.maximum(np.arange(size) - 1, 0), axis=axis)
     after = jnp.take(channels, np.minimum(np.arange(size) + 1, size - 1), axis=axis)

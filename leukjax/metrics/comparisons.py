@@ -157,27 +157,20 @@ def resampled_t(
         test_share: test images over training images of a fold.
     """
     change, k = np.asarray(first) - np.asarray(second), len(first)
-    test = "corrected_resampled_t"
-    empty = Comparison(score, test, None, None, None, None, None, None, None, k)
+    missing = Comparison(
+        score, "corrected_resampled_t", None, None, None, None, None, None, None, k
+    )
     if np.isnan(change).any():
-        return dataclasses.replace(empty, reason="the score is undefined in a fold")
-    empty = dataclasses.replace(empty, difference=float(change.mean()))
+        return dataclasses.replace(missing, reason="the score is undefined in a fold")
+    difference = float(change.mean())
     if k < 2 or change.std() < ZERO:
-        return dataclasses.replace(empty, reason="one fold only, or no spread over folds")
-    estimate = Estimate(
-        float(change.mean()), float(np.sqrt((1 / k + test_share) * change.var(ddof=1))), k - 1
-    )
-    low, high = bounds(estimate, *_reach(score))
-    t = estimate.value / estimate.error
-    return dataclasses.replace(
-        empty,
-        low=low,
-        high=high,
-        error=estimate.error,
-        df=float(k - 1),
-        statistic=float(t),
-        p=float(2 * stats.t.sf(abs(t), k - 1)),
-    )
+        reason = "one fold only, or no spread over folds"
+        return dataclasses.replace(missing, difference=difference, reason=reason)
+    error = float(np.sqrt((1 / k + test_share) * change.var(ddof=1)))
+    low, high = bounds(Estimate(difference, error, k - 1), *_reach(score))
+    t = difference / error
+    p = float(2 * stats.t.sf(abs(t), k - 1))
+    return Comparison(score, missing.test, difference, low, high, error, float(k - 1), t, p, k)
 
 
 def holm(p: Sequence[float | None]) -> list[float | None]:

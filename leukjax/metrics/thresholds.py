@@ -1,7 +1,7 @@
 """Decision thresholds, chosen on validation: when to predict the positive class, when to abstain.
 
 Chosen on test, a threshold would be too good. Thresholds are float64 and are compared in float64:
-no float32 lies between two neighbouring float32 numbers, so a threshold half-way between them would
+no float32 is between two neighbouring float32 numbers, so a threshold half-way between them would
 be rounded to one of them.
 """
 

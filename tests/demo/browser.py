@@ -1,4 +1,4 @@
-"""Chromium without a window, driven over the W3C WebDriver protocol; and the picture of the docs.
+"""Headless Chromium, driven over the W3C WebDriver protocol; and the picture of the docs.
 
 python tests/demo/browser.py URL FOLDER IMAGES…      writes FOLDER/{wide,narrow,dark}.png
 """
@@ -28,7 +28,7 @@ FLAGS = [
     "--disable-sync",
     "--force-device-scale-factor=1",
 ]
-ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the protocol's own name
+ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # name in the protocol
 
 
 class Browser:
@@ -50,8 +50,8 @@ class Browser:
 
     def find(self, selector: str) -> str:
         """An element, by CSS selector."""
-        found = self.ask("POST", "/element", using="css selector", value=selector)
-        return found[ELEMENT]
+        value = self.ask("POST", "/element", using="css selector", value=selector)
+        return value[ELEMENT]
 
     def type(self, selector: str, text: str) -> None:
         """Keys; to an input of files, their paths, a line each."""
@@ -68,10 +68,10 @@ class Browser:
     def wait(self, script: str, seconds: float = 60) -> Any:
         """Until JavaScript gives something that is true."""
         until = time.monotonic() + seconds
-        while not (found := self.run(script)):
+        while not (value := self.run(script)):
             assert time.monotonic() < until, f"never true: {script}"
             time.sleep(0.05)
-        return found
+        return value
 
     def size(self, width: int, height: int) -> None:
         """Of the page, which no window's frame narrows."""
@@ -86,7 +86,7 @@ class Browser:
         path.write_bytes(base64.b64decode(self.ask("GET", "/screenshot")))
 
     def log(self) -> list[str]:
-        """What the console says, refusals of the Content-Security-Policy among it."""
+        """Returns the messages of the console, including blocks by the Content-Security-Policy."""
         return [entry["message"] for entry in self.ask("POST", "/se/log", type="browser")]
 
     def _devtools(self, cmd: str, **params: Any) -> None:
@@ -137,14 +137,14 @@ def _ask(method: str, url: str, body: Any) -> Any:
     data = None if method in ("GET", "DELETE") else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)["value"]
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return json.load(response)["value"]
     except urllib.error.HTTPError as error:
         raise AssertionError(f"{url}: {error.read().decode()[:500]}") from error
 
 
 def main(url: str, folder: Path, images: Sequence[Path]) -> None:
-    """Ask about the images, and take pictures of the answers."""
+    """Sends the images and saves screenshots of the results."""
     with browser() as window:
         window.size(1100, 1000)
         window.open(url)

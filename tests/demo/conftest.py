@@ -1,11 +1,11 @@
-"""A page over the small run, served in a thread of this process."""
+"""A page of the small run, served in a thread of this process."""
 
 import contextlib
 import socket
 import threading
 
 import pytest
-from form import Visitor
+from form import Client
 
 from leukjax.demo.app import Page
 from leukjax.demo.options import Options
@@ -14,14 +14,14 @@ from leukjax.demo.serve import application, make_server
 
 @contextlib.contextmanager
 def served(runs, options: Options):
-    """The page, and a visitor to it."""
+    """Yields the page and a client of it."""
     with application([str(run) for run in runs], options) as page, listening(page, options) as port:
-        yield page, Visitor(port)
+        yield page, Client(port)
 
 
 @contextlib.contextmanager
 def listening(page, options: Options):
-    """A server of a page in a thread; gives its port."""
+    """Runs a server of a page in a thread; yields its port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(100)
@@ -41,29 +41,29 @@ def small() -> Options:
 
 
 @pytest.fixture(scope="session")
-def place(trained_run, small):
-    with served([trained_run], small) as found:
-        yield found
+def page_and_client(trained_run, small):
+    with served([trained_run], small) as pair:
+        yield pair
 
 
 @pytest.fixture
-def page(place):
-    return place[0]
+def page(page_and_client):
+    return page_and_client[0]
 
 
 @pytest.fixture
-def visitor(place) -> Visitor:
-    return place[1]
+def client(page_and_client) -> Client:
+    return page_and_client[1]
 
 
 @pytest.fixture
 def other_page(page):
-    """Makes a page with other options, answered by the same models, and a visitor to it."""
+    """Makes a page with other options and the same models, and a client of it."""
     with contextlib.ExitStack() as stack:
 
         def make(**changes):
             options = Options(**changes)
-            other = Page(page._judges, page.desk, [], page._pool, options)
-            return other, Visitor(stack.enter_context(listening(other, options)))
+            other = Page(page._predictor, page.queue, [], page._pool, options)
+            return other, Client(stack.enter_context(listening(other, options)))
 
         yield make

@@ -29,35 +29,35 @@ def form(files: Sequence[tuple[str, bytes]]) -> tuple[str, bytes]:
     """Content type and body."""
     parts = []
     for name, data in files:
-        escaped = name.replace('"', "%22").encode()  # as the HTML standard has it
+        escaped = name.replace('"', "%22").encode()  # as in the HTML standard
         head = b'--edge\r\nContent-Disposition: form-data; name="images"; filename="'
         parts.append(head + escaped + b'"\r\nContent-Type: image/png\r\n\r\n' + data + b"\r\n")
     return "multipart/form-data; boundary=edge", b"".join([*parts, b"--edge--\r\n"])
 
 
-class Visitor:
-    """Asks a page."""
+class Client:
+    """Sends requests to a page."""
 
     def __init__(self, port: int):
         self.port = port
 
-    def ask(
+    def request(
         self, method: str, path: str, body: bytes | None = None, **headers: str
     ) -> tuple[int, dict[str, str], str]:
-        """Status, headers (small letters), text."""
+        """Returns status, headers (in lower case) and text."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request(method, path, body, named)
-            answer = connection.getresponse()
-            text = answer.read().decode()
-            return answer.status, {k.lower(): v for k, v in answer.getheaders()}, text
+            response = connection.getresponse()
+            text = response.read().decode()
+            return response.status, {k.lower(): v for k, v in response.getheaders()}, text
         finally:
             connection.close()
 
     def send(self, *files: tuple[str, bytes], path: str = "/answers.json", **headers: str):
         kind, body = form(files)
-        return self.ask("POST", path, body, Content_Type=kind, **headers)
+        return self.request("POST", path, body, Content_Type=kind, **headers)
 
     def rows(self, *files: tuple[str, bytes]) -> list[dict]:
         status, _, text = self.send(*files)

@@ -1,4 +1,4 @@
-"""`leukjax.demo` as a command: what it refuses, what it leaves alone, how it ends."""
+"""The command `leukjax.demo`: its errors, its files and connections, and how it ends."""
 
 import importlib.util
 import json
@@ -11,12 +11,12 @@ import subprocess
 import sys
 
 import pytest
-from form import Visitor, cell, encoded
+from form import Client, cell, encoded
 
 from leukjax import command
 from leukjax.demo import cli
 
-# Before anything else is imported: each file that is opened to write, each connection.
+# Runs before any other import: records each file opened for writing and each connection.
 WATCH = """
 import os, sys
 
@@ -37,8 +37,8 @@ sys.addaudithook(watch)
 """
 
 
-def refusal(capsys, *flags: object) -> str:
-    """The one line with which it ends."""
+def error_line(capsys, *flags: object) -> str:
+    """Returns its error line."""
     cli.FLAGS.unparse_flags()
     for name in cli.FLAGS:
         cli.FLAGS[name].unparse()
@@ -47,18 +47,18 @@ def refusal(capsys, *flags: object) -> str:
     return line
 
 
-def test_what_is_refused_before_anything_is_loaded(capsys, tmp_path):
-    assert "--workdir is missing" in refusal(capsys)
-    assert "named twice" in refusal(capsys, "--workdir=a,./a")
-    assert "--config=cnn: not understood" in refusal(capsys, "--workdir=a", "--config=cnn")
-    assert "x.png: not understood" in refusal(capsys, "--workdir=a", "x.png")
-    assert "--max_error=2: must be a share" in refusal(capsys, "--workdir=a", "--max_error=2")
-    assert "--step=x" in refusal(capsys, "--workdir=a", "--step=x")
-    assert "--max_waiting=3" in refusal(capsys, "--workdir=a", "--max_waiting=3")
-    empty = refusal(capsys, f"--workdir={tmp_path}", "--port=0")
+def test_errors_before_anything_is_loaded(capsys, tmp_path):
+    assert "--workdir is missing" in error_line(capsys)
+    assert "named twice" in error_line(capsys, "--workdir=a,./a")
+    assert "--config=cnn: not understood" in error_line(capsys, "--workdir=a", "--config=cnn")
+    assert "x.png: not understood" in error_line(capsys, "--workdir=a", "x.png")
+    assert "--max_error=2: must be a share" in error_line(capsys, "--workdir=a", "--max_error=2")
+    assert "--step=x" in error_line(capsys, "--workdir=a", "--step=x")
+    assert "--max_waiting=3" in error_line(capsys, "--workdir=a", "--max_waiting=3")
+    empty = error_line(capsys, f"--workdir={tmp_path}", "--port=0")
     assert f"{tmp_path}: holds no run" in empty
-    elsewhere = refusal(capsys, "--workdir=a", "--port=0", "--host=192.0.2.1")
-    assert "--host=192.0.2.1: is no address of this machine" in elsewhere
+    elsewhere = error_line(capsys, "--workdir=a", "--port=0", "--host=192.0.2.1")
+    assert "--host=192.0.2.1: is not an address of this machine" in elsewhere
 
 
 def test_a_missing_extra_is_named_with_its_command(capsys, monkeypatch):
@@ -66,30 +66,30 @@ def test_a_missing_extra_is_named_with_its_command(capsys, monkeypatch):
         return None if name == "uvicorn" else object()
 
     monkeypatch.setattr(importlib.util, "find_spec", find)
-    line = refusal(capsys, "--workdir=a")
+    line = error_line(capsys, "--workdir=a")
     assert line == "error: uvicorn is not installed; pip install 'leukjax[apply]'"
 
 
-def test_a_port_in_use_is_refused_before_the_run_is_read(capsys):
+def test_a_port_in_use_is_an_error_before_the_run_is_read(capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        line = refusal(capsys, "--workdir=nowhere", f"--port={port}")
+        line = error_line(capsys, "--workdir=nowhere", f"--port={port}")
     assert f"--port={port}: is in use" in line
 
 
-def test_runs_that_will_not_do(capsys, trained_run, tmp_path):
+def test_invalid_runs(capsys, trained_run, tmp_path):
     unfinished = tmp_path / "unfinished"
     shutil.copytree(trained_run, unfinished)
     shutil.rmtree(unfinished / "checkpoints")
-    assert "checkpoint" in refusal(capsys, f"--workdir={unfinished}", "--port=0")
+    assert "checkpoint" in error_line(capsys, f"--workdir={unfinished}", "--port=0")
     other = tmp_path / "other"
     shutil.copytree(trained_run, other)
     about = json.loads((other / "preprocessing.json").read_text())
     about["classes"].reverse()
     (other / "preprocessing.json").write_text(json.dumps(about))
-    line = refusal(capsys, f"--workdir={trained_run},{other}", "--port=0")
+    line = error_line(capsys, f"--workdir={trained_run},{other}", "--port=0")
     assert "an ensemble needs the same classes" in line
 
 
@@ -103,7 +103,7 @@ def tree(*folders) -> dict[str, tuple[int, int]]:
 
 
 @pytest.mark.smoke("demo")
-def test_it_writes_in_its_own_folder_alone_and_connects_to_nobody(
+def test_it_writes_only_to_its_own_folder_and_opens_no_connection(
     trained_run, repository, tmp_path
 ):
     site, home, temporary = (tmp_path / name for name in ("site", "home", "tmp"))
@@ -126,25 +126,25 @@ def test_it_writes_in_its_own_folder_alone_and_connects_to_nobody(
         text=True,
     )
     try:
-        said = []
+        output = []
         for line in process.stderr:
-            said.append(line)
-            if found := re.search(r"ready: http://127.0.0.1:(\d+)/", line):
+            output.append(line)
+            if match := re.search(r"ready: http://127.0.0.1:(\d+)/", line):
                 break
-        visitor = Visitor(int(found[1]))
-        noisy = encoded(cell(1, 900))  # above 1 MiB: it waits on the disk
+        client = Client(int(match[1]))
+        noisy = encoded(cell(1, 900))  # above 1 MiB: it is stored on disk
         assert len(noisy) > 1 << 20
-        assert len(visitor.rows(("large.png", noisy), ("bad.png", b"bad"))) == 2
+        assert len(client.rows(("large.png", noisy), ("bad.png", b"bad"))) == 2
     finally:
         process.send_signal(signal.SIGTERM)
         rest = process.communicate(timeout=60)[1]
-    said += rest.splitlines(keepends=True)
+    output += rest.splitlines(keepends=True)
     assert process.returncode == 0, rest
     assert "stopped" in rest
-    watched = [line.split(maxsplit=2)[1:] for line in said if line.startswith("WATCHED ")]
+    watched = [line.split(maxsplit=2)[1:] for line in output if line.startswith("WATCHED ")]
     assert [what for what, _ in watched if what == "connect"] == []
     written = {path.strip() for what, path in watched if what == "write"} - {"/dev/null", "1", "2"}
-    assert any("leukjax-demo-" in path for path in written), said
+    assert any("leukjax-demo-" in path for path in written), output
     outside = {path for path in written if f"{temporary}/leukjax-demo-" not in path}
     # Python tries once whether TMPDIR can be written.
     assert [

@@ -1,4 +1,4 @@
-"""The page in Chromium without a window: dropped, chosen, by keyboard, narrow, without scripts."""
+"""The page in headless Chromium: drop, file dialog, keyboard, narrow screens, no scripts."""
 
 import shutil
 import time
@@ -12,14 +12,16 @@ ENTER, TAB = "\ue007", "\ue004"
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("chromedriver") is None, reason="chromedriver is not here"),
+    pytest.mark.skipif(
+        shutil.which("chromedriver") is None, reason="chromedriver is not installed"
+    ),
 ]
 
 
 @pytest.fixture(scope="module")
 def window():
-    with browser() as found:
-        yield found
+    with browser() as session:
+        yield session
 
 
 @pytest.fixture
@@ -30,16 +32,16 @@ def files(tmp_path):
     return sorted(tmp_path.iterdir())
 
 
-def test_chosen_images_are_answered_and_the_page_fits(window, visitor, files):
+def test_chosen_images_are_classified_and_the_page_fits(window, client, files):
     window.size(1100, 900)
-    window.open(f"http://localhost:{visitor.port}/")
+    window.open(f"http://localhost:{client.port}/")
     window.choose(files)
     window.wait(f"{ARTICLES} === 4")
     names = window.run("return [...document.querySelectorAll('article h3')].map(x => x.innerText)")
     assert names == [file.name for file in files]
     assert window.run("return document.querySelectorAll('article.bad').length") == 1
     status = "return document.getElementById('status').innerText"
-    assert window.run(status) == "Looked at 4 images. 1 cannot be used."
+    assert window.run(status) == "Processed 4 images. 1 cannot be used."
     loaded = "return [...document.images].every(x => x.complete && x.naturalWidth === 24)"
     assert window.wait(loaded)
     window.choose(files[1:2])  # above the earlier ones
@@ -48,11 +50,11 @@ def test_chosen_images_are_answered_and_the_page_fits(window, visitor, files):
     for width in (1100, 400, 320):
         window.size(width, 800)
         assert window.run("return document.documentElement.scrollWidth") <= width
-    assert window.log() == []  # nothing was blocked by the page's own policy
+    assert window.log() == []  # the page's own policy blocked nothing
 
 
-def test_images_may_be_dropped_beside_the_zone(window, visitor):
-    window.open(f"http://localhost:{visitor.port}/")
+def test_images_may_be_dropped_beside_the_drop_zone(window, client):
+    window.open(f"http://localhost:{client.port}/")
     window.run(
         """
         const canvas = document.createElement("canvas");
@@ -70,8 +72,8 @@ def test_images_may_be_dropped_beside_the_zone(window, visitor):
     assert window.run("return location.pathname") == "/"
 
 
-def test_too_much_is_said_before_it_is_sent(window, visitor, files, tmp_path):
-    window.open(f"http://localhost:{visitor.port}/")
+def test_too_many_files_are_reported_before_they_are_sent(window, client, files, tmp_path):
+    window.open(f"http://localhost:{client.port}/")
     many = []
     for number in range(7):
         many.append(tmp_path / f"{number}.png")
@@ -83,8 +85,8 @@ def test_too_much_is_said_before_it_is_sent(window, visitor, files, tmp_path):
     assert window.run(ARTICLES) == 0
 
 
-def test_the_keyboard_reaches_the_images_and_the_card(window, visitor):
-    window.open(f"http://localhost:{visitor.port}/")
+def test_the_keyboard_reaches_the_images_and_the_card(window, client):
+    window.open(f"http://localhost:{client.port}/")
     focus = "return document.activeElement.id || document.activeElement.className"
     reached = []
     for _ in range(4):
@@ -96,15 +98,15 @@ def test_the_keyboard_reaches_the_images_and_the_card(window, visitor):
     assert window.run("return document.querySelector('details').open")
 
 
-def test_it_works_without_scripts(window, visitor, files):
+def test_it_works_without_scripts(window, client, files):
     window.ask("POST", "/goog/cdp/execute", cmd="Emulation.setScriptExecutionDisabled",
                params={"value": True})  # fmt: skip
     try:
-        window.open(f"http://localhost:{visitor.port}/")
+        window.open(f"http://localhost:{client.port}/")
         window.choose(files)
         element = window.find("button")
         window.ask("POST", f"/element/{element}/click")
-        until = time.monotonic() + 60  # a click does not wait for the page that it asks for
+        until = time.monotonic() + 60  # a click does not wait for the next page
         while (page := window.ask("GET", "/source")).count("<article") != 4:
             assert time.monotonic() < until, page
             time.sleep(0.2)

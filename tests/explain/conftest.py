@@ -1,6 +1,7 @@
-"""Lets the tests import the golden rule, which the reference scripts share."""
+"""Makes tests/golden (shared with the reference scripts) and benchmarks importable."""
 
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "golden"))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path += [str(ROOT / "tests" / "golden"), str(ROOT / "benchmarks")]

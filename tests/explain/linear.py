@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from leukjax.explain.attribution.network import Network
+from leukjax.explain.network import Network
 
 
 class Linear(nn.Module):
@@ -16,7 +16,7 @@ class Linear(nn.Module):
 
 
 class Pooled(nn.Module):
-    """A 1x1 convolution, a ReLU, the mean over places, and a linear head."""
+    """A 1x1 convolution, a ReLU, the mean over positions, and a linear head."""
 
     @nn.compact
     def __call__(self, images, *, train):

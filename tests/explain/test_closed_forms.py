@@ -1,4 +1,4 @@
-"""Maps of networks whose maps are known in closed form, and what holds for all networks."""
+"""Maps of networks with a closed form, and properties of the maps of all networks."""
 
 import functools
 
@@ -9,8 +9,8 @@ import pytest
 from flax import linen as nn
 from linear import Linear, Pooled, network
 
-from leukjax.explain.attribution.methods import METHODS, Settings, attribute, fits
-from leukjax.explain.attribution.network import Network, choose_layer, form_of, layers, score
+from leukjax.explain.methods import METHODS, Settings, attribute, fits
+from leukjax.explain.network import Network, choose_layer, form_of, layers, score
 from leukjax.models.registry import create_model
 
 SIZE = 12
@@ -32,27 +32,27 @@ def shares(net):
 
 def test_integrated_gradients_of_a_linear_network_are_its_terms():
     net = network(Linear(), SIZE)
-    found = maps(net, "integrated_gradients", steps=2)
-    np.testing.assert_allclose(found, shares(net), atol=1e-5)
+    result = maps(net, "integrated_gradients", steps=2)
+    np.testing.assert_allclose(result, shares(net), atol=1e-5)
 
 
 def test_occlusion_of_a_linear_network_sums_its_terms():
     net = network(Linear(), SIZE)
-    terms, found = shares(net), maps(net, "occlusion")
+    terms, result = shares(net), maps(net, "occlusion")
     expected, times = np.zeros_like(terms), np.zeros((SIZE, SIZE))
     for top in (0, 3, 6, 9):
         for left in (0, 3, 6, 9):
             window = (slice(top, top + 5), slice(left, left + 5))
             expected[:, *window] += terms[:, *window].sum((1, 2))[:, None, None]
             times[window] += 1
-    np.testing.assert_allclose(found, expected / times, atol=1e-4)
+    np.testing.assert_allclose(result, expected / times, atol=1e-4)
 
 
 @pytest.mark.parametrize("method", ["gradcam", "hirescam"])
 def test_activation_maps_before_a_mean_are_the_class_activation_map(method):
-    """Zhou et al. 2016: weights of the head times the features, over the number of places."""
+    """Zhou et al. 2016: weights of the head times the features, over the number of positions."""
     net = network(Pooled(), SIZE)
-    features = net.seen(IMAGES)["feature_map"][0]
+    features = net.intermediates(IMAGES)["feature_map"][0]
     weights = net.variables["params"]["head"]["kernel"][:, TARGETS].T[:, None, None]
     expected = jnp.maximum((features * weights).sum(-1) / SIZE**2, 0)
     np.testing.assert_allclose(maps(net, method), expected, atol=1e-6)
@@ -60,9 +60,9 @@ def test_activation_maps_before_a_mean_are_the_class_activation_map(method):
 
 
 def test_grad_cam_plus_plus_in_closed_form():
-    """There alpha is 1 / (2 + sum(A) G), and G the same at every place."""
+    """There alpha is 1 / (2 + sum(A) G), and G is equal at every position."""
     net = network(Pooled(), SIZE)
-    features = np.asarray(net.seen(IMAGES)["feature_map"][0])
+    features = np.asarray(net.intermediates(IMAGES)["feature_map"][0])
     slope = np.asarray(net.variables["params"]["head"]["kernel"][:, TARGETS].T) / SIZE**2
     total = features.sum((1, 2))
     weights = SIZE**2 * np.maximum(slope, 0) / (2 + total * slope)
@@ -92,7 +92,7 @@ FAMILIES = {
 
 @functools.cache
 def random_network(family: str) -> tuple[Network, int]:
-    """Every parameter drawn, those that start at 0 included, so that each layer matters."""
+    """Randomises every parameter, including zero-initialised ones, so that each layer matters."""
     options, size = FAMILIES[family]
     module = create_model(family, 3, **options)
     shapes = jax.eval_shape(
@@ -129,14 +129,14 @@ def test_integrated_gradients_are_complete(family):
 
     @jax.jit
     def run(variables):
-        own = net._replace(variables=variables)
-        found = attribute(own, images, targets, "integrated_gradients", settings, blank)
-        base, kind = own.logits(blank), settings.kind
-        return found, score(own.logits(images), targets, kind) - score(base, targets, kind)
+        sampled = net._replace(variables=variables)
+        result = attribute(sampled, images, targets, "integrated_gradients", settings, blank)
+        base, kind = sampled.logits(blank), settings.kind
+        return result, score(sampled.logits(images), targets, kind) - score(base, targets, kind)
 
-    found, difference = run(net.variables)
+    result, difference = run(net.variables)
     assert np.abs(difference).max() > 0.05
-    np.testing.assert_allclose(found.sum((1, 2)), difference, atol=0.05 * np.abs(difference).max())
+    np.testing.assert_allclose(result.sum((1, 2)), difference, atol=0.05 * np.abs(difference).max())
 
 
 @pytest.mark.parametrize("family", SLOW)
@@ -147,7 +147,7 @@ def test_maps_turn_with_image_and_network(family):
     window, stride = 9, 5
 
     def flip(path, leaf):
-        """Of what has a place in the image, rows and columns exchanged."""
+        """Transposes the spatial axes."""
         names = [key.key for key in path]
         if leaf.ndim == 4 and names[-1] == "kernel":
             return leaf.swapaxes(0, 1)
@@ -164,17 +164,17 @@ def test_maps_turn_with_image_and_network(family):
 
     @jax.jit
     def run(variables, images):
-        own, blank = net._replace(variables=variables), images[::-1]
-        return {m: attribute(own, images, targets, m, settings, blank) for m in wanted}
+        sampled, blank = net._replace(variables=variables), images[::-1]
+        return {m: attribute(sampled, images, targets, m, settings, blank) for m in wanted}
 
     plain = run(net.variables, images)
-    turned = run(flipped.variables, images.swapaxes(1, 2))
+    transposed = run(flipped.variables, images.swapaxes(1, 2))
     for method in wanted:
         expected = np.asarray(plain[method].swapaxes(1, 2))
         top = np.abs(expected).max()
         assert top > 0, method
         assert np.abs(expected - np.asarray(plain[method])).max() > 0.05 * top, method
-        np.testing.assert_allclose(turned[method], expected, atol=2e-3 * top, err_msg=method)
+        np.testing.assert_allclose(transposed[method], expected, atol=2e-3 * top, err_msg=method)
 
 
 @pytest.mark.parametrize(
@@ -203,30 +203,20 @@ def test_the_deepest_layer_that_points_at_places_is_chosen(family, options, size
         assert known["feature_map"][:2] == (-(-size // 32),) * 2
 
 
-class Sows(nn.Module):
-    """A model of a user that sows a feature map and knows nothing of perturbations."""
+class Unperturbed(nn.Module):
+    """A registered model may sow a feature map without adding the perturbation of a caller."""
 
     @nn.compact
     def __call__(self, images, *, train):
-        x = nn.relu(nn.Conv(4, (3, 3), name="last")(images))
+        x = nn.relu(nn.Conv(5, (3, 3), name="conv")(images))
         self.sow("intermediates", "feature_map", x)
-        return nn.Dense(2)(x.mean((1, 2)))
+        return nn.Dense(3, name="head")(x.mean((1, 2)))
 
 
-def test_a_feature_map_that_takes_no_perturbations_is_replaced_by_the_last_layer():
-    variables = Sows().init(jax.random.key(0), IMAGES, train=False)
-    sown = Network(Sows(), variables)
-    assert form_of(sown, SIZE) == "convolutional"
-    assert choose_layer(sown, SIZE) == "last"
-    maps = attribute(sown, IMAGES, TARGETS % 2, "gradcam", Settings(layer="last"), NOTHING)
-    assert np.abs(maps).max() > 0
-    flat = Network(Flat(), Flat().init(jax.random.key(0), IMAGES, train=False))
-    assert form_of(flat, SIZE) == "other"
-
-
-class Flat(nn.Module):
-    """A model without maps."""
-
-    @nn.compact
-    def __call__(self, images, *, train):
-        return nn.Dense(2)(images.reshape(len(images), -1))
+def test_a_feature_map_without_perturbation_is_not_used():
+    net = network(Unperturbed(), SIZE)
+    assert list(layers(net, SIZE)) == ["conv"]
+    assert choose_layer(net, SIZE) == "conv"
+    assert form_of(net, SIZE) == "convolutional"
+    assert np.ptp(maps(net, "gradcam", layer="conv")) > 0
+    assert list(layers(network(Pooled(), SIZE), SIZE)) == ["conv", "feature_map"]

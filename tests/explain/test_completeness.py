@@ -1,4 +1,4 @@
-"""Integrated gradients that do not sum up: more steps where they help, and a warning elsewhere."""
+"""Incomplete integrated gradients: more steps where they help, and a warning elsewhere."""
 
 import io
 import types
@@ -10,28 +10,29 @@ from flax import linen as nn
 from PIL import Image
 
 from leukjax.explain import explainer
-from leukjax.explain.attribution.integrated_gradients import TOLERANCE, incompleteness
-from leukjax.explain.attribution.methods import Settings
+from leukjax.explain.maps import TOLERANCE, incompleteness
+from leukjax.explain.methods import Settings
 from leukjax.explain.overlay import Column, Panel, as_png, overlay
 
 SIDE = 6
 
 
 class Step(nn.Module):
-    """Log-odds that rise by 4 when the mean of the image passes a place on the way."""
+    """Log-odds that rise by 4 when the mean of the image passes a point of the path."""
 
     steepness: float
     dtype: type = jnp.float32
 
     @nn.compact
     def __call__(self, images, train):
-        where = images.mean(axis=(1, 2, 3)) - 0.31
-        return jnp.stack([jnp.zeros(len(images)), 2 * jnp.tanh(self.steepness * where)], axis=1)
+        excess = images.mean(axis=(1, 2, 3)) - 0.31
+        return jnp.stack([jnp.zeros(len(images)), 2 * jnp.tanh(self.steepness * excess)], axis=1)
 
 
-def explain(steepness: float, steps: int = 64, count: int = 3) -> explainer.Reasons:
+def explain(steepness: float, steps: int = 64, count: int = 3) -> explainer.Explanations:
     model = types.SimpleNamespace(
         batch_size=2,
+        padded=lambda rows: np.resize(rows, (2, *rows.shape[1:])),
         module=Step(steepness),
         variables={},
         preprocessing={"mean": [0.0] * 3, "std": [1.0] * 3},
@@ -44,40 +45,42 @@ def explain(steepness: float, steps: int = 64, count: int = 3) -> explainer.Reas
 
 
 def test_few_steps_are_enough_where_the_score_is_smooth():
-    found = explain(2.0)
-    assert found.steps.tolist() == [64] * 3
-    assert not found.incomplete.any()
+    result = explain(2.0)
+    assert result.steps.tolist() == [64] * 3
+    assert not result.incomplete.any()
 
 
 def test_steps_are_doubled_until_the_map_sums_up():
-    found = explain(300.0)
-    assert 64 < found.steps[0] <= explainer.MOST_STEPS
-    assert found.steps[1] == 64  # the others keep what they have
-    change = found.scores - found.baseline_scores
+    result = explain(300.0)
+    assert 64 < result.steps[0] <= explainer.MOST_STEPS
+    assert result.steps[1] == 64  # the others keep what they have
+    change = result.scores - result.baseline_scores
     assert change[0] == pytest.approx(4, abs=1e-3)
-    assert abs(found.maps[0].sum() - change[0]) < TOLERANCE * change[0]
-    assert not found.incomplete.any()
+    assert abs(result.maps[0].sum() - change[0]) < TOLERANCE * change[0]
+    assert not result.incomplete.any()
     # As many steps at once give nearly the same; a few give something else.
     many = explain(300.0, steps=1024)
-    np.testing.assert_allclose(found.maps[0], many.maps[0], rtol=2 * TOLERANCE)
+    np.testing.assert_allclose(result.maps[0], many.maps[0], rtol=2 * TOLERANCE)
 
 
 def test_what_no_number_of_steps_resolves_is_said():
-    found = explain(1e7)
-    assert found.incomplete.tolist() == [True, False, False]
-    assert found.incompleteness[0] > TOLERANCE
+    result = explain(1e7)
+    assert result.incomplete.tolist() == [True, False, False]
+    assert result.incompleteness[0] > TOLERANCE
 
 
 def test_other_methods_are_never_incomplete():
-    found = explain(2.0)
-    other = found._replace(steps=np.zeros(3, int), incompleteness=np.full(3, np.nan))
+    result = explain(2.0)
+    other = result._replace(steps=np.zeros(3, int), incompleteness=np.full(3, np.nan))
     assert not other.incomplete.any()
-    assert found._replace(incompleteness=np.full(3, np.nan)).incomplete.all()
+    assert result._replace(incompleteness=np.full(3, np.nan)).incomplete.all()
 
 
 def test_incompleteness_by_hand():
-    found = incompleteness(np.array([1.0, 35.0, 0.0]), np.array([1.5, 1, 2]), np.array([0.5, 0, 2]))
-    np.testing.assert_allclose(found, [0, 34, 0])
+    result = incompleteness(
+        np.array([1.0, 35.0, 0.0]), np.array([1.5, 1, 2]), np.array([0.5, 0, 2])
+    )
+    np.testing.assert_allclose(result, [0, 34, 0])
 
 
 @pytest.mark.parametrize("models", [1, 2])
@@ -87,7 +90,7 @@ def test_the_warning_is_not_cut(models):
     map = np.eye(24, dtype=np.float32)
     panel = Panel(map, True, "61% in the cell", "INCOMPLETE: off by 34.2,\n1250% of the change")
     column = Column("cnn: all 98%\nexplained: all", image, cell, [panel, panel])
-    marks = ["trained on SYNTHETIC data", "INCOMPLETE integrated gradients: no explanation"]
+    marks = ["trained on SYNTHETIC data", "INCOMPLETE integrated gradients: not an explanation"]
     figure = overlay("a.png", marks, ["Grad-CAM", "Integrated gradients"], [column] * models)
     with Image.open(io.BytesIO(as_png(figure))) as picture:
         pixels = np.asarray(picture.convert("L"))

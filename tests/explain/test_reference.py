@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from leukjax.explain.attribution import cam
-from leukjax.explain.attribution.methods import Settings, attribute
-from leukjax.explain.attribution.network import Network, tapped
+from leukjax.explain import maps as cam
+from leukjax.explain.methods import Settings, attribute
+from leukjax.explain.network import Network, layer_gradient
 from leukjax.models.registry import create_model
 from leukjax.weights.layouts import TIMM, to_torch
 
@@ -49,10 +49,10 @@ def golden(repository):
     return np.load(repository / "tests" / "golden" / "attribution.npz")
 
 
-def agrees(found, expected, tolerance):
+def agrees(result, expected, tolerance):
     top = np.abs(expected).max()
     assert top > 0
-    assert np.abs(np.asarray(found) - expected).max() < tolerance * top
+    assert np.abs(np.asarray(result) - expected).max() < tolerance * top
 
 
 @pytest.mark.parametrize("kind", ["log_odds", "logit"])
@@ -64,14 +64,14 @@ def test_activation_maps(golden, case, layer, kind):
     net, size = filled(case), CASES[case][2]
     images, targets = jnp.asarray(fill.images(2, size)), jnp.array(TARGETS)
     output, gradient = jax.jit(
-        lambda v, x: tapped(net._replace(variables=v), x, targets, layer, kind)
+        lambda v, x: layer_gradient(net._replace(variables=v), x, targets, layer, kind)
     )(net.variables, images)
-    found = {
+    result = {
         "gradcam": cam.grad_cam(output, gradient),
         "gradcam++": cam.grad_cam_plus_plus(output, gradient, epsilon=1e-6),  # as the reference
         "hirescam": cam.hires_cam(output, gradient),
     }
-    for method, maps in found.items():
+    for method, maps in result.items():
         agrees(maps, golden[f"{case}/{layer}/{kind}/{method}"], 2e-3)
 
 
@@ -91,12 +91,12 @@ def test_pixel_maps(golden, case, kind):
         expected = golden[f"{case}/pixels/{kind}/{method}"]
         images = jnp.asarray(fill.images(len(expected), size))
         targets = jnp.array(TARGETS[: len(expected)])
-        found = jax.jit(
+        result = jax.jit(
             lambda v, x, t, method=method: attribute(
                 net._replace(variables=v), x, t, method, settings, blank
             )
         )(net.variables, images, targets)
-        agrees(found, expected, 1e-2 if method == "integrated_gradients" else 2e-3)
+        agrees(result, expected, 1e-2 if method == "integrated_gradients" else 2e-3)
 
 
 @pytest.mark.slow
@@ -104,9 +104,9 @@ def test_attention_maps(golden):
     net, size = filled("hybrid"), CASES["hybrid"][2]
     images, targets = jnp.asarray(fill.images(2, size)), jnp.array(TARGETS)
     for method in ("rollout", "attention"):
-        found = jax.jit(
+        result = jax.jit(
             lambda v, x, method=method: attribute(
                 net._replace(variables=v), x, targets, method, Settings(), jnp.zeros((1, 1, 1, 3))
             )
         )(net.variables, images)
-        agrees(found, golden[f"hybrid/attention/log_odds/{method}"], 2e-3)
+        agrees(result, golden[f"hybrid/attention/log_odds/{method}"], 2e-3)

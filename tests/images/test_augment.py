@@ -5,14 +5,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from leukjax.errors import UserError
-from leukjax.images.augment import (
-    Augment,
-    augment,
-    linear_map,
-    permute,
-    recolour,
-    resample,
-)
+from leukjax.images.augment import Augment, augment, recolour
+from leukjax.images.geometry import linear_map, permute, resample
 
 EXACT = Augment(flip=True, quarter_turns=True)
 EVERYTHING = Augment(True, True, rotate=180, zoom=0.3, brightness=0.3, contrast=0.3)
@@ -40,7 +34,7 @@ def by_numpy(image, turns, up_down, left_right):
     return image[:, ::-1] if left_right else image
 
 
-def test_every_move_is_numpys_bit_for_bit():
+def test_every_permutation_is_that_of_numpy():
     images = cells(len(ALL_MOVES))
     turns, up_down, left_right = (np.array(c) for c in zip(*ALL_MOVES, strict=True))
     moved = np.asarray(jax.jit(permute)(images, turns, up_down, left_right))
@@ -78,13 +72,13 @@ def test_zoom_magnifies_and_the_outside_is_black_or_edge():
     no = np.zeros(1, bool)
     smaller = linear_map(jnp.zeros(1), jnp.full(1, 0.5), None, no, no)
     black = np.asarray(resample(images, smaller, "black"))[0, ..., 0]
-    # Centres of pixels up to 10 from the centre come to lie up to 5 from it.
+    # Pixels up to 10 from the centre are up to 5 from it afterwards.
     np.testing.assert_array_equal(black, np.pad(np.full((11, 11), 0.5), 5))
     edge = np.asarray(resample(images, smaller, "edge"))
     np.testing.assert_array_equal(edge, images)
 
 
-def test_angles_and_zooms_fill_the_range_asked_for():
+def test_angles_and_zooms_fill_their_range():
     marks = np.zeros((512, 33, 33, 3), np.float32)
     marks[:, 16, 22:25] = 1  # a bar right of the centre
     view = run(marks, np.arange(512), Augment(rotate=30, zoom=0.5))[..., 0]
@@ -149,7 +143,7 @@ def test_seeds_and_positions_change_the_view():
     assert not np.array_equal(views, run(images, np.arange(8), EVERYTHING, seed=4))
 
 
-def test_switching_one_option_on_changes_no_other_draw():
+def test_switching_an_option_on_does_not_change_others():
     images, positions = cells(8), np.arange(8)
     flipped = run(images, positions, EXACT)
     both = run(images, positions, Augment(True, True, brightness=1e-9))
@@ -171,7 +165,7 @@ def test_black_stays_exactly_black_and_values_stay_in_bounds():
         assert (views[:, 0, 0] == 0).all()  # a corner that no turn of the disc reaches
 
 
-def test_contrast_turns_about_the_mean_colour_of_the_cell():
+def test_contrast_scales_about_the_mean_colour_of_the_cell():
     images = cells(3)
     factors = np.array([0.5, 1.0, 1.2], np.float32)
     result = np.asarray(recolour(0.5 * images, None, factors, "black"))
@@ -198,8 +192,8 @@ def test_brightness_multiplies_and_a_black_image_survives_everything():
 def test_options_that_are_off_cost_nothing():
     images, positions = cells(2), np.arange(2)
     np.testing.assert_array_equal(run(images, positions, Augment()), images)
-    program = jax.jit(lambda k, x, p: augment(k, x, p, Augment()))
-    text = program.lower(jax.random.key(0), images, positions).compile().as_text()
+    compiled = jax.jit(lambda k, x, p: augment(k, x, p, Augment()))
+    text = compiled.lower(jax.random.key(0), images, positions).compile().as_text()
     assert "fusion" not in text
     assert (
         "gather("

@@ -1,4 +1,4 @@
-"""The suite: every distortion by itself, and against what others compute."""
+"""The robustness suite: every distortion alone, and against other implementations."""
 
 import colorsys
 import io
@@ -11,10 +11,10 @@ import pytest
 from PIL import Image, ImageEnhance
 from scipy import stats
 
-from leukjax.images import blur, jpeg, light, noise, placement
+from leukjax.images import blur, geometry, jpeg, light, noise
+from leukjax.images.augment import perturb
 from leukjax.images.distort import CHUNK, DISTORTIONS, distort, seeds_of
-from leukjax.images.image_rng import seeds_for, uniform
-from leukjax.images.perturb import perturb
+from leukjax.images.noise import seeds_for, uniform
 
 NAMES = tuple(DISTORTIONS)
 
@@ -45,25 +45,25 @@ def distance(a, b):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_severities_grow_and_seeds_decide(name):
+def test_severities_increase_and_seeds_matter(name):
     # On small images the mildest blur is less than half a grey level, and blocks are smaller than
     # pixels.
     size = {"pixelate": 224, "defocus_blur": 96}.get(name, 32)
     images, seeds = cells(6, size), seeds_of("abcdef")
     np.testing.assert_array_equal(distort(images, seeds, name, 0), images)
     levels = [distort(images, seeds, name, severity) for severity in range(1, 6)]
-    far = [distance(level, images) for level in levels]
-    assert far[0] > 0
-    assert all(a < b for a, b in itertools.pairwise(far)), far
-    # A distortion without random numbers distorts equal images alike, the others do not.
+    changes = [distance(level, images) for level in levels]
+    assert changes[0] > 0
+    assert all(a < b for a, b in itertools.pairwise(changes)), changes
+    # Without random numbers equal images are distorted equally, else not.
     same = distort(np.repeat(images[:1], 6, axis=0), seeds, name, 5)
-    alike = len(np.unique(same.reshape(6, -1), axis=0)) == 1
+    equal = len(np.unique(same.reshape(6, -1), axis=0)) == 1
     fixed = DISTORTIONS[name].published and name not in ("motion_blur", "stain_deposit", "bubble")
-    assert alike == (fixed or name in ("scale_up", "scale_down"))
+    assert equal == (fixed or name in ("scale_up", "scale_down"))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_neighbours_order_and_number_change_no_bit(name):
+def test_order_and_number_of_images_change_no_bit(name):
     images, seeds = cells(CHUNK + 3), np.arange(CHUNK + 3, dtype=np.uint32)
     whole = distort(images, seeds, name, 3)
     order = np.random.default_rng(0).permutation(len(images))
@@ -74,7 +74,7 @@ def test_neighbours_order_and_number_change_no_bit(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_masked_leaves_the_background_and_as_published_does_not_ask(name):
+def test_masked_keeps_the_background_and_as_published_does_not(name):
     images, seeds = cells(4), seeds_of("abcd")
     outside = (images == 0).all(axis=-1)
     masked = distort(images, seeds, name, 4)
@@ -97,13 +97,15 @@ def test_bright_backgrounds_and_empty_sets():
             for background in ("masked", "as_published")
         )
         np.testing.assert_array_equal(masked, published)
-    assert distort(images, seeds, "scale_down", 5, edge="bright").min() > 0  # no black comes in
+    assert distort(images, seeds, "scale_down", 5, edge="bright").min() > 0  # no black borders
     assert distort(images[:0], seeds[:0], "jpeg", 5).shape == (0, 32, 32, 3)
     with pytest.raises(ValueError, match="severity 6"):
         distort(images, seeds, "jpeg", 6)
+    with pytest.raises(ValueError, match="unknown distortion 'jpg'; one of pixelate, "):
+        distort(images, seeds, "jpg", 5)
 
 
-def test_brightness_and_contrast_are_pillows():
+def test_brightness_and_contrast_are_those_of_pillow():
     picture = photo()
     image = Image.fromarray((255 * picture[0]).round().astype(np.uint8))
     for factor in (0.5, 0.9, 1.1, 1.4):
@@ -125,7 +127,7 @@ def test_saturation_is_added_in_hsv():
         np.testing.assert_allclose(after, theirs, atol=1e-5)
 
 
-def test_pixelate_is_pillows_box():
+def test_pixelate_is_the_box_filter_of_pillow():
     picture = photo(37)
     image = Image.fromarray((255 * picture[0]).round().astype(np.uint8))
     for share in DISTORTIONS["pixelate"].severities:
@@ -138,8 +140,8 @@ def test_pixelate_is_pillows_box():
 
 
 @pytest.mark.parametrize(("side", "larger"), [(28, 8), (48, 5), (112, 2), (448, 1)])
-def test_blocks_are_as_large_in_cells_at_every_size(side, larger):
-    """At 48 px the blocks of 25 % were 4 px wide: as 19 px at 224, where they are 4, too."""
+def test_blocks_per_cell_are_the_same_at_every_size(side, larger):
+    """Regression: at 48 px the blocks of 25 % were 4 px wide, which is 19 px at 224."""
     images = (255 * photo(side)).round().astype(np.uint8)
     for severity, share in enumerate(DISTORTIONS["pixelate"].severities, start=1):
         ours = distort(images, seeds_of("a"), "pixelate", severity, background="as_published")
@@ -148,33 +150,33 @@ def test_blocks_are_as_large_in_cells_at_every_size(side, larger):
         theirs = np.stack([_box(grown[..., c], blocks) for c in range(3)], axis=-1)
         theirs = theirs.reshape(side, larger, side, larger, 3).mean(axis=(1, 3))
         assert np.abs(ours[0] - theirs).max() <= 0.51
-        if side == 448:  # so many blocks, and no more
+        if side == 448:  # not more blocks
             assert (np.diff(ours[0].astype(int), axis=0) != 0).any(axis=(1, 2)).sum() < blocks
 
 
 def _box(channel, blocks):
-    """Pillow's BOX to blocks and back, in floats, which it rounds nowhere."""
+    """Pillow's BOX filter to blocks and back in floats, without rounding."""
     small = Image.fromarray(channel).resize((blocks, blocks), Image.Resampling.BOX)
     return np.asarray(small.resize(channel.shape[::-1], Image.Resampling.BOX))
 
 
 def _width(image):
     """Variance of an image of light along rows and along columns, summed."""
-    places = np.arange(len(image)) - len(image) // 2
+    positions = np.arange(len(image)) - len(image) // 2
     lines = [image.sum(axis=axis) / image.sum() for axis in (0, 1)]
-    return sum(places**2 @ line - (places @ line) ** 2 for line in lines)
+    return sum(positions**2 @ line - (positions @ line) ** 2 for line in lines)
 
 
 @pytest.mark.parametrize("side", [16, 32, 48, 96, 224, 300])
-def test_blur_is_as_wide_as_it_says_at_every_size(side):
-    """At 48 px a disc of radius 2 was twice as wide: spreading points over pixels widened it."""
+def test_blur_has_its_nominal_width_at_every_size(side):
+    """Regression: at 48 px a disc of radius 2 was twice as wide."""
     point = np.zeros((3, side, side, 1), np.float32)
     point[:, side // 2, side // 2] = 1
     unit = side / 224
     for radius in DISTORTIONS["defocus_blur"].severities:
         reach = int(np.ceil(radius * unit))
-        found = blur.defocus(point, jnp.full(1, radius * unit), everywhere(point), reach)
-        width = _width(np.asarray(found, float)[0, ..., 0])
+        blurred = blur.defocus(point, jnp.full(1, radius * unit), everywhere(point), reach)
+        width = _width(np.asarray(blurred, float)[0, ..., 0])
         assert width == pytest.approx((radius * unit) ** 2 / 2, rel=1e-3)
     angles = np.deg2rad([0.0, 20.0, -45.0])
     for radius, sigma in DISTORTIONS["motion_blur"].severities:
@@ -189,7 +191,7 @@ def test_blur_is_as_wide_as_it_says_at_every_size(side):
             assert _width(trail) == pytest.approx(expected, rel=2e-3)
 
 
-def test_augmentation_blurs_by_the_width_it_names():
+def test_augmentation_blurs_by_its_nominal_width():
     point = np.zeros((4, 48, 48, 3), np.float32)
     point[:, 24, 24] = 0.9
     seeds = seeds_for(0, jnp.arange(4, dtype=jnp.uint32))
@@ -200,20 +202,20 @@ def test_augmentation_blurs_by_the_width_it_names():
 
 
 @pytest.mark.parametrize("quality", [7, 30, 50])
-def test_jpeg_is_libjpegs(quality):
-    picture = photo(45)  # no multiple of a block
+def test_jpeg_is_that_of_libjpeg(quality):
+    picture = photo(45)  # not a multiple of a block
     image = Image.fromarray((255 * picture[0]).round().astype(np.uint8))
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality)
     theirs = np.asarray(Image.open(file)).astype(float)
     ours = 255 * np.asarray(jpeg.compress(picture, jpeg.tables(quality)))[0]
     lost = np.abs(theirs - 255 * picture[0]).mean()
-    # Integer arithmetic may round a coefficient the other way, rarely.
+    # Integer arithmetic may round a few coefficients in the other direction.
     assert np.abs(ours - theirs).mean() < 0.1 * lost + 0.3
     assert np.quantile(np.abs(ours - theirs), 0.9) <= 2
 
 
-def test_jpeg_as_if_larger_keeps_what_survives():
+def test_jpeg_as_if_larger_does_not_blur():
     picture = photo(16)
     fine = jpeg.compress_as_if_larger(picture, jpeg.tables(100), 4)
     assert np.abs(np.asarray(fine) - picture).max() < 4 / 255
@@ -231,18 +233,18 @@ def test_defocus_is_the_published_disc_at_whole_radii():
         theirs = cv2.filter2D(picture[0], -1, disc / disc.sum(), borderType=cv2.BORDER_REPLICATE)
         size = jnp.array([float(radius)])
         ours = np.asarray(blur.defocus(picture, size, everywhere(picture), radius))[0]
-        # A few points against the whole disc: 4 % of the change at the smallest, less beyond.
+        # Points approximate the disc: 4 % of the change at the smallest radius, less at others.
         assert np.abs(ours - theirs).mean() < 0.05 * np.abs(theirs - picture[0]).mean()
 
 
-def test_motion_is_imagemagicks_trail():
+def test_motion_is_that_of_imagemagick():
     point = np.zeros((1, 41, 41, 1), np.float32)
     point[0, 20, 20] = 1
     for degrees in (0.0, 45.0, -45.0):
         trail = np.asarray(
             blur.motion(point, 5.0, 5.0, jnp.array([np.deg2rad(degrees)]), everywhere(point), 10)
         )[0, ..., 0]
-        # ImageMagick: pixels at whole distances, each with its Gaussian weight.
+        # ImageMagick: pixels at integer distances with Gaussian weights.
         weights = np.exp(-0.5 * (np.arange(11) / 5) ** 2)
         mean = (np.arange(11) * weights).sum() / weights.sum()
         row, column = ((np.arange(41) - 20) @ trail.sum(axis=axis) for axis in (1, 0))
@@ -253,7 +255,7 @@ def test_motion_is_imagemagicks_trail():
         )
 
 
-def test_a_blur_of_nothing_is_nothing_and_an_even_cell_stays_even():
+def test_a_blur_of_size_0_is_the_identity_and_a_uniform_cell_stays_uniform():
     picture = photo()
     np.testing.assert_allclose(
         blur.defocus(picture, jnp.zeros(1), everywhere(picture), 3), picture, atol=1e-6
@@ -272,19 +274,19 @@ def test_a_blur_of_nothing_is_nothing_and_an_even_cell_stays_even():
     np.testing.assert_allclose(np.sum(blurred), framed.sum(), rtol=1e-5)
 
 
-def test_noise_has_the_moments_it_names():
+def test_noise_has_its_nominal_moments():
     seeds = seeds_for(1, jnp.arange(1, dtype=jnp.uint32))
     flat = jnp.full((1, 128, 128, 3), 0.4)
-    drawn = np.asarray(noise.gaussian(flat, seeds, 0, 0.05)) - 0.4
-    assert abs(drawn.mean()) < 0.001
-    assert abs(drawn.std() - 0.05) < 0.001
+    values = np.asarray(noise.gaussian(flat, seeds, 0, 0.05)) - 0.4
+    assert abs(values.mean()) < 0.001
+    assert abs(values.std() - 0.05) < 0.001
     for photons in (500, 30):
-        drawn = photons * np.asarray(noise.shot(flat, seeds, 0, photons)).ravel()
+        counts = photons * np.asarray(noise.shot(flat, seeds, 0, photons)).ravel()
         poisson = stats.poisson(0.4 * photons)
-        np.testing.assert_allclose(drawn, np.round(drawn), atol=1e-3)
-        np.testing.assert_allclose(drawn.mean(), poisson.mean(), rtol=0.01)
-        np.testing.assert_allclose(drawn.var(), poisson.var(), rtol=0.03)
-        assert abs(stats.skew(drawn) - poisson.stats("s")) < 0.05
+        np.testing.assert_allclose(counts, np.round(counts), atol=1e-3)
+        np.testing.assert_allclose(counts.mean(), poisson.mean(), rtol=0.01)
+        np.testing.assert_allclose(counts.var(), poisson.var(), rtol=0.03)
+        assert abs(stats.skew(counts) - poisson.stats("s")) < 0.05
     assert np.asarray(noise.shot(0 * flat, seeds, 0, 30)).max() == 0
 
 
@@ -310,7 +312,7 @@ def test_a_cell_moves_to_each_border_and_beyond(side):
     images[0, 5:15, 6:14] = 1  # 10 rows, 8 columns
     cell = jnp.asarray(images[..., :1] > 0)
     for share, left in ((0.0, 80), (0.5, 40)):
-        moved = np.asarray(placement.to_border(images, cell, share, jnp.array([side]), "black"))[
+        moved = np.asarray(geometry.to_border(images, cell, share, jnp.array([side]), "black"))[
             0, ..., 0
         ]
         assert moved.sum() == left
@@ -318,5 +320,5 @@ def test_a_cell_moves_to_each_border_and_beyond(side):
         assert border.sum() == (8 if side < 2 else 10)
 
 
-def test_a_seed_is_of_the_id():
+def test_a_seed_depends_on_the_id_only():
     np.testing.assert_array_equal(seeds_of(["a", "b"])[1:], seeds_of(["b"]))

@@ -51,9 +51,9 @@ def test_bright_fields_take_the_dark_cell():
 
 def test_the_order_of_the_images_changes_no_bit():
     images = np.random.default_rng(2).integers(0, 256, (50, 9, 9, 3), dtype=np.uint8)
-    one = normalize.foreground_statistics(images, on_black)
+    first = normalize.foreground_statistics(images, on_black)
     other = normalize.foreground_statistics(iter(images[::-1]), on_black)
-    np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(first, other)
 
 
 def test_all_black_is_an_error_that_names_the_field():

@@ -25,7 +25,7 @@ def run(images, positions, options):
 
 
 @pytest.mark.parametrize("name", STRENGTHS)
-def test_each_changes_cells_alone_and_more_with_more(name):
+def test_each_changes_cells_only_and_increases(name):
     images, positions = cells(16), np.arange(16)
     little, much = (
         run(images, positions, Augment(**{name: factor * STRENGTHS[name]})) for factor in (0.25, 1)
@@ -37,9 +37,9 @@ def test_each_changes_cells_alone_and_more_with_more(name):
     assert 0 < change[0] < change[1]
     if name != "debris":
         assert (much[(images == 0).all(axis=-1)] == 0).all()
-    # Degrees are drawn: images are changed more and less.
-    each = np.abs(much - images).mean(axis=(1, 2, 3))
-    assert each.max() > 2 * each.min()
+    # Degrees are random: images change to different extents.
+    changes = np.abs(much - images).mean(axis=(1, 2, 3))
+    assert changes.max() > 2 * changes.min()
 
 
 def test_bright_backgrounds_are_distorted_too():
@@ -59,14 +59,14 @@ def test_an_image_depends_on_its_key_and_pixels_only():
     assert len(np.unique(run(np.repeat(images[:1], 12, 0), positions, ALL), axis=0)) == 12
 
 
-def test_switching_one_on_changes_no_other_draw():
+def test_switching_one_on_does_not_change_others():
     images, positions = cells(4), np.arange(4)
     stained = run(images, positions, Augment(stain=0.5))
     both = run(images, positions, Augment(stain=0.5, noise=1e-9))
     np.testing.assert_allclose(both, stained, atol=1e-6)
 
 
-def test_eight_devices_give_the_numbers_of_one_without_talking():
+def test_eight_devices_give_the_numbers_of_one_without_communication():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     split = NamedSharding(mesh, PartitionSpec("data"))
     images, positions = cells(16), np.arange(16)

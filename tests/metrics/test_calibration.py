@@ -16,7 +16,7 @@ from leukjax.metrics.predictions import Predictions
 
 
 def overconfident(rng, n=4000, classes=2, factor=3.0):
-    """Labels drawn from true probabilities; a model that triples the logits."""
+    """Labels sampled from true probabilities; a model that triples the logits."""
     logits = rng.normal(size=(n, classes))
     true = softmax(logits, axis=1)
     labels = (rng.random(n)[:, None] > true.cumsum(axis=1)).sum(axis=1)
@@ -98,7 +98,7 @@ def test_bins_are_those_of_scikit_learn():
     np.testing.assert_allclose([b.observed for b in bins], observed)
     np.testing.assert_allclose([b.predicted for b in bins], predicted)
     assert sum(b.images for b in bins) == 1000
-    # Too sure: the lowest bin comes true more often than it says, the highest less often.
+    # Overconfident: events of the lowest bin are more frequent than predicted, of the highest less.
     assert bins[0].low > bins[0].predicted
     assert bins[-1].high < bins[-1].predicted
 
@@ -122,7 +122,7 @@ def test_intervals_are_by_group_and_not_by_image():
 
 
 def test_intervals_of_bins_cover():
-    """Subjects of one class each, with their own shift: most bins hold the truth."""
+    """Subjects of one class each, with random shifts: most bins contain the true value."""
     rng = np.random.default_rng(5)
     held, total = 0, 0
     for _ in range(200):

@@ -45,7 +45,7 @@ def test_the_toys_729_resamples(name, p, mean, sd, low, high):
         np.testing.assert_allclose(np.quantile(values, [0.025, 0.975]), [low, high], atol=5e-9)
 
 
-def drawn(seed, classes, ties=False, mixed=False, n=200):
+def random_predictions(seed, classes, ties=False, mixed=False, n=200):
     rng = np.random.default_rng(seed)
     groups = rng.integers(0, 14, n)
     labels = rng.integers(0, classes, n) if mixed else groups % classes
@@ -59,7 +59,7 @@ def drawn(seed, classes, ties=False, mixed=False, n=200):
 @pytest.mark.parametrize("ties", [False, True])
 def test_weights_are_repetitions(classes, ties):
     """Each statistic under weights equals the plain score of the images repeated so often."""
-    labels, p, groups = drawn(0, classes, ties)
+    labels, p, groups = random_predictions(0, classes, ties)
     data = clustered.group(labels, p, groups)
     weights = np.random.default_rng(1).integers(0, 3, (20, data.groups))
     names = [str(i) for i in range(classes)]
@@ -74,23 +74,23 @@ def test_weights_are_repetitions(classes, ties):
                 assert value == pytest.approx(expected, abs=1e-9), name
 
 
-def test_a_score_without_a_grouped_form_is_refused():
-    labels, p, groups = drawn(0, 2)
+def test_a_score_without_a_grouped_form_is_an_error():
+    labels, p, groups = random_predictions(0, 2)
     with pytest.raises(ValueError, match="ece"):
         clustered.statistic("ece", clustered.group(labels, p, groups), 1)
 
 
 def test_strata_are_classes_unless_a_group_holds_several():
-    pure = clustered.group(*drawn(0, 3))
+    pure = clustered.group(*random_predictions(0, 3))
     assert pure.single_class
     assert set(pure.stratum) == {0, 1, 2}
-    mixed = clustered.group(*drawn(0, 3, mixed=True))
+    mixed = clustered.group(*random_predictions(0, 3, mixed=True))
     assert not mixed.single_class
     assert set(mixed.stratum) == {0}
 
 
 def test_resamples_draw_whole_groups_by_stratum():
-    data = clustered.group(*drawn(0, 2))
+    data = clustered.group(*random_predictions(0, 2))
     weights = np.concatenate(list(clustered.resamples(data, 3000, seed=0)))
     assert weights.shape == (3000, data.groups)
     for stratum in (0, 1):
@@ -104,7 +104,7 @@ def test_resamples_draw_whole_groups_by_stratum():
 
 
 def test_leaving_out_gives_each_group_once():
-    data = clustered.group(*drawn(0, 2))
+    data = clustered.group(*random_predictions(0, 2))
     weights = np.concatenate(list(clustered.without_each(data)))
     np.testing.assert_array_equal(weights == 0, np.eye(data.groups))
     # The others of the class make up for the one that is left out.

@@ -50,7 +50,7 @@ def test_everything_called_one_class():
 def test_a_stack_gives_the_scores_of_its_matrices():
     stack = np.random.default_rng(0).integers(0, 4, (40, 5, 3, 3))
     for name in confusion.NAMES:
-        together = confusion.score(name, stack, 0)
-        assert together.shape == (40, 5)
+        stacked = confusion.score(name, stack, 0)
+        assert stacked.shape == (40, 5)
         alone = [[confusion.score(name, matrix, 0) for matrix in row] for row in stack]
-        np.testing.assert_array_equal(together, alone)
+        np.testing.assert_array_equal(stacked, alone)

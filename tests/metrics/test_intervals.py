@@ -67,8 +67,8 @@ def test_jackknife_of_a_mean_is_nearly_the_t_interval():
 def test_recall_uses_the_groups_of_its_class():
     recall, specificity = (interval(name, TOY, 1) for name in ("recall", "specificity"))
     assert recall.groups == specificity.groups == 3
-    turned = interval("recall", TOY, 0)
-    assert (turned.low, turned.high) == (specificity.low, specificity.high)
+    inverted_recall = interval("recall", TOY, 0)
+    assert (inverted_recall.low, inverted_recall.high) == (specificity.low, specificity.high)
 
 
 def test_group_means_are_welch():

@@ -36,17 +36,17 @@ def test_two_classes_as_scikit_learn(seed, ties):
     for positive, name in enumerate(BINARY):
         result = scores(labels, p, BINARY, name).values
         predicted, is_class = predicted_class(p), labels == positive
-        one = {"average": "binary", "pos_label": positive}
+        options = {"average": "binary", "pos_label": positive}
         expected = {
             "loss": sk.log_loss(labels, p),
             "accuracy": sk.accuracy_score(labels, predicted),
             "balanced_accuracy": sk.balanced_accuracy_score(labels, predicted),
-            "precision": sk.precision_score(labels, predicted, **one),
-            "recall": sk.recall_score(labels, predicted, **one),
+            "precision": sk.precision_score(labels, predicted, **options),
+            "recall": sk.recall_score(labels, predicted, **options),
             "specificity": sk.recall_score(
                 labels, predicted, average="binary", pos_label=1 - positive
             ),
-            "f1": sk.f1_score(labels, predicted, **one),
+            "f1": sk.f1_score(labels, predicted, **options),
             "weighted_f1": sk.f1_score(labels, predicted, average="weighted"),
             "macro_f1": sk.f1_score(labels, predicted, average="macro"),
             "mcc": sk.matthews_corrcoef(labels, predicted),
@@ -93,7 +93,7 @@ def test_calibration_errors_by_hand():
     assert result["ece"] == pytest.approx((4 * 0.15 + 2 * 0.1) / 6)
     # Equal confidences are in one bin, however few images there are.
     assert result["ece_equal_mass"] == pytest.approx((4 * 0.15 + 2 * 0.1) / 6)
-    # With fewer images than bins each other image is a bin of its own.
+    # With fewer images than bins every second image has its own bin.
     p = np.array([0.95, 0.9, 0.85, 0.2, 0.6, 0.3])
     result = scores(labels, np.stack([1 - p, p], 1), BINARY, "ALL").values
     assert result["ece_equal_mass"] == pytest.approx((0.05 + 0.1 + 0.85 + 0.2 + 0.4 + 0.7) / 6)
@@ -110,7 +110,7 @@ def test_equal_mass_parts_no_ties():
     p = np.repeat([0.6, 0.7, 0.8, 0.9], [20, 1, 1, 28])
     labels = (np.random.default_rng(0).random(50) < p).astype(int)
     parts = [abs((p - labels)[p == value].sum()) for value in (0.6, 0.7, 0.8, 0.9)]
-    # The single images are in bins 6 of 15 (place 20 and 21 of 50); the ties in 2 and 10.
+    # The single images are in bins 6 of 15 (ranks 20 and 21 of 50); the ties in 2 and 10.
     parts[1:3] = [abs((p - labels)[20:22].sum())]
     result = scores(labels, np.stack([1 - p, p], 1), BINARY, "ALL").values
     assert result["ece_equal_mass"] == pytest.approx(sum(parts) / 50)
@@ -120,7 +120,7 @@ def test_equal_mass_parts_no_ties():
 
 
 def test_sensitivity_at_95_specificity_by_hand():
-    # 20 negatives at .01 ... .20: one of them may lie above the threshold, so it is .20.
+    # 20 negatives at .01 ... .20: one of them may be above the threshold, so it is .20.
     p = np.concatenate([np.arange(1, 21) / 100, [0.195, 0.2, 0.5, 0.05]])
     labels = np.repeat([0, 1], [20, 4])
     result = scores(labels, np.stack([1 - p, p], 1), BINARY, "ALL").values

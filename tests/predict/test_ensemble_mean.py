@@ -10,7 +10,7 @@ import pytest
 from leukjax import command
 from leukjax.checkpoints import reader
 from leukjax.compare import load_results
-from leukjax.demo.predictors import Judges
+from leukjax.demo.predictors import PagePredictor
 from leukjax.errors import UserError
 from leukjax.evaluate import rescore
 from leukjax.explain import cli
@@ -61,10 +61,10 @@ def predictor() -> Predictor:
 
 
 def of_page() -> np.ndarray:
-    heat = types.SimpleNamespace(maps=lambda columns, targets: np.zeros((40, 8, 8), np.float32))
-    judges = Judges(predictor(), False, None, (), heat)  # type: ignore[arg-type]
+    heatmaps = types.SimpleNamespace(maps=lambda columns, targets: np.zeros((40, 8, 8), np.float32))
+    page = PagePredictor(predictor(), None, (), heatmaps)  # type: ignore[arg-type]
     images = [(np.zeros((8, 8, 3), np.uint8),) * 3] * 40
-    return np.stack([answer.probabilities for answer in judges.answer(images)])
+    return np.stack([answer.probabilities for answer in page.predict(images)])
 
 
 def of_threshold(monkeypatch) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The methods by name: which networks each fits, and one call for all."""
+"""The attribution methods by name: which networks each supports, and one function for all."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,10 +8,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from leukjax.errors import UserError
-from leukjax.explain.attribution import attention, cam
-from leukjax.explain.attribution.integrated_gradients import integrated_gradients
-from leukjax.explain.attribution.network import FEATURE_MAP, Form, Kind, Network, tapped
-from leukjax.explain.attribution.occlusion import occlusion
+from leukjax.explain import maps
+from leukjax.explain.network import (
+    FEATURE_MAP,
+    Form,
+    Kind,
+    Network,
+    attention_gradients,
+    layer_gradient,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,9 +24,9 @@ class Method:
     """An attribution method.
 
     Attributes:
-      title: for readers.
-      fits: the form of networks that it is for (`network.form_of`), or ``all``.
-      signed: maps also have values below 0, for what speaks against the class.
+      title: name for readers.
+      fits: the form of networks that it supports (`network.form_of`), or ``all``.
+      signed: maps have negative values too, for evidence against the class.
       pixels: maps have the size of the image; others that of a layer.
     """
 
@@ -44,13 +49,13 @@ METHODS = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the methods take; hashable, for jit.
+    """Parameters of the methods; hashable, for jit.
 
     Attributes:
       layer: of class activation maps.
-      kind: as in `network.score`.
+      kind: see `network.score`.
       steps, power: of integrated gradients.
-      window, stride: of occlusion, pixels.
+      window, stride: of occlusion, in pixels.
     """
 
     layer: str = FEATURE_MAP
@@ -62,25 +67,25 @@ class Settings:
 
 
 def fits(method: str, form: Form) -> bool:
-    """Returns whether a method is for networks of a form."""
+    """Returns whether a method supports networks of a form."""
     return METHODS[method].fits in ("all", form)
 
 
-def usual(form: Form) -> tuple[str, ...]:
+def defaults(form: Form) -> tuple[str, ...]:
     """Returns the default methods: one that is fast and coarse, one that is exact and noisy."""
     coarse = {"transformer": "attention", "convolutional": "gradcam", "other": "occlusion"}[form]
     return coarse, "integrated_gradients"
 
 
 def check(methods: Sequence[str], models: Sequence[tuple[str, Form]]) -> None:
-    """Checks that each method fits one of the models, and each model one of the methods.
+    """Checks that each method supports one of the models, and each model has one of the methods.
 
     Args:
       methods: names.
       models: name and form of each model.
 
     Raises:
-      UserError: it does not, or a name is unknown or given twice.
+      UserError: it does not, or a name is unknown or repeated.
     """
     for name in methods:
         if name not in METHODS:
@@ -88,17 +93,15 @@ def check(methods: Sequence[str], models: Sequence[tuple[str, Form]]) -> None:
         if methods.count(name) > 1:
             raise UserError(f"--method={name}: is given twice; give it once")
         if not any(fits(name, form) for _, form in models):
-            raise UserError(f"--method={name}: {_refusal(*models[0])}")
+            raise UserError(f"--method={name}: {_unsupported(*models[0])}")
     for model, form in models:
         if not any(fits(name, form) for name in methods):
-            raise UserError(
-                f"--method={','.join(methods)}: {_refusal(model, form)}; add one for it"
-            )
+            raise UserError(f"--method={','.join(methods)}: {_unsupported(model, form)}; add one")
 
 
-def _refusal(model: str, form: Form) -> str:
-    fitting = ", ".join(name for name in METHODS if fits(name, form))
-    return f"is not for {model}, which has {fitting}"
+def _unsupported(model: str, form: Form) -> str:
+    supported = ", ".join(name for name in METHODS if fits(name, form))
+    return f"is not for {model}, which has {supported}"
 
 
 def attribute(
@@ -108,35 +111,35 @@ def attribute(
     method: str,
     settings: Settings,
     baseline: Float[Array, "#n #h #w 3"],
-    part: tuple[Float[Array, ""] | float, Float[Array, ""] | float] = (0.0, 1.0),
+    segment: tuple[Float[Array, ""] | float, Float[Array, ""] | float] = (0.0, 1.0),
 ) -> Float[Array, "n p q"]:
-    """Maps of one method; `network` must be one that the method fits.
+    """Returns the maps of one method, which must support the network.
 
     Args:
       images: normalised.
-      targets: the class that each is explained for.
+      targets: the explained class of each image.
       baseline: of integrated gradients and occlusion, normalised.
-      part: of integrated gradients: the stretch of the way.
+      segment: of integrated gradients: the integrated segment of the path.
     """
+    kind = settings.kind
     if method == "integrated_gradients":
-        return integrated_gradients(
-            network, images, targets, baseline, settings.kind, settings.steps, settings.power, part
+        return maps.integrated_gradients(
+            network, images, targets, baseline, kind, settings.steps, settings.power, segment
         )
     if method == "occlusion":
-        return occlusion(
-            network, images, targets, baseline, settings.kind, settings.window, settings.stride
+        return maps.occlusion(
+            network, images, targets, baseline, kind, settings.window, settings.stride
         )
     if method == "rollout":
-        return attention.rollout(attention.attended(network, images))
+        return maps.rollout(network.intermediates(images)["attention"])
     if method == "attention":
-        weights, gradients = attention.attended_with_gradients(
-            network, images, targets, settings.kind
+        return maps.gradient_weighted_attention(
+            *attention_gradients(network, images, targets, kind)
         )
-        return attention.gradient_weighted(weights, gradients)
     activation_map = {
-        "gradcam": cam.grad_cam,
-        "gradcam++": cam.grad_cam_plus_plus,
-        "hirescam": cam.hires_cam,
+        "gradcam": maps.grad_cam,
+        "gradcam++": maps.grad_cam_plus_plus,
+        "hirescam": maps.hires_cam,
     }[method]
-    maps: Array = activation_map(*tapped(network, images, targets, settings.layer, settings.kind))
-    return jnp.asarray(maps, jnp.float32)
+    result = activation_map(*layer_gradient(network, images, targets, settings.layer, kind))
+    return jnp.asarray(result, jnp.float32)

@@ -1,4 +1,4 @@
-"""`leukjax.explain` as users call it."""
+"""The command `leukjax.explain`."""
 
 import csv
 import io
@@ -67,11 +67,11 @@ def test_every_image_gets_maps_an_overlay_and_rows(trained_run, folder, tmp_path
     ]
     model = leukjax.load(trained_run)
     probabilities = model.predict([cell(number) for number in range(3)])
-    for place, row in enumerate(good):
-        image, own = place // 4, probabilities[place // 4]
-        assert row["target"] == row["predicted"] == model.classes[own.argmax()]
-        assert float(row["p_target"]) == pytest.approx(own.max(), abs=1e-5)
-        odds = np.log(own.max() / (1 - own.max()))
+    for number, row in enumerate(good):
+        image, p = number // 4, probabilities[number // 4]
+        assert row["target"] == row["predicted"] == model.classes[p.argmax()]
+        assert float(row["p_target"]) == pytest.approx(p.max(), abs=1e-5)
+        odds = np.log(p.max() / (1 - p.max()))
         assert float(row["score"]) == pytest.approx(odds, abs=1e-3)
         (prepared,) = model.prepare(cell(image))
         mask = prepared.any(-1)
@@ -103,18 +103,16 @@ def test_every_image_gets_maps_an_overlay_and_rows(trained_run, folder, tmp_path
     assert not list(output.rglob(".*"))
 
 
-def test_a_map_that_does_not_sum_up_is_marked_everywhere(
-    trained_run, folder, tmp_path, monkeypatch, caplog
-):
-    """With two steps and no more it is off: log, table and figure say so."""
-    drawn = []
+def test_an_incomplete_map_is_marked_everywhere(trained_run, folder, tmp_path, monkeypatch, caplog):
+    """With only two steps it is incomplete: log, table and figure report it."""
+    figures = []
 
-    def kept(title, marks, methods, columns):
-        drawn.append((marks, [panel for column in columns for panel in column.panels]))
+    def record(title, marks, methods, columns):
+        figures.append((marks, [panel for column in columns for panel in column.panels]))
         return overlay.overlay(title, marks, methods, columns)
 
     monkeypatch.setattr(explainer, "MOST_STEPS", 2)
-    monkeypatch.setattr(explain_files, "overlay", kept)
+    monkeypatch.setattr(explain_files, "overlay", record)
     monkeypatch.setattr(explainer, "TOLERANCE", 1e-4)
     monkeypatch.setattr(explain_files, "TOLERANCE", 1e-4)
     run(f"--workdir={trained_run}", folder, f"--output={tmp_path / 'out'}", "--steps=2",
@@ -122,7 +120,7 @@ def test_a_map_that_does_not_sum_up_is_marked_everywhere(
     rows = [row for row in table(tmp_path / "out") if row["method"] == "integrated_gradients"]
     bad = [row for row in rows if row["complete"] == "no"]
     assert bad
-    for row, (marks, (plain, signed)) in zip(rows, drawn, strict=True):
+    for row, (marks, (plain, signed)) in zip(rows, figures, strict=True):
         off = row["complete"] == "no"
         assert off == (float(row["incompleteness"]) > 1e-4)
         assert off == any("INCOMPLETE" in mark for mark in marks)
@@ -131,18 +129,18 @@ def test_a_map_that_does_not_sum_up_is_marked_everywhere(
     assert f"{len(bad)} of 3 maps of integrated gradients are incomplete" in caplog.text
 
 
-def test_a_class_of_ones_own_choice_turns_the_score_about(trained_run, folder, tmp_path):
-    found = {}
+def test_the_other_class_inverts_the_map(trained_run, folder, tmp_path):
+    maps = {}
     for target in ("all", "hem"):
         run(f"--workdir={trained_run}", folder, f"--output={tmp_path / target}",
             "--method=integrated_gradients", f"--target={target}", "--nooverlays")  # fmt: skip
         rows = table(tmp_path / target)
         assert {row["target"] for row in rows} == {target}
         assert not (tmp_path / target / "overlays").exists()
-        found[target] = [np.load(tmp_path / target / row["map"]) for row in rows]
-    # Of two classes the log-odds of one are those of the other, below 0.
-    for one, other in zip(found["all"], found["hem"], strict=True):
-        np.testing.assert_allclose(one, -other, atol=1e-4 * np.abs(one).max())
+        maps[target] = [np.load(tmp_path / target / row["map"]) for row in rows]
+    # With two classes the log-odds of one are minus those of the other.
+    for a, b in zip(maps["all"], maps["hem"], strict=True):
+        np.testing.assert_allclose(a, -b, atol=1e-4 * np.abs(a).max())
 
 
 def test_maps_are_the_same_in_every_batch(trained_run, folder, tmp_path):
@@ -150,12 +148,12 @@ def test_maps_are_the_same_in_every_batch(trained_run, folder, tmp_path):
         "--nooverlays")  # fmt: skip
     run(f"--workdir={trained_run}", folder / "2.png", f"--output={tmp_path / 'b'}",
         "--method=gradcam", "--nooverlays")  # fmt: skip
-    one, other = (np.load(tmp_path / n / table(tmp_path / n)[-1]["map"]) for n in "ab")
-    np.testing.assert_allclose(one, other, atol=1e-6)
+    a, b = (np.load(tmp_path / n / table(tmp_path / n)[-1]["map"]) for n in "ab")
+    np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["{in}"], "--workdir is missing"),
         (["--workdir={tmp}", "{in}"], "holds no run"),
@@ -174,24 +172,24 @@ def test_maps_are_the_same_in_every_batch(trained_run, folder, tmp_path):
         (["--workdir={run}", "{in}", "--output={in}/out"], "where images are read"),
     ],
 )
-def test_what_will_not_do_is_said_in_a_line(
-    trained_run, folder, tmp_path, monkeypatch, capsys, arguments, said
+def test_an_error_is_one_line(
+    trained_run, folder, tmp_path, monkeypatch, capsys, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "x.png").write_bytes(b"no image")
-    places = {"in": folder, "tmp": tmp_path, "run": trained_run}
-    run(*(argument.format(**places) for argument in arguments), status=1)
+    paths = {"in": folder, "tmp": tmp_path, "run": trained_run}
+    run(*(argument.format(**paths) for argument in arguments), status=1)
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines[-1].startswith("error: ")
-    assert said in lines[-1]
+    assert message in lines[-1]
     assert sum(line.startswith("error: ") for line in lines) == 1
 
 
 @pytest.mark.parametrize("background", ["black", "bright"])
-def test_the_cell_is_found_by_the_background_of_the_image_itself(background):
-    """A bright field shown to a run on black cells is not "100 % cell", and the reverse."""
+def test_the_cell_mask_uses_the_background_of_the_image(background):
+    """A bright field in a run on black cells is not "100 % cell", and the reverse."""
     y, x = np.mgrid[:32, :32] - 15.5
     disc = np.hypot(y, x) < 9
     for field, cell in ((230, 90), (0, 90)):

@@ -1,5 +1,6 @@
-"""What maps are tried by: parameters drawn anew, curves of deletion and insertion."""
+"""Checks of maps: randomised parameters, curves of deletion and insertion, supported methods."""
 
+import explanation_checks as checks
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,21 +9,21 @@ from flax import traverse_util
 from linear import Pooled, network
 
 from leukjax.errors import UserError
-from leukjax.explain.attribution import curves, randomised
-from leukjax.explain.attribution.methods import check, usual
-from leukjax.explain.attribution.network import Network
+from leukjax.explain import explainer
+from leukjax.explain.methods import check, defaults
+from leukjax.explain.network import Network
 from leukjax.models.registry import create_model
 
 
-def test_parts_are_in_the_order_of_the_computation_and_drawn_alone():
+def test_layers_are_in_order_of_computation_and_randomised_alone():
     module = create_model("cnn", 2, width=4)
     variables = module.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)
     net = Network(module, {k: variables[k] for k in ("params", "batch_stats")})
-    order = randomised.parts(net, 16)
+    order = checks.layers(net, 16)
     assert order == [
         *(f"{kind}{stage}" for stage in range(1, 5) for kind in ("conv", "norm")), "hidden", "fc"
     ]  # fmt: skip
-    changed = randomised.redrawn(net, ["conv2"]).variables
+    changed = checks.randomised(net, ["conv2"]).variables
     before, after = (traverse_util.flatten_dict(v) for v in (net.variables, changed))
     for path, value in before.items():
         assert np.array_equal(value, after[path]) == ("conv2" not in path), path
@@ -31,20 +32,20 @@ def test_parts_are_in_the_order_of_the_computation_and_drawn_alone():
     assert abs(np.corrcoef(np.ravel(before[kernel]), np.ravel(after[kernel]))[0, 1]) < 0.2
 
 
-def test_one_part_is_drawn_alike_alone_and_in_a_cascade():
+def test_a_layer_gets_the_same_values_alone_and_in_a_cascade():
     net = network(Pooled(), 8)
-    alone = randomised.redrawn(net, ["head"], seed=3)
-    cascade = randomised.redrawn(net, ["head", "conv"], seed=3)
+    alone = checks.randomised(net, ["head"], seed=3)
+    cascade = checks.randomised(net, ["head", "conv"], seed=3)
     kernel = lambda n: n.variables["params"]["head"]["kernel"]  # noqa: E731
     np.testing.assert_array_equal(kernel(alone), kernel(cascade))
     assert not np.array_equal(kernel(alone), kernel(net))
 
 
 def test_rank_correlation():
-    one = np.arange(12.0).reshape(3, 4)
-    assert randomised.rank_correlation(one, np.exp(one)) == pytest.approx(1)
-    assert randomised.rank_correlation(one, -one) == pytest.approx(-1)
-    assert randomised.rank_correlation(one, np.ones((3, 4))) == 0
+    values = np.arange(12.0).reshape(3, 4)
+    assert checks.rank_correlation(values, np.exp(values)) == pytest.approx(1)
+    assert checks.rank_correlation(values, -values) == pytest.approx(-1)
+    assert checks.rank_correlation(values, np.ones((3, 4))) == 0
 
 
 def _cell():
@@ -55,22 +56,22 @@ def _cell():
     return image, cell
 
 
-def test_a_baseline_leaves_the_background_alone():
+def test_a_baseline_keeps_the_background():
     image, cell = _cell()
-    for blank in (curves.blurred(image, cell, 3.0), curves.mean_cell(image, cell)):
+    for blank in (explainer.blurred(image, cell, 3.0), checks.mean_cell(image, cell)):
         assert (blank[~cell] == 0).all()
-        # No black creeps in at the rim.
+        # The black background is not blurred into the rim.
         assert blank[cell].min() >= 90
         assert blank[cell].max() < 140
-    assert np.ptp(curves.mean_cell(image, cell)[cell], axis=0).max() == 0
+    assert np.ptp(checks.mean_cell(image, cell)[cell], axis=0).max() == 0
 
 
-def test_deletion_takes_the_largest_first_and_only_the_cell():
+def test_deletion_replaces_the_largest_first_and_only_the_cell():
     image, cell = _cell()
-    blank = curves.mean_cell(image, cell)
+    blank = checks.mean_cell(image, cell)
     truth = np.zeros((16, 16))
     truth[6:10, 6:10] = 1
-    frames = curves.replaced(image, blank, truth, cell, 8)
+    frames = checks.replaced(image, blank, truth, cell, 8)
     np.testing.assert_array_equal(frames[0], image)
     np.testing.assert_array_equal(frames[-1], blank)
     counts = [(frame != image).any(-1).sum() for frame in frames]
@@ -78,7 +79,7 @@ def test_deletion_takes_the_largest_first_and_only_the_cell():
     assert (frames[2][6:10, 6:10] == blank[7, 7]).all()
 
 
-def test_a_map_of_what_counts_beats_chance_and_the_centre():
+def test_a_map_of_the_relevant_pixels_beats_chance_and_the_centre():
     image, cell = _cell()
     image[6:10, 6:10] = 90
     image[3:6, 7:10] = 200  # off the centre
@@ -92,11 +93,11 @@ def test_a_map_of_what_counts_beats_chance_and_the_centre():
     area = {}
     for name, map in (
         ("truth", truth),
-        ("random", curves.random_map(16, 0)),
-        ("centre", curves.centre_gaussian(16)),
+        ("random", checks.random_map(16, 0)),
+        ("centre", checks.centre_gaussian(16)),
     ):
-        deleted, inserted = curves.curves(
-            predict, image, curves.mean_cell(image, cell), map, cell, 1, 20
+        deleted, inserted = checks.curves(
+            predict, image, checks.mean_cell(image, cell), map, cell, 1, 20
         )
         assert deleted[0] == inserted[-1] == pytest.approx(1)
         area[name] = deleted.mean(), inserted.mean()
@@ -105,12 +106,12 @@ def test_a_map_of_what_counts_beats_chance_and_the_centre():
         assert area["truth"][1] > area[other][1] + 0.2
 
 
-def test_methods_are_refused_where_they_do_not_fit():
+def test_unsupported_methods_are_rejected():
     cnn, hybrid = ("cnn", "convolutional"), ("hybrid_vit", "transformer")
     check(["gradcam", "attention"], [cnn, hybrid])
     for form in ("convolutional", "transformer", "other"):
-        check(usual(form), [("mine", form)])
-    for methods, models, said in (
+        check(defaults(form), [("mine", form)])
+    for methods, models, message in (
         (["rollout"], [cnn], "--method=rollout: is not for cnn, which has gradcam, "),
         (["gradcam"], [hybrid], "--method=gradcam: is not for hybrid_vit, which has rollout"),
         (["gradcam"], [cnn, hybrid], "is not for hybrid_vit"),
@@ -119,4 +120,4 @@ def test_methods_are_refused_where_they_do_not_fit():
     ):
         with pytest.raises(UserError, match="--method") as error:
             check(methods, models)
-        assert said in str(error.value)
+        assert message in str(error.value)
