@@ -15,7 +15,7 @@ from leukjax import runtime
 from leukjax.errors import UserError
 
 # Counts the pages that the system hands out while a program with 64 MB of temporary buffers runs
-# thrice, once the heap has settled. In XLA's own threads these would be mapped anew, held or not.
+# thrice, once the heap has settled. In XLA's own threads these would be mapped again, kept or not.
 FAULTS = """
 import resource, sys
 import jax, jax.numpy as jnp

@@ -67,29 +67,31 @@ def dataset_fingerprint(paper: Paper) -> Iterator[Finding]:
         printed_totals = [n for key, n in paper.data.items() if key.startswith("images")]
         total = printed_totals[0] if printed_totals else None
         holds = None if total is None else total <= max(named.images)
-        why = f"{named.name} has {sizes} images; printed {total if total is not None else 'none'}"
-        yield finding("dataset_fingerprint", "data.name", holds, why)
+        reason = (
+            f"{named.name} has {sizes} images; printed {total if total is not None else 'none'}"
+        )
+        yield finding("dataset_fingerprint", "data.name", holds, reason)
         return
     sizes = " or ".join(f"{n:,}" for n in numbered.images)
     subjects = "".join(f", {n} subjects" for n in numbered.subjects)
     if named is not None and named is not numbered:
         theirs = " or ".join(f"{n:,}" for n in named.images)
-        why = (
+        reason = (
             f"{name!r} is {named.name}, which has {theirs} images; the printed numbers are those "
             f"published for {numbered.name} ({sizes} images{subjects})"
         )
-        yield finding("dataset_fingerprint", "data.name", False, why)
+        yield finding("dataset_fingerprint", "data.name", False, reason)
     else:
-        why = f"the printed numbers are those published for {numbered.name} ({sizes}{subjects})"
-        yield finding("dataset_fingerprint", "data.name", None if named is None else True, why)
+        reason = f"the printed numbers are those published for {numbered.name} ({sizes}{subjects})"
+        yield finding("dataset_fingerprint", "data.name", None if named is None else True, reason)
     phases = {part.images: part.name for part in numbered.parts}
     if len(phases) > 1 and paper.split and set(paper.split.values()) <= set(phases):
         claimed = paper.data.get("split_claimed")
         listed = ", ".join(f"{part} {n:,} = {phases[n]}" for part, n in paper.split.items())
-        why = f"the splits are the released phases: {listed}" + (
+        reason = f"the splits are the released phases: {listed}" + (
             "; a random split of the claimed shares would not give these" if claimed else ""
         )
-        yield finding("dataset_fingerprint", "data.split_printed", not claimed, why)
+        yield finding("dataset_fingerprint", "data.split_printed", not claimed, reason)
 
 
 def unlabeled_phase(paper: Paper) -> Iterator[Finding]:
@@ -104,26 +106,26 @@ def unlabeled_phase(paper: Paper) -> Iterator[Finding]:
         if any(test.images == part.images for test in paper.tests):
             used.append("test")
         for name in dict.fromkeys(used):
-            why = (
+            reason = (
                 f"{name} has {part.images:,} images, like the {part.name} of {numbered.name}, "
                 f"whose labels were never published; labels are public for {labelled:,}"
             )
-            yield finding("unlabeled_phase", f"data.split_printed.{name}", False, why)
+            yield finding("unlabeled_phase", f"data.split_printed.{name}", False, reason)
         total = max((n for key, n in paper.data.items() if key.startswith("images")), default=0)
         if used or total <= labelled:
             continue
         of = f" of {subjects} subjects" if subjects else ""
-        why = f"{total:,} images are printed; at most {labelled:,} images{of} have public labels"
+        reason = f"{total:,} images are printed; at most {labelled:,} images{of} have public labels"
         for test in paper.tests:
             if "accuracy" in test.percent:
                 errors = (1 - Fraction(rounding.share(test.percent["accuracy"]))) * part.images
-                why += (
+                reason += (
                     f"; {test.percent['accuracy']} % of the {part.images:,} without labels would "
                     f"be {rounding.text(errors, 1)} errors"
                 )
         if numbered.name == "C-NMC 2019":
-            why += " (the challenge's winner, weighted F1 0.910, made about 230)"
-        yield finding("unlabeled_phase", "data", None, why)
+            reason += " (the challenge's winner, weighted F1 0.910, made about 230)"
+        yield finding("unlabeled_phase", "data", None, reason)
 
 
 def resize_direction(paper: Paper) -> Iterator[Finding]:
@@ -134,10 +136,10 @@ def resize_direction(paper: Paper) -> Iterator[Finding]:
         size = re.search(r"resize to ([0-9]{1,6})(?![0-9])", sentence)
         target = target or (int(size[1]) if size else None)
     if source and target and any("upscal" in sentence for sentence in sentences):
-        why = (
+        reason = (
             f"the text says upscaling; {source} to {target} px is a factor of {target / source:.3f}"
         )
-        yield finding("resize_direction", "preprocessing", target > source, why)
+        yield finding("resize_direction", "preprocessing", target > source, reason)
 
 
 def starred_values(paper: Paper) -> Iterator[Finding]:
@@ -145,8 +147,8 @@ def starred_values(paper: Paper) -> Iterator[Finding]:
     for test in paper.tests:
         estimate = re.search(r"estimat|extrapolat|expected", test.note, re.IGNORECASE)
         marked = test.starred or bool(estimate)
-        why = f"marked: {test.note or 'a star without a note'}" if marked else "no mark"
-        yield finding("starred_values", f"test {test.model}", not marked, why)
+        reason = f"marked: {test.note or 'a star without a note'}" if marked else "no mark"
+        yield finding("starred_values", f"test {test.model}", not marked, reason)
 
 
 def arch_count(paper: Paper) -> Iterator[Finding]:
@@ -155,9 +157,9 @@ def arch_count(paper: Paper) -> Iterator[Finding]:
         named = re.search(_NUMBERED, curve.model, re.IGNORECASE)
         if named and curve.layers_claimed:
             other = [n for n in curve.layers_claimed if n != int(named[1])]
-            why = f"{curve.model} has {named[1]} layers with weights"
-            why += f"; the paper says {', '.join(map(str, other))} as well" if other else ""
-            yield finding("arch_count", f"curve {curve.model}", not other, why)
+            reason = f"{curve.model} has {named[1]} layers with weights"
+            reason += f"; the paper says {', '.join(map(str, other))} as well" if other else ""
+            yield finding("arch_count", f"curve {curve.model}", not other, reason)
 
 
 def missing_items(paper: Paper) -> Iterator[Finding]:

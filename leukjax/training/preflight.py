@@ -1,4 +1,4 @@
-"""Compile a config's training step for devices that are not here, and say what it would need.
+"""Compiles a config's training step for devices of another machine, and reports what it needs.
 
 The compilers for GPU and TPU come with the extra ``preflight``. They are used in a process of their
 own (``python -m leukjax.training.preflight``), which sees no device but the CPU: loaded beside JAX,
@@ -30,7 +30,7 @@ CLASSES = 2
 
 
 def run(config: ConfigDict, folder: Path, device: str) -> dict[str, Any]:
-    """Compile for ``DEVICE:COUNT`` in a process of its own; write both files, print a table.
+    """Compiles for ``DEVICE:COUNT`` in a process of its own; writes both files, prints a table.
 
     Returns:
       What ``preflight.json`` holds.
@@ -54,21 +54,21 @@ def run(config: ConfigDict, folder: Path, device: str) -> dict[str, Any]:
     )
     answer = done.stdout.strip().splitlines()
     if done.returncode or not answer:
-        words = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise UserError(f"--preflight={device}: the compiler gave up: {words[-1]}")
-    found = json.loads(answer[-1])
-    if "error" in found:
-        raise UserError(f"--preflight={device}: {found['error']}")
-    text = found.pop("program")
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise UserError(f"--preflight={device}: the compiler failed: {lines[-1]}")
+    result = json.loads(answer[-1])
+    if "error" in result:
+        raise UserError(f"--preflight={device}: {result['error']}")
+    text = result.pop("program")
     write_atomic(folder / PROGRAM, text)
-    write_atomic(folder / RESULT, json.dumps(found, indent=2) + "\n")
-    print(table(found))
+    write_atomic(folder / RESULT, json.dumps(result, indent=2) + "\n")
+    print(table(result))
     print(f"\n{folder / RESULT}, {folder / PROGRAM}")
-    return found
+    return result
 
 
 def compile_config(config: ConfigDict, target: targets.Target, count: int) -> dict[str, Any]:
-    """Compile a config's step twice; what ``preflight.json`` holds, and the ``program``.
+    """Compiles a config's step twice; returns what ``preflight.json`` holds, and the HLO.
 
     To be called where `targets.ENVIRONMENT` was set before JAX was used.
     """
@@ -120,7 +120,7 @@ def largest_batch(config: ConfigDict, count: int, once: int, twice: int, usable:
     slope = max(twice - once, 1) / batch
     images = (usable - (once - slope * batch)) / slope
     unit = count * config.train.accumulate * max(config.model.norm_batch, 1)
-    if batch % unit:  # parts of a batch may lie on several devices
+    if batch % unit:  # parts of a batch may be on several devices
         unit = batch
     return max(0, int(images // unit) * unit)
 
@@ -128,7 +128,7 @@ def largest_batch(config: ConfigDict, count: int, once: int, twice: int, usable:
 def lower(
     config: ConfigDict, target: targets.Target, count: int, resident: int = 0
 ) -> jax.stages.Lowered:
-    """The step of `train.step` for so many devices of a target, with a batch of any images.
+    """Lowers the training step for `count` devices of a target, with a batch of any images.
 
     With `resident` records on every device, from which the batch is taken by index.
     """
@@ -166,33 +166,33 @@ def _batch(config: ConfigDict, mesh: jax.sharding.Mesh, resident: int) -> dict[s
     return batch | {"image": array(jnp.uint8, examples, side, side, 3)}
 
 
-def table(found: dict[str, Any]) -> str:
+def table(result: dict[str, Any]) -> str:
     """The result in lines for a terminal."""
-    each = found["batch_size"] // found["count"]
-    bound = found["images_per_second_bound"]
+    per_device = result["batch_size"] // result["count"]
+    bound = result["images_per_second_bound"]
     exchanges = [
         f"{kind} {row['number']} ({row['megabytes']:.1f} MB, {row['overlapped']} overlapped)"
-        for kind, row in found["collectives"].items()
+        for kind, row in result["collectives"].items()
     ]
-    most = found["largest_batch"]
+    most = result["largest_batch"]
     lines = [
-        f"{found['count']} x {found['title']}, {each} images of {found['image_size']} px on each "
-        f"({found['classes']} classes), compiled in {found['compile_seconds']:.0f} s",
-        f"  memory       {found['peak_bytes_per_device'] / 1e9:.2f} GB a device of "
-        f"{found['usable_bytes_per_device'] / 1e9:.1f} GB: "
-        f"{'fits' if found['fits'] else 'DOES NOT FIT'}",
-        f"  largest      train.batch_size={most} ({most // found['count']} a device)",
-        f"  bytes        {found['bytes_per_image'] / 1e6:.1f} MB an image through device memory",
-        f"  FLOPs        {found['flops_per_image'] / 1e9:.2f} GFLOP an image",
-        f"  bound        {bound:,.0f} images/s a device, {bound * found['count']:,.0f} in all "
-        f"(memory bounds {found['bound_by_memory']:.0%} of the time)",
+        f"{result['count']} x {result['title']}, {per_device} images of {result['image_size']} px on per_device "
+        f"({result['classes']} classes), compiled in {result['compile_seconds']:.0f} s",
+        f"  memory       {result['peak_bytes_per_device'] / 1e9:.2f} GB a device of "
+        f"{result['usable_bytes_per_device'] / 1e9:.1f} GB: "
+        f"{'fits' if result['fits'] else 'DOES NOT FIT'}",
+        f"  largest      train.batch_size={most} ({most // result['count']} a device)",
+        f"  bytes        {result['bytes_per_image'] / 1e6:.1f} MB an image through device memory",
+        f"  FLOPs        {result['flops_per_image'] / 1e9:.2f} GFLOP an image",
+        f"  bound        {bound:,.0f} images/s a device, {bound * result['count']:,.0f} in all "
+        f"(memory bounds {result['bound_by_memory']:.0%} of the time)",
         f"  collectives  {'; '.join(exchanges) or 'none'}",
     ]
-    if found["estimated_cycles_invalid_model"]:
-        cycles = found["estimated_cycles_invalid_model"]
+    if result["estimated_cycles_invalid_model"]:
+        cycles = result["estimated_cycles_invalid_model"]
         lines.append(f"  cycles       {cycles:,.0f} a step by a cost model marked invalid")
     lines.append("  costliest operations: share of the time, MB and MFLOP an image")
-    for row in found["costliest"]:
+    for row in result["costliest"]:
         lines.append(
             f"  {row['share']:6.1%} {row['bytes'] / 1e6:8.2f} {row['flops'] / 1e6:9.1f}  "
             f"{row['kind'].removeprefix('__cudnn$')}  {row['source'][-60:]}"
@@ -201,7 +201,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 def _serve() -> None:
-    """Read a request from the input, answer it in one line."""
+    """Reads a request from standard input, and writes the result as one line."""
     request = json.load(sys.stdin)
     target, count = targets.parse(request["device"])
     try:

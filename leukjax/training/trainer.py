@@ -310,7 +310,7 @@ class Trainer:
             raise TypeError(f"state: expected a TrainState of init_state, got {type(state)}")
         if getattr(state.step, "is_deleted", lambda: False)():
             raise ValueError(
-                "state: its memory was reused by train_step; go on with the state that it "
+                "state: its memory was reused by train_step; continue with the state that it "
                 "returned, or make the trainer with donate=False"
             )
 
@@ -346,8 +346,8 @@ class Trainer:
         size = self.config.train.eval_batch_size or self.config.train.batch_size
         batches = make_batches(self.config, data.records, data.rows("train"), size, training=False)
         eval_step = self.compiled(data.records.background).eval_step
-        found = predict_batches(batches, self.mesh, eval_step, state, data.records)
-        return scores(found.labels, found.probabilities, data.classes, data.positive).values
+        predicted = predict_batches(batches, self.mesh, eval_step, state, data.records)
+        return scores(predicted.labels, predicted.probabilities, data.classes, data.positive).values
 
     # A whole run.
 

@@ -1,4 +1,4 @@
-"""Wherever the pixels lie, and however many steps a call does, a run ends with the same bits."""
+"""A run ends with the same bits for every placement of the images and length of a dispatch."""
 
 import json
 import os
@@ -108,7 +108,7 @@ def test_a_trace_covers_its_steps_and_no_others(train, monkeypatch):
     )
     options = {"profile.first": 2, "profile.steps": 2, "checkpoint.every": "1 epochs"}
     train("traced", SEVERAL | options | {"train.epochs": 1})
-    # A call is reported when the next is under way: steps 3 and 4 lie between start and stop.
+    # A dispatch is reported when the next is running: steps 3 and 4 are between start and stop.
     assert spans.index("start") < spans.index(3) < spans.index(4)
     assert spans.index("stop") - spans.index("start") <= 4
     assert np.all(np.diff([s for s in spans if isinstance(s, int)]) == 1)

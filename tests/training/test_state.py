@@ -1,4 +1,4 @@
-"""A state is made where it will lie: no device holds more than its share, not for a moment."""
+"""A state is created sharded: no device ever holds more than its share."""
 
 import jax
 import jax.numpy as jnp
