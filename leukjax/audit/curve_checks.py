@@ -42,17 +42,15 @@ def column_affine(paper: Paper) -> Iterator[Finding]:
                 continue
             gaps = {y - x for x, y in zip(a, b, strict=True)}
             if len(gaps) > 1:
-                reason = f"{second} - {first} takes {len(gaps)} values in {len(a)} rows"
-                yield finding("column_affine", f"{where}: {second}", True, reason)
+                why = f"{second} - {first} takes {len(gaps)} values in {len(a)} rows"
+                yield finding("column_affine", f"{where}: {second}", True, why)
                 continue
             (gap,) = gaps
-            reason = (
-                f"{second} = {first} {'+' if gap >= 0 else '-'} {abs(gap)} in all {len(a)} rows"
-            )
+            why = f"{second} = {first} {'+' if gap >= 0 else '-'} {abs(gap)} in all {len(a)} rows"
             if gap == 0:  # weighted recall is accuracy
-                yield finding("column_affine", f"{where}: {second}", None, reason)
+                yield finding("column_affine", f"{where}: {second}", None, why)
                 continue
-            yield finding("column_affine", f"{where}: {second}", False, reason)
+            yield finding("column_affine", f"{where}: {second}", False, why)
             break  # it holds for each of these curves
 
 
@@ -74,11 +72,11 @@ def curve_linearity(paper: Paper) -> Iterator[Finding]:
             yield finding("curve_linearity", where, True, f"{count} points, no straight line")
             continue
         same = [m for (m, n), (_, s) in lines.items() if n == name and m != model and s == slope]
-        reason = f"{count} points are on a line of {float(slope):+.4g} an epoch, within rounding"
+        why = f"{count} points are on a line of {float(slope):+.4g} an epoch, within rounding"
         if same:
-            reason += f"; so are those of {', '.join(same)}, with the same slope"
+            why += f"; so are those of {', '.join(same)}, with the same slope"
         fails = count >= MIN_ROWS or bool(same)
-        yield finding("curve_linearity", where, False if fails else None, reason)
+        yield finding("curve_linearity", where, False if fails else None, why)
 
 
 def _slope(epochs: Sequence[Decimal], values: Sequence[Decimal]) -> Fraction | None:
@@ -112,8 +110,8 @@ def identical_columns(paper: Paper) -> Iterator[Finding]:
                 text = f"{a.model} and {b.model} agree at all {len(common)} common epochs"
                 same.setdefault(name, []).append(text)
     for name, pairs in compared.items():
-        reason = "; ".join(same.get(name, [])) or f"differs in all {pairs} pairs of models"
-        yield finding("identical_columns", name, name not in same, reason)
+        why = "; ".join(same.get(name, [])) or f"differs in all {pairs} pairs of models"
+        yield finding("identical_columns", name, name not in same, why)
 
 
 def _by_epoch(curve: Curve, name: str) -> dict[Decimal, Decimal]:
@@ -145,17 +143,17 @@ def rank_flip(paper: Paper) -> Iterator[Finding]:
             continue
         if before < 0:
             a, b, before, after = b, a, -before, -after
-        reason = (
+        why = (
             f"{a} leads {b} on validation ({val[a]} against {val[b]}) and trails on test "
             f"({test[a]} against {test[b]})"
         )
         if not val_images or not test_images:
-            yield finding("rank_flip", f"{a} and {b}", None, reason)
+            yield finding("rank_flip", f"{a} and {b}", None, why)
             continue
         errors = (_error(val[a], val[b], val_images), _error(test[a], test[b], test_images))
         sizes = [float(abs(before)) / errors[0], float(abs(after)) / errors[1]]
-        reason += f": {sizes[0]:.1f} and {sizes[1]:.1f} standard errors of independent images"
-        yield finding("rank_flip", f"{a} and {b}", False if min(sizes) > 2 else None, reason)
+        why += f": {sizes[0]:.1f} and {sizes[1]:.1f} standard errors of independent images"
+        yield finding("rank_flip", f"{a} and {b}", False if min(sizes) > 2 else None, why)
 
 
 def _error(p: Decimal, q: Decimal, images: int) -> float:
@@ -176,13 +174,13 @@ def text_agrees(paper: Paper) -> Iterator[Finding]:
                 continue
             stated, where = curve.text[which], f"curve {curve.model}: text {which}"
             if which == "last" and isinstance(last_epoch, int) and epoch != last_epoch:
-                reason = f"the text says {stated}; the table ends at epoch {epoch} of {last_epoch}"
-                yield finding("text_agrees", where, None, reason)
+                why = f"the text says {stated}; the table ends at epoch {epoch} of {last_epoch}"
+                yield finding("text_agrees", where, None, why)
                 continue
-            reason = f"the text says {stated}, the table {values[epoch]}"
+            why = f"the text says {stated}, the table {values[epoch]}"
             ranges = rounding.before_rounding(stated), rounding.before_rounding(values[epoch])
             inside = ranges[0][0] <= Fraction(values[epoch]) <= ranges[0][1]
-            yield finding("text_agrees", where, stated == values[epoch] or inside, reason)
+            yield finding("text_agrees", where, stated == values[epoch] or inside, why)
 
 
 def loss_level(paper: Paper) -> Iterator[Finding]:
@@ -193,11 +191,9 @@ def loss_level(paper: Paper) -> Iterator[Finding]:
             continue
         loss, accuracy = float(losses[-1]), rows[-1][1]["accuracy"]
         given = math.exp(-max(loss, 0.0))  # a cross-entropy is not negative
-        reason = (
+        why = (
             f"loss {losses[-1]} (ln 2 is 0.693) gives the true class a probability of {given:.3f} "
             f"in the geometric mean, at an accuracy of {accuracy}"
         )
         is_implausible = accuracy >= Decimal("0.9") and given < 0.6
-        yield finding(
-            "loss_level", f"curve {curve.model}", None if is_implausible else True, reason
-        )
+        yield finding("loss_level", f"curve {curve.model}", None if is_implausible else True, why)

@@ -87,17 +87,17 @@ def grim(paper: Paper) -> Iterator[Finding]:
             which = "it" if len(values) == 1 else f"all {len(values)}"
             correct = rounding.counts(values[-1][1], images)
             example = f"{values[-1][1]} is {correct[0]:,} correct"
-            reason = f"{which} can occur with {images:,} images; {example}"
-            yield finding("grim", where, True, reason)
+            why = f"{which} can occur with {images:,} images; {example}"
+            yield finding("grim", where, True, why)
             continue
-        reason = (
+        why = (
             f"of {len(values)} accuracies {len(bad)} cannot occur with {images:,} images"
             f" (no k / {images:,} rounds to it, ties either way): {', '.join(bad)}"
         )
         holds: bool | None = False
         if kind != "single":
-            holds, reason = None, f"{reason}; but these are means, which can"
-        yield finding("grim", where, holds, reason)
+            holds, why = None, f"{why}; but these are means, which can"
+        yield finding("grim", where, holds, why)
     yield from _one_number_for_all(paper)
 
 
@@ -109,19 +109,17 @@ def _one_number_for_all(paper: Paper) -> Iterator[Finding]:
         return
     strict = rounding.totals_for_all(values, GRIM_TOTALS, rounding.counts_half_even)
     if strict:
-        reason = f"{len(strict):,} numbers of images from 100 to 5,000 allow all {len(values)}"
-        yield finding("grim", "all curves", True, reason)
+        why = f"{len(strict):,} numbers of images from 100 to 5,000 allow all {len(values)}"
+        yield finding("grim", "all curves", True, why)
         return
-    reason = (
+    why = (
         f"no number of images from 100 to 5,000 allows all {len(values)} accuracies with ties "
         "rounded to even; means over batches need not"
     )
     ties = rounding.totals_for_all(values, GRIM_TOTALS, rounding.counts)
     if ties:
-        reason += (
-            f"; {', '.join(f'{n:,}' for n in ties[:3])} would, as exact ties rounded either way"
-        )
-    yield finding("grim", "all curves", None if ties else False, reason)
+        why += f"; {', '.join(f'{n:,}' for n in ties[:3])} would, as exact ties rounded either way"
+    yield finding("grim", "all curves", None if ties else False, why)
 
 
 def metric_feasibility(paper: Paper) -> Iterator[Finding]:
@@ -147,24 +145,24 @@ def metric_feasibility(paper: Paper) -> Iterator[Finding]:
                 name: _confusion(v, images, list(positives.values()), budget) for name, v in having
             }
         except rounding.TooMany:
-            reason = f"too many combinations to try with {sizes} and this number of digits"
-            yield finding("metric_feasibility", where, None, reason)
+            why = f"too many combinations to try with {sizes} and this number of digits"
+            yield finding("metric_feasibility", where, None, why)
             continue
         bad = [name for name, matrix in matrices.items() if matrix is None]
         last = matrices[having[-1][0]]
         if not bad and last is not None:
             tp, fp, fn, tn = last
-            reason = f"with {sizes}, {having[-1][0]} can be TP {tp}, FP {fp}, FN {fn}, TN {tn}"
-            yield finding("metric_feasibility", where, True, reason)
+            why = f"with {sizes}, {having[-1][0]} can be TP {tp}, FP {fp}, FN {fn}, TN {tn}"
+            yield finding("metric_feasibility", where, True, why)
             continue
-        reason = (
+        why = (
             f"in {len(bad)} of {len(having)} rows ({', '.join(bad)}) no whole numbers of true and "
             f"false positives give accuracy, precision and recall with {sizes}, any class positive"
         )
         if kind != "single":
-            yield finding("metric_feasibility", where, None, f"{reason}; {_MEANS}")
+            yield finding("metric_feasibility", where, None, f"{why}; {_MEANS}")
         else:
-            yield finding("metric_feasibility", where, False, reason)
+            yield finding("metric_feasibility", where, False, why)
 
 
 def _confusion(
@@ -232,12 +230,12 @@ def below_majority(paper: Paper) -> Iterator[Finding]:
         larger = max(classes, key=lambda name: classes[name])
         floor = Fraction(classes[larger], sum(classes.values()))
         below = [name for name, value in values if rounding.before_rounding(value)[1] < floor]
-        reason = (
+        why = (
             f"predicting {larger} for every image gives {classes[larger]:,} / "
             f"{sum(classes.values()):,} = {rounding.text(floor)}; {len(below)} of {len(values)} "
             f"accuracies are below"
         )
         if below and len(values) > 1:
-            reason += ": " + ", ".join(below)
+            why += ": " + ", ".join(below)
         fails = len(below) > len(values) / 2 or (bool(below) and below[-1] == values[-1][0])
-        yield finding("below_majority", where, not fails, reason)
+        yield finding("below_majority", where, not fails, why)

@@ -67,31 +67,29 @@ def dataset_fingerprint(paper: Paper) -> Iterator[Finding]:
         printed_totals = [n for key, n in paper.data.items() if key.startswith("images")]
         total = printed_totals[0] if printed_totals else None
         holds = None if total is None else total <= max(named.images)
-        reason = (
-            f"{named.name} has {sizes} images; printed {total if total is not None else 'none'}"
-        )
-        yield finding("dataset_fingerprint", "data.name", holds, reason)
+        why = f"{named.name} has {sizes} images; printed {total if total is not None else 'none'}"
+        yield finding("dataset_fingerprint", "data.name", holds, why)
         return
     sizes = " or ".join(f"{n:,}" for n in numbered.images)
     subjects = "".join(f", {n} subjects" for n in numbered.subjects)
     if named is not None and named is not numbered:
         theirs = " or ".join(f"{n:,}" for n in named.images)
-        reason = (
+        why = (
             f"{name!r} is {named.name}, which has {theirs} images; the printed numbers are those "
             f"published for {numbered.name} ({sizes} images{subjects})"
         )
-        yield finding("dataset_fingerprint", "data.name", False, reason)
+        yield finding("dataset_fingerprint", "data.name", False, why)
     else:
-        reason = f"the printed numbers are those published for {numbered.name} ({sizes}{subjects})"
-        yield finding("dataset_fingerprint", "data.name", None if named is None else True, reason)
+        why = f"the printed numbers are those published for {numbered.name} ({sizes}{subjects})"
+        yield finding("dataset_fingerprint", "data.name", None if named is None else True, why)
     phases = {part.images: part.name for part in numbered.parts}
     if len(phases) > 1 and paper.split and set(paper.split.values()) <= set(phases):
         claimed = paper.data.get("split_claimed")
         listed = ", ".join(f"{part} {n:,} = {phases[n]}" for part, n in paper.split.items())
-        reason = f"the splits are the released phases: {listed}" + (
+        why = f"the splits are the released phases: {listed}" + (
             "; a random split of the claimed shares would not give these" if claimed else ""
         )
-        yield finding("dataset_fingerprint", "data.split_printed", not claimed, reason)
+        yield finding("dataset_fingerprint", "data.split_printed", not claimed, why)
 
 
 def unlabeled_phase(paper: Paper) -> Iterator[Finding]:
@@ -106,26 +104,26 @@ def unlabeled_phase(paper: Paper) -> Iterator[Finding]:
         if any(test.images == part.images for test in paper.tests):
             used.append("test")
         for name in dict.fromkeys(used):
-            reason = (
+            why = (
                 f"{name} has {part.images:,} images, like the {part.name} of {numbered.name}, "
                 f"whose labels were never published; labels are public for {labelled:,}"
             )
-            yield finding("unlabeled_phase", f"data.split_printed.{name}", False, reason)
+            yield finding("unlabeled_phase", f"data.split_printed.{name}", False, why)
         total = max((n for key, n in paper.data.items() if key.startswith("images")), default=0)
         if used or total <= labelled:
             continue
         of = f" of {subjects} subjects" if subjects else ""
-        reason = f"{total:,} images are printed; at most {labelled:,} images{of} have public labels"
+        why = f"{total:,} images are printed; at most {labelled:,} images{of} have public labels"
         for test in paper.tests:
             if "accuracy" in test.percent:
                 errors = (1 - Fraction(rounding.share(test.percent["accuracy"]))) * part.images
-                reason += (
+                why += (
                     f"; {test.percent['accuracy']} % of the {part.images:,} without labels would "
                     f"be {rounding.text(errors, 1)} errors"
                 )
         if numbered.name == "C-NMC 2019":
-            reason += " (the challenge's winner, weighted F1 0.910, made about 230)"
-        yield finding("unlabeled_phase", "data", None, reason)
+            why += " (the challenge's winner, weighted F1 0.910, made about 230)"
+        yield finding("unlabeled_phase", "data", None, why)
 
 
 def resize_direction(paper: Paper) -> Iterator[Finding]:
@@ -136,10 +134,10 @@ def resize_direction(paper: Paper) -> Iterator[Finding]:
         size = re.search(r"resize to ([0-9]{1,6})(?![0-9])", sentence)
         target = target or (int(size[1]) if size else None)
     if source and target and any("upscal" in sentence for sentence in sentences):
-        reason = (
+        why = (
             f"the text says upscaling; {source} to {target} px is a factor of {target / source:.3f}"
         )
-        yield finding("resize_direction", "preprocessing", target > source, reason)
+        yield finding("resize_direction", "preprocessing", target > source, why)
 
 
 def starred_values(paper: Paper) -> Iterator[Finding]:
@@ -147,8 +145,8 @@ def starred_values(paper: Paper) -> Iterator[Finding]:
     for test in paper.tests:
         estimate = re.search(r"estimat|extrapolat|expected", test.note, re.IGNORECASE)
         marked = test.starred or bool(estimate)
-        reason = f"marked: {test.note or 'a star without a note'}" if marked else "no mark"
-        yield finding("starred_values", f"test {test.model}", not marked, reason)
+        why = f"marked: {test.note or 'a star without a note'}" if marked else "no mark"
+        yield finding("starred_values", f"test {test.model}", not marked, why)
 
 
 def arch_count(paper: Paper) -> Iterator[Finding]:
@@ -157,9 +155,9 @@ def arch_count(paper: Paper) -> Iterator[Finding]:
         named = re.search(_NUMBERED, curve.model, re.IGNORECASE)
         if named and curve.layers_claimed:
             other = [n for n in curve.layers_claimed if n != int(named[1])]
-            reason = f"{curve.model} has {named[1]} layers with weights"
-            reason += f"; the paper says {', '.join(map(str, other))} as well" if other else ""
-            yield finding("arch_count", f"curve {curve.model}", not other, reason)
+            why = f"{curve.model} has {named[1]} layers with weights"
+            why += f"; the paper says {', '.join(map(str, other))} as well" if other else ""
+            yield finding("arch_count", f"curve {curve.model}", not other, why)
 
 
 def missing_items(paper: Paper) -> Iterator[Finding]:
