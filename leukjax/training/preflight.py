@@ -176,8 +176,8 @@ def table(result: dict[str, Any]) -> str:
     ]
     most = result["largest_batch"]
     lines = [
-        f"{result['count']} x {result['title']}, {per_device} images of {result['image_size']} px on each "
-        f"({result['classes']} classes), compiled in {result['compile_seconds']:.0f} s",
+        f"{result['count']} x {result['title']}, {per_device} images of {result['image_size']} px "
+        f"on each ({result['classes']} classes), compiled in {result['compile_seconds']:.0f} s",
         f"  memory       {result['peak_bytes_per_device'] / 1e9:.2f} GB a device of "
         f"{result['usable_bytes_per_device'] / 1e9:.1f} GB: "
         f"{'fits' if result['fits'] else 'DOES NOT FIT'}",
