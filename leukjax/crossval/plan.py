@@ -17,19 +17,11 @@ from leukjax.errors import UserError
 from leukjax.storage import read_text, write_atomic
 
 FILE = "crossval.json"
-# Fields that all models share (and `split.*`), so that their predictions are paired. The images may
-# differ (size, crop, noise filter), because folds are made of groups.
-_SHARED = (
-    "seed",
-    "data.name",
-    "data.root",
-    "data.positive",
-    "data.subject_pattern",
-    "data.subject_csv",
-    "data.bad_images",
-    "data.smears_subjects",
-    "data.smears_cells",
-    "data.smears_seed",
+# All models share their data set and split, so that their predictions are paired. What is done with
+# an image may differ, because folds are made of groups.
+_PREPARATION = (
+    *("data.image_size", "data.crop", "data.denoise", "data.mean", "data.std", "data.sampling"),
+    "data.cache_dir",
 )
 Values = dict[str, Any]  # field -> value
 
@@ -264,7 +256,10 @@ def _check_shared(by_model: Mapping[str, ConfigDict]) -> None:
 
 
 def _is_shared(field: str) -> bool:
-    return field in _SHARED or field.startswith("split.")
+    if field.startswith("data.") and field in configs.fields():
+        machine = field in configs.free_fields() and field not in configs.path_fields()
+        return not machine and field not in _PREPARATION
+    return field == "seed" or field.startswith("split.")
 
 
 def claim(study: Study) -> None:

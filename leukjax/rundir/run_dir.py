@@ -93,14 +93,15 @@ class RunDir:
           UserError: as `config`; or the images are in a folder, and the user gives none.
         """
         config, recorded = self.config(overrides), self.recorded()
-        wanted = [] if config.data.name == "smears" else ["root"]
-        wanted += ["subject_csv"] if recorded["data.subject_csv"] else []
-        for name in wanted:
-            if not config.data[name]:
-                before = files.short(repr(recorded[f"data.{name}"]))
+        flat = configs.flatten(config)
+        places = [name for name in configs.path_fields() if name.startswith("data.")]
+        unused = ["data.cache_dir", *(places if config.data.name == "smears" else [])]
+        for name in places:
+            if name not in unused and recorded[name] and not flat[name]:
+                before = files.short(repr(recorded[name]))
                 raise UserError(
-                    f"--config.data.{name} is missing: {self.folder} was trained with {before}, "
-                    f"and paths in a run are not used; give --config.data.{name}=PATH"
+                    f"--config.{name} is missing: {self.folder} was trained with {before}, "
+                    f"and paths in a run are not used; give --config.{name}=PATH"
                 )
         return config
 

@@ -52,11 +52,9 @@ if TYPE_CHECKING:
     from leukjax.data.dataset import Dataset, Subset
     from leukjax.predict.predictor import Predictor
 
-# Fields in which the processes of a run may differ, for instance because their machines do.
-_OF_PROCESS = (
-    *("data.cache_dir", "data.prefetch", "data.root", "data.subject_csv", "data.threads"),
-    *("data.workers", "runtime."),
-)
+# Fields, besides the places of data, in which the processes of a run may differ, for instance
+# because their machines do.
+_OF_PROCESS = ("data.prefetch", "data.threads", "data.workers", "runtime.")
 
 _DEFAULT_OPTIMIZER = optax.adam(1e-3)
 # Config field -> argument of Trainer, for messages.
@@ -575,7 +573,8 @@ def train(config: ConfigDict, folder: Path, *, score: Sequence[str] = ("val", "t
     runtime.start(config)
     stop = StopRequest()
     with distributed.ending_together(), _lock(folder):
-        distributed.check_same(config.to_dict(), "--config", ignore=_OF_PROCESS)
+        places = [name for name in configs.path_fields() if name.startswith("data.")]
+        distributed.check_same(config.to_dict(), "--config", ignore=(*_OF_PROCESS, *places))
         runtime.log_start()
         trainer = Trainer.from_config(config)
         assert trainer.data is not None

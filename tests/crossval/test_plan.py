@@ -72,6 +72,8 @@ def test_a_sweep_is_a_grid():
         ({"sweep": ["augment.flip=1,0", "augment.flip=1"]}, "augment.flip is swept twice"),
         ({"sweep": ["split.seed=1,2"]}, "shared by all runs of a study"),
         ({"sweep": ["seed=1,2"]}, "shared by all runs"),
+        ({"sweep": ["data.table=a.csv,b.csv"]}, "shared by all runs"),
+        ({"sweep": ["data.path_template={a},{b}"]}, "shared by all runs"),
         ({"sweep": ["checkpoint.metric=loss,auroc"]}, "shared by all runs"),
         ({"sweep": ["optimizer.learnin_rate=1,2"]}, "no such field; did you mean"),
         ({"sweep": ["optimizer.learning_rate=1e-3,-1"]}, "must be between 0 and"),

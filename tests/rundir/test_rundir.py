@@ -296,6 +296,11 @@ def test_images_in_a_folder_are_read_from_the_path_that_the_user_gives(run):
         rescore.finished(run, [("data.root", "/new")])
     places = [("data.root", "/new"), ("data.subject_csv", "/new/who.csv")]
     assert rescore.finished(run, places).data.root == "/new"
+    whole["data"] |= {"name": "table", "root": "", "subject_csv": "", "table": "/old/cells.csv"}
+    (run / "config.json").write_text(json.dumps(whole))
+    with pytest.raises(UserError, match=r"--config\.data\.table is missing: .*'/old/cells.csv'"):
+        rescore.finished(run)
+    assert rescore.finished(run, [("data.table", "/new.csv")]).data.table == "/new.csv"
 
 
 # Checkpoints and arrays: sizes before allocation.
