@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures one GPU or TPU in minutes: correctness, speed beside peers, input, start-up, a trace.
 #
-#   benchmarks/accelerator.sh --out=DIR                    eight minutes on one accelerator
+#   benchmarks/accelerator.sh --out=DIR                    at most eight minutes on one accelerator
 #   benchmarks/accelerator.sh --out=DIR --wheels=FOLDER    installs FOLDER first (benchmarks/wheels.sh)
 #   benchmarks/accelerator.sh --out=DIR --small            all stages on tiny inputs, also on a CPU
 #

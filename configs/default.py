@@ -199,8 +199,8 @@ def get_config(dataset: str = "") -> ConfigDict:
         )
     if config.data.name != "smears":
         _published_protocol(config)
-    if dataset == "cnmc":
-        config.split.protocol = "auto"  # official where the preliminary phase is there
+    if dataset in ("cnmc", "table", "npz"):
+        config.split.protocol = "auto"  # official where all of its parts are there
     if dataset in ("cnmc", "all_idb2"):
         config.data.positive = "all"
     return config
