@@ -81,6 +81,8 @@ def status(
     terminal.quiet_logging()
     # Pillow warns of odd metadata once per file, and of sizes that leukjax checks itself.
     warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
+    # A save that failed leaves one behind; the failure itself is the error that is printed.
+    warnings.filterwarnings("ignore", message=r"coroutine .* was never awaited")
     sys.unraisablehook = _unraisable
     # Worker processes of the input pipeline require that absl's global flags are parsed.
     flags.FLAGS(["leukjax"])

@@ -60,9 +60,7 @@ class RunDir:
             raise UserError(f"{self.folder}: holds no run (no {CONFIG}); give a work directory")
         for name in names:
             if not (self.folder / name).is_file():
-                fix = "train to the end: python -m leukjax.main …"
-                if self.has_predictions("val") and not self.has_predictions("test"):
-                    fix = "it was fitted without test images: call fit(…, test=split.test) again"
+                fix = "train to the end: python -m leukjax.main …, or fit(…, test=split.test)"
                 raise UserError(
                     f"{self.folder}: the run is not finished ({name} is missing); {fix}"
                 )

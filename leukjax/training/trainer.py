@@ -456,7 +456,7 @@ class Trainer:
             # Once more inside, because closing the checkpoints waits for the other processes.
             with distributed.ending_together():
                 if start == run.total_steps:
-                    log.say(f"the run in {folder} is finished; nothing is trained")
+                    log.say(f"all {start} steps of {folder} are done; nothing is trained")
                 elif resumed:
                     log.say(f"resuming from step {start} of {run.total_steps}")
                 if jax.process_index() == 0:

@@ -134,7 +134,7 @@ def test_weights_that_do_not_fit_are_one_line_each(place, tmp_path):
         ),
         "checksum": (good, {"init.sha256": "0" * 64}, "get the right file"),
         "no checkpoint": (tmp_path / "unfinished", {}, "holds no finished checkpoint"),
-        "no run": (tmp_path, {}, "is no run of leukjax"),
+        "no run": (tmp_path, {}, "is not a run of leukjax"),
         "hub": ("hf://x", {}, "must read hf://OWNER/NAME"),
         "freeze": (good, {"optimizer.freeze": "^block9"}, "matches no parameter"),
         "head alone": ("", {"init.head": "new"}, "init.weights names none"),
