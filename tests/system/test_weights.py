@@ -137,7 +137,7 @@ def test_weights_that_do_not_fit_are_one_line_each(place, tmp_path):
         "no run": (tmp_path, {}, "is not a run of leukjax"),
         "hub": ("hf://x", {}, "must read hf://OWNER/NAME"),
         "freeze": (good, {"optimizer.freeze": "^block9"}, "matches no parameter"),
-        "head alone": ("", {"init.head": "new"}, "init.weights names none"),
+        "head alone": ("", {"init.head": "new"}, "needs init.weights"),
     }
     commands = [
         arguments(tmp_path / f"run {name}", {"init.weights": weights} | changes)
