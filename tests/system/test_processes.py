@@ -239,5 +239,5 @@ def test_pixels_on_the_devices_of_two_processes(tmp_path, cache, pair, shared, m
     own = command("cnn", tmp_path / "run", CHANGES | device)
     ended = together([own, own], cache, monkeypatch, timeout=400)
     assert [status for status, _ in ended] == [0, 0], ended
-    assert ("GB of pixels over 2" in ended[0][1]) == shared
+    assert ("GB of images over 2" in ended[0][1]) == shared
     assert_same_bits(pair[0], tmp_path / "run")
