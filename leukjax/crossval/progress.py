@@ -16,10 +16,10 @@ from leukjax.rundir import RunDir
 from leukjax.training.throughput import duration
 
 _REDRAW = 1.0  # seconds
-TODO, RUNNING, FINISHED, FAILED = "todo", "running", "done", "failed"
+PENDING, RUNNING, FINISHED, FAILED = "pending", "running", "done", "failed"
 # Signs of runs, and the smaller ones of trials.
-_SIGNS = {TODO: "□▫", RUNNING: "▶▸", FINISHED: "■▪", FAILED: "✗✗"}
-_PLAIN = {TODO: "..", RUNNING: ">>", FINISHED: "#o", FAILED: "xx"}
+_SIGNS = {PENDING: "□▫", RUNNING: "▶▸", FINISHED: "■▪", FAILED: "✗✗"}
+_PLAIN = {PENDING: "..", RUNNING: ">>", FINISHED: "#o", FAILED: "xx"}
 
 
 class Progress:
@@ -52,7 +52,7 @@ class Progress:
             if job in failed:
                 self._state[job] = FAILED
             elif job in waiting:
-                self._state[job] = TODO
+                self._state[job] = PENDING
             elif seconds := RunDir(self._study.path(job)).seconds_trained():
                 self._seconds[job.model].append(seconds)
 
@@ -164,7 +164,7 @@ class Progress:
         "~" marks an estimate in which a model without finished jobs counts as fast as the others.
         """
         known = {model: statistics.fmean(s) for model, s in self._seconds.items() if s}
-        remaining = [job for job, state in self._state.items() if state in (TODO, RUNNING)]
+        remaining = [job for job, state in self._state.items() if state in (PENDING, RUNNING)]
         if not known:
             return "?" if remaining else "0:00"
         average = statistics.fmean(known.values())

@@ -89,6 +89,17 @@ def test_plain_arrays(tmp_path, labels, more, classes):
         ),
         ({"images": images(4), "labels": np.array([None] * 4)}, "holds objects"),
         ({"images": np.asfortranarray(images(4)), "labels": np.arange(4)}, "not in C order"),
+        ({"images": images(4), "labels": np.array(1)}, "labels is one value"),
+        ({"images": images(4)[:, :0], "labels": np.arange(4) % 2}, r"images are uint8\[4, h, w"),
+        (
+            {
+                "train_images": images(2),
+                "train_labels": np.array(["a", "b"]),
+                "test_images": images(2),
+                "test_labels": np.arange(2),
+            },
+            "text in one part, numbers in another",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, arrays, message):
@@ -97,6 +108,25 @@ def test_what_is_wrong_is_named(tmp_path, arrays, message):
     with pytest.raises(UserError, match=message) as caught:
         Npz(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_changed_bytes_are_read_or_refused(tmp_path, save):
+    path = tmp_path / "cells.npz"
+    save(path, images=images(8), labels=np.arange(8) % 2, groups=np.arange(8) // 2)
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    messages = []
+    for place in rng.integers(0, len(whole), 60).tolist():
+        changed = bytearray(whole)
+        changed[place] ^= 0x55
+        path.write_bytes(changed)
+        try:
+            data = Npz(path)
+            data.image(data.entries[0])
+        except UserError as error:
+            messages.append(str(error))
+    assert len(messages) > 50
+    assert all(text.startswith("root: ") and "\n" not in text for text in messages)
 
 
 def test_damaged_files(tmp_path):

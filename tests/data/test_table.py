@@ -140,3 +140,10 @@ def test_a_config_names_its_fields():
     with pytest.raises(UserError, match=r"data\.table: .*/nowhere\.csv cannot be read"):
         make_dataset(config.load("cnn:table", {"data.table": "/nowhere.csv"}).data)
     assert lj.Table is Table
+
+
+def test_json_lines_without_a_label_are_unlabelled(root):
+    records = [{"path": path, "label": label} for path, label, *_ in rows()]
+    del records[3]["label"]
+    table = write(root / "cells.jsonl", "\n".join(map(json.dumps, records)))
+    assert [entry.label for entry in Table(table).entries[:4]] == [0, 0, 1, -1]

@@ -1,5 +1,6 @@
 """Npz: images in a NumPy archive, in the layout of MedMNIST or as images, labels and groups."""
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -121,10 +122,11 @@ class Npz(Dataset):
                         f"{tempfile.gettempdir()}, which has {free:,}; set TMPDIR"
                     )
                 file = tempfile.TemporaryFile()  # noqa: SIM115  (kept by the mapping)
-                with self._opened(member) as packed:
-                    shutil.copyfileobj(packed, file, 2**20)
-                file.flush()
-                self._images[name] = np.memmap(file, member.dtype, "r", shape=member.shape)
+                with _reading(self._path):
+                    with self._opened(member) as packed:
+                        shutil.copyfileobj(packed, file, 2**20)
+                    file.flush()
+                    self._images[name] = np.memmap(file, member.dtype, "r", shape=member.shape)
             return self._images[name]
 
     def _opened(self, member: Member) -> Any:
@@ -137,7 +139,7 @@ class Npz(Dataset):
     def _first_images(self) -> Iterator[np.ndarray]:
         member = self._members[next(iter(self._names.values()))]
         size = int(np.prod(member.shape[1:]))
-        with self._opened(member) as stream:
+        with _reading(self._path), self._opened(member) as stream:
             for _ in itertools.repeat(None, min(_SAMPLED, member.shape[0])):
                 image = np.frombuffer(stream.read(size), np.uint8).reshape(member.shape[1:])
                 yield image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
@@ -149,8 +151,10 @@ class Npz(Dataset):
         count = int(np.prod(member.shape, dtype=np.float64)) * member.dtype.itemsize
         if count > MAX_SMALL_BYTES:
             raise UserError(f"root: {self._path}: {name} has {count:,} bytes, which is too many")
-        with self._opened(member) as stream:
+        with _reading(self._path), self._opened(member) as stream:
             values = np.frombuffer(stream.read(count), member.dtype).reshape(member.shape)
+        if not values.ndim:
+            raise UserError(f"root: {self._path}: {name} is one value, and must be an array")
         return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
 
     def _classes(
@@ -162,6 +166,8 @@ class Npz(Dataset):
                     f"root: {self._path}: {_prefixed(part, 'labels')} is {values.dtype}"
                     f"{list(values.shape)}; labels are whole numbers or text, [n] or [n, 1]"
                 )
+        if len({values.dtype.kind == "U" for values in labels.values()}) > 1:
+            raise UserError(f"root: {self._path}: labels are text in one part, numbers in another")
         present = sorted({value for values in labels.values() for value in values.tolist()})
         given = "classes" in self._members
         names = [str(name) for name in (self._small("classes").tolist() if given else present)]
@@ -195,6 +201,7 @@ class Npz(Dataset):
     def _check(self, part: str, name: str, count: int) -> None:
         member = self._members[name]
         fits = len(member.shape) in (3, 4) and (len(member.shape) == 3 or member.shape[3] == 3)
+        fits = fits and min(member.shape[1:]) > 0
         if member.dtype != np.uint8 or not fits or member.shape[0] != count:
             raise UserError(
                 f"root: {self._path}: {name} is {member.dtype}{list(member.shape)}; images are "
@@ -227,10 +234,10 @@ def _layout(members: dict[str, Member]) -> str:
 
 def _members(path: Path) -> dict[str, Member]:
     """Returns the arrays of an archive by name; reads their headers only."""
-    try:
+    members = {}
+    with _reading(path):
         open_zip(path).file.close()
         archive = zipfile.ZipFile(path)
-        members = {}
         for info in archive.infolist():
             if info.filename.endswith(".npy"):
                 with archive.open(info) as stream:
@@ -239,6 +246,16 @@ def _members(path: Path) -> dict[str, Member]:
                 if size > info.file_size:
                     raise ValueError(f"{info.filename} is cut off")
                 members[info.filename.removesuffix(".npy")] = Member(info, shape, dtype)
+    if "images" not in members and "train_images" not in members:
+        raise UserError(f"root: {path} has no images; {_layout(members)}")
+    return members
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Inside, a file that cannot be read or is damaged is a UserError."""
+    try:
+        yield
     except OSError as error:
         raise UserError(f"root: {path} cannot be read ({error.strerror or error})") from error
     except UserError as error:
@@ -246,9 +263,6 @@ def _members(path: Path) -> dict[str, Member]:
     except Exception as error:  # zipfile and NumPy raise nearly anything on damaged files
         line = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"root: {path} is no whole .npz ({line})") from error
-    if "images" not in members and "train_images" not in members:
-        raise UserError(f"root: {path} has no images; {_layout(members)}")
-    return members
 
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:

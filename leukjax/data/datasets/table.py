@@ -90,7 +90,7 @@ class Table(FileDataset):
             Entry(
                 id=file.location,
                 path=file.path,
-                label=classes.index(label) if (label := row.values[names["label"]]) else -1,
+                label=classes.index(label) if (label := _value(row, names, "label")) else -1,
                 subject=_value(row, names, "subject") or file.location,
                 phase=_value(row, names, "part"),
             )
@@ -283,7 +283,7 @@ def _location(row: Row, names: Mapping[str, str], template: str, files: Files, t
 
 
 def _classes(rows: list[Row], names: Mapping[str, str], table: Path) -> tuple[str, ...]:
-    labels = {row.values.get(names["label"], "") for row in rows} - {""}
+    labels = {_value(row, names, "label") for row in rows} - {""}
     if len(labels) < 2:
         raise UserError(
             f"table: {table}: the column {names['label']} has {len(labels)} class; it needs two"
