@@ -39,6 +39,7 @@ class Records(ABC):
       subjects_known: False if each image counts as its own subject.
       background: "black" or "bright".
       official_parts: `Manifest.phase` -> part of the published split; {} if there is none.
+      attributes: column -> id -> value; see `Source`.
       notes: sentences for the log, on the data set and on the preprocessing.
       skipped: images that were left out.
       checksum: hex SHA-256 of all pixels in the order of the records.
@@ -65,6 +66,7 @@ class Records(ABC):
         self.subjects_known = source.subjects_known
         self.background = source.background
         self.official_parts = dict(source.official_parts)
+        self.attributes = source.attributes
         self.notes = [*source.notes, Note(INFO, preprocessing)]
         self.skipped = skipped
         self.file_sizes = source.file_sizes(manifest)
@@ -102,6 +104,15 @@ class Records(ABC):
             digest.update(self.images(np.arange(start, stop)).data)
         if digest.hexdigest() != self.checksum:
             raise self.damaged()
+
+    def save_attributes(self, path: Path) -> None:
+        """Writes the attributes of each image as CSV: id, then a column for each."""
+        text = io.StringIO()
+        writer = storage.csv_writer(text)
+        writer.writerow(("id", *self.attributes))
+        for id in self.manifest.id.tolist():
+            writer.writerow((id, *(values.get(id, "") for values in self.attributes.values())))
+        storage.write_atomic(path, text.getvalue())
 
     def save_skipped(self, path: Path) -> None:
         """Writes the images that were left out as CSV: id, path, reason."""

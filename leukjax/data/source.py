@@ -83,6 +83,8 @@ class Source(ABC):
         pixel darker than Otsu's threshold).
       official_parts: `Entry.phase` -> "train", "val" or "test" of the published split; {} if the
         data set has none.
+      attributes: column -> id -> value, as the sex or the site; the column `source` says where an
+        image was taken. For scores by subgroup; no model sees them.
       bad_images: "error" stops at an image that cannot be decoded, "skip" leaves it out.
       config_fields: fields with which a config makes the same data set, recorded by runs.
     """
@@ -96,6 +98,7 @@ class Source(ABC):
     subjects_known: bool = True
     background: str = "black"
     official_parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    attributes: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     bad_images: str = "error"
     config_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

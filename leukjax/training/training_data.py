@@ -137,6 +137,8 @@ class TrainingData:
         if jax.process_index() == 0:
             data_split.save_csv(manifest, self.split, folder / "split.csv")
             duplicates.save_csv(manifest, pairs, folder / "duplicates.csv")
+            if self.records.attributes:
+                self.records.save_attributes(folder / "attributes.csv")
             if self.records.skipped:
                 self.records.save_skipped(folder / "skipped.csv")
 

@@ -7,7 +7,7 @@ from trees import cell, encode, texts, write
 
 import leukjax as lj
 from leukjax import config
-from leukjax.data.datasets import make_dataset
+from leukjax.data.datasets import make_dataset, table
 from leukjax.data.datasets.table import Table
 from leukjax.data.split import make_split
 from leukjax.errors import UserError
@@ -147,3 +147,20 @@ def test_json_lines_without_a_label_are_unlabelled(root):
     del records[3]["label"]
     table = write(root / "cells.jsonl", "\n".join(map(json.dumps, records)))
     assert [entry.label for entry in Table(table).entries[:4]] == [0, 0, 1, -1]
+
+
+def test_other_columns_are_attributes_unless_they_identify_people(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "MAX_VALUES", 11)
+    lines = ["path,label,patient,Hospital,sex,name,note"]
+    lines += [
+        f"{path},{label},{patient},{'AB'[n % 2]},{'mf'[n % 3 > 0]},Name {n:03d},"
+        for n, (path, label, patient, _) in enumerate(rows())
+    ]
+    data = Table(write(root / "cells.csv", "\n".join(lines)))
+    assert list(data.attributes) == ["source", "sex"]
+    assert data.attributes["source"]["images/c01.png"] == "B"
+    assert Table(data.config_fields["data.table"]).attributes == data.attributes
+    records = data.prepare(16, cache_dir=str(tmp_path / "cache"))
+    records.save_attributes(tmp_path / "attributes.csv")
+    written = (tmp_path / "attributes.csv").read_text().splitlines()
+    assert written[:2] == ["id,source,sex", "images/c00.png,A,m"]

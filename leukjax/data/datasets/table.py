@@ -27,6 +27,7 @@ COLUMNS = {
     "label": ("label", "labels", "class", "class_name", "target", "diagnosis", "cell_type"),
     "subject": ("subject", "subject_id", "patient", "patient_id", "case", "case_id", "group"),
     "part": ("part", "split", "subset", "fold", "partition"),
+    "source": ("source", "site", "hospital", "center", "centre", "scanner"),
 }  # fmt: skip
 # Values of the column `part`, in lower case, that are parts of a split.
 PARTS = {
@@ -35,6 +36,7 @@ PARTS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 _DELIMITERS = ",;\t|"
+MAX_VALUES = 32  # of an attribute: a column with more identifies people, or needs bands
 _LISTED = 3  # files that a message names
 
 
@@ -62,7 +64,9 @@ class Table(FileDataset):
 
         Classes are the values of the label column, sorted (as numbers if all are); an empty label
         means unlabelled. Ids are the paths below the root. If the part column has train, val and
-        test (or validation, …), these are the official parts: ``split.protocol=official``.
+        test (or validation, …), these are the official parts: ``split.protocol=official``. Every
+        other column of 2 to `MAX_VALUES` different values is an attribute, for scores by
+        subgroup.
 
         Args:
           table: CSV with a header and any of the delimiters , ; tab |, or JSON lines (.jsonl,
@@ -106,6 +110,7 @@ class Table(FileDataset):
             subjects_known="subject" in names,
             background=background,
             official_parts=_official_parts(entries),
+            attributes=_attributes(located, header, names),
             bad_images=bad_images,
             config_fields={
                 "data.table": str(table_path),
@@ -298,6 +303,19 @@ def _official_parts(entries: list[Entry]) -> dict[str, str]:
     phases = {entry.phase for entry in entries}
     parts = {phase: PARTS[phase.lower()] for phase in phases if phase.lower() in PARTS}
     return parts if set(parts.values()) == {"train", "val", "test"} else {}
+
+
+def _attributes(
+    located: list[tuple[Row, File]], header: list[str], names: Mapping[str, str]
+) -> dict[str, dict[str, str]]:
+    """Returns the values of the columns that have no role, and of the sources, by id."""
+    taken = {"", "id", *(name for role, name in names.items() if role != "source")}
+    attributes = {}
+    for name in header:
+        values = {file.location: row.values.get(name, "") for row, file in located}
+        if name not in taken and 2 <= len(set(values.values()) - {""}) <= MAX_VALUES:
+            attributes["source" if name == names.get("source") else name] = values
+    return attributes
 
 
 def _notes(
