@@ -143,7 +143,7 @@ class Manifest:
                 columns["phash"] = np.array([int(v, 16) for v in values["phash"]], np.uint64)
                 columns["area"] = np.array(list(map(float, values["area"])), np.float32)
                 blocks.append(columns)
-            joined = {
+            joined: dict = {
                 name: np.concatenate([block[name] for block in blocks]) if blocks else []
                 for name in _COLUMNS
             }
