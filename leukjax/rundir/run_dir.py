@@ -235,6 +235,13 @@ class RunDir:
             raise self._damaged(SPLIT, "part: must be train, val, test, held_out or nothing")
         return split
 
+    def is_leaky(self) -> bool:
+        """Returns whether the run was split by image, or groups are in several parts."""
+        parts: dict[str, str] = {}
+        rows = [row for row in self.split().values() if row[3]]
+        crosses = any(parts.setdefault(group, part) != part for _, group, _, part in rows)
+        return crosses or self.data().get("protocol") == "image"
+
     def table(
         self, name: str, columns: Sequence[str], *, required: bool = False
     ) -> list[tuple[str, ...]]:
