@@ -118,7 +118,10 @@ class RunDir:
 
     def summary(self) -> dict[str, Any]:
         """Returns what summary.json records of a finished run."""
-        content = self._checked(SUMMARY, schema.SUMMARY_FIELDS)
+        content = self._checked(SUMMARY, schema.SUMMARY_FIELDS, schema.SUMMARY_OPTIONAL)
+        content.setdefault("rare_classes", [])  # runs before it was recorded
+        if not set(content["rare_classes"]) <= set(content["classes"]):
+            raise self._damaged(SUMMARY, "rare_classes: are not among the classes")
         self._check_positive(SUMMARY, content)
         return content
 
