@@ -4,9 +4,9 @@ benchmarks/peers.sh                                      once: the environment w
 python benchmarks/published_split.py --root=bccd_cells --split_file=published.csv
 
 --split_file is a CSV with the columns path,part, paths below --root (ROOT/<class>/…). PyTorch, in
-its own environment, reads it with a Dataset of a few lines, as the code of papers does; leukjax reads
-it by split.protocol=given. Prints whether both test on the same images, with the same labels, and
-whether they decode to the same pixels. Ends with 1 if images or labels differ.
+its own environment, reads it with a Dataset of a few lines, as the code of papers does; leukjax by
+split.protocol=given. Prints whether both test on the same images, with the same labels, and whether
+they decode to the same pixels. Ends with 1 if images or labels differ.
 """
 
 import csv

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from leukjax.config import build
 from leukjax.data.datasets import config_names, list_datasets
+from leukjax.data.parts import CROSSING
 from leukjax.errors import UserError
 from leukjax.fields import (
     Choice,
@@ -70,13 +71,22 @@ FIELDS = {
     "data.smears_seed": Whole(0, (0, 2**32 - 1), "smears: seed of the images, not of the training"),
     # Split
     "split.protocol": Choice(
-        "subject", ("auto", "subject", "official", "kfold", "image"), "auto: official where given"
+        "subject",
+        ("auto", "subject", "official", "given", "kfold", "image"),
+        "auto: the published parts where there are any",
     ),
     "split.seed": Whole(0, (0, 2**32 - 1), "seed of the assignment"),
     "split.folds": Whole(5, (3, 1000), "kfold: number of folds"),
     "split.fold": Whole(0, (0, 999), "kfold: this fold is the test split, the next validates"),
     "split.held_out": Choice(
-        "none", ("none", "auto", "subject", "official"), "kfold: a test split outside all folds"
+        "none",
+        ("none", "auto", "subject", "official", "given"),
+        "kfold: a test split outside all folds",
+    ),
+    # The parts of the file are compared at resume, by way of split.csv.
+    "split.file": Location("", "given: CSV of images and parts, or split.csv of a run").free(),
+    "split.crossing": Choice(
+        "refuse", CROSSING, "given: what becomes of groups with images in several parts"
     ),
     # Model
     "model.name": Choice("resnet", registry.config_names, "family of models, or a registered one"),
@@ -200,7 +210,7 @@ def get_config(dataset: str = "") -> ConfigDict:
     if config.data.name != "smears":
         _published_protocol(config)
     if dataset in ("cnmc", "table", "npz"):
-        config.split.protocol = "auto"  # official where all of its parts are there
+        config.split.protocol = "auto"  # the published parts where they are there
     if dataset in ("cnmc", "all_idb2"):
         config.data.positive = "all"
     return config

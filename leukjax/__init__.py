@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         list_datasets,
         register_dataset,
         split_by_group,
+        split_given,
     )
     from leukjax.images.augment import Augment
     from leukjax.metrics.evaluation import Evaluation
@@ -66,6 +67,7 @@ _PUBLIC = {
     "register_model": "leukjax.models.registry",
     "register_optimizer": "leukjax.training.optimizer_registry",
     "split_by_group": "leukjax.data",
+    "split_given": "leukjax.data",
 }
 
 __all__ = [
@@ -92,6 +94,7 @@ __all__ = [
     "register_model",
     "register_optimizer",
     "split_by_group",
+    "split_given",
 ]
 
 

@@ -413,6 +413,10 @@ def _check_combinations(flat: dict[str, Any]) -> None:
         refuse("split.fold", f"must be below split.folds={flat['split.folds']} (counts from 0)")
     if flat["split.held_out"] != "none" and flat["split.protocol"] != "kfold":
         refuse("split.held_out", "goes with split.protocol=kfold only; the others have a test part")
+    parts = {flat["split.protocol"], flat["split.held_out"]}
+    for field, default in (("split.file", ""), ("split.crossing", "refuse")):
+        if flat[field] != default and not parts & {"given", "auto"}:
+            refuse(field, "goes with split.protocol=given")
     if batch % flat["train.accumulate"]:
         refuse("train.accumulate", f"must divide train.batch_size={batch}")
     group = flat["model.norm_batch"]

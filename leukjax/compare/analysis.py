@@ -44,6 +44,7 @@ class ModelScores:
       by_class: intervals of each class against the rest, by class and score.
       values: all scores without intervals, and those of each class.
       seeds: scores of each seed alone.
+      without_rare: macro scores without the rare classes of the split; {} if there are none.
     """
 
     by_image: dict[str, Interval]
@@ -52,6 +53,7 @@ class ModelScores:
     by_class: dict[str, dict[str, Interval]]
     values: Scores
     seeds: list[Scores]
+    without_rare: dict[str, Interval]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +223,16 @@ def _about(ranked: Sequence[Entry], positive: str) -> About:
         subjects_known=summary["subjects_known"]
         if summary
         else len(np.unique(test.subject)) < len(test),
+        rare=_rare(ranked),
     )
+
+
+def _rare(entries: Sequence[Entry]) -> tuple[str, ...]:
+    """Returns the classes that a run of these models lists as rare, in the order of the classes."""
+    named = {
+        name for entry in entries for run in entry.runs for name in run.summary["rare_classes"]
+    }
+    return tuple(name for name in entries[0].predictions.classes if name in named)
 
 
 def leading_tests(pairs: Sequence[Pair]) -> list[Pair]:
@@ -254,6 +265,7 @@ def _scores(entry: Entry, positive: str) -> ModelScores:
         evaluation.by_class,
         evaluation.scores,
         [_point_scores(member, positive) for member in entry.members],
+        evaluation.without(_rare([entry])),
     )
 
 

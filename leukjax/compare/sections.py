@@ -90,6 +90,7 @@ def _scores(study: Study) -> Section | None:
         by_subject,
         tables.seeds_table(study),
         tables.more_scores_table(study),
+        tables.rare_table(study),
         tables.class_table(study),
     )
 

@@ -232,7 +232,7 @@ def _with_folds(config: ConfigDict, folds: int, pool: bool) -> ConfigDict:
     if config.split.protocol == "kfold" and not pool:
         raise UserError(
             "--config.split.protocol=kfold: holds nothing out; give the protocol whose test split "
-            "is held out (subject, official, auto), or --pool"
+            "is held out (subject, official, given, auto), or --pool"
         )
     config.split.held_out = "none" if pool else config.split.protocol
     config.split.protocol = "kfold"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from leukjax.data.datasets.arrays import Arrays
     from leukjax.data.datasets.image_folder import ImageFolder
     from leukjax.data.datasets.table import Table
-    from leukjax.data.split import Split, split_by_group
+    from leukjax.data.split import Split, split_by_group, split_given
 
 _MODULES = {
     "Arrays": "datasets.arrays",
@@ -26,6 +26,7 @@ _MODULES = {
     "make_dataset": "datasets",
     "register_dataset": "datasets",
     "split_by_group": "split",
+    "split_given": "split",
 }
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "make_dataset",
     "register_dataset",
     "split_by_group",
+    "split_given",
 ]
 
 

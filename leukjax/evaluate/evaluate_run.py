@@ -14,7 +14,7 @@ from leukjax.metrics import thresholds
 from leukjax.metrics.intervals import Interval
 from leukjax.metrics.predictions import Predictions
 from leukjax.report.provenance import About
-from leukjax.report.tables import number, render, span
+from leukjax.report.tables import number, rare_lines, render, span
 from leukjax.rundir import RunDir
 from leukjax.storage import write_atomic
 
@@ -73,6 +73,7 @@ def run(
             [
                 scores.table({name: evaluation}, about, markdown=markdown),
                 *_thresholds(points, part, about, markdown=markdown),
+                *rare_lines(evaluation, about.rare),
                 *_ending(folders, part, output),
             ]
         )

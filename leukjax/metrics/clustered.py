@@ -44,6 +44,12 @@ class Grouped:
         """Number of groups."""
         return len(self.stratum)
 
+    @property
+    def classes(self) -> Int[np.ndarray, " k"]:
+        """The classes that means over classes are taken of, see `confusion.averaged`."""
+        images = np.bincount(self.labels, minlength=self.probabilities.shape[1])
+        return confusion.averaged(images)
+
     def count_groups(self, images: Bool[np.ndarray, " n"]) -> int:
         """Returns the number of groups that contain at least one of these images."""
         return len(np.unique(self.member[images]))
@@ -71,27 +77,32 @@ def group(
     return Grouped(labels, probabilities.astype(np.float64), member, stratum, single_class)
 
 
-def statistic(name: str, data: Grouped, positive: int) -> Statistic:
+def statistic(
+    name: str, data: Grouped, positive: int, among: Int[np.ndarray, " k"] | None = None
+) -> Statistic:
     """Returns a score as a function of the groups' weights.
 
     Args:
         name: loss, brier, auroc, average_precision, or one of `confusion.NAMES`.
         data: predictions.
         positive: index of the positive class; ignored above two classes.
+        among: classes that means over classes are taken of; None = those with images.
 
     Raises:
         ValueError: the score cannot be computed by groups.
     """
     classes = data.probabilities.shape[1]
+    if among is None:  # fixed here: a resample without a class leaves the mean undefined
+        among = data.classes
     if name in confusion.NAMES:
         cell = data.labels * classes + predicted_class(data.probabilities)
         table = np.bincount(data.member * classes**2 + cell, minlength=data.groups * classes**2)
         table = table.reshape(data.groups, classes**2).astype(float)
         return lambda weights: confusion.score(
-            name, (weights @ table).reshape(-1, classes, classes), positive
+            name, (weights @ table).reshape(-1, classes, classes), positive, among
         )
     if name in _RANKS:
-        which = [positive] if classes == 2 else range(classes)
+        which = [positive] if classes == 2 else among.tolist()
         rank = _RANKS[name]
         curves = [rank(data.labels == c, data.probabilities[:, c], data.member) for c in which]
         return lambda weights: np.mean([curve(weights) for curve in curves], axis=0)

@@ -60,6 +60,23 @@ class Evaluation:
         """Precision, recall, specificity, F1 and AUROC of each class against the rest, by image."""
         return _by_class(self.predictions)
 
+    def without(self, classes: Sequence[str]) -> dict[str, Interval]:
+        """Balanced accuracy and macro F1, by image, as means without some classes.
+
+        All images count: one of these classes that is taken for another is an error of the other.
+
+        Returns:
+          {} if none of them has images, or fewer than two others have.
+        """
+        p = self.predictions
+        grouped = clustered.group(p.labels, p.probabilities, p.group)
+        present = np.unique(p.labels).tolist()
+        left = [c for c in present if p.classes[c] not in classes]
+        if len(left) < 2 or len(left) == len(present):
+            return {}
+        names = ("balanced_accuracy", "macro_f1")
+        return {name: interval(name, grouped, 0, np.array(left)) for name in names}
+
     @functools.cached_property
     def counts(self) -> dict[str, Any]:
         """Numbers of images, subjects and groups, and of the groups that hold each class."""
@@ -107,6 +124,8 @@ class Evaluation:
             notes.insert(0, f"Threshold of {self.positive}: {self.threshold:.4g}.")
         if self.no_subjects:
             notes.append(f"By subject: none; {self.no_subjects}.")
+        if absent := [c for c, count in self.counts["groups_with"].items() if not count]:
+            notes.append(f"No image of {', '.join(absent)}: means are over the other classes.")
         reasons = dict.fromkeys(interval.reason for interval in intervals if interval.reason)
         return [*self.notes, *notes, *(f"–: {reason}." for reason in reasons)]
 

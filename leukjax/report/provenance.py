@@ -15,6 +15,8 @@ class About:
       synthetic: the images are computer-generated.
       leaky: subjects (or duplicates) are in more than one part of the split.
       subjects_known: False if each image had to be taken as its own subject.
+      rare: classes that parts may lack, because they have few groups; scores are given without them
+        too.
     """
 
     data: str
@@ -24,6 +26,7 @@ class About:
     synthetic: bool = False
     leaky: bool = False
     subjects_known: bool = True
+    rare: tuple[str, ...] = ()
 
     def marks(self) -> list[str]:
         """Returns the warnings that belong beside every score, as short titles."""

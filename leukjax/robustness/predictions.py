@@ -158,7 +158,7 @@ def read_images(run: Path, part: str, overrides: Iterable[tuple[str, str]] = ())
         classes=table.classes,
         positive=config.data.positive or records.positive,
         synthetic=records.synthetic,
-        leaky=folder.data().get("protocol") == "image",
+        leaky=folder.is_leaky(),
         subjects_known=records.subjects_known,
     )
     cell = np.stack([foreground(image, edge) for image in pixels])

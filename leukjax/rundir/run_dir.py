@@ -118,7 +118,10 @@ class RunDir:
 
     def summary(self) -> dict[str, Any]:
         """Returns what summary.json records of a finished run."""
-        content = self._checked(SUMMARY, schema.SUMMARY_FIELDS)
+        content = self._checked(SUMMARY, schema.SUMMARY_FIELDS, schema.SUMMARY_OPTIONAL)
+        content.setdefault("rare_classes", [])  # runs before it was recorded
+        if not set(content["rare_classes"]) <= set(content["classes"]):
+            raise self._damaged(SUMMARY, "rare_classes: are not among the classes")
         self._check_positive(SUMMARY, content)
         return content
 
@@ -234,6 +237,13 @@ class RunDir:
         if not {row[3] for row in split.values()} <= set(PARTS):
             raise self._damaged(SPLIT, "part: must be train, val, test, held_out or nothing")
         return split
+
+    def is_leaky(self) -> bool:
+        """Returns whether the run was split by image, or groups are in several parts."""
+        parts: dict[str, str] = {}
+        rows = [row for row in self.split().values() if row[3]]
+        crosses = any(parts.setdefault(group, part) != part for _, group, _, part in rows)
+        return crosses or self.data().get("protocol") == "image"
 
     def table(
         self, name: str, columns: Sequence[str], *, required: bool = False

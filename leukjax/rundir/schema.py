@@ -97,6 +97,13 @@ def _classes(value: Any) -> None:
         raise ValueError("must be different names, none of them empty")
 
 
+def _names(value: Any) -> None:
+    if not isinstance(value, list) or len(value) > MAX_CLASSES:
+        raise ValueError(f"must be a list of at most {MAX_CLASSES:,} names")
+    for name in value:
+        text(name)
+
+
 def _versions(value: Any) -> None:
     if not isinstance(value, dict) or len(value) > 100:
         raise ValueError("must be a JSON object of at most 100 versions")
@@ -163,6 +170,7 @@ SUMMARY_FIELDS: dict[str, Check] = {
     "device": text,
     "versions": _versions,
 }
+SUMMARY_OPTIONAL: dict[str, Check] = {"rare_classes": _names}
 PREPROCESSING_FIELDS: dict[str, Check] = {
     "classes": _classes,
     "positive": text,

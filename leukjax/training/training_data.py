@@ -20,6 +20,7 @@ from leukjax.data.records import Records
 from leukjax.data.source import INFO, Note
 from leukjax.data.split import Split
 from leukjax.errors import UserError
+from leukjax.rundir import RunDir
 from leukjax.training.python_parts import check_batch
 
 
@@ -223,12 +224,16 @@ def _check_given(manifest: Manifest, split: Split, is_run: bool) -> None:
         labels = manifest.label[split.part == name]
         if (labels < 0).any():
             raise ValueError(f"{name}: has images without a label")
-        lacking = set(range(len(manifest.classes))) - set(labels.tolist())
-        if len(labels) and lacking:
+        lacking = sorted(set(range(len(manifest.classes))) - set(labels.tolist()))
+        if not len(labels) or not lacking:
+            continue
+        named = ", ".join(repr(manifest.classes[label]) for label in lacking)
+        if len(manifest.classes) == 2:
             raise ValueError(
-                f"{name}: has no image of the class {manifest.classes[min(lacking)]!r}, so scores "
-                "by class are undefined; take another seed of the split, or more data"
+                f"{name}: has no image of the class {named}, so scores by class are undefined; "
+                "take another seed of the split, or more data"
             )
+        logging.warning("%s: has no image of %s", name, named)
 
 
 def split_of(config: ConfigDict, records: Records) -> Split:
@@ -242,7 +247,28 @@ def split_of(config: ConfigDict, records: Records) -> Split:
         options.fold,
         options.held_out,
         official_parts=records.official_parts,
+        file=options.file,
+        crossing=options.crossing,
     )
+
+
+def split_of_run(run: RunDir, records: Records) -> Split:
+    """The split that a finished run records in its split.csv.
+
+    Raises:
+      UserError: the file is damaged, or the images are not those of the run.
+    """
+    parts = run.split()
+    manifest, data = records.manifest, run.data()
+    part = np.array([parts.get(name, ("",) * 4)[3] for name in manifest.id.tolist()], "<U8")
+    split = Split(part, data.get("protocol", ""))
+    run.check_same_data(
+        records_sha256=records.checksum,
+        split_sha256=data_split.checksum(manifest, split),
+        classes=records.classes,
+        image_size=records.image_size,
+    )
+    return split
 
 
 def make_batches(

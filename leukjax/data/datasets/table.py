@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from leukjax.data.archive import File, Files, native
 from leukjax.data.dataset import FileDataset, names_config_fields, sampled_images
 from leukjax.data.image_stats import find_background
+from leukjax.data.parts import official_parts
 from leukjax.data.source import INFO, WARNING, Entry, Note
 from leukjax.errors import UserError
 from leukjax.storage import MAX_TABLE_BYTES, read_bytes
@@ -29,12 +30,6 @@ COLUMNS = {
     "part": ("part", "split", "subset", "fold", "partition"),
     "source": ("source", "site", "hospital", "center", "centre", "scanner"),
 }  # fmt: skip
-# Values of the column `part`, in lower case, that are parts of a split.
-PARTS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 _DELIMITERS = ",;\t|"
 MAX_VALUES = 32  # of an attribute: a column with more identifies people, or needs bands
 _LISTED = 3  # files that a message names
@@ -63,8 +58,8 @@ class Table(FileDataset):
         """Reads the table and finds its images.
 
         Classes are the values of the label column, sorted (as numbers if all are); an empty label
-        means unlabelled. Ids are the paths below the root. If the part column has train, val and
-        test (or validation, …), these are the official parts: ``split.protocol=official``. Every
+        means unlabelled. Ids are the paths below the root. If the part column has train and test
+        (or validation, …), these are the published parts: ``split.protocol=given``. Every
         other column of 2 to `MAX_VALUES` different values is an attribute, for scores by
         subgroup.
 
@@ -109,7 +104,7 @@ class Table(FileDataset):
             notes=_notes(entries, classes, names, table_path),
             subjects_known="subject" in names,
             background=background,
-            official_parts=_official_parts(entries),
+            official_parts=official_parts({entry.phase for entry in entries}),
             attributes=_attributes(located, header, names),
             bad_images=bad_images,
             config_fields={
@@ -296,13 +291,6 @@ def _classes(rows: list[Row], names: Mapping[str, str], table: Path) -> tuple[st
     if all(re.fullmatch("-?[0-9]{1,18}", label) for label in labels):
         return tuple(sorted(labels, key=int))
     return tuple(sorted(labels))
-
-
-def _official_parts(entries: list[Entry]) -> dict[str, str]:
-    """Returns the part of each value of the part column, if there are all three."""
-    phases = {entry.phase for entry in entries}
-    parts = {phase: PARTS[phase.lower()] for phase in phases if phase.lower() in PARTS}
-    return parts if set(parts.values()) == {"train", "val", "test"} else {}
 
 
 def _attributes(

@@ -1,0 +1,24 @@
+"""The parts of a split, and the names that tables and folders give them."""
+
+from collections.abc import Iterable
+
+PARTS = ("train", "val", "test")
+HELD_OUT = "held_out"  # outside all folds; no run reads it
+SHARES = (0.70, 0.15, 0.15)
+CROSSING = ("refuse", "move", "drop", "keep")  # what becomes of groups that cross given parts
+# Names of parts that data come with, in lower case.
+PART_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+def official_parts(phases: Iterable[str]) -> dict[str, str]:
+    """Returns the part of each phase that names one; {} unless train and test are among them.
+
+    Args:
+      phases: `Entry.phase` of the images, as "Training", "valid" or "".
+    """
+    found = {name: PART_NAMES[name.lower()] for name in phases if name.lower() in PART_NAMES}
+    return found if {"train", "test"} <= set(found.values()) else {}
