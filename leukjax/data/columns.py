@@ -22,6 +22,7 @@ PARTS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+
 MAX_VALUES = 32  # of an attribute: a column with more identifies people, or needs bands
 MAX_CLASSES = 10_000
 MAX_CELLS = 50_000_000  # rows times columns; each takes at least the 8 bytes of a reference
@@ -52,7 +53,7 @@ def check_cells(rows: int, columns: int) -> None:
 def find_columns(
     header: Sequence[str],
     given: str,
-    table: object,
+    where: str,
     *,
     images: Sequence[str] | None = None,
     needs_path: bool = True,
@@ -62,7 +63,7 @@ def find_columns(
     Args:
       header: names of the columns of text.
       given: ``"path=ID, label=diagnosis"``; an empty name means that there is no such column.
-      table: the table, for messages.
+      where: ``FIELD: PATH`` of the table, for messages.
       images: columns that hold images, one of which has the role "path"; None = paths are text.
       needs_path: whether a table without the role "path" is refused.
 
@@ -70,7 +71,7 @@ def find_columns(
       UserError: `given` is malformed or names an unknown column; no column of paths or labels.
     """
     paths = header if images is None else images
-    chosen = _given(given, header, paths, table)
+    chosen = _given(given, header, paths)
     for role, names in COLUMNS.items():
         candidates = paths if role == "path" else header
         by_lower = {name.lower(): name for name in reversed(candidates)}
@@ -82,15 +83,13 @@ def find_columns(
     for role, kind in (("path", "images" if images is not None else "paths"), ("label", "labels")):
         if not chosen[role] and (role == "label" or needs_path):
             raise UserError(
-                f"table: {table} has no column of {kind}; its columns are {listed(header)}; "
+                f"{where} has no column of {kind}; its columns are {listed(header)}; "
                 f"name one with columns='{role}=…'"
             )
     return {role: name for role, name in chosen.items() if name}
 
 
-def _given(
-    given: str, header: Sequence[str], paths: Sequence[str], table: object
-) -> dict[str, str]:
+def _given(given: str, header: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
     chosen: dict[str, str] = {}
     for pair in filter(None, (part.strip() for part in given.split(","))):
         role, equals, name = (text.strip() for text in pair.partition("="))
@@ -100,12 +99,14 @@ def _given(
             )
         candidates = paths if role == "path" else header
         if name and name not in candidates:
-            raise UserError(f"columns: {table} has no column {name!r}; it has {listed(candidates)}")
+            raise UserError(
+                f"columns: the table has no column {name!r}; it has {listed(candidates)}"
+            )
         chosen[role] = name
     return chosen
 
 
-def find_classes(labels: Iterable[str], column: str, table: object) -> tuple[str, ...]:
+def find_classes(labels: Iterable[str], column: str, where: str) -> tuple[str, ...]:
     """Returns the different labels, sorted (as numbers if all are); "" is none.
 
     Raises:
@@ -115,10 +116,21 @@ def find_classes(labels: Iterable[str], column: str, table: object) -> tuple[str
     if not 2 <= len(different) <= MAX_CLASSES:
         count = f"{len(different):,} class{'es' if len(different) > 1 else ''}"
         limit = "two" if len(different) < 2 else f"at most {MAX_CLASSES:,}"
-        raise UserError(f"table: {table}: the column {column} has {count}; it needs {limit}")
+        raise UserError(f"{where}: the column {column} has {count}; it needs {limit}")
     if all(re.fullmatch("-?[0-9]{1,18}", label) for label in different):
         return tuple(sorted(different, key=lambda label: (int(label), label)))
     return tuple(sorted(different))
+
+
+def official_parts(names: Iterable[str]) -> dict[str, str]:
+    """Returns the part that each name means; {} unless there are train and test."""
+    parts = {name: part for name in set(names) if (part := part_of(name))}
+    return parts if {"train", "test"} <= set(parts.values()) else {}
+
+
+def part_of(name: str) -> str:
+    """Returns "train", "val" or "test"; "" if a name means none. TestA and test_set are test."""
+    return PARTS.get(name.lower(), "test" if name.lower().startswith("test") else "")
 
 
 def find_attributes(

@@ -64,7 +64,8 @@ class Table(FileDataset):
         """
         table_path = Path(native(os.fspath(table))).expanduser().absolute()
         rows = read_table(table_path)
-        names = find_columns(list(rows.columns), columns, table_path, needs_path=not path_template)
+        where = f"table: {table_path}"
+        names = find_columns(list(rows.columns), columns, where, needs_path=not path_template)
         root_path = os.fspath(root) or str(table_path.parent)
         files = Files(root_path)
         located = _locate(rows, _locations(rows, names, path_template, files, table_path), files,
@@ -73,7 +74,7 @@ class Table(FileDataset):
             rows.columns[names[role]] if role in names else [""] * len(located)
             for role in ("label", "subject", "part")
         )
-        classes = find_classes(labels, names["label"], table_path)
+        classes = find_classes(labels, names["label"], where)
         index = {"": -1, **{name: label for label, name in enumerate(classes)}}
         entries = [
             Entry(file.location, file.path, index[label], subject or file.location, part)
