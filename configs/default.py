@@ -48,7 +48,7 @@ FIELDS = {
     # The content of the table is compared at resume, by way of split.csv.
     "data.subject_csv": Location("", "image_folder: CSV with the columns path,subject").free(),
     "data.table": Location("", "table: CSV, TSV or JSON lines that lists the images").free(),
-    "data.columns": Text("", 'table: "path=ID, label=diagnosis" where they are not found'),
+    "data.columns": Text("", 'table, parquet: "path=ID, label=diagnosis" where they are not found'),
     "data.path_template": Text("", 'table: "images/{label}/{ID}.png", below data.root'),
     "data.bad_images": Choice("error", ("error", "skip"), "skip: listed in WORKDIR/skipped.csv"),
     "data.sampling": Choice(
@@ -209,7 +209,7 @@ def get_config(dataset: str = "") -> ConfigDict:
         )
     if config.data.name != "smears":
         _published_protocol(config)
-    if dataset in ("cnmc", "table", "npz"):
+    if dataset in ("cnmc", "table", "npz", "parquet"):
         config.split.protocol = "auto"  # the published parts where they are there
     if dataset in ("cnmc", "all_idb2"):
         config.data.positive = "all"

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from leukjax.data.datasets import list_datasets, make_dataset, register_dataset
     from leukjax.data.datasets.arrays import Arrays
     from leukjax.data.datasets.image_folder import ImageFolder
+    from leukjax.data.datasets.parquet import Parquet
     from leukjax.data.datasets.table import Table
     from leukjax.data.split import Split, split_by_group, split_given
 
@@ -19,6 +20,7 @@ _MODULES = {
     "Dataset": "dataset",
     "FileDataset": "dataset",
     "ImageFolder": "datasets.image_folder",
+    "Parquet": "datasets.parquet",
     "Split": "split",
     "Subset": "dataset",
     "Table": "datasets.table",
@@ -34,6 +36,7 @@ __all__ = [
     "Dataset",
     "FileDataset",
     "ImageFolder",
+    "Parquet",
     "Split",
     "Subset",
     "Table",

@@ -5,16 +5,15 @@ import contextlib
 import json
 import os
 import struct
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import UInt8
 
 from leukjax.data.image_parts import Unreadable
+from leukjax.data.limited_process import Died, LimitedProcess, limit
 
 # Of all images that threads read, decode and prepare at once.
 MAX_BYTES = 2**28
@@ -24,7 +23,6 @@ MAX_PIXELS = 64_000_000
 CHILDREN = 2
 CHILD_BYTES = 2**31
 CHILD_SECONDS = 10  # of processor time
-CHILD_WAIT = 120  # seconds, should it hang
 
 
 class _Budget:
@@ -95,37 +93,11 @@ def _release() -> None:
     _held.pixels = _held.bytes = 0
 
 
-_START = """
-import json, sys
-sys.path[:] = json.loads(sys.argv[1])
-from leukjax.data import image_limits
-image_limits.serve()
-"""
 _ASKED = struct.Struct("<QQQQ")  # bytes of the file, most pixels, seconds, bytes of memory
 
 
-class _Died(Exception):
-    """A process ended before it answered."""
-
-
-class _Child:
+class _Child(LimitedProcess):
     """A process that decodes one image after another."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, json.dumps(sys.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            # Each thread of a library takes address space.
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._to, self._from = self._process.stdin, self._process.stdout
-        if self._from.readline() != b"ready\n":
-            self.close()
-            raise OSError("the process ended at its start")
 
     def decode(
         self, data: bytes, max_pixels: int
@@ -134,38 +106,24 @@ class _Child:
 
         Raises:
           Unreadable: as there.
-          _Died: the process ended.
+          Died: the process ended.
         """
-        timer = threading.Timer(CHILD_WAIT, self._process.kill)
-        timer.start()
-        try:
-            self._to.write(_ASKED.pack(len(data), max_pixels, CHILD_SECONDS, CHILD_BYTES))
-            self._to.write(data)
-            self._to.flush()
-            line = self._from.readline()
+        with self.asked():
+            self.to.write(_ASKED.pack(len(data), max_pixels, CHILD_SECONDS, CHILD_BYTES))
+            self.to.write(data)
+            self.to.flush()
+            line = self.out.readline()
             answer = json.loads(line) if line else {}
             if "error" in answer:
                 raise Unreadable(answer["error"])
             if "shape" not in answer:
-                raise _Died
+                raise Died
             pixels = np.empty(answer["shape"], np.uint8)
             take_pixels(pixels.size // 3)
             content = pixels.data.cast("B")
-            if self._from.readinto(content) < pixels.size:  # type: ignore[attr-defined]
-                raise _Died
+            if self.out.readinto(content) < pixels.size:  # type: ignore[attr-defined]
+                raise Died
             return pixels, tuple(answer["conversions"])
-        except OSError as error:
-            raise _Died from error
-        finally:
-            timer.cancel()
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._process.kill()
-        for stream in (self._to, self._from):
-            with contextlib.suppress(OSError):
-                stream.close()
-        self._process.wait()
 
 
 _idle: list[_Child] = []
@@ -187,7 +145,7 @@ def decode(data: bytes, max_pixels: int) -> tuple[UInt8[np.ndarray, "h w 3"], tu
         except Unreadable:
             _idle.append(child)
             raise
-        except _Died as error:
+        except Died as error:
             child.close()
             raise Unreadable(
                 f"takes more than {CHILD_SECONDS} s or {CHILD_BYTES >> 20} MiB to decode: "
@@ -210,7 +168,7 @@ def _child() -> _Child:
     except IndexError:
         pass
     try:
-        return _Child()
+        return _Child(__name__)
     except OSError as error:
         reason = error.strerror or error
         raise Unreadable(
@@ -225,22 +183,18 @@ def _close() -> None:
         _idle.pop().close()
 
 
-def serve() -> None:
-    """Runs in the process: reads files from stdin and writes pixels to stdout until stdin ends."""
+def serve(stdin: IO[bytes], out: IO[bytes]) -> None:
+    """Runs in the process: reads files from stdin and writes pixels to `out` until stdin ends."""
     from leukjax.data import image_file
 
-    out, stdin = os.fdopen(os.dup(1), "wb"), sys.stdin.buffer
-    os.dup2(2, 1)  # output of a library must not be taken for an answer
     with contextlib.suppress(ImportError):
         from PIL import AvifImagePlugin
 
         AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-    out.write(b"ready\n")
-    out.flush()
     while len(asked := stdin.read(_ASKED.size)) == _ASKED.size:
         size, max_pixels, seconds, memory = _ASKED.unpack(asked)
         data = stdin.read(size)
-        _limit(seconds, memory)
+        limit(seconds, memory)
         answer: dict[str, Any]
         try:
             pixels, conversions = image_file.decode(data, max_pixels)
@@ -250,20 +204,3 @@ def serve() -> None:
         out.write(json.dumps(answer).encode() + b"\n")
         out.write(pixels.data)
         out.flush()
-
-
-def _limit(seconds: int, memory: int) -> None:
-    """Limits the memory, and the processor time of what follows, of this process."""
-    import resource
-
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    until = int(used.ru_utime + used.ru_stime) + 1 + seconds
-    for limit, value in (
-        (resource.RLIMIT_CPU, until),
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        hard = resource.getrlimit(limit)[1]
-        soft = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(limit, (soft, hard))

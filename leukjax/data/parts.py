@@ -14,11 +14,16 @@ PART_NAMES = {
 }
 
 
+def part_of(name: str) -> str:
+    """Returns "train", "val" or "test"; "" if a name means none. TestA and test_set are test."""
+    return PART_NAMES.get(name.lower(), "test" if name.lower().startswith("test") else "")
+
+
 def official_parts(phases: Iterable[str]) -> dict[str, str]:
     """Returns the part of each phase that names one; {} unless train and test are among them.
 
     Args:
       phases: `Entry.phase` of the images, as "Training", "valid" or "".
     """
-    found = {name: PART_NAMES[name.lower()] for name in phases if name.lower() in PART_NAMES}
+    found = {phase: part for phase in set(phases) if (part := part_of(phase))}
     return found if {"train", "test"} <= set(found.values()) else {}

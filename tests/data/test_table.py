@@ -7,7 +7,8 @@ from trees import cell, encode, texts, write
 
 import leukjax as lj
 from leukjax import config
-from leukjax.data.datasets import make_dataset, table
+from leukjax.data import columns, table_file
+from leukjax.data.datasets import make_dataset
 from leukjax.data.datasets.table import Table
 from leukjax.data.split import make_split
 from leukjax.errors import UserError
@@ -129,9 +130,37 @@ def test_what_is_wrong_is_named(root, content, options, message):
 
 
 def test_json_lines_that_are_none(root):
-    for content, message in (("{}\n[1]", "line 2 is not a JSON object"), ("{", "line 1 is not")):
-        with pytest.raises(UserError, match=message):
+    for content, message in (
+        ("{}\n[1]", "line 2 is not a JSON object"),
+        ("{", "line 1 is not"),
+        ('{"path": "\\ud800"}', "surrogates not allowed"),
+        ('{"\\ud800": 1}', "surrogates not allowed"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
             Table(write(root / "cells.jsonl", content))
+        str(caught.value).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("cells.csv", "path,label\n" + "x" * 5000 + ",a\n", "more than 4,096 characters"),
+        ("cells.csv", 'path,label\nx,"' + "\n" * 5000 + '"\n', "more than 4,096 characters"),
+        ("cells.csv", "," * 30 + "\n" + ("," * 29 + "x,\n") * 4, "more than 100 values"),
+        ("cells.jsonl", "".join(f'{{"k{n}": 1}}\n' for n in range(11)), "more than 100 values"),
+        (
+            "cells.csv",
+            "path,label\n" + "".join(f"images/c{n:02d}.png,{n}\n" for n in range(12)),
+            "has 12 classes; it needs at most 10",
+        ),
+    ],
+)
+def test_sizes_are_bounded(root, monkeypatch, name, content, message):
+    monkeypatch.setattr(table_file, "_MAX_ROW", 4096)
+    monkeypatch.setattr(columns, "MAX_CELLS", 100)
+    monkeypatch.setattr(columns, "MAX_CLASSES", 10)
+    with pytest.raises(UserError, match=message):
+        Table(write(root / name, content))
 
 
 def test_a_config_names_its_fields():
@@ -150,7 +179,7 @@ def test_json_lines_without_a_label_are_unlabelled(root):
 
 
 def test_other_columns_are_attributes_unless_they_identify_people(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(table, "MAX_VALUES", 11)
+    monkeypatch.setattr(columns, "MAX_VALUES", 11)
     lines = ["path,label,patient,Hospital,sex,name,note"]
     lines += [
         f"{path},{label},{patient},{'AB'[n % 2]},{'mf'[n % 3 > 0]},Name {n:03d},"
