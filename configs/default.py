@@ -43,12 +43,28 @@ FIELDS = {
         "none", ("none", "median", "gaussian", "bilateral", "nlm"), "filter before the resize"
     ),
     "data.positive": Text("", "class of precision, recall and F1; empty: the data set's own"),
-    "data.subject_pattern": Pattern("", "image_folder: group 1 in the relative path", group=True),
+    "data.subject_pattern": Pattern(
+        "", "image_folder, crops: group 1 in the relative path", group=True
+    ),
+    "data.label_pattern": Pattern(
+        "", "crops: class of points without one, group 1 in the path of the field", group=True
+    ),
     # The content of the table is compared at resume, by way of split.csv.
     "data.subject_csv": Location("", "image_folder: CSV with the columns path,subject").free(),
     "data.table": Location("", "table: CSV, TSV or JSON lines that lists the images").free(),
     "data.columns": Text("", 'table: "path=ID, label=diagnosis" where they are not found'),
     "data.path_template": Text("", 'table: "images/{label}/{ID}.png", below data.root'),
+    # Cells cut out of fields, where they are marked; data.crop cuts the centre out of every image.
+    "data.annotations": Location(
+        "", "crops: file or folder of annotations; empty: below data.root"
+    ).free(),
+    "data.crop_format": Choice(
+        "auto", ("auto", "coco", "yolo", "voc", "points"), "crops: format of the annotations"
+    ),
+    "data.crop_margin": Number(0.0, (0, 10), "crops: share of a box added on each of its sides"),
+    "data.crop_size": Whole(
+        0, (0, 10_000), "crops: side of the window around a point, least side of a box, in pixels"
+    ),
     "data.bad_images": Choice("error", ("error", "skip"), "skip: listed in WORKDIR/skipped.csv"),
     "data.sampling": Choice(
         "as_is", ("as_is", "class_balanced", "subject_balanced"), "order of training only"
@@ -199,7 +215,7 @@ def get_config(dataset: str = "") -> ConfigDict:
         )
     if config.data.name != "smears":
         _published_protocol(config)
-    if dataset in ("cnmc", "table", "npz"):
+    if dataset in ("cnmc", "table", "npz", "crops"):
         config.split.protocol = "auto"  # official where all of its parts are there
     if dataset in ("cnmc", "all_idb2"):
         config.data.positive = "all"

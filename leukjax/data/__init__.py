@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from leukjax.data.dataset import Dataset, FileDataset, Subset
     from leukjax.data.datasets import list_datasets, make_dataset, register_dataset
     from leukjax.data.datasets.arrays import Arrays
+    from leukjax.data.datasets.crops import Crops
     from leukjax.data.datasets.image_folder import ImageFolder
     from leukjax.data.datasets.table import Table
     from leukjax.data.split import Split, split_by_group
 
 _MODULES = {
     "Arrays": "datasets.arrays",
+    "Crops": "datasets.crops",
     "Dataset": "dataset",
     "FileDataset": "dataset",
     "ImageFolder": "datasets.image_folder",
@@ -30,6 +32,7 @@ _MODULES = {
 
 __all__ = [
     "Arrays",
+    "Crops",
     "Dataset",
     "FileDataset",
     "ImageFolder",

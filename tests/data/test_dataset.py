@@ -250,7 +250,7 @@ def test_wrong_registrations(registry, name, factory, fields, error, message):
 
 
 def test_the_shipped_data_sets():
-    shipped = ("all_idb2", "arrays", "cnmc", "image_folder", "npz", "smears", "table")
+    shipped = ("all_idb2", "arrays", "cnmc", "crops", "image_folder", "npz", "smears", "table")
     assert lj.list_datasets() == shipped
     data = config.load("default", {"data.smears_subjects": 6, "data.smears_cells": 2}).data
     assert lj.make_dataset(data).name == "smears"
