@@ -205,6 +205,10 @@ FIELDS = {
 }
 
 
+# Where the images are smaller than the 224 px of the literature.
+_IMAGE_SIZES = {"bloodmnist": 28, "hehr_aml": 144}
+
+
 def get_config(dataset: str = "") -> ConfigDict:
     """All fields, for one data set: "" or smears (embedded), or any other registered name."""
     config = build(FIELDS)
@@ -215,8 +219,9 @@ def get_config(dataset: str = "") -> ConfigDict:
         )
     if config.data.name != "smears":
         _published_protocol(config)
-    if dataset in ("cnmc", "table", "npz", "crops"):
+    if dataset in ("cnmc", "table", "npz", "crops", "bloodmnist", "wbcbench"):
         config.split.protocol = "auto"  # official where all of its parts are there
+    config.data.image_size = _IMAGE_SIZES.get(dataset, config.data.image_size)
     if dataset in ("cnmc", "all_idb2"):
         config.data.positive = "all"
     return config
