@@ -44,12 +44,28 @@ FIELDS = {
         "none", ("none", "median", "gaussian", "bilateral", "nlm"), "filter before the resize"
     ),
     "data.positive": Text("", "class of precision, recall and F1; empty: the data set's own"),
-    "data.subject_pattern": Pattern("", "image_folder: group 1 in the relative path", group=True),
+    "data.subject_pattern": Pattern(
+        "", "image_folder, crops: group 1 in the relative path", group=True
+    ),
+    "data.label_pattern": Pattern(
+        "", "crops: class of points without one, group 1 in the path of the field", group=True
+    ),
     # The content of the table is compared at resume, by way of split.csv.
     "data.subject_csv": Location("", "image_folder: CSV with the columns path,subject").free(),
     "data.table": Location("", "table: CSV, TSV or JSON lines that lists the images").free(),
     "data.columns": Text("", 'table, parquet: "path=ID, label=diagnosis" where they are not found'),
     "data.path_template": Text("", 'table: "images/{label}/{ID}.png", below data.root'),
+    # Cells cut out of fields, where they are marked; data.crop cuts the centre out of every image.
+    "data.annotations": Location(
+        "", "crops: file or folder of annotations; empty: below data.root"
+    ).free(),
+    "data.crop_format": Choice(
+        "auto", ("auto", "coco", "yolo", "voc", "points"), "crops: format of the annotations"
+    ),
+    "data.crop_margin": Number(0.0, (0, 10), "crops: share of a box added on each of its sides"),
+    "data.crop_size": Whole(
+        0, (0, 10_000), "crops: side of the window around a point, least side of a box, in pixels"
+    ),
     "data.bad_images": Choice("error", ("error", "skip"), "skip: listed in WORKDIR/skipped.csv"),
     "data.sampling": Choice(
         "as_is", ("as_is", "class_balanced", "subject_balanced"), "order of training only"
@@ -199,6 +215,10 @@ FIELDS = {
 }
 
 
+# Where the images are smaller than the 224 px of the literature.
+_IMAGE_SIZES = {"bloodmnist": 28, "hehr_aml": 144}
+
+
 def get_config(dataset: str = "") -> ConfigDict:
     """All fields, for one data set: "" or smears (embedded), or any other registered name."""
     config = build(FIELDS)
@@ -209,8 +229,9 @@ def get_config(dataset: str = "") -> ConfigDict:
         )
     if config.data.name != "smears":
         _published_protocol(config)
-    if dataset in ("cnmc", "table", "npz", "parquet"):
+    if dataset in ("cnmc", "table", "npz", "parquet", "crops", "bloodmnist", "wbcbench"):
         config.split.protocol = "auto"  # the published parts where they are there
+    config.data.image_size = _IMAGE_SIZES.get(dataset, config.data.image_size)
     if dataset in ("cnmc", "all_idb2"):
         config.data.positive = "all"
     return config

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from leukjax.config import load as load_config
     from leukjax.data import (
         Arrays,
+        Crops,
         Dataset,
         ImageFolder,
         Parquet,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "Arrays": "leukjax.data",
     "Augment": "leukjax.images.augment",
+    "Crops": "leukjax.data",
     "Dataset": "leukjax.data",
     "Evaluation": "leukjax.metrics.evaluation",
     "Event": "leukjax.training.run",
@@ -75,6 +77,7 @@ _PUBLIC = {
 __all__ = [
     "Arrays",
     "Augment",
+    "Crops",
     "Dataset",
     "Evaluation",
     "Event",

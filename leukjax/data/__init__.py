@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from leukjax.data.dataset import Dataset, FileDataset, Subset
     from leukjax.data.datasets import list_datasets, make_dataset, register_dataset
     from leukjax.data.datasets.arrays import Arrays
+    from leukjax.data.datasets.crops import Crops
     from leukjax.data.datasets.image_folder import ImageFolder
     from leukjax.data.datasets.parquet import Parquet
     from leukjax.data.datasets.table import Table
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "Arrays": "datasets.arrays",
+    "Crops": "datasets.crops",
     "Dataset": "dataset",
     "FileDataset": "dataset",
     "ImageFolder": "datasets.image_folder",
@@ -33,6 +35,7 @@ _MODULES = {
 
 __all__ = [
     "Arrays",
+    "Crops",
     "Dataset",
     "FileDataset",
     "ImageFolder",

@@ -144,7 +144,13 @@ class Subset:
 
 _Make = TypeVar("_Make", bound=Callable[..., Dataset])
 # Arguments of data sets whose config field has another name than data.ARGUMENT.
-_FIELDS = {"subject": "data.subject_pattern"}
+_FIELDS = {
+    "subject": "data.subject_pattern",
+    "label": "data.label_pattern",
+    "format": "data.crop_format",
+    "margin": "data.crop_margin",
+    "size": "data.crop_size",
+}
 
 
 def names_config_fields(make: _Make) -> _Make:
