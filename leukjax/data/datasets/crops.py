@@ -19,10 +19,10 @@ from leukjax.data.annotations import Annotations
 from leukjax.data.archive import IMAGES, File, Files, native
 from leukjax.data.dataset import Dataset, names_config_fields
 from leukjax.data.datasets.image_folder import _first_groups
-from leukjax.data.datasets.table import PARTS
 from leukjax.data.decode import MIN_SIDE, BadImage, decode
 from leukjax.data.field_cache import Decoded, FieldCache
 from leukjax.data.image_stats import find_background, sample_rows
+from leukjax.data.parts import PART_NAMES, official_parts
 from leukjax.data.source import INFO, WARNING, Entry, Loaded, Note
 from leukjax.errors import UserError
 from leukjax.storage import read_bytes
@@ -101,7 +101,7 @@ class Crops(Dataset):
                 *(Note(INFO, text) for text in self._files.notes()),
             ],
             background=find_background(self._sampled(entries))[0],
-            official_parts=_official_parts(entries),
+            official_parts=official_parts(entry.phase for entry in entries),
             bad_images=bad_images,
             config_fields={
                 "data.root": str(self._files.root.absolute()),
@@ -300,12 +300,7 @@ def _phase(field: File, found: Annotations) -> str:
     words = field.location.lower().split("/")[:-1]
     if found.format == "coco":
         words += re.findall("[a-z]+", found.origins[field.location].lower())
-    return next((word for word in reversed(words) if word in PARTS), "")
-
-
-def _official_parts(entries: list[Entry]) -> dict[str, str]:
-    parts = {phase: PARTS[phase] for phase in {entry.phase for entry in entries} if phase}
-    return parts if set(parts.values()) == {"train", "val", "test"} else {}
+    return next((word for word in reversed(words) if word in PART_NAMES), "")
 
 
 def _notes(
