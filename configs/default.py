@@ -16,6 +16,7 @@ from leukjax.fields import (
     Choice,
     Duration,
     Flag,
+    Formed,
     Location,
     Number,
     Pattern,
@@ -98,6 +99,12 @@ FIELDS = {
         "none",
         ("none", "auto", "subject", "official", "given"),
         "kfold: a test split outside all folds",
+    ),
+    "split.groups": Formed(
+        "auto",
+        "auto: by subject | blocks:N | near_duplicates; where subjects are not known",
+        form="auto|near_duplicates|blocks:([2-9]|[1-9][0-9]{1,6})",
+        example="auto, near_duplicates or blocks:N, N images from 2 on",
     ),
     # The parts of the file are compared at resume, by way of split.csv.
     "split.file": Location("", "given: CSV of images and parts, or split.csv of a run").free(),

@@ -224,6 +224,7 @@ def _about(ranked: Sequence[Entry], positive: str) -> About:
         if summary
         else len(np.unique(test.subject)) < len(test),
         rare=_rare(ranked),
+        groups=summary["groups"] if summary else "auto",
     )
 
 

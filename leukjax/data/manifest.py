@@ -205,12 +205,13 @@ def join_groups(
     members: dict[int, list[str]] = {}
     for i, name in enumerate(names.tolist()):
         members.setdefault(find(i), []).append(name)
-    title = {root: _joined(sorted(group, key=natural)) for root, group in members.items()}
+    title = {root: joined_name(sorted(group, key=natural)) for root, group in members.items()}
     by_subject = np.array([title[find(i)] for i in range(len(names))], dtype=np.str_)
     return by_subject[owner.reshape(-1)] if len(names) else np.zeros(0, np.str_)
 
 
-def _joined(members: list[str]) -> str:
+def joined_name(members: list[str]) -> str:
+    """Returns the name of a group of several: all names, or the first and the number of others."""
     if len(members) > 8:
         return f"{members[0]}+{len(members) - 1} others"
     return "+".join(members)

@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from leukjax import runtime
-from leukjax.data import datasets
+from leukjax.data import datasets, groups
 from leukjax.data import records as data_records
 from leukjax.errors import UserError
 from leukjax.metrics import predictions as tables
@@ -45,7 +45,7 @@ def predict_again(
     run = RunDir(folder)
     config = finished(folder, overrides)
     runtime.start(config)
-    records = _records(config.data.to_json())
+    records = groups.regrouped(_records(config.data.to_json()), config.split.groups)
     split = split_of_run(run, records)
     rows = split.rows(part)
     if not len(rows):

@@ -34,6 +34,7 @@ def about_of(folder: Path, part: str) -> About:
         leaky=summary["leaky"],
         subjects_known=summary["subjects_known"],
         rare=tuple(summary["rare_classes"]),
+        groups=summary["groups"],
     )
 
 

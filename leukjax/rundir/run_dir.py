@@ -119,7 +119,8 @@ class RunDir:
     def summary(self) -> dict[str, Any]:
         """Returns what summary.json records of a finished run."""
         content = self._checked(SUMMARY, schema.SUMMARY_FIELDS, schema.SUMMARY_OPTIONAL)
-        content.setdefault("rare_classes", [])  # runs before it was recorded
+        # Runs before these were recorded had neither.
+        content = {"rare_classes": [], "groups": "auto", **content}
         if not set(content["rare_classes"]) <= set(content["classes"]):
             raise self._damaged(SUMMARY, "rare_classes: are not among the classes")
         self._check_positive(SUMMARY, content)

@@ -143,6 +143,11 @@ def _protocol(value: Any) -> None:
     _one_of(*field.values)(value)
 
 
+def _groups(value: Any) -> None:
+    text(value)
+    configs.fields()["split.groups"].check(value, "split.groups")
+
+
 DATA_FIELDS: dict[str, Check] = {"records_sha256": text, "split_sha256": text}
 DATA_OPTIONAL: dict[str, Check] = {
     "images": _COUNT,
@@ -170,7 +175,7 @@ SUMMARY_FIELDS: dict[str, Check] = {
     "device": text,
     "versions": _versions,
 }
-SUMMARY_OPTIONAL: dict[str, Check] = {"rare_classes": _names}
+SUMMARY_OPTIONAL: dict[str, Check] = {"rare_classes": _names, "groups": _groups}
 PREPROCESSING_FIELDS: dict[str, Check] = {
     "classes": _classes,
     "positive": text,

@@ -52,6 +52,7 @@ def write_report(outcome: Outcome) -> str:
         leaky=run.data.split.leaky,
         subjects_known=records.subjects_known,
         rare=run.data.split.rare,
+        groups=run.config.split.groups,
     )
     baseline_list = baselines(
         records.manifest,
@@ -182,6 +183,7 @@ def _summary(
         "subjects_known": records.subjects_known,
         "protocol": split.protocol,
         "leaky": split.leaky,
+        "groups": run.config.split.groups,
         "rare_classes": list(split.rare),
         "classes": list(records.classes),
         "positive": run.data.positive,

@@ -12,7 +12,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from leukjax import distributed
-from leukjax.data import datasets, duplicates
+from leukjax.data import datasets, duplicates, groups
 from leukjax.data import split as data_split
 from leukjax.data.loader import Batches, Images
 from leukjax.data.manifest import Manifest
@@ -48,7 +48,7 @@ class TrainingData:
         Raises:
           UserError: what is wrong with the config or the data.
         """
-        records = distributed.first(lambda: datasets.prepare(config.data))
+        records = distributed.first(lambda: records_of(config))
         positive = config.data.positive or records.positive
         if positive and positive not in records.classes:
             raise UserError(
@@ -236,10 +236,15 @@ def _check_given(manifest: Manifest, split: Split, is_run: bool) -> None:
         logging.warning("%s: has no image of %s", name, named)
 
 
+def records_of(config: ConfigDict) -> Records:
+    """The prepared images of a config, with the groups that it asks for."""
+    return groups.regrouped(datasets.prepare(config.data), config.split.groups)
+
+
 def split_of(config: ConfigDict, records: Records) -> Split:
-    """The split that a config asks for."""
+    """The split that a config asks for, of what `records_of` returns."""
     options = config.split
-    return data_split.make_split(
+    split = data_split.make_split(
         records.manifest,
         options.protocol,
         options.seed,
@@ -250,6 +255,8 @@ def split_of(config: ConfigDict, records: Records) -> Split:
         file=options.file,
         crossing=options.crossing,
     )
+    sources = records.attributes.get("source", {})
+    return groups.with_embargo(records.manifest, split, options.groups, sources)
 
 
 def split_of_run(run: RunDir, records: Records) -> Split:

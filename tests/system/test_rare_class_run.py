@@ -1,5 +1,6 @@
 """A class with a single group: trained on given parts, reported, evaluated again, compared."""
 
+import csv
 import json
 
 import numpy as np
@@ -24,7 +25,11 @@ def run(tmp_path_factory):
     rng = np.random.default_rng(0)
     labels = [number % 3 if number < 48 else 3 for number in range(49)]
     for number, label in enumerate(labels):
-        image = rng.integers(60 * label, 60 * label + 60, (24, 24, 3), np.uint8)
+        if number != 3:  # nearly the image 0, of another patient
+            image = rng.integers(60 * label, 60 * label + 60, (24, 24, 3), np.uint8)
+            first = image if number == 0 else first
+        else:
+            image = first + np.uint8(1)
         Image.fromarray(image).save(root / f"c{number:02d}.png")
     lines = [f"c{n:02d}.png,{CLASSES[label]},p{n // 2}" for n, label in enumerate(labels)]
     (root / "cells.csv").write_text("path,label,patient\n" + "\n".join(lines) + "\n")
@@ -40,6 +45,7 @@ def run(tmp_path_factory):
         "loss.class_weights": "balanced",
         "split.protocol": "given",
         "split.file": str(file),
+        "split.groups": "near_duplicates",
     }
     outcome = train(config.load("cnn:table", small), root / "run")
     text = write_report(outcome)
@@ -58,6 +64,12 @@ def test_the_summary_gives_macro_scores_with_and_without_the_class(run):
     assert summary["test"]["balanced_accuracy"] == pytest.approx(without * 3 / 4)
     assert "Classes with few groups, which parts may lack: rare (groups here: 1)." in text
     assert "Balanced accuracy without rare: " in text
+    assert summary["groups"] == "near_duplicates"
+    assert "ASSUMPTION: nearly identical images are of one group" in " ".join(text.split())
+    with (folder / "split.csv").open(newline="") as table:
+        assert {row["group"] for row in csv.DictReader(table) if row["subject"] == "p1"} == {
+            "p0+p1"
+        }
     assert "NaN" not in (folder / "summary.json").read_text()
     assert "nan" not in (folder / "summary.md").read_text().lower().split()
 
