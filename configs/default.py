@@ -46,6 +46,10 @@ FIELDS = {
     "data.subject_pattern": Pattern("", "image_folder: group 1 in the relative path", group=True),
     # The content of the table is compared at resume, by way of split.csv.
     "data.subject_csv": Location("", "image_folder: CSV with the columns path,subject").free(),
+    "data.label_pattern": Pattern("", "image_folder: class, instead of the folder", group=True),
+    "data.part_pattern": Pattern("", "image_folder: train, val or test", group=True),
+    "data.part_from": Choice("", ("", "folder"), "image_folder: folder: ROOT/train/<class>/…"),
+    "data.source_pattern": Pattern("", "image_folder: hospital or scanner", group=True),
     "data.table": Location("", "table: CSV, TSV or JSON lines that lists the images").free(),
     "data.columns": Text("", 'table, parquet: "path=ID, label=diagnosis" where they are not found'),
     "data.path_template": Text("", 'table: "images/{label}/{ID}.png", below data.root'),

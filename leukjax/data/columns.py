@@ -129,8 +129,12 @@ def official_parts(names: Iterable[str]) -> dict[str, str]:
 
 
 def part_of(name: str) -> str:
-    """Returns "train", "val" or "test"; "" if a name means none. TestA and test_set are test."""
-    return PARTS.get(name.lower(), "test" if name.lower().startswith("test") else "")
+    """Returns "train", "val" or "test", by the first word of a name; "" if it means none.
+
+    Every name that begins with test is test: TestA, test_set.
+    """
+    word = re.match("[a-z]*", name.lower())[0]  # type: ignore[index]
+    return PARTS.get(word, "test" if word.startswith("test") else "")
 
 
 def find_attributes(

@@ -144,7 +144,7 @@ class Subset:
 
 _Make = TypeVar("_Make", bound=Callable[..., Dataset])
 # Arguments of data sets whose config field has another name than data.ARGUMENT.
-_FIELDS = {"subject": "data.subject_pattern"}
+_FIELDS = {name: f"data.{name}_pattern" for name in ("subject", "label", "part", "source")}
 
 
 def names_config_fields(make: _Make) -> _Make:
