@@ -48,11 +48,14 @@ FIELDS = {
     "data.subject_pattern": Pattern(
         "", "image_folder, crops: group 1 in the relative path", group=True
     ),
-    "data.label_pattern": Pattern(
-        "", "crops: class of points without one, group 1 in the path of the field", group=True
-    ),
     # The content of the table is compared at resume, by way of split.csv.
     "data.subject_csv": Location("", "image_folder: CSV with the columns path,subject").free(),
+    "data.label_pattern": Pattern(
+        "", "image_folder: class, instead of the folder; crops: class of unnamed points", group=True
+    ),
+    "data.part_pattern": Pattern("", "image_folder: train, val or test", group=True),
+    "data.part_from": Choice("", ("", "folder"), "image_folder: folder: ROOT/train/<class>/…"),
+    "data.source_pattern": Pattern("", "image_folder: hospital or scanner", group=True),
     "data.table": Location("", "table: CSV, TSV or JSON lines that lists the images").free(),
     "data.columns": Text("", 'table, parquet: "path=ID, label=diagnosis" where they are not found'),
     "data.path_template": Text("", 'table: "images/{label}/{ID}.png", below data.root'),

@@ -434,6 +434,8 @@ def _check_combinations(flat: dict[str, Any]) -> None:
                 refuse(field, "needs init.weights")
     if flat["data.subject_pattern"] and flat["data.subject_csv"]:
         refuse("data.subject_csv", "give either this or data.subject_pattern, not both")
+    if flat["data.part_pattern"] and flat["data.part_from"]:
+        refuse("data.part_from", "give either this or data.part_pattern, not both")
 
 
 def steps(text: str, *, steps_per_epoch: int, batch_size: int, field: str) -> int:

@@ -177,7 +177,8 @@ class Pattern(Text):
                 f"--config.{name}={value}: not a regular expression: {error}"
             ) from error
         if self.group and value and not expression.groups:
-            raise UserError(f"--config.{name}={value}: must have a group in brackets, the subject")
+            kind = name.rpartition(".")[2].removesuffix("_pattern")
+            raise UserError(f"--config.{name}={value}: must have a group in brackets, the {kind}")
 
 
 @dataclasses.dataclass(frozen=True)

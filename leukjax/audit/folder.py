@@ -23,6 +23,12 @@ from leukjax.errors import UserError
 from leukjax.report.tables import number, span
 
 LAYOUTS = ("cnmc", "all_idb2", "image_folder")  # tried in this order
+# Fields that only an image_folder has.
+_FOLDER_FIELDS = {
+    "data.part_from",
+    "data.subject_csv",
+    *(f"data.{name}_pattern" for name in ("subject", "label", "part", "source")),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +182,7 @@ def _source(
 ) -> tuple[ConfigDict, FileDataset]:
     """Returns the images of the first layout that the folder has."""
     fields_given = {field for field, _ in overrides}
-    if layout == "auto" and fields_given & {"data.subject_pattern", "data.subject_csv"}:
+    if layout == "auto" and fields_given & _FOLDER_FIELDS:
         layout = "image_folder"
     for name in LAYOUTS if layout == "auto" else (layout,):
         # An audit lists the files that cannot be read instead of stopping at the first.

@@ -145,11 +145,8 @@ class Subset:
 _Make = TypeVar("_Make", bound=Callable[..., Dataset])
 # Arguments of data sets whose config field has another name than data.ARGUMENT.
 _FIELDS = {
-    "subject": "data.subject_pattern",
-    "label": "data.label_pattern",
-    "format": "data.crop_format",
-    "margin": "data.crop_margin",
-    "size": "data.crop_size",
+    **{name: f"data.{name}_pattern" for name in ("subject", "label", "part", "source")},
+    **{name: f"data.crop_{name}" for name in ("format", "margin", "size")},
 }
 
 

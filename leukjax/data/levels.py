@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 
+from leukjax.data.parts import official_parts, part_of
 from leukjax.data.source import WARNING, Note
 from leukjax.errors import UserError
 
@@ -109,6 +110,8 @@ def _too_high(folders: Mapping[str, set[str]], parts: Sequence[str], root: str) 
     )
     if root.lower().endswith(".zip"):
         text += " after unpacking the zip"
+    if official_parts(folders) and all(map(part_of, folders)) and below:
+        text += ", or keep their split with --config.data.part_from=folder"
     if {"all", "hem"} <= set(below):
         text += ", or read C-NMC 2019 as the data set cnmc"
     return text

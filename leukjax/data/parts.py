@@ -1,5 +1,6 @@
 """The parts of a split, and the names that tables and folders give them."""
 
+import re
 from collections.abc import Iterable
 
 PARTS = ("train", "val", "test")
@@ -15,8 +16,12 @@ PART_NAMES = {
 
 
 def part_of(name: str) -> str:
-    """Returns "train", "val" or "test"; "" if a name means none. TestA and test_set are test."""
-    return PART_NAMES.get(name.lower(), "test" if name.lower().startswith("test") else "")
+    """Returns "train", "val" or "test", by the first word of a name; "" if it means none.
+
+    Every name that begins with test is test: TestA, test_set.
+    """
+    word = re.match("[a-z]*", name.lower())[0]  # type: ignore[index]
+    return PART_NAMES.get(word, "test" if word.startswith("test") else "")
 
 
 def official_parts(phases: Iterable[str]) -> dict[str, str]:

@@ -208,7 +208,7 @@ def test_points_need_a_size_and_a_class(tmp_path):
         make_dataset(config.load("cnn:crops", {"data.root": str(tmp_path)}).data)
     with pytest.raises(UserError, match=r"label: a\.txt: line 1 has no class"):
         Crops(tmp_path, size=20)
-    with pytest.raises(UserError, match=r"label: '\(z\)' finds nothing in images/a\.png"):
+    with pytest.raises(UserError, match=r"label: '\(z\)' finds no label in images/a\.png"):
         Crops(tmp_path, size=20, label="(z)")
 
 

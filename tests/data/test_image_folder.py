@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from trees import cell, data_config, encode, texts, write, zip_folder
 
-from leukjax.data.datasets import image_folder
+from leukjax import config
+from leukjax.data import path_pattern
+from leukjax.data.datasets import image_folder, make_dataset
 from leukjax.data.manifest_builder import scan
 from leukjax.data.split import crossing_groups, make_split
 from leukjax.errors import UserError
@@ -94,7 +96,7 @@ def test_a_pattern_that_does_not_fit(root, pattern, message):
 
 def test_a_pattern_that_takes_exponential_time_is_stopped(root, monkeypatch):
     """It may come from the config of another person's run."""
-    monkeypatch.setattr(image_folder, "_SEARCH_SECONDS", 0.5)
+    monkeypatch.setattr(path_pattern, "_SEARCH_SECONDS", 0.5)
     (root / "blast" / ("a" * 64 + "!.png")).write_bytes((root / "blast" / "p3_d.jpeg").read_bytes())
     with pytest.raises(UserError, match=r"data.subject_pattern: '\(a\+\)\+\$' takes too long"):
         make(root, subject_pattern="(a+)+$")
@@ -218,3 +220,91 @@ def test_real_cells_of_fields_with_several_classes(shared, tmp_path):
                 of_class = m.label == label
                 got = (of_class & (split.part == part)).sum() / of_class.sum()
                 assert abs(got - share) < 0.02
+
+
+@pytest.fixture
+def raabin(tmp_path):
+    """Folders of parts, as those of Raabin-WBC: Train, TestA, TestB, and a class in two only."""
+    for number, part in enumerate(("Train", "TestA", "TestB", "validation_set")):
+        for name in ("Lymphocyte", "Monocyte", "Rare")[: 3 - number % 2]:
+            for image in range(3):
+                write(
+                    tmp_path / part / name / f"s{number % 2}_{part}{image}.png",
+                    encode(cell(100 * number + 10 * image + len(name)), "PNG"),
+                )
+    return tmp_path
+
+
+def test_parts_from_folders(raabin, tmp_path):
+    with pytest.raises(UserError, match=r"keep their split with --config\.data\.part_from=folder"):
+        make(raabin)
+    source = make(raabin, part_from="folder", source_pattern="(s[01])_")
+    assert source.classes == ("Lymphocyte", "Monocyte", "Rare")
+    assert source.official_parts == {
+        "Train": "train", "TestA": "test", "TestB": "test", "validation_set": "val",
+    }  # fmt: skip
+    assert len(source.entries) == 30
+    first = source.entries[0]
+    assert (first.id, first.label, first.phase) == (
+        "TestA/Lymphocyte/s1_TestA0.png", 0, "TestA",
+    )  # fmt: skip
+    assert source.attributes["source"][first.id] == "s1"
+    assert any(
+        text.startswith("parts: TestA (6) is test, TestB (9) is test") for text in texts(source)
+    )
+    # The same by expressions, and by Python's arguments.
+    by_pattern = image_folder.ImageFolder(
+        raabin, part="^([^/]+)/", label="/([A-Z][a-z]+)/", source="(s[01])_"
+    )
+    assert by_pattern.entries == source.entries
+    assert by_pattern.official_parts == source.official_parts
+    again = config.load("cnn:image_folder", source.config_fields).data
+    assert make_dataset(again).entries == source.entries
+
+
+def test_classes_from_the_names_of_files(tmp_path):
+    for number, name in enumerate(("MMY_1", "MMY_2", "BNE_1", "BNE_2")):
+        write(tmp_path / f"{name}.png", encode(cell(number), "PNG"))
+    source = make(tmp_path, label_pattern="([A-Z]+)_[0-9]")
+    assert source.classes == ("BNE", "MMY")
+    assert [entry.label for entry in source.entries] == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"label_pattern": "(Mono)"},
+            r"data\.label_pattern: .* finds no label in TestA/L.* \(18 of",
+        ),
+        ({"label_pattern": r"(\.png)"}, r"holds only the class \.png"),
+        ({"part_pattern": "Mono"}, r"data\.part_pattern: the expression has no group"),
+        (
+            {"part_pattern": "/(s[01])_"},
+            r"data\.part_pattern: no part is called s0, s1; parts are t",
+        ),
+        ({"source_pattern": "(s0)_"}, r"data\.source_pattern: .* finds no source in"),
+        ({"part_pattern": "(T)", "part_from": "folder"}, r"give either this or part_from"),
+    ],
+)
+def test_patterns_that_do_not_fit(raabin, fields, message):
+    fields = ({} if "part_pattern" in fields else {"part_from": "folder"}) | fields
+    with pytest.raises(UserError, match=message):
+        make(raabin, **fields)
+
+
+def test_parts_that_are_none(raabin):
+    write(raabin / "extra" / "Rare" / "x.png", encode(cell(1), "PNG"))
+    with pytest.raises(
+        UserError, match=r"data\.part_from: no part is called extra; parts are train"
+    ):
+        make(raabin, part_from="folder")
+    (raabin / "extra" / "Rare" / "x.png").rename(raabin / "Train" / "x.png")
+    with pytest.raises(
+        UserError, match=r"Train/x\.png is not in a class folder \(expected .*<part>/"
+    ):
+        make(raabin, part_from="folder")
+    with pytest.raises(
+        UserError, match=r"data\.part_from=folder: give either this or data\.part_p"
+    ):
+        config.load("cnn:image_folder", {"data.part_from": "folder", "data.part_pattern": "(t)"})

@@ -83,7 +83,7 @@ def test_files_with_the_names_of_parts_are_the_official_split(tmp_path):
     write(tmp_path / "README.md", "x")
     section = config.load("cnn:parquet", {"data.root": str(tmp_path)}).data
     data = make_dataset(section)
-    assert data.official_parts == {"test": "test", "train": "train", "validation": "val"}
+    assert data.official_parts == {part: part for part in ("train", "val", "test")}
     assert data.entries[0].id == "data/test-0.parquet/0000000"
     split = make_split(data.manifest, "auto", 0, official_parts=data.official_parts)
     assert split.protocol == "official"

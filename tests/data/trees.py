@@ -15,7 +15,8 @@ from leukjax.data.manifest import Manifest, join_groups
 
 def data_config(root, **fields) -> ConfigDict:
     """The `data` fields that sources read."""
-    data = ConfigDict({"root": "", "positive": "", "subject_pattern": "", "subject_csv": ""})
+    patterns = {f"{name}_pattern": "" for name in ("subject", "label", "part", "source")}
+    data = ConfigDict({"root": "", "positive": "", "subject_csv": "", "part_from": "", **patterns})
     data.update(root=str(root), **fields)
     return data
 

@@ -18,11 +18,11 @@ from leukjax.data.annotation_formats import MAX_COCO_BYTES, Cell, Document
 from leukjax.data.annotations import Annotations
 from leukjax.data.archive import IMAGES, File, Files, native
 from leukjax.data.dataset import Dataset, names_config_fields
-from leukjax.data.datasets.image_folder import _first_groups
 from leukjax.data.decode import MIN_SIDE, BadImage, decode
 from leukjax.data.field_cache import Decoded, FieldCache
 from leukjax.data.image_stats import find_background, sample_rows
 from leukjax.data.parts import PART_NAMES, official_parts
+from leukjax.data.path_pattern import search
 from leukjax.data.source import INFO, WARNING, Entry, Loaded, Note
 from leukjax.errors import UserError
 from leukjax.storage import read_bytes
@@ -145,8 +145,8 @@ class Crops(Dataset):
     ) -> tuple[list[Entry], tuple[str, ...]]:
         used = [field for field in fields if found.cells.get(field.location)]
         locations = [field.location for field in used]
-        subjects = _searched("subject", subject, locations) if subject else locations
-        labels = _searched("label", label, locations) if label else [""] * len(used)
+        subjects = search("subject", subject, locations) if subject else locations
+        labels = search("label", label, locations) if label else [""] * len(used)
         named: list[tuple[str, File, str, str]] = []
         for field, of_field, own in zip(used, subjects, labels, strict=True):
             for number, cell in enumerate(found.cells[field.location]):
@@ -263,26 +263,6 @@ def _given(path: Path) -> list[Document]:
         ) from error
     read = functools.partial(read_bytes, path, MAX_COCO_BYTES)
     return [Document(path.name, size, read)]
-
-
-def _searched(argument: str, expression: str, locations: list[str]) -> list[str]:
-    """Returns what the first group of an expression finds in each path."""
-    try:
-        groups = re.compile(expression).groups
-    except (re.error, RecursionError, OverflowError) as error:
-        raise UserError(
-            f"{argument}: {expression!r} is not a regular expression ({error})"
-        ) from error
-    if not groups:
-        raise UserError(f"{argument}: {expression!r} has no group: put what is meant in brackets")
-    found = _first_groups(expression, locations)
-    missing = [place for place, value in zip(locations, found, strict=True) if not value]
-    if missing:
-        raise UserError(
-            f"{argument}: {expression!r} finds nothing in {missing[0]} ({len(missing):,} of "
-            f"{len(locations):,} fields): change the expression"
-        )
-    return found
 
 
 def _classes(labels: set[str]) -> tuple[str, ...]:

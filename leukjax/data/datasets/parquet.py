@@ -226,9 +226,8 @@ def _read(
 
 
 def _parts_of_files(layouts: dict[str, parquet_file.Layout]) -> list[str]:
-    """Returns the first word of the name of each row's file, if it is a part."""
+    """Returns the part that the name of each row's file means; "" for none."""
     parts = []
     for name, layout in layouts.items():
-        word = re.match("[A-Za-z]*", name.rsplit("/", 1)[-1])[0]  # type: ignore[index]
-        parts += [word if part_of(word) else ""] * layout.rows
+        parts += [part_of(name.rsplit("/", 1)[-1])] * layout.rows
     return parts
