@@ -4,6 +4,8 @@ Resampling uses stacks: the matrices of 10,000 resamples are one product of weig
 group. NaN means undefined; `scores` turns it into None with a reason.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float, Int, Num
 
@@ -39,7 +41,10 @@ def by_class(confusion: Num[np.ndarray, "*r c c"]) -> dict[str, Float[np.ndarray
 
 
 def score(
-    name: str, confusion: Num[np.ndarray, "*r c c"], positive: int
+    name: str,
+    confusion: Num[np.ndarray, "*r c c"],
+    positive: int,
+    over: Sequence[int] | None = None,
 ) -> Float[np.ndarray, "*r"]:
     """Returns one score of each confusion matrix.
 
@@ -51,6 +56,7 @@ def score(
             terms is.
         confusion: rows true, columns predicted; counts or weights.
         positive: index of the positive class; ignored above two classes.
+        over: indices of the classes that a mean is over; None = all.
     """
     confusion = np.asarray(confusion, dtype=float)
     classes = confusion.shape[-1]
@@ -65,14 +71,18 @@ def score(
         return ratio(covariance, np.sqrt(np.maximum(spread, 0)))
     scores = by_class(confusion)
     if name == "balanced_accuracy":
-        return scores["recall"].mean(axis=-1)
+        return _mean(scores["recall"], over)
     if name == "macro_f1":
-        return scores["f1"].mean(axis=-1)
+        return _mean(scores["f1"], over)
     if name == "weighted_f1":
         actual = confusion.sum(axis=-1)
         # A class without images has weight 0, so its F1 may be undefined.
         return ratio((actual * np.where(actual > 0, scores["f1"], 0)).sum(axis=-1), total)
-    return scores[name][..., positive] if classes == 2 else scores[name].mean(axis=-1)
+    return scores[name][..., positive] if classes == 2 else _mean(scores[name], over)
+
+
+def _mean(of_classes: np.ndarray, over: Sequence[int] | None) -> np.ndarray:
+    return (of_classes if over is None else of_classes[..., list(over)]).mean(axis=-1)
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
