@@ -9,6 +9,7 @@ import numpy as np
 from leukjax.metrics import clustered
 from leukjax.metrics.intervals import Interval, interval
 from leukjax.metrics.predictions import Predictions
+from leukjax.metrics.scores import scores
 
 MIN_GROUPS = 5  # below it a subgroup has scores without intervals
 MAX_VALUES = 32  # of an attribute; one with more identifies people, or needs bands
@@ -87,11 +88,14 @@ def score_names(predictions: Predictions) -> tuple[str, ...]:
 def _subgroup(attribute: str, value: str, p: Predictions, positive: str) -> Subgroup:
     data = clustered.group(p.labels, p.probabilities, p.group)
     index = p.classes.index(positive) if positive else 0
-    scores = {}
+    reasons = scores(p.labels, p.probabilities, p.classes, positive).reasons
+    found = {}
     for name in score_names(p):
         score = interval(name, data, index)
-        if data.groups < MIN_GROUPS and score.value is not None:
+        if score.value is None:
+            score = dataclasses.replace(score, reason=reasons[name])
+        elif data.groups < MIN_GROUPS:
             reason = f"fewer than {MIN_GROUPS} groups"
             score = dataclasses.replace(score, low=None, high=None, reason=reason)
-        scores[name] = score
-    return Subgroup(attribute, value, len(p), data.groups, scores)
+        found[name] = score
+    return Subgroup(attribute, value, len(p), data.groups, found)

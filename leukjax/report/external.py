@@ -134,7 +134,7 @@ def sentence(test: External) -> str:
         if score.low is not None and score.high is not None:
             interval = f"95 % CI {score.low:.3f} to {score.high:.3f}"
         parts.append(f"{title_of(name)} {score.value:.3f} ({interval})")
-    return "; ".join([*parts, *_notes(test)]).rstrip(".") + "."
+    return "; ".join([*parts, *(note.rstrip(".") for note in _notes(test))]) + "."
 
 
 def _notes(test: External) -> list[str]:

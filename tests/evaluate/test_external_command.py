@@ -231,3 +231,27 @@ def test_a_damaged_folder_is_one_line(tmp_path, change, message):
     with pytest.raises(ValueError, match=r"run leukjax\.evaluate again") as caught:
         external.read(tmp_path)
     assert message in str(caught.value)
+
+
+def test_subgroups_of_the_own_split(finished_run, trained_run, tmp_path, monkeypatch, capsys):
+    shutil.copytree(trained_run.parent / "cache", tmp_path / "cache")
+    monkeypatch.setenv("LEUKJAX_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(finished_run, tmp_path / "run")
+    with (finished_run / "split.csv").open() as file:
+        rows = [(row["id"], "fm"[len(row["subject"]) % 2]) for row in csv.DictReader(file)]
+    with (tmp_path / "run" / "attributes.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("id", "sex"), *rows])
+    status, said, err = run(
+        capsys, f"--workdir={tmp_path / 'run'}", "--part=val", f"--output={tmp_path / 'out'}"
+    )
+    assert status == 0, err
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    found = tables.read(tmp_path / "out" / "predictions.csv")
+    for row in scores["subgroups"]:
+        sex = dict(rows)
+        chosen = np.array([sex[i] == row["value"] for i in found.id])
+        right = found.probabilities.argmax(axis=1)[chosen] == found.labels[chosen]
+        assert row["images"] == chosen.sum()
+        assert row["scores"]["accuracy"]["value"] == pytest.approx(right.mean())
+    assert "Scores by subgroup on smears, val" in said
+    assert (tmp_path / "out" / "figures" / "subgroups.png").is_file()
