@@ -7,7 +7,8 @@ python -m leukjax.audit --labels STUDY        a folder of leukjax.crossval
 
 A folder: counts images, subjects and groups; finds identical and nearly identical images across
 subjects, classes and folds; measures how well area, brightness, file size or border alone predict
-the class. Writes a page with pictures (one file that opens offline) and audit.json.
+the class. With --config.data.table=cells.csv: whether the source or another column predicts the
+class. Writes a page with pictures (one file that opens offline) and audit.json.
 A paper: checks of every printed table whether its numbers can all be correct as described. Each
 check reports pass, fail or cannot tell, with the arithmetic; the exit status is 0 in each case.
 Labels: ranks the images whose label is contradicted by models that did not train on them; several
@@ -25,7 +26,7 @@ FLAGS = flags.FlagValues()
 flags.DEFINE_enum(
     "layout",
     "auto",
-    ["auto", "cnmc", "all_idb2", "image_folder"],
+    ["auto", "cnmc", "all_idb2", "image_folder", "table"],
     "layout of the folder",
     flag_values=FLAGS,
 )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from leukjax.compare.external import by_model
 from leukjax.compare.load_results import (
     Entry,
     Run,
@@ -22,6 +23,8 @@ from leukjax.metrics.evaluation import score
 from leukjax.metrics.intervals import Interval
 from leukjax.metrics.predictions import Predictions
 from leukjax.metrics.scores import NAMES, Scores, scores
+from leukjax.metrics.subgroups import Subgroups, subgroups
+from leukjax.report.external import External
 from leukjax.report.provenance import About
 
 # The primary analysis, fixed before any result: the headline follows from it alone.
@@ -124,6 +127,8 @@ class Study:
         test; otherwise empty.
       baseline, out_of_fold_baseline: of the larger class, where runs record their training images.
       notes: sentences from the checks of the inputs.
+      subgroups: by model name, for the ranked models whose runs have attributes.
+      external: external tests by model, beside the comparison and never ranked.
     """
 
     entries: list[Entry]
@@ -137,6 +142,8 @@ class Study:
     baseline: ModelScores | None
     out_of_fold_baseline: ModelScores | None
     notes: list[str]
+    subgroups: dict[str, Subgroups]
+    external: dict[str, list[External]]
 
     @property
     def ranked(self) -> list[Entry]:
@@ -164,12 +171,15 @@ class Study:
         return self.ranked[0].predictions
 
 
-def make_study(entries: Sequence[Entry], positive: str = "") -> Study:
+def make_study(
+    entries: Sequence[Entry], positive: str = "", tests: Sequence[External] = ()
+) -> Study:
     """Checks that the models can be compared, and compares them.
 
     Args:
       entries: at least one.
       positive: the positive class; "" = that of the runs.
+      tests: external tests.
 
     Raises:
       UserError: the models cannot be compared.
@@ -206,6 +216,12 @@ def make_study(entries: Sequence[Entry], positive: str = "") -> Study:
         _baseline(ranked, positive),
         _baseline(out_of_fold, positive),
         notes,
+        {
+            entry.name: subgroups(entry.predictions, entry.runs[0].attributes, positive)
+            for entry in ranked
+            if entry.runs and entry.runs[0].attributes
+        },
+        by_model(entries, tests),
     )
 
 

@@ -18,6 +18,7 @@ NAMES = ("loss", *confusion.NAMES, "auroc", "average_precision", "brier")
 METHODS = {
     "jackknife": "delete-one-group jackknife (CR3), t with Satterthwaite's degrees of freedom",
     "exact": "the same result in every group: binomial (Clopper-Pearson), one trial per group",
+    "mover": "difference of two independent sets of groups, from the intervals of both (MOVER)",
 }
 RANGE = {"mcc": (-1.0, 1.0), "loss": (0.0, np.inf), "brier": (0.0, 2.0)}
 TAIL = 0.025  # of a 95 % interval, on either side
@@ -63,6 +64,7 @@ def intervals(
     groups: Shaped[np.ndarray, " n"],
     classes: Sequence[str],
     positive: str,
+    over: tuple[int, ...] | None = None,
 ) -> dict[str, Interval]:
     """Returns every score of `NAMES` with its interval.
 
@@ -72,14 +74,16 @@ def intervals(
         groups: name of each row's group.
         classes: names, in the order of the columns.
         positive: one of `classes`.
+        over: indices of the classes that means over classes are taken of; None = those with images.
     """
-    data = clustered.group(labels, probabilities, groups)
+    data = clustered.group(labels, probabilities, groups, over)
     reasons = scores(labels, probabilities, classes, positive).reasons
     result = {}
     for name in NAMES:
         result[name] = interval(name, data, classes.index(positive))
         if result[name].value is None:
-            result[name] = dataclasses.replace(result[name], reason=reasons[name])
+            reason = reasons.get(name, result[name].reason)
+            result[name] = dataclasses.replace(result[name], reason=reason)
     return result
 
 

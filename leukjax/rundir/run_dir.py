@@ -26,7 +26,7 @@ from leukjax.rundir.files import reason
 
 CONFIG, DATA = "config.json", "data.json"
 PREPROCESSING, SUMMARY = "preprocessing.json", "summary.json"
-SPLIT = "split.csv"
+SPLIT, ATTRIBUTES = "split.csv", "attributes.csv"
 METRICS, STARTS = "metrics.jsonl", "starts.jsonl"
 LEDGER, LEDGER_OF_STUDY = "test_openings.jsonl", "ledger.jsonl"
 UNLIKENESS = "unlikeness.npz"
@@ -245,6 +245,22 @@ class RunDir:
         rows = [row for row in self.split().values() if row[3]]
         crosses = any(parts.setdefault(group, part) != part for _, group, _, part in rows)
         return crosses or self.data().get("protocol") == "image"
+
+    def attributes(self) -> dict[str, dict[str, str]]:
+        """Returns column -> id -> value of attributes.csv; {} if there is no such file."""
+        header, rows = self.csv_rows(ATTRIBUTES)
+        if not header:
+            return {}
+        if header[0] != "id" or len(set(header)) < len(header):
+            raise self._damaged(ATTRIBUTES, "its columns must be id and different names")
+        if any(len(name) > schema.MAX_TEXT for name in header):
+            raise self._damaged(ATTRIBUTES, "the name of a column is too long")
+        if len({row[0] for row in rows}) < len(rows):
+            raise self._damaged(ATTRIBUTES, "an id occurs twice")
+        return {
+            name: {row[0]: row[column] for row in rows}
+            for column, name in enumerate(header[1:], start=1)
+        }
 
     def table(
         self, name: str, columns: Sequence[str], *, required: bool = False
