@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from leukjax.config import build
 from leukjax.data.datasets import config_names, list_datasets
-from leukjax.data.parts import CROSSING
+from leukjax.data.parts import CROSSING, ONE_SOURCE
 from leukjax.errors import UserError
 from leukjax.fields import (
     Choice,
@@ -92,12 +92,12 @@ FIELDS = {
     # Split
     "split.protocol": Choice(
         "subject",
-        ("auto", "subject", "official", "given", "kfold", "image"),
+        ("auto", "subject", "official", "given", "kfold", ONE_SOURCE, "image"),
         "auto: the published parts where there are any",
     ),
     "split.seed": Whole(0, (0, 2**32 - 1), "seed of the assignment"),
     "split.folds": Whole(5, (3, 1000), "kfold: number of folds"),
-    "split.fold": Whole(0, (0, 999), "kfold: this fold is the test split, the next validates"),
+    "split.fold": Whole(0, (0, 999), "kfold: this fold tests, the next validates; or the source"),
     "split.held_out": Choice(
         "none",
         ("none", "auto", "subject", "official", "given"),
@@ -112,7 +112,9 @@ FIELDS = {
     # The parts of the file are compared at resume, by way of split.csv.
     "split.file": Location("", "given: CSV of images and parts, or split.csv of a run").free(),
     "split.crossing": Choice(
-        "refuse", CROSSING, "given: what becomes of groups with images in several parts"
+        "refuse",
+        CROSSING,
+        "given: what becomes of groups with images in several parts (or sources)",
     ),
     # Model
     "model.name": Choice("resnet", registry.config_names, "family of models, or a registered one"),

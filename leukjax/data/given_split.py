@@ -1,15 +1,15 @@
 """Given splits: parts that come with the data or in a file, kept to the image."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
 import numpy as np
 from jaxtyping import Bool
 
 from leukjax.data import assignment
-from leukjax.data.manifest import Manifest
-from leukjax.data.parts import HELD_OUT, PART_NAMES, PARTS, SHARES
+from leukjax.data.manifest import Manifest, natural
+from leukjax.data.parts import HELD_OUT, ONE_SOURCE, PART_NAMES, PARTS, SHARES
 from leukjax.data.source import INFO, WARNING, Note
 from leukjax.errors import UserError
 from leukjax.storage import read_csv
@@ -71,6 +71,43 @@ def from_file(path: str | os.PathLike[str], manifest: Manifest, notes: list[Note
         text = f"{missing:,} labelled images are not in {os.path.basename(path)} and are not used"
         notes.append(Note(INFO, text))
     return np.where(manifest.label >= 0, part, "")
+
+
+def by_source(
+    manifest: Manifest, sources: Mapping[str, str], fold: int, notes: list[Note]
+) -> np.ndarray:
+    """Returns parts in which one source tests and the others train, str[n].
+
+    Args:
+      manifest: the images.
+      sources: id -> where it was taken, "" = not known.
+      fold: number of the source that tests, see `names_of_sources`.
+      notes: gets a note that names it, and counts the images without a source.
+
+    Raises:
+      UserError: fewer than two sources, or no such one.
+    """
+    labelled = manifest.label >= 0
+    source = np.array([sources.get(id, "") for id in manifest.id.tolist()], np.str_)
+    names = names_of_sources(source[labelled].tolist())
+    if len(names) < 2:
+        raise UserError(
+            f"split.protocol {ONE_SOURCE}: the labelled images are of {len(names)} sources, and it "
+            "needs two. Give a table with the sources (data.columns: source=COLUMN)"
+        )
+    if not 0 <= fold < len(names):
+        raise UserError(f"split.fold: {fold} is not in 0..{len(names) - 1} ({len(names)} sources)")
+    notes.append(Note(INFO, f"the source {names[fold]} tests; {len(names) - 1} others train"))
+    unknown = int((labelled & (source == "")).sum())
+    if unknown:
+        notes.append(Note(INFO, f"{unknown:,} labelled images have no source and are not used"))
+    part = np.where(source == names[fold], "test", "train")
+    return np.where(labelled & (source != ""), part, "").astype("<U8")
+
+
+def names_of_sources(sources: Iterable[str]) -> list[str]:
+    """Returns the different sources in natural order: their order as folds."""
+    return sorted({source for source in sources if source}, key=natural)
 
 
 def settle(
@@ -148,8 +185,8 @@ def with_validation(
     chosen = assignment.some_groups(manifest, train, share, seed, protocol)
     groups = len(np.unique(manifest.group[chosen]))
     text = (
-        f"the parts have no validation: {int(chosen.sum()):,} images of {groups:,} groups of train "
-        f"validate ({share:.0%} of train, split.seed {seed})"
+        f"validation is made of train: {int(chosen.sum()):,} images of {groups:,} groups "
+        f"({share:.0%} of train, split.seed {seed})"
     )
     notes.append(Note(INFO, text))
     return np.where(chosen, "val", part)

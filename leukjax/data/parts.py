@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 
+ONE_SOURCE = "leave_one_source_out"  # a protocol
 PARTS = ("train", "val", "test")
 HELD_OUT = "held_out"  # outside all folds; no run reads it
 SHARES = (0.70, 0.15, 0.15)

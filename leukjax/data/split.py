@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from leukjax.data import assignment, given_split
 from leukjax.data.dataset import Dataset
 from leukjax.data.manifest import Manifest
-from leukjax.data.parts import CROSSING, HELD_OUT, PARTS, SHARES
+from leukjax.data.parts import CROSSING, HELD_OUT, ONE_SOURCE, PARTS, SHARES
 from leukjax.data.source import INFO, WARNING, Note
 from leukjax.data.split_table import (
     Split,
@@ -41,7 +41,7 @@ __all__ = [
     "to_csv",
 ]
 
-PROTOCOLS = ("auto", "subject", "official", "given", "kfold", "image")
+PROTOCOLS = ("auto", "subject", "official", "given", "kfold", ONE_SOURCE, "image")
 
 
 def split_by_group(dataset: Dataset, *, shares: Sequence[float] = SHARES, seed: int = 0) -> Split:
@@ -133,6 +133,7 @@ def make_split(
     official_parts: Mapping[str, str] | None = None,
     file: str | PathLike[str] = "",
     crossing: str = "refuse",
+    sources: Mapping[str, str] | None = None,
 ) -> Split:
     """Splits the labelled images of a manifest.
 
@@ -144,16 +145,18 @@ def make_split(
         "given": the parts of `file`, or those that the data set was published with, kept to the
         image; validation is made of train where there is none. "official": the published parts; a
         group that crosses them goes to the side with more of its images. "kfold": fold `fold`
-        tests, the next one validates, by group. "image": 70/15/15 by image, leaky. "auto": see
-        `_choose`.
+        tests, the next one validates, by group. "leave_one_source_out": source `fold`, in natural
+        order, tests; validation is made of groups of the others. "image": 70/15/15 by image, leaky.
+        "auto": see `_choose`.
       seed: of the assignment; no effect on parts that are given.
       folds: number of folds ("kfold").
-      fold: the fold that tests, 0 <= fold < folds ("kfold").
+      fold: the fold that tests, 0 <= fold < folds ("kfold"), or the source.
       held_out: "kfold": the protocol whose test part stays outside all folds; "none" folds
         everything.
       official_parts: `Dataset.official_parts`; None or {} = the data set has no official split.
       file: CSV of images and parts ("given"); "" = the parts of the data set.
-      crossing: what becomes of groups that cross given parts; see `given_split.settle`.
+      crossing: what becomes of groups that cross given parts or sources; see `given_split.settle`.
+      sources: id -> where it was taken, "" = not known ("leave_one_source_out").
 
     Raises:
       UserError: an unknown protocol, too few groups, a part that lacks a class, or parts that do
@@ -168,8 +171,12 @@ def make_split(
         notes.append(Note(INFO, f"split.protocol auto: {protocol} ({reason})"))
     leaky = protocol == "image"
     given: dict[str, Any] = {"official_parts": official_parts, "file": file, "crossing": crossing}
-    if protocol in ("given", "official"):
-        part, leaky = _given(manifest, protocol, notes, **given)
+    if protocol in ("given", "official", ONE_SOURCE):
+        if protocol == ONE_SOURCE:
+            part = given_split.by_source(manifest, sources or {}, fold, notes)
+            part, leaky = given_split.settle(manifest, part, crossing, notes, "sources'")
+        else:
+            part, leaky = _given(manifest, protocol, notes, **given)
         part = given_split.with_validation(manifest, part, seed, notes, protocol)
         rare = given_split.lacking(manifest, part, notes)
     elif protocol == "kfold":

@@ -243,7 +243,7 @@ def records_of(config: ConfigDict) -> Records:
 
 def split_of(config: ConfigDict, records: Records) -> Split:
     """The split that a config asks for, of what `records_of` returns."""
-    options = config.split
+    options, sources = config.split, records.attributes.get("source", {})
     split = data_split.make_split(
         records.manifest,
         options.protocol,
@@ -254,8 +254,8 @@ def split_of(config: ConfigDict, records: Records) -> Split:
         official_parts=records.official_parts,
         file=options.file,
         crossing=options.crossing,
+        sources=sources,
     )
-    sources = records.attributes.get("source", {})
     return groups.with_embargo(records.manifest, split, options.groups, sources)
 
 

@@ -116,7 +116,7 @@ def test_parts_of_the_data_and_a_validation_that_is_made():
     assert crossing_groups(m, split) == []
     assert set(m.label[split.part == "val"].tolist()) == {0, 1}
     (note,) = split.notes
-    assert str(note).startswith(f"the parts have no validation: {number} images of ")
+    assert str(note).startswith(f"validation is made of train: {number} images of ")
     other = make_split(m, "given", 1, official_parts=published)
     assert (other.part[28:] == "test").all()
     assert (other.part != split.part).any()  # the seed draws
@@ -198,3 +198,37 @@ def test_the_python_function(tmp_path):
         split_given(data, file, crossing="split")
     with pytest.raises(TypeError, match="expected a Dataset"):
         split_given([1])
+
+
+def test_one_source_tests_and_the_others_train():
+    m = forty()
+    sources = {id: f"site{(1, 2, 10, 3)[k // 10]}" for k, id in enumerate(m.id.tolist())}
+    tested = []
+    for fold in range(4):
+        split = make_split(m, "leave_one_source_out", 0, fold=fold, sources=sources)
+        (tests,) = {sources[id] for id in m.id[split.part == "test"].tolist()}
+        tested.append(tests)
+        assert (split.part == "test").sum() == 10
+        assert (split.part == "val").sum() in (4, 6, 8)
+        assert crossing_groups(m, split) == []
+        assert split.notes[0].text == f"the source {tests} tests; 3 others train"
+    assert tested == ["site1", "site2", "site3", "site10"]
+    with pytest.raises(UserError, match=r"split\.fold: 4 is not in 0\.\.3 \(4 sources\)"):
+        make_split(m, "leave_one_source_out", 0, fold=4, sources=sources)
+
+
+def test_a_group_of_two_sources_and_images_of_none():
+    m = forty()
+    sources = {id: "ab"[k // 20] for k, id in enumerate(m.id.tolist())}
+    sources[m.id[0].item()] = ""
+    sources[m.id[2].item()] = "b"  # its group has another image of a
+    with pytest.raises(UserError, match=r"1 groups have images in several parts: g01"):
+        make_split(m, "leave_one_source_out", 0, sources=sources)
+    split = make_split(m, "leave_one_source_out", 0, sources=sources, crossing="drop")
+    assert split.part[[0, 3]].tolist() == ["", ""]  # a tie keeps what trains
+    assert any("1 labelled images have no source" in note.text for note in split.notes)
+
+
+def test_no_sources_are_refused():
+    with pytest.raises(UserError, match="of 0 sources, and it needs two"):
+        make_split(forty(), "leave_one_source_out", 0)

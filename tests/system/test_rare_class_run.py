@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from leukjax import config
 from leukjax.compare.analysis import make_study
 from leukjax.compare.load_results import read_entries
 from leukjax.compare.tables import rare_table
+from leukjax.errors import UserError
 from leukjax.evaluate import evaluate_run
+from leukjax.evaluate.rescore import predict_again
 from leukjax.training.run_report import write_report
 from leukjax.training.trainer import train
 
@@ -84,3 +87,12 @@ def test_it_is_evaluated_on_its_own_split_and_compared(run, tmp_path, capsys):
     study = make_study(read_entries([str(folder)]))
     table = rare_table(study)
     assert [row[1] for row in table.rows] == ["balanced accuracy", "macro F1"]
+
+
+def test_a_split_csv_that_was_changed_is_noticed(run, tmp_path):
+    folder = shutil.copytree(run[0], tmp_path / "run")
+    text = (folder / "split.csv").read_text()
+    (folder / "split.csv").write_text(text.replace(",a,test\n", ",a,train\n", 1))
+    table = [("data.table", str(run[0].parent / "cells.csv"))]
+    with pytest.raises(UserError, match=r"another split \(split_sha256 differs"):
+        predict_again(folder, "test", overrides=table)
