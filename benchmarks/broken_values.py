@@ -175,7 +175,8 @@ def change_arrays(data: bytes, random: np.random.Generator) -> bytes:
     elif how == 3:
         arrays[name] = value.reshape(-1)[:-1]
     elif how == 4:
-        arrays[name] = value.astype(str(random.choice(("complex64", "S8", "int8", "bool", "O"))))
+        kinds = ("complex64", "S8", "int8", "bool", "O")
+        arrays[name] = value.astype("O" if value.dtype.kind == "U" else str(random.choice(kinds)))
     elif how == 5:
         arrays[name] = np.ascontiguousarray(value.T)
     file = io.BytesIO()

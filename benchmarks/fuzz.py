@@ -4,7 +4,8 @@ python benchmarks/fuzz.py --count=2000 --seed=0
 python benchmarks/fuzz.py --count=200 --seed=3 --kind=run,hostile
 
 Every case damages one kind of input at random and runs a command on it: images, tables, zips,
-folders, config files, fields, the cache or weights before training; files of a finished run
+folders, config files, fields, the cache or weights before training; data sets in a table, an .npz
+or Parquet (--kind=tables, which ends after the images are read); files of a finished run
 (--kind=run: predict, explain, evaluate, robustness, compare); small files that need gigabytes or
 minutes (hostile); names (names); environment variables, standard streams and permissions
 (environment). Most cases run inside worker processes, which import once. Every --process_every-th,

@@ -25,6 +25,7 @@ import broken_files
 import broken_images
 import broken_names
 import broken_runs
+import broken_tables
 import broken_weights
 import fuzz_check
 import fuzz_watch
@@ -35,6 +36,7 @@ from ml_collections import ConfigDict
 KINDS: dict[str, tuple[Callable, float]] = {  # with the share of all cases
     "image": (broken_files.images, 0.1),
     "table": (broken_files.table, 0.05),
+    "tables": (broken_tables.tables, 0.06),
     "labels": (broken_files.labels, 0.03),
     "zip": (broken_files.zip_file, 0.06),
     "folder": (broken_files.tree, 0.05),
@@ -49,6 +51,11 @@ KINDS: dict[str, tuple[Callable, float]] = {  # with the share of all cases
     "names": (broken_names.names, 0.08),
     "environment": (broken_environments.environment, 0.04),
 }
+
+
+# Kinds whose cases end after the images are read: as processes, in which JAX is imported, most of
+# the time would go elsewhere.
+_READ_ONLY = ("tables",)
 
 
 class Hang(BaseException):
@@ -84,8 +91,10 @@ def run_case(
                     "changes": "",
                     "problem": "fuzz.py raised", "output": traceback.format_exc(),
                     "peak": 0}  # fmt: skip
-        trains = _every(number, settings["train_every"])
-        alone = case.surroundings is not None or _every(number, settings["process_every"])
+        whole = case.kind not in _READ_ONLY
+        trains = whole and _every(number, settings["train_every"])
+        alone = whole and _every(number, settings["process_every"])
+        alone = alone or case.surroundings is not None
         changes = ascii("; ".join(case.changes))
         started(folder, _label(case, trains, alone), changes)
         before = {name: fuzz_watch.snapshot(folder / name) for name in ("outside", "inputs", "run")}
@@ -185,6 +194,7 @@ def run_here(
     module = importlib.import_module(module_of(case.command))
     _as_if_new(module)
     doing = module.main if trains or case.command != "main" else _prepare
+    doing = _read_images if case.kind in _READ_ONLY else doing
     signal.signal(signal.SIGALRM, ring)
     fuzz_watch.forget_peak()
     with tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as out:
@@ -289,6 +299,18 @@ def _prepare(names: list[str], overrides: list[tuple[str, str]], arguments: list
     make_batches(config, records, chosen.rows("train"), config.train.batch_size, training=True)
     images = records.images(np.arange(len(records)))
     assert hashlib.sha256(images.data).hexdigest() == records.checksum, "read other pixels"
+
+
+def _read_images(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
+    """Makes the data set, reads every image and splits them."""
+    from leukjax import command
+    from leukjax.data import datasets, split
+
+    config = command.one_config(names, overrides, arguments)
+    dataset = datasets.make_dataset(config.data)
+    manifest = dataset.scan(config.data.cache_dir, threads=1)
+    split.make_split(manifest, config.split.protocol, config.split.seed,
+                     official_parts=dataset.official_parts)  # fmt: skip
 
 
 def _find_weights(config: ConfigDict) -> None:

@@ -24,7 +24,7 @@ from leukjax.storage import MAX_TABLE_BYTES, open_regular
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MAX_BYTES = 2**31  # of the process
+MAX_BYTES = 3 * 2**29  # of the process
 MAX_SECONDS = 100  # of processor time, for one request
 MAX_IMAGE_BYTES = 2**28
 _MAX_LINE = 2**26

@@ -308,3 +308,24 @@ def test_parts_that_are_none(raabin):
         UserError, match=r"data\.part_from=folder: give either this or data\.part_p"
     ):
         config.load("cnn:image_folder", {"data.part_from": "folder", "data.part_pattern": "(t)"})
+
+
+def test_real_cells_in_folders_of_parts(shared, tmp_path):
+    """bccd_cells as Train/<class> and TestA/<class>: the same images, classes and subjects."""
+    pattern = r"(BloodImage_\d+)"
+    plain = make(shared / "data" / "bccd_cells", subject_pattern=pattern)
+    part = {}
+    for entry in plain.entries:
+        side = "Train" if int(entry.subject[-3:]) % 4 else "TestA"
+        part[f"{side}/{entry.id}"] = entry
+        link = tmp_path / side / entry.path
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(shared / "data" / "bccd_cells" / entry.path)
+    source = make(tmp_path, subject_pattern=pattern, part_from="folder")
+    assert source.official_parts == {"Train": "train", "TestA": "test"}
+    assert source.classes == plain.classes
+    for entry in source.entries:
+        was = part.pop(entry.id)
+        assert (entry.label, entry.subject) == (was.label, was.subject)
+        assert source.read(entry) == plain.read(was)
+    assert not part

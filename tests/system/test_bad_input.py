@@ -117,7 +117,7 @@ def fuzz(place: Path, kinds: str, *flags: str) -> str:
 
 
 def test_damaged_inputs_drawn_at_random(tmp_path):
-    kinds = "image,table,labels,zip,folder,field,extreme,config file,cache"
+    kinds = "image,table,tables,labels,zip,folder,field,extreme,config file,cache"
     said = fuzz(tmp_path, kinds, "--count=60", "--seed=1", "--train_every=30", "--process_every=0")
     assert "seed 1: 60 cases, 0 failed" in said
     assert "succeeded" in said
