@@ -324,6 +324,39 @@ def test_a_field_is_decoded_once_for_all_threads(tmp_path, monkeypatch):
     assert sorted(decoded) == [f"images/{name}.png" for name in "abc"]
 
 
+def test_real_cells_are_those_of_a_folder(shared, tmp_path):
+    """Cells of bccd_cells beside each other in fields, with boxes: the same images and split."""
+    source = shared / "data" / "bccd_cells"
+    names = sorted(path.name.rsplit("_", 1)[0] for path in (source / "WBC").iterdir())[:24]
+    content = {"images": [], "annotations": [], "categories": []}
+    for code, label in enumerate(("Platelets", "RBC", "WBC")):
+        content["categories"].append({"id": code, "name": label})
+    for number, name in enumerate(dict.fromkeys(names)):
+        canvas = np.full((100, 1200, 3), 200, np.uint8)
+        left = 0
+        for path in sorted(source.glob(f"*/{name}_*.jpg")):
+            pixels, _ = crops.decode(path.read_bytes(), path.name)
+            height, width = pixels.shape[:2]
+            canvas[:height, left : left + width] = pixels
+            code = ("Platelets", "RBC", "WBC").index(path.parent.name)
+            box = {"image_id": number, "category_id": code, "bbox": [left, 0, width, height]}
+            content["annotations"].append(box | {"id": len(content["annotations"])})
+            write(tmp_path / "cells" / path.parent.name / path.name, path.read_bytes())
+            left += width
+        write(tmp_path / "fields" / f"{name}.png", encode(canvas, "PNG"))
+        content["images"].append({"id": number, "file_name": f"{name}.png"})
+    write(tmp_path / "fields" / "cells.json", json.dumps(content))
+    pattern, cache = r"(BloodImage_\d+)", str(tmp_path / "cache")
+    cut = Crops(tmp_path / "fields", subject=pattern).prepare(48, cache_dir=cache)
+    folder = lj.ImageFolder(tmp_path / "cells", subject=pattern).prepare(48, cache_dir=cache)
+    assert cut.classes == folder.classes
+    order, other = np.argsort(cut.manifest.pixels), np.argsort(folder.manifest.pixels)
+    np.testing.assert_array_equal(cut.images(order), folder.images(other))
+    np.testing.assert_array_equal(cut.manifest.label[order], folder.manifest.label[other])
+    parts = [make_split(records.manifest, "subject", 0).part for records in (cut, folder)]
+    np.testing.assert_array_equal(parts[0][order], parts[1][other])
+
+
 def test_the_cache_keeps_a_bounded_number_of_bytes(monkeypatch):
     calls = []
 
