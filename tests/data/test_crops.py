@@ -241,6 +241,11 @@ BOMB = "<!DOCTYPE a [<!ENTITY b 'bb'>]><annotation>&b;</annotation>"
         ("all.json", coco_content().replace("[4, 8, 16, 12]", "[NaN, 8, 1, 1]"), "no coordinates"),
         ("all.json", coco_content().replace("[4, 8, 16, 12]", "[4, 8]"), "has no bbox"),
         ("all.json", coco_content(annotations=[]), "no coco annotation of a cell was found"),
+        (
+            "all.json",
+            coco_content().replace('"rbc"', '"w\\nbc"').replace('"wbc"', '"w bc"'),
+            "all cells are of the class w bc",
+        ),
         ("a.txt", "0 0.5 0.5 0.1", r"a\.txt: line 1 has 4 values|a\.txt: line 1: has 4 values"),
         ("a.txt", "0 0.5 0.5 0.1 x", "not numbers"),
         ("a.txt", b"\xff\xfe0", "is not UTF-8"),
@@ -268,7 +273,7 @@ def test_what_is_wrong_is_named(tmp_path, name, content, message):
         ("a: &a [x]\nb: [*a, *a]\nnames: [rbc]", "class 1 is none of the 1 named"),
         ("names: [", "is no YAML that is read"),
         ("!!python/object/apply:os.abort []", None),
-        ("{" * 5000, "is no YAML that is read"),
+        ("{\n" * 3000, "is no YAML that is read"),
     ],
 )
 def test_yaml_executes_nothing(tmp_path, content, message):
@@ -301,6 +306,27 @@ def test_several_formats_and_fields_are_not_guessed(tmp_path, monkeypatch):
     fields(tmp_path, "a", "more")
     with pytest.raises(UserError, match=r"all\.json.*several of the name: a\.png"):
         Crops(tmp_path, annotations=tmp_path / "all.json")
+
+
+@pytest.mark.parametrize("make", [coco, yolo, voc])
+def test_changed_bytes_are_read_or_refused(tmp_path, make):
+    make(fields(tmp_path))
+    suffixes = (".json", ".txt", ".xml", ".yaml")
+    paths = sorted(path for path in tmp_path.rglob("*") if path.suffix in suffixes)
+    rng, messages = np.random.default_rng(0), []
+    for place in rng.random(60).tolist():
+        path = paths[int(rng.integers(len(paths)))]
+        whole = path.read_bytes()
+        at = int(place * len(whole))
+        path.write_bytes(whole[:at] + rng.choice([b"", b"9", b"-1", b"\n"]) + whole[at + 1 :])
+        try:
+            data = Crops(tmp_path)
+            assert all(min(data.image(entry).shape) > 0 for entry in data.entries)
+        except UserError as error:
+            messages.append(str(error))
+        path.write_bytes(whole)
+    assert len(messages) > 5
+    assert not [message for message in messages if "\n" in message]
 
 
 def test_a_change_of_the_annotations_is_another_data_set(tmp_path):
