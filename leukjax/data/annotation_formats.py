@@ -85,12 +85,13 @@ def wrong(where: str, what: str) -> UserError:
 def parse_coco(document: Document) -> list[tuple[str, list[Cell]]]:
     """Returns the file name and the cells of each image that a COCO file lists."""
     name = document.location
+    text = document.text(MAX_COCO_BYTES)
     try:
-        content = json.loads(document.text(MAX_COCO_BYTES))
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise wrong(name, f"is not JSON ({str(error)[:100]})") from error
     labels = {
-        _id(category, "id", f"{name}: category"): str(category.get("name", "")).strip()
+        _id(category, "id", f"{name}: category"): _one_line(str(category.get("name", "")))
         for category in _records(content, "categories", name)
     }
     images: dict[int | str, tuple[str, Size | None, list[Cell]]] = {}
@@ -178,9 +179,9 @@ def _voc(document: Document) -> list[Cell]:
     name = document.location
     if document.size > MAX_FIELD_BYTES:
         raise wrong(name, f"has {document.size:,} bytes; at most {MAX_FIELD_BYTES:,} are read")
+    data = document.read()
     try:
-        parser = ElementTree.XMLParser(target=_NoDoctype())
-        root = ElementTree.fromstring(document.read(), parser)
+        root = ElementTree.fromstring(data, ElementTree.XMLParser(target=_NoDoctype()))
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise wrong(name, f"is no XML that is read ({error})") from error
     sides = [root.findtext(f"size/{side}", "").strip() for side in ("width", "height")]
@@ -188,7 +189,7 @@ def _voc(document: Document) -> list[Cell]:
     cells = []
     for number, element in enumerate(root.findall("object"), start=1):
         where = f"{name}: object {number}"
-        label = element.findtext("name", "").strip()
+        label = _one_line(element.findtext("name", ""))
         corners = [element.findtext(f"bndbox/{c}", "") for c in ("xmin", "ymin", "xmax", "ymax")]
         left, top, right, bottom = _box(corners, where)
         if not label:
@@ -234,8 +235,9 @@ def parse_names(documents: Sequence[Document]) -> dict[str, str] | None:
 
 
 def _yaml_names(document: Document) -> dict[str, str]:
+    text = document.text(MAX_NAMES_BYTES)
     try:  # BaseLoader makes text of everything, and follows no tag
-        content = yaml.load(document.text(MAX_NAMES_BYTES), yaml.BaseLoader)
+        content = yaml.load(text, yaml.BaseLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         line = str(error).split("\n", 1)[0][:100]
         raise wrong(document.location, f"is no YAML that is read ({line})") from error
@@ -246,4 +248,8 @@ def _yaml_names(document: Document) -> dict[str, str]:
         return {}
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise wrong(document.location, "its names are no list of names")
-    return names
+    return {number: _one_line(name) for number, name in names.items()}
+
+
+def _one_line(name: str) -> str:
+    return " ".join(name.split())

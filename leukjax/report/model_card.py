@@ -142,6 +142,7 @@ def _caveats(summary: Mapping[str, Any], about: About) -> list[str]:
         over_shortcuts_line(summary["over_shortcuts"]),
         f"The test images are of {groups} groups; any conclusion on new subjects rests on this"
         " number, and the intervals show its uncertainty.",
+        *(f"On the data: {text}." for text in summary["data_warnings"]),
         NO_EXTERNAL_TEST,
         "One run, one seed: `python -m leukjax.crossval` and `leukjax.compare` show how much"
         " another seed, another fold or another model changes.",

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from leukjax import runtime
 from leukjax.data.baselines import SHORTCUTS, Baseline, baselines, numbers_of
+from leukjax.data.source import WARNING
 from leukjax.metrics import clustered, comparisons
 from leukjax.metrics.evaluation import Evaluation, score
 from leukjax.metrics.intervals import Interval
@@ -191,6 +192,7 @@ def _summary(
         "epoch_chosen": best_epoch,
         "step_chosen": outcome.best_step,
         "chosen_by": f"{run.config.checkpoint.metric} on val",
+        "data_warnings": [note.text for note in records.notes if note.level == WARNING],
         "test_openings": run_dir.test_accesses(),
         "starts": starts,
         "resumed": starts - 1,

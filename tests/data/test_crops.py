@@ -241,6 +241,11 @@ BOMB = "<!DOCTYPE a [<!ENTITY b 'bb'>]><annotation>&b;</annotation>"
         ("all.json", coco_content().replace("[4, 8, 16, 12]", "[NaN, 8, 1, 1]"), "no coordinates"),
         ("all.json", coco_content().replace("[4, 8, 16, 12]", "[4, 8]"), "has no bbox"),
         ("all.json", coco_content(annotations=[]), "no coco annotation of a cell was found"),
+        (
+            "all.json",
+            coco_content().replace('"rbc"', '"w\\nbc"').replace('"wbc"', '"w bc"'),
+            "all cells are of the class w bc",
+        ),
         ("a.txt", "0 0.5 0.5 0.1", r"a\.txt: line 1 has 4 values|a\.txt: line 1: has 4 values"),
         ("a.txt", "0 0.5 0.5 0.1 x", "not numbers"),
         ("a.txt", b"\xff\xfe0", "is not UTF-8"),
@@ -268,7 +273,7 @@ def test_what_is_wrong_is_named(tmp_path, name, content, message):
         ("a: &a [x]\nb: [*a, *a]\nnames: [rbc]", "class 1 is none of the 1 named"),
         ("names: [", "is no YAML that is read"),
         ("!!python/object/apply:os.abort []", None),
-        ("{" * 5000, "is no YAML that is read"),
+        ("{\n" * 3000, "is no YAML that is read"),
     ],
 )
 def test_yaml_executes_nothing(tmp_path, content, message):
@@ -303,6 +308,27 @@ def test_several_formats_and_fields_are_not_guessed(tmp_path, monkeypatch):
         Crops(tmp_path, annotations=tmp_path / "all.json")
 
 
+@pytest.mark.parametrize("make", [coco, yolo, voc])
+def test_changed_bytes_are_read_or_refused(tmp_path, make):
+    make(fields(tmp_path))
+    suffixes = (".json", ".txt", ".xml", ".yaml")
+    paths = sorted(path for path in tmp_path.rglob("*") if path.suffix in suffixes)
+    rng, messages = np.random.default_rng(0), []
+    for place in rng.random(60).tolist():
+        path = paths[int(rng.integers(len(paths)))]
+        whole = path.read_bytes()
+        at = int(place * len(whole))
+        path.write_bytes(whole[:at] + rng.choice([b"", b"9", b"-1", b"\n"]) + whole[at + 1 :])
+        try:
+            data = Crops(tmp_path)
+            assert all(min(data.image(entry).shape) > 0 for entry in data.entries)
+        except UserError as error:
+            messages.append(str(error))
+        path.write_bytes(whole)
+    assert len(messages) > 5
+    assert not [message for message in messages if "\n" in message]
+
+
 def test_a_change_of_the_annotations_is_another_data_set(tmp_path):
     coco(fields(tmp_path))
     before = Crops(tmp_path).stat_key()
@@ -322,6 +348,39 @@ def test_a_field_is_decoded_once_for_all_threads(tmp_path, monkeypatch):
     data = Crops(tmp_path)
     data.scan(str(tmp_path / "cache"), threads=4)
     assert sorted(decoded) == [f"images/{name}.png" for name in "abc"]
+
+
+def test_real_cells_are_those_of_a_folder(shared, tmp_path):
+    """Cells of bccd_cells beside each other in fields, with boxes: the same images and split."""
+    source = shared / "data" / "bccd_cells"
+    names = sorted(path.name.rsplit("_", 1)[0] for path in (source / "WBC").iterdir())[:24]
+    content = {"images": [], "annotations": [], "categories": []}
+    for code, label in enumerate(("Platelets", "RBC", "WBC")):
+        content["categories"].append({"id": code, "name": label})
+    for number, name in enumerate(dict.fromkeys(names)):
+        canvas = np.full((100, 1200, 3), 200, np.uint8)
+        left = 0
+        for path in sorted(source.glob(f"*/{name}_*.jpg")):
+            pixels, _ = crops.decode(path.read_bytes(), path.name)
+            height, width = pixels.shape[:2]
+            canvas[:height, left : left + width] = pixels
+            code = ("Platelets", "RBC", "WBC").index(path.parent.name)
+            box = {"image_id": number, "category_id": code, "bbox": [left, 0, width, height]}
+            content["annotations"].append(box | {"id": len(content["annotations"])})
+            write(tmp_path / "cells" / path.parent.name / path.name, path.read_bytes())
+            left += width
+        write(tmp_path / "fields" / f"{name}.png", encode(canvas, "PNG"))
+        content["images"].append({"id": number, "file_name": f"{name}.png"})
+    write(tmp_path / "fields" / "cells.json", json.dumps(content))
+    pattern, cache = r"(BloodImage_\d+)", str(tmp_path / "cache")
+    cut = Crops(tmp_path / "fields", subject=pattern).prepare(48, cache_dir=cache)
+    folder = lj.ImageFolder(tmp_path / "cells", subject=pattern).prepare(48, cache_dir=cache)
+    assert cut.classes == folder.classes
+    order, other = np.argsort(cut.manifest.pixels), np.argsort(folder.manifest.pixels)
+    np.testing.assert_array_equal(cut.images(order), folder.images(other))
+    np.testing.assert_array_equal(cut.manifest.label[order], folder.manifest.label[other])
+    parts = [make_split(records.manifest, "subject", 0).part for records in (cut, folder)]
+    np.testing.assert_array_equal(parts[0][order], parts[1][other])
 
 
 def test_the_cache_keeps_a_bounded_number_of_bytes(monkeypatch):

@@ -76,10 +76,10 @@ def _people(files: Files) -> dict[str, tuple[str, str]]:
     if not tables:
         return {}
     path = tables[0].path
+    if tables[0].size > _MAX_BYTES:
+        raise UserError(f"{path}: has more than {_MAX_BYTES:,} bytes: download it again")
+    text = files.read(path).decode("utf-8-sig", errors="replace")
     try:
-        if tables[0].size > _MAX_BYTES:
-            raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
-        text = files.read(path).decode("utf-8-sig", errors="replace")
         rows = list(csv.DictReader(io.StringIO(text), strict=True))
         header = rows[0].keys() if rows else ()
         columns = [
