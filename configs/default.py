@@ -229,6 +229,8 @@ FIELDS = {
 
 # Where the images are smaller than the 224 px of the literature.
 _IMAGE_SIZES = {"bloodmnist": 28, "hehr_aml": 144}
+# Public data sets that come with parts.
+_WITH_PARTS = ("bloodmnist", "raabin", "wbcbench")
 
 
 def get_config(dataset: str = "") -> ConfigDict:
@@ -241,7 +243,7 @@ def get_config(dataset: str = "") -> ConfigDict:
         )
     if config.data.name != "smears":
         _published_protocol(config)
-    if dataset in ("cnmc", "table", "npz", "parquet", "crops", "bloodmnist", "wbcbench"):
+    if dataset in ("cnmc", "table", "npz", "parquet", "crops", *_WITH_PARTS):
         config.split.protocol = "auto"  # the published parts where they are there
     config.data.image_size = _IMAGE_SIZES.get(dataset, config.data.image_size)
     if dataset in ("cnmc", "all_idb2"):

@@ -153,6 +153,22 @@ def test_positive_class_of_all_idb1(tmp_path):
     assert all_idb1.AllIdb1(str(tmp_path), positive="healthy").positive == "healthy"
 
 
+def test_the_parts_of_raabin(tmp_path):
+    for part, count in {"Train": 12, "TestA": 4, "TestB": 3}.items():
+        for name in ("Basophil", "Monocyte"):
+            for number in range(count):
+                seed = sum(map(ord, part + name)) * 100 + number
+                image = encode(cell(seed, 24, "bright"), "JPEG")
+                write(tmp_path / part / name / f"{number}.jpg", image)
+    loaded = config.load("cnn:raabin", {"data.root": str(tmp_path)})
+    data = make_dataset(loaded.data)
+    protocol = loaded.split.protocol
+    split = make_split(data.manifest, protocol, 0, official_parts=data.official_parts)
+    part_of = {"TestA": {"test"}, "TestB": {""}, "Train": {"train", "val"}}
+    for phase, parts in part_of.items():
+        assert set(split.part[data.manifest.phase == phase]) == parts
+
+
 def test_bloodmnist(tmp_path):
     arrays = {}
     for part, count in {"train": 24, "val": 8, "test": 16}.items():
