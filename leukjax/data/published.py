@@ -28,6 +28,8 @@ class Published:
       layout: what a folder of it looks like, for messages.
       positive: default class of precision, recall and F1, of two.
       parts: `official_parts` of the data set.
+      counts_checked: False if the counts of the classes add up to the published total, but were
+        not compared with the source.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Published:
     caveats: tuple[str, ...] = ()
     positive: str = ""
     parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    counts_checked: bool = True
 
     def notes(
         self, entries: list[Entry], classes: tuple[str, ...], subjects_known: bool
@@ -63,6 +66,9 @@ class Published:
                     f"{self.title}: {len(entries):,} images, {self.images:,} are published{which}",
                 )
             ]
+        if not self.counts_checked:
+            text = f"{self.title}: the counts of the classes were not compared with the source"
+            notes.append(Note(INFO, text))
         licence = f"licence {self.licence}" if self.licence else "see its source for the licence"
         notes.append(Note(INFO, f"{self.title}: {licence}; cite {self.citation}"))
         caveats = list(self.caveats)

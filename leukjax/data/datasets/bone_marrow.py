@@ -22,6 +22,7 @@ class BoneMarrow(PublishedFiles):
         title="Bone-Marrow-Cytomorphology",
         images=171_374,
         classes=COUNTS,
+        counts_checked=False,
         citation=(
             "Matek, C., Krappe, S., Münzenmayer, C., Haferlach, T. & Marr, C. (2021). An "
             "expert-annotated dataset of bone marrow cytology in hematologic malignancies. The "

@@ -21,6 +21,7 @@ class MatekAml(PublishedFiles):
         title="AML-Cytomorphology_LMU",
         images=18_365,
         classes=COUNTS,
+        counts_checked=False,
         citation=(
             "Matek, C., Schwarz, S., Marr, C. & Spiekermann, K. (2019). A single-cell "
             "morphological dataset of leukocytes from AML patients and non-malignant controls. The "

@@ -25,6 +25,7 @@ class Raabin(PublishedFiles):
         title="Raabin-WBC",
         images=16_633,
         classes=COUNTS,
+        counts_checked=False,
         citation=(
             "Kouzehkanan, Z. M. et al. (2022). A large dataset of white blood cells containing "
             "cell locations and types, along with segmented nuclei and cytoplasm. Scientific "

@@ -18,6 +18,7 @@ class TaleqaniAll(PublishedFiles):
         title="Taleqani ALL",
         images=3256,
         classes=COUNTS,
+        counts_checked=False,
         citation=(
             "Aria, M., Ghaderzadeh, M., Bashash, D., Abolghasemi, H., Asadi, F. & Hosseini, A. "
             "(2021). Acute Lymphoblastic Leukemia (ALL) image dataset. Kaggle, "
