@@ -186,13 +186,13 @@ def _classes(result: Result) -> Section:
 def confusion_figure(test: ExternalTest, about: About) -> Figure:
     """Draws their classes (rows) against ours (columns)."""
     theirs, matrix = test.confusion
-    width, height = (2.6 + 0.8 * min(n, 10) for n in (len(about.classes), len(theirs)))
+    size = (3.2 + min(len(about.classes), 10), 2.2 + 0.6 * min(len(theirs), 16))
     with style():
-        figure = Figure(figsize=(max(width + 0.9, 4.4), max(height, 3.2)))
+        figure = Figure(figsize=size)
         axes = figure.subplots()
         entitle(figure, f"Confusion – {about.data}, {about.part}", about.marks())
         picture = draw_confusion(axes, matrix, about.classes, row_names=theirs)
-        axes.set(xlabel="predicted class of the run", ylabel="class of the data")
+        axes.set(xlabel="predicted class of the run", ylabel="class of the data", aspect="auto")
         bar = figure.colorbar(picture, ax=axes, shrink=0.8, format=PercentFormatter(1))
         bar.set_label("share of the row")
     return figure
