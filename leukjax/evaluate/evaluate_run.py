@@ -78,20 +78,21 @@ def run(
     write_atomic(output / "scores.json", json.dumps(content, indent=1) + "\n")
     name = folders[0].name if len(folders) == 1 else f"ensemble of {len(folders)} runs"
     name += ", eight views" if tta else ""
-    text = {
-        markdown: "\n".join(
+    ending = _ending(folders, part, output)
+    for markdown in (True, False):
+        text = "\n".join(
             [
                 scores.table({name: evaluation}, about, markdown=markdown),
                 *_thresholds(points, part, about, markdown=markdown),
                 *rare_lines(evaluation, about.rare),
                 *_subgroups(found, about, markdown=markdown),
-                *_ending(folders, part, output),
+                *ending,
             ]
         )
-        for markdown in (False, True)
-    }
-    write_atomic(output / "summary.md", text[True] + "\n")
-    print("\n" + text[False])
+        if markdown:
+            write_atomic(output / "summary.md", text + "\n")
+        else:
+            print("\n" + text)
 
 
 def _content(

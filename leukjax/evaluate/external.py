@@ -16,7 +16,7 @@ from leukjax import runtime, storage
 from leukjax.data.datasets import make_dataset
 from leukjax.errors import UserError
 from leukjax.evaluate import external_page
-from leukjax.evaluate.external_page import Calibrated, Result, Unlike
+from leukjax.evaluate.external_result import Calibrated, Result, Unlike, content
 from leukjax.evaluate.overlap import overlap
 from leukjax.evaluate.rescore import batch_size_of
 from leukjax.metrics import calibration, thresholds
@@ -201,7 +201,7 @@ def _unlike(predictor: Predictor, found: ExternalPredictions) -> Unlike | None:
 
 def _write(output: Path, result: Result) -> None:
     document = external_page.document(result)
-    content = external_page.content(result)
+    numbers = json.dumps(content(result), indent=1, allow_nan=False)
     folder = RunDir(output)
     for picture in document.pictures():
         save(picture.figure, folder.path("figures"), picture.name)
@@ -211,7 +211,7 @@ def _write(output: Path, result: Result) -> None:
     result.found.predictions.write(output / "predictions.csv", more)
     write_atomic(output / "summary.md", page.markdown(document))
     # Last: a folder that has it is complete.
-    write_atomic(output / FILE, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_atomic(output / FILE, numbers + "\n")
     print(f"\n{result.test}\n")
     for sentence in external_page.checks(result):
         print(sentence)

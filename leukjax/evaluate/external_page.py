@@ -1,20 +1,13 @@
-"""The summary of an external test: tables, figures, and the numbers as JSON."""
-
-import dataclasses
-from collections.abc import Mapping
-from typing import Any
+"""The summary of an external test: tables and figures."""
 
 import numpy as np
-from jaxtyping import Float
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from leukjax.evaluate.external_result import PART, Result
 from leukjax.metrics import calibration, confusion, thresholds
 from leukjax.metrics.external import ExternalTest
 from leukjax.metrics.intervals import METHODS, Interval
-from leukjax.metrics.predictions import Predictions
-from leukjax.metrics.subgroups import Subgroups
-from leukjax.predict.external import ExternalPredictions
 from leukjax.report.figures import draw_bins, draw_confusion
 from leukjax.report.page import Document, Picture, Section
 from leukjax.report.provenance import About
@@ -30,83 +23,7 @@ from leukjax.report.tables import (
     value_and_interval,
 )
 
-PART = "external test"
 _CALIBRATION = ("loss", "brier", "ece", "ece_equal_mass")
-
-
-@dataclasses.dataclass(frozen=True)
-class Calibrated:
-    """Probabilities at the temperatures fitted on validation.
-
-    Attributes:
-      temperatures: one per run.
-      predictions: on the external test.
-      scores: values by score, of each set with and without the temperatures.
-    """
-
-    temperatures: list[float]
-    predictions: Predictions
-    scores: dict[str, dict[str, float | None]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Unlike:
-    """Images that are unlike the training images.
-
-    Attributes:
-      values: out-of-distribution score of each image; above 1 it is unlike.
-      images, share: how many are.
-    """
-
-    values: Float[np.ndarray, " n"]
-    images: int
-    share: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """An external test.
-
-    Attributes:
-      runs: what identifies each run.
-      warnings: sentences on the runs that their own scores must state.
-      found: the predictions.
-      test: scores of the class with the largest probability.
-      at_threshold: scores at the threshold chosen on validation; None above two classes.
-      criterion: of the threshold.
-      tta: eight views were averaged.
-      calibrated: None where temperatures do not apply.
-      unlike: None where the runs cannot tell.
-      identical: ids of images that a run was trained on.
-      not_compared: why that is not known, else "".
-      subgroups: by the attributes of the data set.
-    """
-
-    runs: list[dict[str, Any]]
-    warnings: list[str]
-    found: ExternalPredictions
-    test: ExternalTest
-    at_threshold: ExternalTest | None
-    criterion: str
-    tta: bool
-    calibrated: Calibrated | None
-    unlike: Unlike | None
-    identical: list[str]
-    not_compared: str
-    subgroups: Subgroups
-
-    @property
-    def about(self) -> About:
-        """What tables and figures must state."""
-        records = self.found.records
-        return About(
-            records.name,
-            PART,
-            self.found.predictions.classes,
-            self.test.positive,
-            synthetic=records.synthetic,
-            subjects_known=records.subjects_known,
-        )
 
 
 def document(result: Result) -> Document:
@@ -269,13 +186,13 @@ def _classes(result: Result) -> Section:
 def confusion_figure(test: ExternalTest, about: About) -> Figure:
     """Draws their classes (rows) against ours (columns)."""
     theirs, matrix = test.confusion
-    width, height = (2.6 + 0.8 * min(n, 10) for n in (len(about.classes), len(theirs)))
+    size = (3.2 + min(len(about.classes), 10), 2.2 + 0.6 * min(len(theirs), 16))
     with style():
-        figure = Figure(figsize=(max(width + 0.9, 4.4), max(height, 3.2)))
+        figure = Figure(figsize=size)
         axes = figure.subplots()
         entitle(figure, f"Confusion – {about.data}, {about.part}", about.marks())
         picture = draw_confusion(axes, matrix, about.classes, row_names=theirs)
-        axes.set(xlabel="predicted class of the run", ylabel="class of the data")
+        axes.set(xlabel="predicted class of the run", ylabel="class of the data", aspect="auto")
         bar = figure.colorbar(picture, ax=axes, shrink=0.8, format=PercentFormatter(1))
         bar.set_label("share of the row")
     return figure
@@ -378,70 +295,3 @@ def _subgroups(result: Result) -> Section | None:
         forest_figure(models, {PART: result.test.by_image}, result.about),
     )
     return Section("subgroups", "Subgroups", [subgroup_table(models, result.about), picture])
-
-
-def content(result: Result) -> dict[str, Any]:
-    """Returns every number as JSON."""
-    test, records = result.test, result.found.records
-    theirs, matrix = test.confusion
-    own = test.own
-    values: dict[str, Any] = {
-        "external_test": True,
-        "runs": result.runs,
-        "tta": result.tta,
-        "data": records.name,
-        "synthetic": records.synthetic,
-        "subjects_known": records.subjects_known,
-        "classes": list(test.predictions.classes),
-        "positive": test.positive,
-        **{name: test.counts[name] for name in ("images", "subjects", "groups", "groups_with")},
-        "class_map": dict(result.found.ours_of),
-        "left_out": dict(test.left_out),
-        "absent": list(test.absent),
-        **_contrast(test),
-        "by_subject": None if test.by_subject is None else _as_json(test.by_subject),
-        "own_by_subject": None
-        if own is None or own.by_subject is None
-        else _as_json(own.by_subject),
-        "no_own": test.no_own,
-        "own_counts": None if own is None else own.counts,
-        "prevalence": {
-            name: {"external": external, "own": of_own}
-            for name, (external, of_own) in test.prevalence().items()
-        },
-        "confusion": {
-            "theirs": list(theirs),
-            "ours": list(test.predictions.classes),
-            "images": matrix.tolist(),
-        },
-        "identical_to_training": result.identical,
-        "not_compared": result.not_compared,
-        "subgroups": [
-            {**dataclasses.asdict(row), "scores": _as_json(row.scores)}
-            for row in result.subgroups.rows
-        ],
-    }
-    if result.at_threshold is not None:
-        threshold = {"criterion": result.criterion, "threshold": result.at_threshold.threshold}
-        values["at_threshold"] = threshold | _contrast(result.at_threshold)
-    if result.calibrated is not None:
-        values["calibration"] = {
-            "temperatures": result.calibrated.temperatures,
-            "scores": result.calibrated.scores,
-        }
-    if result.unlike is not None:
-        values["unlike"] = {"images": result.unlike.images, "share": result.unlike.share}
-    return values
-
-
-def _contrast(test: ExternalTest) -> dict[str, Any]:
-    return {
-        "by_image": _as_json(test.by_image),
-        "own": {} if test.own is None else _as_json(test.own.by_image),
-        "drop": _as_json(test.drop),
-        "at_own_prevalence": _as_json(test.at_own_prevalence),
-    }
-
-
-def _as_json(scores: Mapping[str, Interval]) -> dict[str, Any]:
-    return {name: dataclasses.asdict(score) for name, score in scores.items()}

@@ -1,13 +1,14 @@
 """The table and the forest plot of scores by subgroup."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from leukjax.metrics.intervals import Interval
-from leukjax.metrics.subgroups import MIN_GROUPS, Subgroup, Subgroups
+from leukjax.metrics.subgroups import MIN_GROUPS, Subgroups
 from leukjax.report.provenance import About
 from leukjax.report.style import CLASSES, GREY, MARKERS, entitle, legend_label, style
 from leukjax.report.tables import Cell, Table, reason_notes, title_of
@@ -65,43 +66,27 @@ def forest_figure(
       about: what was evaluated.
     """
     keys = _keys(models)
-    shown = keys[:MAX_DRAWN]
-    attributes = list(dict.fromkeys(attribute for attribute, _, _ in shown))
-    rows = len(shown) + len(attributes)
-    step = max(1.0, 0.55 * len(models))
+    rows = _rows(keys[:MAX_DRAWN], max(1.0, 0.55 * len(models)))
+    height = rows[-1].y + 1
     with style():
-        figure = Figure(figsize=(7.2, 1.7 + 0.23 * rows * step + 0.17 * (len(models) // 3)))
+        figure = Figure(figsize=(7.2, 1.7 + 0.23 * height + 0.17 * (len(models) // 3)))
         entitle(figure, f"Subgroups – {about.data}, {about.part}", about.marks())
         panels = figure.subplots(1, len(DRAWN), sharey=True, gridspec_kw={"wspace": 0.06})
-        ticks, labels, y = [], [], 0.0
-        place: dict[tuple[str, str], float] = {}
-        for attribute in attributes:
-            ticks.append(y)
-            labels.append(_shortened(attribute))
-            y += 1
-            for _, value, count in [key for key in shown if key[0] == attribute]:
-                place[attribute, value] = y
-                ticks.append(y)
-                labels.append(f"{_shortened(value)} ({count})")
-                y += step
         for axes, name in zip(panels, DRAWN, strict=True):
             for i, (model, found) in enumerate(models.items()):
-                shift = 0.5 * (i - (len(models) - 1) / 2)
                 of_all = overall[model][name].value
                 if of_all is not None:
                     axes.axvline(of_all, color=CLASSES[i % 6], lw=1, ls=":")
-                for row in found.rows:
-                    at = place.get((row.attribute, row.value))
-                    if at is not None:
-                        _draw(axes, row, name, at + shift, i)
+                shift = 0.5 * (i - (len(models) - 1) / 2)
+                _draw_model(axes, found, name, rows, shift, i)
                 axes.plot([], [], MARKERS[i % 6], color=CLASSES[i % 6], label=legend_label(model))
-            axes.set(xlim=(-0.02, 1.02), ylim=(y - 0.4, -0.6), title=title_of(name))
+            axes.set(xlim=(-0.02, 1.02), ylim=(height - 0.4, -0.6), title=title_of(name))
             axes.xaxis.set_major_formatter(PercentFormatter(1))
             axes.grid(axis="y", visible=False)
             axes.tick_params(axis="y", length=0)
-        panels[0].set_yticks(ticks, labels)
-        for label, at in zip(panels[0].get_yticklabels(), ticks, strict=True):
-            label.set_fontweight("normal" if at in place.values() else "bold")
+        panels[0].set_yticks([row.y for row in rows], [row.label for row in rows])
+        for label, row in zip(panels[0].get_yticklabels(), rows, strict=True):
+            label.set_fontweight("normal" if row.value else "bold")
         more = f"; the first {MAX_DRAWN} of {len(keys)} subgroups" if len(keys) > MAX_DRAWN else ""
         figure.legend(
             *panels[0].get_legend_handles_labels(),
@@ -111,6 +96,38 @@ def forest_figure(
             title_fontsize=8,
         )
     return figure
+
+
+class _Row(NamedTuple):
+    """A row of the forest plot: an attribute (with the value ""), or a subgroup."""
+
+    attribute: str
+    value: str
+    y: float
+    label: str
+
+
+def _rows(keys: Sequence[tuple[str, str, int]], step: float) -> list[_Row]:
+    """Returns the rows from top to bottom; those of subgroups are `step` high."""
+    rows: list[_Row] = []
+    y = 0.0
+    for attribute, value, groups in keys:
+        if not rows or rows[-1].attribute != attribute:
+            rows.append(_Row(attribute, "", y, _shortened(attribute)))
+            y += 1
+        rows.append(_Row(attribute, value, y, f"{_shortened(value)} ({groups})"))
+        y += step
+    return rows
+
+
+def _draw_model(
+    axes: Axes, found: Subgroups, name: str, rows: Sequence[_Row], shift: float, index: int
+) -> None:
+    place = {(row.attribute, row.value): row.y for row in rows}
+    for subgroup in found.rows:
+        y = place.get((subgroup.attribute, subgroup.value))
+        if y is not None:
+            _draw(axes, subgroup.scores[name], y + shift, index)
 
 
 def _shortened(text: str, most: int = 32) -> str:
@@ -123,8 +140,8 @@ def _keys(models: Mapping[str, Subgroups]) -> list[tuple[str, str, int]]:
     return [(attribute, value, groups) for (attribute, value), groups in found.items()]
 
 
-def _draw(axes: Axes, row: Subgroup, name: str, y: float, index: int) -> None:
-    score, colour = row.scores[name], CLASSES[index % 6]
+def _draw(axes: Axes, score: Interval, y: float, index: int) -> None:
+    colour = CLASSES[index % 6]
     if score.value is None:
         axes.text(0.5, y, "undefined", color=GREY, fontsize=7, ha="center", va="center")
         return

@@ -16,7 +16,7 @@ from leukjax.evaluate import rescore
 from leukjax.explain import cli
 from leukjax.metrics import predictions
 from leukjax.metrics.predictions import Predictions
-from leukjax.predict import batching
+from leukjax.predict import batching, recorded
 from leukjax.predict import cli as predict
 from leukjax.predict import predictor as predictors
 from leukjax.predict.member import Outputs
@@ -70,7 +70,7 @@ def of_page() -> np.ndarray:
 def of_threshold(monkeypatch) -> np.ndarray:
     seen = []
     validation = iter(tables())
-    monkeypatch.setattr(predictors, "_validation", lambda member: next(validation))
+    monkeypatch.setattr(recorded, "_of_member", lambda member, part: next(validation))
     module = predictors.thresholds
     monkeypatch.setattr(module, "choose_confidence", lambda _, p, *__: seen.append(p))
     predictor().choose_threshold(0.1)
