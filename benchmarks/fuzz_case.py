@@ -288,17 +288,14 @@ def _watch(process: subprocess.Popen, timeout: int) -> tuple[str, int]:
 def _prepare(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
     """Does what `leukjax.main` does before the model is built."""
     from leukjax import command
-    from leukjax.data import datasets, split
-    from leukjax.training.training_data import make_batches
+    from leukjax.training.training_data import make_batches, records_of, split_of
 
     config = command.one_config(names, overrides, arguments)
     if config.init.weights:
         _find_weights(config)
         return
-    records = datasets.prepare(config.data)
-    chosen = split.make_split(records.manifest, config.split.protocol, config.split.seed,
-                              config.split.folds, config.split.fold,
-                              official_parts=records.official_parts)  # fmt: skip
+    records = records_of(config)
+    chosen = split_of(config, records)
     make_batches(config, records, chosen.rows("train"), config.train.batch_size, training=True)
     images = records.images(np.arange(len(records)))
     assert hashlib.sha256(images.data).hexdigest() == records.checksum, "read other pixels"

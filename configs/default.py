@@ -10,11 +10,13 @@ from ml_collections import ConfigDict
 
 from leukjax.config import build
 from leukjax.data.datasets import config_names, list_datasets
+from leukjax.data.parts import CROSSING, ONE_SOURCE
 from leukjax.errors import UserError
 from leukjax.fields import (
     Choice,
     Duration,
     Flag,
+    Formed,
     Location,
     Number,
     Pattern,
@@ -43,16 +45,31 @@ FIELDS = {
         "none", ("none", "median", "gaussian", "bilateral", "nlm"), "filter before the resize"
     ),
     "data.positive": Text("", "class of precision, recall and F1; empty: the data set's own"),
-    "data.subject_pattern": Pattern("", "image_folder: group 1 in the relative path", group=True),
+    "data.subject_pattern": Pattern(
+        "", "image_folder, crops: group 1 in the relative path", group=True
+    ),
     # The content of the table is compared at resume, by way of split.csv.
     "data.subject_csv": Location("", "image_folder: CSV with the columns path,subject").free(),
-    "data.label_pattern": Pattern("", "image_folder: class, instead of the folder", group=True),
+    "data.label_pattern": Pattern(
+        "", "image_folder: class, instead of the folder; crops: class of unnamed points", group=True
+    ),
     "data.part_pattern": Pattern("", "image_folder: train, val or test", group=True),
     "data.part_from": Choice("", ("", "folder"), "image_folder: folder: ROOT/train/<class>/…"),
     "data.source_pattern": Pattern("", "image_folder: hospital or scanner", group=True),
     "data.table": Location("", "table: CSV, TSV or JSON lines that lists the images").free(),
     "data.columns": Text("", 'table, parquet: "path=ID, label=diagnosis" where they are not found'),
     "data.path_template": Text("", 'table: "images/{label}/{ID}.png", below data.root'),
+    # Cells cut out of fields, where they are marked; data.crop cuts the centre out of every image.
+    "data.annotations": Location(
+        "", "crops: file or folder of annotations; empty: below data.root"
+    ).free(),
+    "data.crop_format": Choice(
+        "auto", ("auto", "coco", "yolo", "voc", "points"), "crops: format of the annotations"
+    ),
+    "data.crop_margin": Number(0.0, (0, 10), "crops: share of a box added on each of its sides"),
+    "data.crop_size": Whole(
+        0, (0, 10_000), "crops: side of the window around a point, least side of a box, in pixels"
+    ),
     "data.bad_images": Choice("error", ("error", "skip"), "skip: listed in WORKDIR/skipped.csv"),
     "data.sampling": Choice(
         "as_is", ("as_is", "class_balanced", "subject_balanced"), "order of training only"
@@ -74,13 +91,30 @@ FIELDS = {
     "data.smears_seed": Whole(0, (0, 2**32 - 1), "smears: seed of the images, not of the training"),
     # Split
     "split.protocol": Choice(
-        "subject", ("auto", "subject", "official", "kfold", "image"), "auto: official where given"
+        "subject",
+        ("auto", "subject", "official", "given", "kfold", ONE_SOURCE, "image"),
+        "auto: the published parts where there are any",
     ),
     "split.seed": Whole(0, (0, 2**32 - 1), "seed of the assignment"),
     "split.folds": Whole(5, (3, 1000), "kfold: number of folds"),
-    "split.fold": Whole(0, (0, 999), "kfold: this fold is the test split, the next validates"),
+    "split.fold": Whole(0, (0, 999), "kfold: this fold tests, the next validates; or the source"),
     "split.held_out": Choice(
-        "none", ("none", "auto", "subject", "official"), "kfold: a test split outside all folds"
+        "none",
+        ("none", "auto", "subject", "official", "given"),
+        "kfold: a test split outside all folds",
+    ),
+    "split.groups": Formed(
+        "auto",
+        "auto: by subject | blocks:N | near_duplicates; where subjects are not known",
+        form="auto|near_duplicates|blocks:([2-9]|[1-9][0-9]{1,6})",
+        example="auto, near_duplicates or blocks:N, N images from 2 on",
+    ),
+    # The parts of the file are compared at resume, by way of split.csv.
+    "split.file": Location("", "given: CSV of images and parts, or split.csv of a run").free(),
+    "split.crossing": Choice(
+        "refuse",
+        CROSSING,
+        "given: what becomes of groups with images in several parts (or sources)",
     ),
     # Model
     "model.name": Choice("resnet", registry.config_names, "family of models, or a registered one"),
@@ -193,6 +227,12 @@ FIELDS = {
 }
 
 
+# Where the images are smaller than the 224 px of the literature.
+_IMAGE_SIZES = {"bloodmnist": 28, "hehr_aml": 144}
+# Public data sets that come with parts.
+_WITH_PARTS = ("bloodmnist", "raabin", "wbcbench")
+
+
 def get_config(dataset: str = "") -> ConfigDict:
     """All fields, for one data set: "" or smears (embedded), or any other registered name."""
     config = build(FIELDS)
@@ -203,8 +243,9 @@ def get_config(dataset: str = "") -> ConfigDict:
         )
     if config.data.name != "smears":
         _published_protocol(config)
-    if dataset in ("cnmc", "table", "npz", "parquet"):
-        config.split.protocol = "auto"  # official where all of its parts are there
+    if dataset in ("cnmc", "table", "npz", "parquet", "crops", *_WITH_PARTS):
+        config.split.protocol = "auto"  # the published parts where they are there
+    config.data.image_size = _IMAGE_SIZES.get(dataset, config.data.image_size)
     if dataset in ("cnmc", "all_idb2"):
         config.data.positive = "all"
     return config

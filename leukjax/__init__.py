@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from leukjax.config import load as load_config
     from leukjax.data import (
         Arrays,
+        Crops,
         Dataset,
         ImageFolder,
         Parquet,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         list_datasets,
         register_dataset,
         split_by_group,
+        split_given,
     )
     from leukjax.images.augment import Augment
     from leukjax.metrics.evaluation import Evaluation
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "Arrays": "leukjax.data",
     "Augment": "leukjax.images.augment",
+    "Crops": "leukjax.data",
     "Dataset": "leukjax.data",
     "Evaluation": "leukjax.metrics.evaluation",
     "Event": "leukjax.training.run",
@@ -68,11 +71,13 @@ _PUBLIC = {
     "register_model": "leukjax.models.registry",
     "register_optimizer": "leukjax.training.optimizer_registry",
     "split_by_group": "leukjax.data",
+    "split_given": "leukjax.data",
 }
 
 __all__ = [
     "Arrays",
     "Augment",
+    "Crops",
     "Dataset",
     "Evaluation",
     "Event",
@@ -95,6 +100,7 @@ __all__ = [
     "register_model",
     "register_optimizer",
     "split_by_group",
+    "split_given",
 ]
 
 

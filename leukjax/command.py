@@ -127,7 +127,7 @@ def _no_device(error: Exception) -> str | None:
 
 
 # Flags of all commands that name files or folders.
-_PATH_FLAGS = ("workdir", "output", "submission", "figure", "reference", "import")
+_PATH_FLAGS = ("workdir", "output", "submission", "figure", "reference", "import", "class_map")
 
 
 def _check_paths(

@@ -409,10 +409,16 @@ def _check_combinations(flat: dict[str, Any]) -> None:
         refuse("optimizer.learning_rate", "must be above 0")
     if flat["mesh.data"] == 0:
         refuse("mesh.data", "must be -1 (all devices) or at least 1")
-    if flat["split.fold"] >= flat["split.folds"]:
+    one_source = flat["split.protocol"] == "leave_one_source_out"  # its folds are the sources
+    if flat["split.fold"] >= flat["split.folds"] and not one_source:
         refuse("split.fold", f"must be below split.folds={flat['split.folds']} (counts from 0)")
     if flat["split.held_out"] != "none" and flat["split.protocol"] != "kfold":
         refuse("split.held_out", "goes with split.protocol=kfold only; the others have a test part")
+    parts = {flat["split.protocol"], flat["split.held_out"]}
+    for field, default in (("split.file", ""), ("split.crossing", "refuse")):
+        allowed = field == "split.crossing" and one_source
+        if flat[field] != default and not allowed and not parts & {"given", "auto"}:
+            refuse(field, "goes with split.protocol=given")
     if batch % flat["train.accumulate"]:
         refuse("train.accumulate", f"must divide train.batch_size={batch}")
     group = flat["model.norm_batch"]

@@ -182,6 +182,23 @@ class Pattern(Text):
 
 
 @dataclasses.dataclass(frozen=True)
+class Formed(Text):
+    """A text of a certain form.
+
+    Attributes:
+      form: regular expression that the whole text must match.
+      example: what to write, for the message.
+    """
+
+    form: str = ""
+    example: str = ""
+
+    def check(self, value: str, name: str) -> None:
+        if not re.fullmatch(self.form, value):
+            raise UserError(f"--config.{name}={value}: must be {self.example}")
+
+
+@dataclasses.dataclass(frozen=True)
 class Duration(Text):
     """A number of epochs, steps or examples, as text: "5 epochs"."""
 

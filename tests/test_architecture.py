@@ -34,7 +34,7 @@ LAYERS = (
     {"__main__", "__init__"},
 )
 # What a command takes from another one.
-BUILDS_ON = {"crossval": {"evaluate"}, "demo": {"explain"}}
+BUILDS_ON = {"audit": {"compare"}, "crossval": {"evaluate"}, "demo": {"explain"}}
 
 
 def imports(file: Path) -> set[str]:

@@ -1,14 +1,18 @@
-"""Find errors in the printed tables of a paper, or duplicates and shortcuts in a folder of images.
+"""Find errors in the tables of a paper, duplicates and shortcuts in a folder, doubtful labels.
 
 python -m leukjax.audit FOLDER --config.data.subject_pattern='(BloodImage_\\d+)'
 python -m leukjax.audit --new > paper.toml    a blank form for the printed numbers
 python -m leukjax.audit paper.toml --output=paper.json
+python -m leukjax.audit --labels STUDY        a folder of leukjax.crossval
 
 A folder: counts images, subjects and groups; finds identical and nearly identical images across
 subjects, classes and folds; measures how well area, brightness, file size or border alone predict
-the class. Writes a page with pictures (one file that opens offline) and audit.json.
+the class. With --config.data.table=cells.csv: whether the source or another column predicts the
+class. Writes a page with pictures (one file that opens offline) and audit.json.
 A paper: checks of every printed table whether its numbers can all be correct as described. Each
 check reports pass, fail or cannot tell, with the arithmetic; the exit status is 0 in each case.
+Labels: ranks the images whose label is contradicted by models that did not train on them; several
+studies or runs of the same images may be given. Writes label_issues.csv and a sheet of pictures.
 """
 
 from pathlib import Path
@@ -22,7 +26,7 @@ FLAGS = flags.FlagValues()
 flags.DEFINE_enum(
     "layout",
     "auto",
-    ["auto", "cnmc", "all_idb2", "image_folder"],
+    ["auto", "cnmc", "all_idb2", "image_folder", "table"],
     "layout of the folder",
     flag_values=FLAGS,
 )
@@ -36,6 +40,7 @@ flags.DEFINE_string(
     "figure", "", "for a paper: .png or .svg file with its findings", flag_values=FLAGS
 )
 flags.DEFINE_bool("new", False, "print a blank form for a paper", flag_values=FLAGS)
+flags.DEFINE_bool("labels", False, "rank doubtful labels of a study or of runs", flag_values=FLAGS)
 
 
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
@@ -43,6 +48,9 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
     command.refuse_config(names, reason="give --config.data.FIELD=VALUE only")
     if FLAGS.new:
         _print_form(arguments)
+        return
+    if FLAGS.labels:
+        _labels(arguments, overrides)
         return
     if len(arguments) != 1:
         given = f"{len(arguments)} folders or papers are" if arguments else "nothing is"
@@ -59,6 +67,20 @@ def _print_form(arguments: list[str]) -> None:
     if arguments or FLAGS.output or FLAGS.figure:
         raise UserError("--new prints the form and takes no file; write --new > paper.toml")
     print(paper.blank_form(), end="")
+
+
+def _labels(arguments: list[str], overrides: list[tuple[str, str]]) -> None:
+    if overrides:
+        raise UserError(f"--config.{overrides[0][0]}: a finished run has its config; leave it out")
+    if FLAGS.layout != "auto" or FLAGS.figure:
+        raise UserError("--labels takes --output only")
+    if not arguments:
+        raise UserError("--labels: nothing is given; give the folder of a crossval, or of runs")
+
+    from leukjax.audit import labels
+
+    output = Path(FLAGS.output or f"labels-{Path(arguments[0].split('=')[-1]).resolve().name}")
+    labels.write_and_print(labels.audit_labels(arguments), output)
 
 
 def _paper(path: Path, overrides: list[tuple[str, str]]) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,8 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from leukjax import config as configs
-from leukjax.audit import shortcuts
+from leukjax.audit import attributes, shortcuts
+from leukjax.audit.attributes import Association
 from leukjax.audit.shortcuts import Shortcut
 from leukjax.data import cache, duplicates
 from leukjax.data.dataset import FileDataset
@@ -58,6 +59,8 @@ class Audit:
       conflicts: ids of identical images with different labels, one list per image.
       mixed_subjects: number of subjects with images of several classes.
       shortcuts: see `shortcuts.shortcuts`.
+      associations: of the attributes with the class; [] without attributes.
+      source_shortcuts: how well the measures tell the source of an image; [] without sources.
     """
 
     folder: str
@@ -71,6 +74,8 @@ class Audit:
     conflicts: list[list[str]]
     mixed_subjects: int
     shortcuts: list[Shortcut]
+    associations: list[Association]
+    source_shortcuts: list[Shortcut]
 
     def counts(self) -> list[dict[str, str | int]]:
         """One row per official part and class: images, subjects, groups, image sizes."""
@@ -132,7 +137,7 @@ class Audit:
             notes.append(Note(WARNING, text))
         if not above_chance:
             notes.append(Note(INFO, "No shortcut predicts the class significantly above chance."))
-        return notes
+        return [*notes, *_attribute_notes(self.associations, self.source_shortcuts)]
 
 
 def audit(folder: str, layout: str, overrides: Iterable[tuple[str, str]] = ()) -> Audit:
@@ -140,7 +145,7 @@ def audit(folder: str, layout: str, overrides: Iterable[tuple[str, str]] = ()) -
 
     Args:
       folder: with the images.
-      layout: one of `LAYOUTS`, or "auto".
+      layout: one of `LAYOUTS`, "table" (with ``data.table``), or "auto".
       overrides: fields of the config's `data` section, as texts.
 
     Raises:
@@ -174,6 +179,8 @@ def audit(folder: str, layout: str, overrides: Iterable[tuple[str, str]] = ()) -
             source.classes,
             source.positive,
         ),
+        associations=attributes.associations(manifest, source.attributes),
+        source_shortcuts=attributes.source_shortcuts(measured, manifest, source.attributes),
     )
 
 
@@ -182,6 +189,8 @@ def _source(
 ) -> tuple[ConfigDict, FileDataset]:
     """Returns the images of the first layout that the folder has."""
     fields_given = {field for field, _ in overrides}
+    if layout == "auto" and "data.table" in fields_given:
+        layout = "table"
     if layout == "auto" and fields_given & _FOLDER_FIELDS:
         layout = "image_folder"
     for name in LAYOUTS if layout == "auto" else (layout,):
@@ -215,6 +224,29 @@ def _duplicates_note(crossings: Crossings) -> Note:
         f"subjects, {crossings.classes:,} across classes, {crossings.parts:,} across official "
         "parts.",
     )
+
+
+def _attribute_notes(
+    associations: Sequence[Association], sources: Sequence[Shortcut]
+) -> list[Note]:
+    notes = [
+        Note(
+            WARNING if a.cramers_v >= attributes.STRONG else INFO,
+            f"{a.attribute} and the class: Cramér's V {number(a.cramers_v)} ({a.groups:,} groups).",
+        )
+        for a in associations
+        if a.cramers_v is not None
+    ]
+    for shortcut in sources:
+        score = shortcut.balanced_accuracy
+        if shortcut.name == shortcuts.TOGETHER and score is not None and shortcut.is_above_chance:
+            text = (
+                "All these measures together tell the source: balanced accuracy "
+                f"{number(score.value)} ({span(score)}), chance {number(shortcut.chance)}. A model "
+                "can learn the source where it predicts the class."
+            )
+            notes.append(Note(WARNING, text))
+    return notes
 
 
 def _mixed_subjects(manifest: Manifest) -> int:

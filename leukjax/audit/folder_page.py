@@ -62,9 +62,31 @@ def _text(audit: Audit) -> str:
         render(*_counts_table(audit), left=(0, 1)),
         "Shortcuts: classes predicted from one measure, scored on groups not used for fitting\n"
         + render(*_shortcut_table(audit.shortcuts), left=(0,)),
+        _attributes_text(audit),
         "\n".join(_note_lines(audit)),
     ]
     return "\n\n".join(section for section in sections if section)
+
+
+def _attributes_text(audit: Audit) -> str:
+    if not audit.associations:
+        return ""
+    parts = ["Attributes and the class", render(*_association_table(audit))]
+    if audit.source_shortcuts:
+        parts += ["", "Source predicted from one measure, scored on groups not used for fitting"]
+        parts.append(render(*_shortcut_table(audit.source_shortcuts), left=(0,)))
+    return "\n".join(parts)
+
+
+def _association_table(audit: Audit) -> tuple[list[str], list[list[str]]]:
+    header = ["attribute", "values", "images", "groups", "Cramér's V"]
+    rows = [
+        [a.attribute, str(a.values), f"{a.images:,}", f"{a.groups:,}", a.reason]
+        if a.cramers_v is None
+        else [a.attribute, str(a.values), f"{a.images:,}", f"{a.groups:,}", number(a.cramers_v)]
+        for a in audit.associations
+    ]
+    return header, rows
 
 
 def _counts_table(audit: Audit) -> tuple[list[str], list[list[str]]]:
@@ -116,6 +138,11 @@ def _json(audit: Audit) -> dict[str, Any]:
             dataclasses.asdict(shortcut) | {"tells": shortcut.is_above_chance}
             for shortcut in audit.shortcuts
         ],
+        "attributes": [dataclasses.asdict(association) for association in audit.associations],
+        "source_shortcuts": [
+            dataclasses.asdict(shortcut) | {"tells": shortcut.is_above_chance}
+            for shortcut in audit.source_shortcuts
+        ],
         "sentences": _note_lines(audit),
     }
 
@@ -140,6 +167,8 @@ def _page(audit: Audit) -> str:
         method=METHODS["jackknife"],
         multiplicity=_MULTIPLICITY,
         shortcuts=_shortcut_table(audit.shortcuts),
+        associations=_association_table(audit),
+        sources=_shortcut_table(audit.source_shortcuts),
         scores_chart=_chart_uri(_scores_figure(audit)),
         measures_chart=_chart_uri(_measures_figure(audit)),
     )

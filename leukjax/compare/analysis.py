@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from leukjax.compare.external import by_model
 from leukjax.compare.load_results import (
     Entry,
     Run,
@@ -22,6 +23,8 @@ from leukjax.metrics.evaluation import score
 from leukjax.metrics.intervals import Interval
 from leukjax.metrics.predictions import Predictions
 from leukjax.metrics.scores import NAMES, Scores, scores
+from leukjax.metrics.subgroups import Subgroups, subgroups
+from leukjax.report.external import External
 from leukjax.report.provenance import About
 
 # The primary analysis, fixed before any result: the headline follows from it alone.
@@ -44,6 +47,7 @@ class ModelScores:
       by_class: intervals of each class against the rest, by class and score.
       values: all scores without intervals, and those of each class.
       seeds: scores of each seed alone.
+      without_rare: macro scores without the rare classes of the split; {} if there are none.
     """
 
     by_image: dict[str, Interval]
@@ -52,6 +56,7 @@ class ModelScores:
     by_class: dict[str, dict[str, Interval]]
     values: Scores
     seeds: list[Scores]
+    without_rare: dict[str, Interval]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +127,8 @@ class Study:
         test; otherwise empty.
       baseline, out_of_fold_baseline: of the larger class, where runs record their training images.
       notes: sentences from the checks of the inputs.
+      subgroups: by model name, for the ranked models whose runs have attributes.
+      external: external tests by model, beside the comparison and never ranked.
     """
 
     entries: list[Entry]
@@ -135,6 +142,8 @@ class Study:
     baseline: ModelScores | None
     out_of_fold_baseline: ModelScores | None
     notes: list[str]
+    subgroups: dict[str, Subgroups]
+    external: dict[str, list[External]]
 
     @property
     def ranked(self) -> list[Entry]:
@@ -162,12 +171,15 @@ class Study:
         return self.ranked[0].predictions
 
 
-def make_study(entries: Sequence[Entry], positive: str = "") -> Study:
+def make_study(
+    entries: Sequence[Entry], positive: str = "", tests: Sequence[External] = ()
+) -> Study:
     """Checks that the models can be compared, and compares them.
 
     Args:
       entries: at least one.
       positive: the positive class; "" = that of the runs.
+      tests: external tests.
 
     Raises:
       UserError: the models cannot be compared.
@@ -204,6 +216,12 @@ def make_study(entries: Sequence[Entry], positive: str = "") -> Study:
         _baseline(ranked, positive),
         _baseline(out_of_fold, positive),
         notes,
+        {
+            entry.name: subgroups(entry.predictions, entry.runs[0].attributes, positive)
+            for entry in ranked
+            if entry.runs and entry.runs[0].attributes
+        },
+        by_model(entries, tests),
     )
 
 
@@ -221,7 +239,17 @@ def _about(ranked: Sequence[Entry], positive: str) -> About:
         subjects_known=summary["subjects_known"]
         if summary
         else len(np.unique(test.subject)) < len(test),
+        rare=_rare(ranked),
+        groups=summary["groups"] if summary else "auto",
     )
+
+
+def _rare(entries: Sequence[Entry]) -> tuple[str, ...]:
+    """Returns the classes that a run of these models lists as rare, in the order of the classes."""
+    named = {
+        name for entry in entries for run in entry.runs for name in run.summary["rare_classes"]
+    }
+    return tuple(name for name in entries[0].predictions.classes if name in named)
 
 
 def leading_tests(pairs: Sequence[Pair]) -> list[Pair]:
@@ -254,6 +282,7 @@ def _scores(entry: Entry, positive: str) -> ModelScores:
         evaluation.by_class,
         evaluation.scores,
         [_point_scores(member, positive) for member in entry.members],
+        evaluation.without(_rare([entry])),
     )
 
 

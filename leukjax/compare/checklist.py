@@ -7,6 +7,7 @@ and not numbered as in these guidelines; authors fill in the published checklist
 
 from leukjax.compare.analysis import Study
 from leukjax.compare.verdict import sample
+from leukjax.report.external import sentence
 from leukjax.report.tables import Cell, Table
 
 ALL = "CLAIM, TRIPOD+AI, STARD-AI"
@@ -24,11 +25,12 @@ def checklist(study: Study, sections: set[str]) -> Table:
         [
             topic,
             guidelines,
-            _FILLED[section](study) if section in sections else "nothing",
-            section if section in sections else "–",
+            "; ".join(_FILLED[name](study) for name in filled) or "nothing",
+            ", ".join(filled) or "–",
             author or "–",
         ]
         for topic, guidelines, section, author in _TOPICS
+        for filled in [[name for name in section.split() if name in sections]]
     ]
     header = ["topic", "guideline", "filled from the runs", "section", "only the author can state"]
     notes = ["The topics are paraphrased; the published checklists number and word them otherwise."]
@@ -48,12 +50,20 @@ _FILLED = {
     "power": lambda _: "differences that this number of groups could detect",
     "calibration": lambda _: "reliability with intervals, temperature scaling",
     "subjects": lambda _: "accuracy on every subject",
+    "subgroups": lambda s: "scores by " + ", ".join(_attributes(s)),
+    "external": lambda s: " ".join(sentence(test) for of in s.external.values() for test in of),
     "mistakes": lambda _: "the errors with the highest confidence",
     "robustness": lambda _: "scores under distortion",
     "reproduction": lambda _: "versions, hardware, seeds, checksums",
 }
 
-# Topic, guidelines, section of the report, what the report cannot know.
+
+def _attributes(study: Study) -> list[str]:
+    rows = [row for found in study.subgroups.values() for row in found.rows]
+    return list(dict.fromkeys(row.attribute for row in rows))
+
+
+# Topic, guidelines, sections of the report, what the report cannot know.
 _TOPICS = (
     ("Title and abstract say that it is an AI study", ALL, NONE, "title, structured abstract"),
     ("Clinical background and intended use", ALL, NONE, "purpose, users, place in clinical care"),
@@ -79,10 +89,11 @@ _TOPICS = (
     ("Comparison between models", ALL, "comparison", "whether it was planned beforehand"),
     ("Calibration", "CLAIM, TRIPOD+AI", "calibration", NONE),
     ("Robustness and sensitivity analyses", ALL, "robustness", NONE),
-    ("Performance in subgroups and fairness", ALL, "subjects", "subgroups by age, sex, centre"),
+    ("Performance in subgroups and fairness", ALL, "subgroups subjects", "subgroups by age, sex,"
+     " centre"),
     ("Analysis of failures", "CLAIM, STARD-AI", "mistakes", "assessment by experts"),
     ("Explanation of predictions", "CLAIM", NONE, "attribution maps (leukjax.explain)"),
-    ("Test on external data", ALL, NONE, "data of another centre; this report has none"),
+    ("External validation: test on external data", ALL, "external", "data of another centre"),
     ("Software, hardware, reproducibility", ALL, "reproduction", "location of code and weights"),
     ("Patient and public involvement", "TRIPOD+AI", NONE, "who was consulted, and what changed"),
     ("Limits, bias, generalisability", ALL, NONE, "discussion"),

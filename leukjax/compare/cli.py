@@ -3,9 +3,10 @@
 python -m leukjax.compare runs/cnn runs/resnet50 --output=report
 python -m leukjax.compare CNN=runs/cnn-0,runs/cnn-1 theirs.csv --positive=all
 
-An argument is a work directory, a crossval folder (all its models), or a CSV of predictions of any
-tool (id, subject, group, label, predicted, p_<class>…). NAME=PATH names it; NAME=RUN,RUN is one
-model with several seeds. Writes report.html, report.md, results.json, tables and figures;
+An argument is a work directory, a crossval folder (all its models), a CSV of predictions of any
+tool (id, subject, group, label, predicted, p_<class>…), or the folder of an external test
+(leukjax.evaluate --data), which gets a table of its own. NAME=PATH names a model; NAME=RUN,RUN is
+one model with several seeds. Writes report.html, report.md, results.json, tables and figures;
 docs/report.md describes every number.
 """
 

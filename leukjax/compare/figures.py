@@ -13,10 +13,10 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from leukjax.compare.analysis import Pair, Study, grouped, leading_tests
 from leukjax.compare.load_results import Entry
 from leukjax.metrics import curves
-from leukjax.metrics.calibration import Bin
 from leukjax.metrics.clustered import Grouped
 from leukjax.metrics.curves import Curve
 from leukjax.metrics.intervals import Interval
+from leukjax.report.figures import draw_bins
 from leukjax.report.provenance import About
 from leukjax.report.style import (
     BLUE,
@@ -318,8 +318,8 @@ def reliability_figure(study: Study) -> Figure:
         for axes, entry in zip(axes_of_models, study.ranked, strict=True):
             result = study.calibration[entry.name]
             axes.plot([0, 1], [0, 1], color="#AAAAAA", lw=1, ls=":")
-            _draw_bins(axes, result.bins_before, BLUE, "o", "model output", -0.006)
-            _draw_bins(axes, result.bins_after, VERMILION, "s", "after temperature scaling", 0.006)
+            draw_bins(axes, result.bins_before, BLUE, "o", "model output", -0.006)
+            draw_bins(axes, result.bins_after, VERMILION, "s", "after temperature scaling", 0.006)
             axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
             after = result.scores_after.values["ece"] if result.scores_after else None
             ece = f"ECE {number(result.scores_before.values['ece'])}"
@@ -341,17 +341,3 @@ def reliability_figure(study: Study) -> Figure:
             title_fontsize=8,
         )
     return figure
-
-
-def _draw_bins(
-    axes: Axes, bins: Sequence[Bin], colour: str, marker: str, label: str, shift: float
-) -> None:
-    if not bins:
-        return
-    x = [b.predicted for b in bins]
-    y = [b.observed for b in bins]
-    axes.plot(x, y, marker=marker, ms=3.5, lw=1, color=colour, label=label)
-    for b in bins:
-        if b.low is not None and b.high is not None:
-            at = b.predicted + shift
-            axes.plot([at, at], [b.low, b.high], color=colour, lw=0.9, alpha=0.7)

@@ -29,6 +29,7 @@ class Run:
       history: records of metrics.jsonl that have an epoch.
       test, val: predictions, sorted by id.
       split: id -> (subject, group, label, part), from split.csv.
+      attributes: column -> id -> value, from attributes.csv; {} without one.
     """
 
     folder: Path
@@ -40,6 +41,7 @@ class Run:
     test: Predictions
     val: Predictions
     split: dict[str, tuple[str, str, str, str]]
+    attributes: dict[str, dict[str, str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +174,7 @@ def read_run(folder: Path) -> Run:
         test=test,
         val=val,
         split=split,
+        attributes=run_dir.attributes(),
     )
 
 

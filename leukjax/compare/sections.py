@@ -9,7 +9,9 @@ from leukjax.compare import case_figures, figures, robustness, run_facts, tables
 from leukjax.compare.analysis import COMPARED, OUT_OF_FOLD, PRIMARY, Study
 from leukjax.compare.checklist import checklist
 from leukjax.compare.verdict import analyses_table, sample, verdict
+from leukjax.report.external import external_table
 from leukjax.report.page import Document, Picture, Section
+from leukjax.report.subgroups import forest_figure, subgroup_table
 from leukjax.report.tables import COLUMNS, Table, title_of
 
 
@@ -26,6 +28,8 @@ def make_document(study: Study) -> Document:
         _confusion(study),
         _calibration(study),
         _subjects(study),
+        _subgroups(study),
+        _external(study),
         _errors(study),
         _robustness(study),
         _section(
@@ -90,6 +94,7 @@ def _scores(study: Study) -> Section | None:
         by_subject,
         tables.seeds_table(study),
         tables.more_scores_table(study),
+        tables.rare_table(study),
         tables.class_table(study),
     )
 
@@ -229,6 +234,29 @@ def _subjects(study: Study) -> Section | None:
         _picture("subjects", caption, case_figures.subjects_figure(study)),
         case_figures.subjects_table(study),
     )
+
+
+def _subgroups(study: Study) -> Section | None:
+    models = {name: found for name, found in study.subgroups.items() if found.rows}
+    if not models:
+        return None
+    overall = {name: study.scores[name].by_image for name in models}
+    return _section(
+        "subgroups",
+        "Subgroups",
+        subgroup_table(models, study.about),
+        _picture(
+            "subgroups",
+            "Scores of each subgroup with their intervals by group.",
+            forest_figure(models, overall, study.about),
+        ),
+    )
+
+
+def _external(study: Study) -> Section | None:
+    if not study.external:
+        return None
+    return _section("external", "External tests", external_table(study.external))
 
 
 def _errors(study: Study) -> Section | None:

@@ -47,7 +47,8 @@ def _caption_end(study: Study, part: str = "") -> str:
     if len(about.classes) == 2:
         scores = f"positive class {about.positive}"
     else:
-        scores = f"means over {', '.join(about.classes)}, each against the rest"
+        present = [c for i, c in enumerate(about.classes) if part or (study.test.labels == i).any()]
+        scores = f"means over {', '.join(present)}, each against the rest"
     return f"{about.data}, {part or about.part}; {scores}.{marks}"
 
 
@@ -105,6 +106,23 @@ def more_scores_table(study: Study) -> Table:
     header = ["", *map(title_of, MORE_SCORES)]
     title = f"Further scores on {_caption_end(study)}"
     return Table("more_scores", title, header, rows, notes)
+
+
+def rare_table(study: Study) -> Table | None:
+    """Returns the macro scores without the rare classes; None if there are none."""
+    rare = study.about.rare
+    rows: list[list[Cell]] = [
+        [model, title_of(name), without, scores.by_image[name]]
+        for model, scores in study.scores.items()
+        for name, without in scores.without_rare.items()
+    ]
+    if not rows:
+        return None
+    names = ", ".join(rare)
+    header = ["", "score", "without", "with"]
+    notes = [f"Classes with few groups, which parts of the split may lack: {names}."]
+    title = f"Macro scores without {names} on {_caption_end(study)}"
+    return Table("rare_classes", title, header, rows, notes, left=(0, 1))
 
 
 def class_table(study: Study) -> Table:

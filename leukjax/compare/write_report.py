@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from leukjax import storage
-from leukjax.compare import robustness, run_facts
+from leukjax.compare import external, robustness, run_facts
 from leukjax.compare.analysis import (
     BASELINE,
     PRIMARY,
@@ -34,7 +34,8 @@ from leukjax.storage import write_atomic
 
 INDEX = ".files.json"  # lists tables and figures, so that the next report can remove them
 CURVE_EPOCHS = 10  # distance of the epochs in paper.toml
-_FILE = re.compile(r"[A-Za-z0-9_-]+\.(csv|tex|png|svg)")
+_FILE = re.compile(r"[A-Za-z0-9_-]+\.(csv|tex|png|svg|md)")
+_FOLDERS = ("tables", "figures", "model_cards")
 
 
 def compare_runs(
@@ -50,6 +51,7 @@ def compare_runs(
     Args:
       runs: work directories of finished runs, folders of cross-validations, or CSV files of
         predictions; ``"NAME=PATH"`` names one, ``"NAME=RUN,RUN"`` takes several seeds as one model.
+        Folders of external tests (`leukjax.evaluate --data`) get a table of their own.
       output: folder to write.
       positive: class of precision, recall, F1 and AUROC. Default: that of the runs.
 
@@ -59,26 +61,31 @@ def compare_runs(
     Raises:
       ValueError: the inputs cannot be compared, or the output folder cannot be written.
     """
-    study = make_study(read_entries([os.fspath(run) for run in runs]), positive)
+    models, tests = external.split_arguments([os.fspath(run) for run in runs])
+    study = make_study(read_entries(models), positive, tests)
     document = make_document(study)
+    cards = external.model_cards(study.entries, study.external)
     report = Path(output)
     try:
         report.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{output}: cannot be created ({error.strerror})") from error
-    folders = {name: RunDir(report).path(name) for name in ("tables", "figures")}
+    folders = {name: RunDir(report).path(name) for name in _FOLDERS}
     previous = _read_index(report / INDEX)
     index = {
         "tables": [f"{table.name}{end}" for table in document.tables() for end in (".csv", ".tex")],
         "figures": [
             f"{picture.name}{end}" for picture in document.pictures() for end in (".png", ".svg")
         ],
+        "model_cards": list(cards),
     }
     for table in document.tables():
         write_atomic(folders["tables"] / f"{table.name}.csv", table.csv())
         write_atomic(folders["tables"] / f"{table.name}.tex", table.latex())
     for picture in document.pictures():
         save(picture.figure, folders["figures"], picture.name)
+    for name, card in cards.items():
+        write_atomic(folders["model_cards"] / name, card)
     write_atomic(report / "results.json", results_json(study))
     write_atomic(report / "paper.toml", paper_toml(study))
     write_atomic(report / "report.md", page.markdown(document))
@@ -95,11 +102,11 @@ def _read_index(path: Path) -> dict[str, list[str]]:
     try:
         content = storage.read_json(path)
         return {
-            folder: [name for name in content[folder] if _FILE.fullmatch(name)]
-            for folder in ("tables", "figures")
+            folder: [name for name in content.get(folder, []) if _FILE.fullmatch(name)]
+            for folder in _FOLDERS
         }
-    except (OSError, ValueError, KeyError, TypeError):
-        return {"tables": [], "figures": []}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {folder: [] for folder in _FOLDERS}
 
 
 def results_json(study: Study) -> str:
@@ -144,6 +151,13 @@ def results_json(study: Study) -> str:
             for model, result in study.calibration.items()
         },
     }
+    if study.external:
+        content["external_tests"] = external.as_json(study.external)
+    if any(found.rows for found in study.subgroups.values()):
+        content["subgroups"] = {
+            model: [dataclasses.asdict(row) for row in found.rows]
+            for model, found in study.subgroups.items()
+        }
     if study.baseline is not None:
         content["baseline"] = _models({BASELINE: study.baseline})
     if study.out_of_fold:

@@ -1,6 +1,7 @@
 """The plan of a study: models that share folds and seeds, the trials of a sweep, and all jobs.
 
-It is a pure function of the command line; ``crossval.json`` records it.
+It is a pure function of the command line (and of the sources of the data, where these are the
+folds); ``crossval.json`` records it.
 """
 
 import dataclasses
@@ -13,6 +14,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from leukjax import config as configs
+from leukjax.data.datasets import make_dataset
+from leukjax.data.given_split import names_of_sources
+from leukjax.data.parts import ONE_SOURCE
 from leukjax.errors import UserError
 from leukjax.storage import read_text, write_atomic
 
@@ -155,7 +159,8 @@ def make(
       folder: work directory of the study.
       sources: configs, ``PATH.py[:ARGUMENT]``.
       overrides: changes of fields, for all configs.
-      folds: at least 3: one tests, one validates, the others train.
+      folds: at least 3: one tests, one validates, the others train. Ignored with
+        ``split.protocol=leave_one_source_out``, whose folds are the sources of the data.
       seeds: number of seeds, from the configs' own seed on.
       pool: fold the held-out split as well.
       sweep: texts ``FIELD=VALUE,VALUE,…``; several make a grid.
@@ -179,6 +184,8 @@ def make(
         by_model[name] = _with_folds(configs.load(source, overrides), folds, pool)
     _check_shared(by_model)
     first = next(iter(by_model.values()))
+    if first.split.protocol == ONE_SOURCE:  # every image is tested, so nothing is held out
+        folds, pool = len(_sources(first)), True
     study = Study(
         folder,
         dict(zip(by_model, sources, strict=True)),
@@ -232,14 +239,29 @@ def _with_folds(config: ConfigDict, folds: int, pool: bool) -> ConfigDict:
     if config.split.protocol == "kfold" and not pool:
         raise UserError(
             "--config.split.protocol=kfold: holds nothing out; give the protocol whose test split "
-            "is held out (subject, official, auto), or --pool"
+            "is held out (subject, official, given, auto), or --pool"
         )
+    if config.split.protocol == ONE_SOURCE:
+        return config
     config.split.held_out = "none" if pool else config.split.protocol
     config.split.protocol = "kfold"
     config.split.folds = folds
     config.split.fold = 0
     configs.check(config)
     return config
+
+
+def _sources(config: ConfigDict) -> list[str]:
+    """Returns the sources of the labelled images; reads lists, no image."""
+    dataset = make_dataset(config.data)
+    sources = dataset.attributes.get("source", {})
+    names = names_of_sources(sources.get(e.id, "") for e in dataset.entries if e.label >= 0)
+    if len(names) < 2:
+        raise UserError(
+            f"split.protocol={ONE_SOURCE}: the data name {len(names)} sources, and it needs two; "
+            "give a table with the sources (--config.data.columns=source=COLUMN)"
+        )
+    return names
 
 
 def _check_shared(by_model: Mapping[str, ConfigDict]) -> None:

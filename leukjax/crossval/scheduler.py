@@ -14,7 +14,7 @@ from leukjax.crossval import plan, results, trials, workers
 from leukjax.crossval.plan import Job, Study
 from leukjax.crossval.progress import Progress
 from leukjax.crossval.workers import JobResult, Workers, find_devices
-from leukjax.data import datasets, loader
+from leukjax.data import loader
 from leukjax.data import split as data_split
 from leukjax.errors import Stopped, UserError
 from leukjax.models import summary as model_summary
@@ -22,7 +22,7 @@ from leukjax.models.registry import model_from_config
 from leukjax.rundir import RunDir
 from leukjax.storage import read_text, write_atomic
 from leukjax.training.preemption import StopRequest
-from leukjax.training.training_data import split_of
+from leukjax.training.training_data import records_of, split_of
 
 POLL = 0.5  # seconds between two polls of the running jobs
 
@@ -92,7 +92,7 @@ def _check_data(study: Study) -> None:
     folds: dict[int, str] = {}
     for model in study.models:
         config = study.configs[model]
-        records = datasets.prepare(config.data)
+        records = records_of(config)
         # Computes shapes alone, and raises if the model does not support the image size.
         model_summary.table(
             model_from_config(config, len(records.classes), "cpu"),

@@ -10,13 +10,15 @@ if TYPE_CHECKING:
     from leukjax.data.dataset import Dataset, FileDataset, Subset
     from leukjax.data.datasets import list_datasets, make_dataset, register_dataset
     from leukjax.data.datasets.arrays import Arrays
+    from leukjax.data.datasets.crops import Crops
     from leukjax.data.datasets.image_folder import ImageFolder
     from leukjax.data.datasets.parquet import Parquet
     from leukjax.data.datasets.table import Table
-    from leukjax.data.split import Split, split_by_group
+    from leukjax.data.split import Split, split_by_group, split_given
 
 _MODULES = {
     "Arrays": "datasets.arrays",
+    "Crops": "datasets.crops",
     "Dataset": "dataset",
     "FileDataset": "dataset",
     "ImageFolder": "datasets.image_folder",
@@ -28,10 +30,12 @@ _MODULES = {
     "make_dataset": "datasets",
     "register_dataset": "datasets",
     "split_by_group": "split",
+    "split_given": "split",
 }
 
 __all__ = [
     "Arrays",
+    "Crops",
     "Dataset",
     "FileDataset",
     "ImageFolder",
@@ -43,6 +47,7 @@ __all__ = [
     "make_dataset",
     "register_dataset",
     "split_by_group",
+    "split_given",
 ]
 
 

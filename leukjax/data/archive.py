@@ -69,13 +69,15 @@ class Files:
     Args:
       root: a folder or a zip.
       field: name of the argument, for messages.
+      suffixes: of the files that are listed.
 
     Raises:
       UserError: root missing, empty, unreadable; or a zip that is damaged, encrypted, reaches
         outside itself or unpacks beyond MAX_MEMBER_BYTES a member, MAX_ARCHIVE_BYTES in all.
     """
 
-    def __init__(self, root: str, field: str = "root"):
+    def __init__(self, root: str, field: str = "root", suffixes: tuple[str, ...] = _WANTED):
+        self._suffixes = suffixes
         if not root:
             raise UserError(f"{field}: is empty: give the folder that holds the images")
         self.root = Path(native(os.fspath(root))).expanduser()
@@ -110,9 +112,10 @@ class Files:
         self.files.sort(key=lambda file: file.path)
         if not self.files:
             others = f"; {left_out_note(self.left_out)}" if self.left_out else ""
+            kind, listed = ("image", IMAGES) if IMAGES[0] in suffixes else ("file", suffixes)
             raise UserError(
-                f"{field}: {root} holds no image ({', '.join(IMAGES)}, in folders or zips"
-                f"{others}): give the folder that holds the images"
+                f"{field}: {root} holds no {kind} ({', '.join(listed)}, in folders or zips"
+                f"{others}): give the folder that holds the {kind}s"
             )
 
     def notes(self) -> list[str]:
@@ -171,7 +174,7 @@ class Files:
         suffix = os.path.splitext(path)[1].lower()
         if suffix == ".zip":
             yield from self._members(path)
-        elif suffix in _WANTED:
+        elif suffix in self._suffixes:
             status = os.stat(self._base / native(path))
             if stat.S_ISREG(status.st_mode):  # reading a pipe would block
                 yield File(path, path, status.st_size, _stamp(status))
@@ -183,7 +186,9 @@ class Files:
     def _members(self, archive: str) -> Iterator[File]:
         where = self._base / native(archive)
         opened = open_zip(where)
-        infos = {info.filename: info for info in members(opened, where, self.left_out)}
+        infos = {
+            info.filename: info for info in members(opened, where, self.left_out, self._suffixes)
+        }
         self._zips[archive] = (opened, infos)
         stamp = _stamp(os.fstat(opened.file.fileno()))
         for name, info in infos.items():

@@ -52,7 +52,7 @@ def baselines(
 
     Args:
       manifest: the images, with their areas.
-      split: their parts; train must hold every class.
+      split: their parts; a class that train lacks gets the probability 0.
       background: `Dataset.background`, for the description.
       numbers: from `numbers_of`; None = without the shortcuts.
     """
@@ -73,7 +73,7 @@ def baselines(
         Baseline(
             "cell area alone",
             f"logistic model on one number, the {_RULES[background]} as a share of the image",
-            {part: model.predict_proba(area[rows]) for part, rows in parts.items()},
+            {part: _probabilities(model, area[rows], classes) for part, rows in parts.items()},
         ),
     ]
     if numbers:
@@ -85,10 +85,22 @@ def baselines(
                 SHORTCUTS,
                 f"logistic model on numbers without information on disease ({', '.join(numbers)}), "
                 "their squares and products",
-                {part: model.predict_proba(values[rows]) for part, rows in parts.items()},
+                {
+                    part: _probabilities(model, values[rows], classes)
+                    for part, rows in parts.items()
+                },
             )
         )
     return models
+
+
+def _probabilities(
+    model: Pipeline, values: Float[np.ndarray, "n k"], classes: int
+) -> Float[np.ndarray, "n c"]:
+    """Returns the probabilities of all classes; 0 for those that the model was not fitted on."""
+    table = np.zeros((len(values), classes))
+    table[:, model.classes_] = model.predict_proba(values)
+    return table
 
 
 def shortcut_model() -> Pipeline:

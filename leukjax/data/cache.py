@@ -52,25 +52,32 @@ def make_folder(folder: Path) -> None:
 
 
 def make_once(
-    folder: Path, is_whole: Callable[[Path], bool], write: Callable[[Path], None], size: int
+    folder: Path,
+    is_whole: Callable[[Path], bool],
+    write: Callable[[Path], None],
+    size: int,
+    *,
+    resume: bool = False,
 ) -> None:
     """Fills `folder` by `write` unless `is_whole(folder)`; many processes may call it at once.
 
     `write` gets an empty folder beside the target; its content is flushed to the disk and renamed
     to the target in one step. One process writes, the others wait for it. Folders that killed
-    processes left behind are removed.
+    processes left behind are removed, or given to `write` to continue.
 
     Args:
       folder: the target. Its parent also holds a lock file, and a temporary folder meanwhile.
       is_whole: returns whether a folder is complete; must not raise.
       write: fills a folder.
       size: bytes that `write` is expected to need.
+      resume: `write` continues with what an interrupted or killed process has written.
 
     Raises:
       UserError: the cache folder cannot be written or is full.
     """
-    _sweep(folder.parent)
-    if is_whole(folder):
+    done = is_whole(folder)
+    _sweep(folder.parent, keep=folder.name if resume and not done else "")
+    if done:
         return
     make_folder(folder.parent)
     waiting = f"another process is preparing {folder}: waiting for it"
@@ -79,17 +86,45 @@ def make_once(
     with _writing(folder.parent), lock:
         if is_whole(folder):
             return
+        begun = _left_behind(folder) if resume else None
         free = shutil.disk_usage(folder.parent).free
-        if free < size:
+        if free < size and begun is None:
             raise UserError(
                 f"data.cache_dir: {folder.parent} has {free / 1e9:.1f} GB free and the records "
                 f"need {size / 1e9:.1f} GB: free space there, or {_CHOOSE}"
             )
-        _make(folder, is_whole, write)
+        _make(folder, is_whole, write, begun, resume=resume)
 
 
-def _make(folder: Path, is_whole: Callable[[Path], bool], write: Callable[[Path], None]) -> None:
-    temporary = _temporary(folder)
+def _left_behind(folder: Path) -> Path | None:
+    """Returns the temporary folder of an earlier process that was making `folder`.
+
+    The caller holds the lock, so that process has ended. Where the file system has no locks this
+    is not known, and nothing is returned.
+    """
+    found = sorted(folder.parent.glob(f".{folder.name}.*.tmp"))
+    if not found or found[0].is_symlink():
+        return None
+    with open(_lock_file(folder), "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return found[0]
+        except OSError:
+            pass
+    return None
+
+
+def _make(
+    folder: Path,
+    is_whole: Callable[[Path], bool],
+    write: Callable[[Path], None],
+    begun: Path | None,
+    *,
+    resume: bool,
+) -> None:
+    temporary = begun or _temporary(folder)
+    keep = False
     try:
         write(temporary)
         _flush(temporary)
@@ -102,8 +137,12 @@ def _make(folder: Path, is_whole: Callable[[Path], bool], write: Callable[[Path]
             shutil.rmtree(damaged, ignore_errors=True)
         os.rename(temporary, folder)
         _flush_folder(folder.parent)
+    except (KeyboardInterrupt, SystemExit):
+        keep = resume
+        raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if not keep:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _temporary(folder: Path) -> Path:
@@ -117,8 +156,11 @@ def _lock_file(folder: Path) -> Path:
     return folder.parent / f".{folder.name}.lock"
 
 
-def _sweep(parent: Path) -> None:
-    """Removes temporary folders of processes that ended (a living one would hold the lock)."""
+def _sweep(parent: Path, keep: str = "") -> None:
+    """Removes temporary folders of processes that ended (a living one would hold the lock).
+
+    Those of the folder `keep` stay.
+    """
     try:
         names = os.listdir(parent)
     except OSError:  # missing, or not readable
@@ -128,6 +170,8 @@ def _sweep(parent: Path) -> None:
             continue
         temporary = parent / name
         target = parent / name[1:].split(".")[0]
+        if target.name == keep:
+            continue
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         try:
             descriptor = os.open(_lock_file(target), flags, 0o666)

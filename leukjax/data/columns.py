@@ -16,12 +16,6 @@ COLUMNS = {
     "part": ("part", "split", "subset", "fold", "partition"),
     "source": ("source", "site", "hospital", "center", "centre", "scanner"),
 }  # fmt: skip
-# Names of the parts of a split, in lower case.
-PARTS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 
 MAX_VALUES = 32  # of an attribute: a column with more identifies people, or needs bands
 MAX_CLASSES = 10_000
@@ -120,21 +114,6 @@ def find_classes(labels: Iterable[str], column: str, where: str) -> tuple[str, .
     if all(re.fullmatch("-?[0-9]{1,18}", label) for label in different):
         return tuple(sorted(different, key=lambda label: (int(label), label)))
     return tuple(sorted(different))
-
-
-def official_parts(names: Iterable[str]) -> dict[str, str]:
-    """Returns the part that each name means; {} unless there are train and test."""
-    parts = {name: part for name in set(names) if (part := part_of(name))}
-    return parts if {"train", "test"} <= set(parts.values()) else {}
-
-
-def part_of(name: str) -> str:
-    """Returns "train", "val" or "test", by the first word of a name; "" if it means none.
-
-    Every name that begins with test is test: TestA, test_set.
-    """
-    word = re.match("[a-z]*", name.lower())[0]  # type: ignore[index]
-    return PARTS.get(word, "test" if word.startswith("test") else "")
 
 
 def find_attributes(

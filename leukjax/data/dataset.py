@@ -144,7 +144,10 @@ class Subset:
 
 _Make = TypeVar("_Make", bound=Callable[..., Dataset])
 # Arguments of data sets whose config field has another name than data.ARGUMENT.
-_FIELDS = {name: f"data.{name}_pattern" for name in ("subject", "label", "part", "source")}
+_FIELDS = {
+    **{name: f"data.{name}_pattern" for name in ("subject", "label", "part", "source")},
+    **{name: f"data.crop_{name}" for name in ("format", "margin", "size")},
+}
 
 
 def names_config_fields(make: _Make) -> _Make:

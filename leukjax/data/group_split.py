@@ -77,6 +77,7 @@ def _swap(
     products = portions @ portions.T
     distances = squares[:, None] + squares[None, :] - 2 * products
     sums = _sums(parts, portions, len(wanted))
+    common = (portions > 0).sum(axis=0) >= len(wanted)  # classes that each part can have
     for _ in range(len(parts)):
         excess = (sums - wanted[:, None])[parts]
         cross = portions @ excess.T  # [i, j]: what i holds, weighed by the excess of j's part
@@ -91,7 +92,7 @@ def _swap(
             return
         parts[[i, j]] = parts[[j, i]]
         before, sums = sums, _sums(parts, portions, len(wanted))
-        if (sums == 0).any() and (before > 0).all():
+        if (sums[:, common] == 0).any() and (before[:, common] > 0).all():
             parts[[i, j]] = parts[[j, i]]  # never if it costs a part its class
             return
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from leukjax.data.columns import official_parts, part_of
+from leukjax.data.parts import official_parts, part_of
 from leukjax.data.source import WARNING, Note
 from leukjax.errors import UserError
 

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -14,11 +15,12 @@ import numpy as np
 from jaxtyping import Int
 
 from leukjax.errors import UserError
-from leukjax.storage import MAX_TABLE_BYTES, csv_writer, read_text, write_atomic
+from leukjax.storage import MAX_TABLE_BYTES, csv_writer, read_bytes, write_atomic
 
 UNLABELLED = -1
 
 _TEXT = ("id", "path", "subject", "group", "phase", "sha256", "pixels")
+_ROWS_AT_ONCE = 20_000
 _COLUMNS = ("id", "path", "label", "subject", "group", "phase", "sha256", "pixels", "phash", "area")
 
 
@@ -99,11 +101,13 @@ class Manifest:
         text.write("#" + json.dumps({"classes": self.classes}) + "\n")
         writer = csv_writer(text)
         writer.writerow(_COLUMNS)
-        for row in range(len(self)):
-            values = {name: getattr(self, name)[row] for name in _COLUMNS}
+        for start in range(0, len(self), _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            columns = {name: getattr(self, name)[rows].tolist() for name in _COLUMNS}
+            columns["phash"] = [f"{value:016x}" for value in columns["phash"]]
             # 9 significant digits restore a float32 exactly.
-            values |= {"phash": f"{values['phash']:016x}", "area": f"{values['area']:.9g}"}
-            writer.writerow([values[name] for name in _COLUMNS])
+            columns["area"] = [f"{value:.9g}" for value in columns["area"]]
+            writer.writerows(zip(*columns.values(), strict=True))
         write_atomic(path, text.getvalue())
 
     @classmethod
@@ -114,28 +118,39 @@ class Manifest:
           UserError: the file is missing or not a manifest.
         """
         try:
-            return cls.parse(read_text(path, MAX_TABLE_BYTES), path)
-        except (OSError, UnicodeDecodeError) as error:
+            return cls.parse(read_bytes(path, MAX_TABLE_BYTES), path)
+        except OSError as error:
             raise _unreadable(path, error) from error
 
     @classmethod
-    def parse(cls, text: str, path: Path) -> "Manifest":
-        """Returns the manifest whose file has this text; `path` is for messages.
+    def parse(cls, content: bytes, path: Path) -> "Manifest":
+        """Returns the manifest whose file has this content; `path` is for messages.
 
         Raises:
           UserError: it is not a manifest.
         """
         try:
-            first, _, table = text.partition("\n")
-            classes = json.loads(first.removeprefix("#"))["classes"]
-            rows = list(csv.DictReader(io.StringIO(table, newline="")))
-            columns: dict = {name: [row[name] for row in rows] for name in _COLUMNS}
-            columns["label"] = [int(label) for label in columns["label"]]
-            columns["phash"] = [int(value, 16) for value in columns["phash"]]
-            columns["area"] = [float(area) for area in columns["area"]]
-            return cls(classes=tuple(classes), **columns)
+            text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", newline="")
+            classes = json.loads(text.readline().removeprefix("#"))["classes"]
+            reader = csv.reader(text)
+            header = next(reader)
+            # Block by block: lists of text need many times the memory of arrays.
+            blocks = []
+            while rows := list(itertools.islice(reader, _ROWS_AT_ONCE)):
+                values = dict(zip(header, zip(*rows, strict=True), strict=True))
+                columns: dict = {name: np.array(values[name], np.str_) for name in _TEXT}
+                columns["label"] = np.array(list(map(int, values["label"])), np.int32)
+                columns["phash"] = np.array([int(v, 16) for v in values["phash"]], np.uint64)
+                columns["area"] = np.array(list(map(float, values["area"])), np.float32)
+                blocks.append(columns)
+            joined: dict = {
+                name: np.concatenate([block[name] for block in blocks]) if blocks else []
+                for name in _COLUMNS
+            }
+            return cls(classes=tuple(classes), **joined)
         except (
             ValueError,
+            StopIteration,
             KeyError,
             TypeError,
             ArithmeticError,
@@ -190,12 +205,13 @@ def join_groups(
     members: dict[int, list[str]] = {}
     for i, name in enumerate(names.tolist()):
         members.setdefault(find(i), []).append(name)
-    title = {root: _joined(sorted(group, key=natural)) for root, group in members.items()}
+    title = {root: joined_name(sorted(group, key=natural)) for root, group in members.items()}
     by_subject = np.array([title[find(i)] for i in range(len(names))], dtype=np.str_)
     return by_subject[owner.reshape(-1)] if len(names) else np.zeros(0, np.str_)
 
 
-def _joined(members: list[str]) -> str:
+def joined_name(members: list[str]) -> str:
+    """Returns the name of a group of several: all names, or the first and the number of others."""
     if len(members) > 8:
         return f"{members[0]}+{len(members) - 1} others"
     return "+".join(members)

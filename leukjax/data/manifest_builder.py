@@ -324,7 +324,7 @@ def _load(folder: Path, key: str) -> tuple[Manifest, list[Skipped], list[Note]] 
         rows: list[Skipped | Note] = [*skipped, *findings]
         if not all(isinstance(text, str) for row in rows for text in dataclasses.astuple(row)):
             raise ValueError("not text")
-        return Manifest.parse(content.decode(), table), skipped, findings
+        return Manifest.parse(content, table), skipped, findings
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, UserError):

@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import logging as standard_logging
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,9 +29,11 @@ from leukjax.data.manifest_builder import preprocessed
 from leukjax.data.preprocess import Preprocessing
 from leukjax.data.source import Source
 
-# TFDS keeps a split in memory while it sorts it; above 1 GB it sorts in files, which needs
-# TensorFlow. Parts of this many bytes of pixels stay below, and bound the memory.
-PART_BYTES = 2**28
+# A folder is written shard by shard, and a preparation that was killed continues after the last
+# whole one. TFDS keeps a shard in memory while it sorts it; above 1 GB it sorts in files, which
+# needs TensorFlow.
+SHARD_BYTES = 2**28  # of pixels
+SHARD_IMAGES = 8192
 
 _INDEX = "index.json"
 # No read-ahead, which helps sequential reading only, and no threads to hand a record to.
@@ -42,28 +45,120 @@ _SHARD = re.compile(r"-part_([0-9]+)\.array_record-([0-9]+)-of-[0-9]+$")
 def write(
     folder: Path, source: Source, manifest: Manifest, preprocessing: Preprocessing, threads: int
 ) -> None:
-    """Writes the images of a manifest, preprocessed, and the index of the folder."""
-    builder = Builder(source, manifest, preprocessing, threads, folder)
-    builder.download_and_prepare()
-    shutil.rmtree(folder / "downloads", ignore_errors=True)  # TFDS creates it, empty
+    """Writes the images of a manifest, preprocessed, and the index of the folder.
+
+    Whole shards of an earlier call with the same arguments are kept.
+    """
+    size = preprocessing.image_size
+    shards = _shards(len(manifest), size)
+    tally = _Tally()
+    kept = _keep(folder, shards, tally)
+    start = len(tally.sizes)
+    if kept:
+        logging.info("%s: %d images were prepared by an earlier start", source.name, start)
+    rest = manifest.take(np.arange(start, len(manifest)))
+    images = tally.count(preprocessed(source, rest, preprocessing, threads))
+    for number in range(kept, len(shards)):
+        tally.begin_shard()
+        rows, name = shards[number], _shard_name(number)
+        temporary = folder / f"{name}.tmp"
+        Builder(source, manifest, rows, images, size, name, temporary).download_and_prepare()
+        shutil.rmtree(temporary / "downloads", ignore_errors=True)  # TFDS creates it, empty
+        _write_index(temporary, tally.of_shard(rows))
+        os.rename(temporary, folder / name)
     facts = {
-        "checksum": builder.checksum,
-        "image_size": preprocessing.image_size,
-        "preprocessing": preprocessing.describe(builder.sizes),
-        "tfds": str(Path(builder.data_dir).relative_to(folder)),
+        "checksum": tally.checksum.hexdigest(),
+        "image_size": size,
+        "preprocessing": preprocessing.describe(np.array(tally.sizes, np.int64)),
     }
     _write_index(folder, facts)
 
 
+class _Tally:
+    """What is known of the images so far.
+
+    Attributes:
+      checksum: of the pixels of all images.
+      sizes: original height and width of all images.
+    """
+
+    def __init__(self) -> None:
+        self.checksum = hashlib.sha256()
+        self.sizes: list[tuple[int, int]] = []
+        self.begin_shard()
+
+    def begin_shard(self) -> None:
+        """From here on, images belong to the next shard."""
+        self._of_shard = hashlib.sha256()
+
+    def add(self, pixels: np.ndarray, size: tuple[int, int]) -> None:
+        """Counts an image."""
+        self.checksum.update(pixels.data)
+        self._of_shard.update(pixels.data)
+        self.sizes.append(size)
+
+    def count(self, images: Iterable[tuple[np.ndarray, tuple[int, int]]]) -> Iterator[np.ndarray]:
+        """Yields images, and counts them."""
+        for image, size in images:
+            self.add(image, size)
+            yield image
+
+    def of_shard(self, rows: range) -> dict[str, Any]:
+        """What is kept of a shard whose images were all counted."""
+        sizes = self.sizes[rows.start : rows.stop]
+        return {"checksum": self._of_shard.hexdigest(), "sizes": sizes}
+
+
+def _shards(images: int, image_size: int) -> list[range]:
+    """The rows of each shard."""
+    step = max(1, min(SHARD_IMAGES, SHARD_BYTES // (image_size**2 * 3)))
+    return [range(images)[start : start + step] for start in range(0, images, step)]
+
+
+def _shard_name(number: int) -> str:
+    return f"part_{number:05d}"
+
+
+def _keep(folder: Path, shards: Sequence[range], tally: _Tally) -> int:
+    """Counts the images of the first whole shards, removes all else, and returns their number."""
+    kept = 0
+    for number, rows in enumerate(shards):
+        images = _whole_shard(folder / _shard_name(number), rows)
+        if images is None:
+            break
+        for pixels, size in images:
+            tally.add(pixels, size)
+        kept += 1
+    for path in folder.iterdir():
+        if path.name not in map(_shard_name, range(kept)):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    return kept
+
+
+def _whole_shard(shard: Path, rows: range) -> list[tuple[np.ndarray, tuple[int, int]]] | None:
+    """Returns images and original sizes of a shard; None if it is missing or damaged."""
+    try:
+        index = read_index(shard)
+        files = RecordFiles.of_tfds(shard, index["files"])
+        sizes = [(int(height), int(width)) for height, width in index["sizes"]]
+        images = [parse(files[number])[1] for number in range(len(files))]
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # array_record and protobuf have exceptions of their own
+        logging.warning("%s is damaged and is prepared again (%s)", shard, error)
+        return None
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(image.data)
+    same = digest.hexdigest() == index["checksum"] and len(images) == len(sizes) == len(rows)
+    return list(zip(images, sizes, strict=True)) if same and is_complete(shard) else None
+
+
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Preprocessed images. Record i is row i of the manifest.
+    """Some rows of a manifest as preprocessed images.
 
     Examples are ``{image: uint8[S, S, 3], label: int64, subject, group, id: bytes}``; label -1 =
     unlabelled.
-
-    Attributes:
-      checksum: hex SHA-256 of all pixels in the order of the records, after preparation.
-      sizes: int[n, 2], original height and width of the images, after preparation.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -75,19 +170,29 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
         self,
         source: Source,
         manifest: Manifest,
-        preprocessing: Preprocessing,
-        threads: int,
+        rows: range,
+        images: Iterator[np.ndarray],
+        image_size: int,
+        split: str,
         data_dir: Path,
     ) -> None:
-        """Sets up the builder; ``download_and_prepare()`` writes below `data_dir`."""
-        self._source, self._manifest = source, manifest
-        self._preprocessing, self._threads = preprocessing, threads
-        self.checksum = ""
-        self.sizes = np.zeros((0, 2), np.int64)
+        """Sets up the builder; ``download_and_prepare()`` writes below `data_dir`.
+
+        Args:
+          source: the data set.
+          manifest: the table of its images.
+          rows: the rows to write.
+          images: the images of these rows, in order; no more are taken.
+          image_size: pixels per side.
+          split: name of the only split, "part_" and the number of the shard.
+          data_dir: the folder.
+        """
+        self._source, self._manifest, self._rows, self._images = source, manifest, rows, images
+        self._size, self._split = image_size, split
         super().__init__(file_format="array_record", data_dir=data_dir)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        side = self._preprocessing.image_size
+        side = self._size
         features = tfds.features.FeaturesDict(
             {
                 # Without this encoding TFDS widens every pixel to an int64.
@@ -106,37 +211,16 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
             citation=self._source.citation,
             features=features,
             supervised_keys=("image", "label"),
-            disable_shuffling=True,  # record i is row i of the manifest
+            disable_shuffling=True,  # record i is row i
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-        rows = range(len(self._manifest))
-        step = max(1, PART_BYTES // (self._preprocessing.image_size**2 * 3))
-        parts = [rows[start : start + step] for start in range(0, len(rows), step)]
-        # TFDS writes one split after the other, so they can share one stream of images.
-        stream = self._stream()
-        return {
-            f"part_{number:05d}": self._generate_examples(part, stream)
-            for number, part in enumerate(parts)
-        }
+        return {self._split: self._generate_examples()}
 
-    def _stream(self) -> Iterator[np.ndarray]:
-        digest = hashlib.sha256()
-        sizes = []
-        for image, size in preprocessed(
-            self._source, self._manifest, self._preprocessing, self._threads
-        ):
-            digest.update(image.data)
-            sizes.append(size)
-            yield image
-        self.checksum, self.sizes = digest.hexdigest(), np.array(sizes, np.int64)
-
-    def _generate_examples(
-        self, rows: range, stream: Iterator[np.ndarray]
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
         manifest = self._manifest
-        # `rows` first: once it ends, nothing may be taken from the stream, which continues.
-        for row, image in zip(rows, stream, strict=False):
+        # `rows` first: once they end, nothing may be taken from the images, which continue.
+        for row, image in zip(self._rows, self._images, strict=False):
             yield (
                 row,
                 {
@@ -147,8 +231,6 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
                     "id": str(manifest.id[row]),
                 },
             )
-        if rows.stop == len(manifest):
-            next(stream, None)  # runs the stream to its end, where the checksum is computed
 
     def _log_download_bytes(self) -> None:
         """Logs nothing: nothing is downloaded."""

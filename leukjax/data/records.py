@@ -208,7 +208,8 @@ def prepare(
 
     They are in CACHE/NAME/KEY; KEY is a hash of the manifest's content (ids, labels, subjects,
     groups, pixels), of the preprocessing and of the data set's version. A process that starts
-    while another one prepares waits for it. Images in memory are prepared in memory.
+    while another one prepares waits for it, and continues where a killed one stopped. Images in
+    memory are prepared in memory.
 
     Raises:
       UserError: an image cannot be read or was changed after the scan, or the cache folder is full
@@ -227,7 +228,7 @@ def prepare(
             raise
 
     size = len(manifest) * (preprocessing.image_size**2 * 3 + 256)
-    cache.make_once(folder, record_files.is_complete, write, size)
+    cache.make_once(folder, record_files.is_complete, write, size, resume=True)
     records = StoredRecords(source, manifest, skipped, folder)
     logging.info("records: %d images of %d px in %s", len(records), records.image_size, folder)
     return records

@@ -1,74 +1,47 @@
 """Splits: which images train, validate and test. A group is never on two sides."""
 
 import dataclasses
-import hashlib
-import io
-import zlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from os import PathLike
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 
-from leukjax.data.dataset import Dataset, Subset
-from leukjax.data.group_split import best_draw
+from leukjax.data import assignment, given_split
+from leukjax.data.dataset import Dataset
 from leukjax.data.manifest import Manifest
+from leukjax.data.parts import CROSSING, HELD_OUT, ONE_SOURCE, PARTS, SHARES
 from leukjax.data.source import INFO, WARNING, Note
+from leukjax.data.split_table import (
+    Split,
+    check,
+    checksum,
+    crossing_groups,
+    save_csv,
+    shares,
+    to_csv,
+)
 from leukjax.errors import UserError
-from leukjax.storage import csv_writer, write_atomic
 
-PARTS = ("train", "val", "test")
-HELD_OUT = "held_out"  # outside all folds; no run reads it
-SHARES = (0.70, 0.15, 0.15)
-PROTOCOLS = ("auto", "subject", "official", "kfold", "image")
+__all__ = [
+    "HELD_OUT",
+    "PARTS",
+    "PROTOCOLS",
+    "SHARES",
+    "Split",
+    "check",
+    "checksum",
+    "crossing_groups",
+    "make_split",
+    "save_csv",
+    "shares",
+    "split_by_group",
+    "split_given",
+    "to_csv",
+]
 
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """A part for each row of a manifest.
-
-    Attributes:
-      part: str[n] of "train", "val", "test", "held_out", or "" if the image is not used.
-      protocol: the one that was applied; never "auto".
-      notes: sentences for the log.
-      leaky: a group may be on two sides (protocol image): every score must say so.
-      dataset: the data set, if the split was made of one.
-    """
-
-    part: np.ndarray
-    protocol: str
-    notes: tuple[Note, ...] = ()
-    leaky: bool = False
-    dataset: Dataset | None = None
-
-    def __repr__(self) -> str:
-        parts = (*PARTS, HELD_OUT) if (self.part == HELD_OUT).any() else PARTS
-        counts = ", ".join(f"{part} {int((self.part == part).sum()):,}" for part in parts)
-        return f"Split({self.protocol}: {counts} images)"
-
-    def rows(self, part: str) -> Int[np.ndarray, "m"]:
-        """Returns the rows of the manifest that belong to a part, ascending."""
-        return np.flatnonzero(self.part == part)
-
-    @property
-    def train(self) -> Subset:
-        """The images to train on."""
-        return self._subset("train")
-
-    @property
-    def val(self) -> Subset:
-        """The images to choose the best epoch by."""
-        return self._subset("val")
-
-    @property
-    def test(self) -> Subset:
-        """The images to report scores on."""
-        return self._subset("test")
-
-    def _subset(self, part: str) -> Subset:
-        if self.dataset is None:
-            raise ValueError("the split was made of a manifest: use split.rows(part)")
-        return self.dataset.subset(self.rows(part), part)
+PROTOCOLS = ("auto", "subject", "official", "given", "kfold", ONE_SOURCE, "image")
 
 
 def split_by_group(dataset: Dataset, *, shares: Sequence[float] = SHARES, seed: int = 0) -> Split:
@@ -89,18 +62,64 @@ def split_by_group(dataset: Dataset, *, shares: Sequence[float] = SHARES, seed: 
       ValueError: the shares are not three positive numbers that sum to 1, or a class has too few
         groups.
     """
+    _require_dataset(dataset)
+    if len(shares) != len(PARTS) or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(f"shares: {tuple(shares)} are not three positive numbers that sum to 1")
+    manifest = dataset.manifest
+    part, rare = assignment.by_shares(manifest, "subject", seed, shares)
+    notes = _on_rare(manifest, rare, part != "", "train")
+    split = Split(part, "subject", tuple(notes), rare=rare, dataset=dataset)
+    check(manifest, split)
+    return split
+
+
+def split_given(
+    dataset: Dataset,
+    file: str | PathLike[str] | None = None,
+    *,
+    crossing: str = "refuse",
+    seed: int = 0,
+) -> Split:
+    """Splits a data set by parts that come with it or are in a file, kept to the image.
+
+    Where there is no validation part it is made of groups of train.
+
+    Args:
+      dataset: labelled images with a group per image.
+      file: CSV of images and parts: ``split.csv`` of a run, or the columns path and part. Default:
+        the parts that the data set was published with.
+      crossing: what becomes of groups with images in several parts: "refuse", "move" (to the part
+        with more of them), "drop" (the others are not used) or "keep" (a leaky split, to reproduce
+        a published one; `Trainer.fit` refuses its subsets).
+      seed: of the validation part, if it is made.
+
+    Returns:
+      A `Split` whose `train`, `val` and `test` are subsets of `dataset`.
+
+    Raises:
+      ValueError: there are no parts, groups cross them, or the file does not fit the data set.
+    """
+    _require_dataset(dataset)
+    if crossing not in CROSSING:
+        choices = ", ".join(CROSSING)
+        raise ValueError(f"crossing: {crossing!r} is not one of {choices}")
+    split = make_split(
+        dataset.manifest,
+        "given",
+        seed,
+        official_parts=dataset.official_parts,
+        file=file or "",
+        crossing=crossing,
+    )
+    return dataclasses.replace(split, dataset=dataset)
+
+
+def _require_dataset(dataset: Dataset) -> None:
     if not isinstance(dataset, Dataset):
         raise TypeError(
             f"dataset: expected a Dataset, as lj.Arrays(images, labels, groups), got "
             f"{type(dataset).__name__}"
         )
-    if len(shares) != len(PARTS) or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
-        raise ValueError(f"shares: {tuple(shares)} are not three positive numbers that sum to 1")
-    manifest = dataset.manifest
-    part = _by_shares(manifest, "subject", seed, shares)
-    split = Split(part, "subject", dataset=dataset)
-    check(manifest, split)
-    return split
 
 
 def make_split(
@@ -112,6 +131,9 @@ def make_split(
     held_out: str = "none",
     *,
     official_parts: Mapping[str, str] | None = None,
+    file: str | PathLike[str] = "",
+    crossing: str = "refuse",
+    sources: Mapping[str, str] | None = None,
 ) -> Split:
     """Splits the labelled images of a manifest.
 
@@ -120,38 +142,52 @@ def make_split(
     Args:
       manifest: the images.
       protocol: "subject": 70/15/15 by group, stratified by class and balanced in images and groups.
-        "official": the parts that the data set was published with; a group that crosses them goes
-        to the side with more of its images. "kfold": fold `fold` tests, the next one validates, by
-        group. "image": 70/15/15 by image, leaky. "auto": official if all its parts have labelled
-        images, else subject.
-      seed: of the assignment; no effect on "official".
+        "given": the parts of `file`, or those that the data set was published with, kept to the
+        image; validation is made of train where there is none. "official": the published parts; a
+        group that crosses them goes to the side with more of its images. "kfold": fold `fold`
+        tests, the next one validates, by group. "leave_one_source_out": source `fold`, in natural
+        order, tests; validation is made of groups of the others. "image": 70/15/15 by image, leaky.
+        "auto": see `_choose`.
+      seed: of the assignment; no effect on parts that are given.
       folds: number of folds ("kfold").
-      fold: the fold that tests, 0 <= fold < folds ("kfold").
+      fold: the fold that tests, 0 <= fold < folds ("kfold"), or the source.
       held_out: "kfold": the protocol whose test part stays outside all folds; "none" folds
         everything.
       official_parts: `Dataset.official_parts`; None or {} = the data set has no official split.
+      file: CSV of images and parts ("given"); "" = the parts of the data set.
+      crossing: what becomes of groups that cross given parts or sources; see `given_split.settle`.
+      sources: id -> where it was taken, "" = not known ("leave_one_source_out").
 
     Raises:
-      UserError: an unknown protocol, too few groups, or a part that lacks a class.
+      UserError: an unknown protocol, too few groups, a part that lacks a class, or parts that do
+        not fit the images.
     """
     official_parts = official_parts or {}
     if protocol not in PROTOCOLS:
         raise UserError(f"split.protocol: {protocol!r} is not one of {', '.join(PROTOCOLS)}")
     notes: list[Note] = []
     if protocol == "auto":
-        reason = _why_not_official(manifest, official_parts)
-        protocol = "subject" if reason else "official"
-        reason = reason or "all its parts have labelled images"
+        protocol, reason = _choose(manifest, official_parts, file)
         notes.append(Note(INFO, f"split.protocol auto: {protocol} ({reason})"))
-    if protocol == "official":
-        part = _official(manifest, official_parts, notes)
-    elif protocol == "kfold":
-        outside = _outside(manifest, held_out, seed, official_parts, notes)
-        part = _kfold(manifest, seed, folds, fold, outside)
-    else:
-        part = _by_shares(manifest, protocol, seed, SHARES)
     leaky = protocol == "image"
-    if leaky:
+    given: dict[str, Any] = {"official_parts": official_parts, "file": file, "crossing": crossing}
+    if protocol in ("given", "official", ONE_SOURCE):
+        if protocol == ONE_SOURCE:
+            part = given_split.by_source(manifest, sources or {}, fold, notes)
+            part, leaky = given_split.settle(manifest, part, crossing, notes, "sources'")
+        else:
+            part, leaky = _given(manifest, protocol, notes, **given)
+        part = given_split.with_validation(manifest, part, seed, notes, protocol)
+        rare = given_split.lacking(manifest, part, notes)
+    elif protocol == "kfold":
+        outside, leaky = _outside(manifest, held_out, seed, notes, **given)
+        part, rare = assignment.by_folds(manifest, seed, folds, fold, outside != "")
+        part = np.where(outside == "unused", "", part)
+        notes += _on_rare(manifest, rare, np.isin(part, PARTS), "are spread over the folds")
+    else:
+        part, rare = assignment.by_shares(manifest, protocol, seed, SHARES)
+        notes += _on_rare(manifest, rare, part != "", "train")
+    if protocol == "image":
         notes.append(
             Note(
                 WARNING,
@@ -159,99 +195,9 @@ def make_split(
                 "high, and comparable only with others of that kind",
             )
         )
-    split = Split(part, protocol, tuple(notes), leaky)
+    split = Split(part, protocol, tuple(notes), leaky, rare if len(manifest.classes) > 2 else ())
     check(manifest, split)
     return split
-
-
-def check(manifest: Manifest, split: Split) -> None:
-    """Checks that a split may be used.
-
-    Raises:
-      UserError: a group is on two sides (unless the protocol is "image"), a part lacks a class, or
-        an unlabelled image is in a part.
-    """
-    used = split.part != ""
-    if (manifest.label[used] < 0).any():
-        row = np.flatnonzero(used & (manifest.label < 0))[0]
-        raise UserError(f"split: {manifest.id[row]} has a part but no label. Split again")
-    if not split.leaky:
-        torn = crossing_groups(manifest, split)
-        if torn:
-            raise UserError(f"split: group {torn[0]} is on two sides. Split again by group")
-    for part in PARTS:
-        labels = manifest.label[split.part == part]
-        for label, name in enumerate(manifest.classes):
-            if not (labels == label).any():
-                raise UserError(
-                    f"split.protocol {split.protocol}: {part} has no image of class {name}. Add "
-                    "data of that class, or choose another split.protocol (subject, kfold) or "
-                    "split.seed"
-                )
-
-
-def crossing_groups(manifest: Manifest, split: Split) -> list[str]:
-    """Returns the names of the groups that have images on more than one side."""
-    names, codes = manifest.group_codes
-    parts = (*PARTS, HELD_OUT)
-    sides = np.zeros((len(names), len(parts)), bool)
-    for i, part in enumerate(parts):
-        sides[codes[split.part == part], i] = True
-    return names[sides.sum(axis=1) > 1].tolist()
-
-
-def shares(manifest: Manifest, split: Split) -> list[dict[str, str | int | float]]:
-    """Returns the achieved shares: a row per part and class, and one per part for all classes.
-
-    Images that are held out are not counted.
-
-    Returns:
-      Rows with part, class ("" = all), images, image_share, groups, group_share; shares are of the
-      images or groups of that class in all parts. A group counts for each class that it holds.
-    """
-    used = np.isin(split.part, PARTS)
-    codes = manifest.group_codes[1]
-    table: list[dict[str, str | int | float]] = []
-    for label, name in [(-1, ""), *enumerate(manifest.classes)]:
-        in_class = used if label < 0 else used & (manifest.label == label)
-        total_images, total_groups = int(in_class.sum()), len(np.unique(codes[in_class]))
-        for part in PARTS:
-            selected = in_class & (split.part == part)
-            images, groups = int(selected.sum()), len(np.unique(codes[selected]))
-            table.append(
-                {
-                    "part": part,
-                    "class": name,
-                    "images": images,
-                    "image_share": images / max(1, total_images),
-                    "groups": groups,
-                    "group_share": groups / max(1, total_groups),
-                }
-            )
-    return table
-
-
-def to_csv(manifest: Manifest, split: Split) -> str:
-    """Returns the text of split.csv: id, subject, group, label, part; rows sorted by id."""
-    text = io.StringIO()
-    writer = csv_writer(text)
-    writer.writerow(["id", "subject", "group", "label", "part"])
-    for row in np.argsort(manifest.id).tolist():
-        label = int(manifest.label[row])
-        name = manifest.classes[label] if label >= 0 else ""
-        columns = (manifest.id, manifest.subject, manifest.group)
-        writer.writerow([*(str(column[row]) for column in columns), name, split.part[row]])
-    return text.getvalue()
-
-
-def save_csv(manifest: Manifest, split: Split, path: Path) -> None:
-    """Writes split.csv atomically."""
-    write_atomic(path, to_csv(manifest, split))
-
-
-def checksum(manifest: Manifest, split: Split) -> str:
-    """Returns the hex SHA-256 of split.csv."""
-    return hashlib.sha256(to_csv(manifest, split).encode()).hexdigest()
 
 
 def _why_not_official(manifest: Manifest, official_parts: Mapping[str, str]) -> str:
@@ -263,127 +209,94 @@ def _why_not_official(manifest: Manifest, official_parts: Mapping[str, str]) -> 
     return f"no labelled image of {', '.join(missing)}" if missing else ""
 
 
-def _official(
-    manifest: Manifest, official_parts: Mapping[str, str], notes: list[Note]
-) -> np.ndarray:
+def _choose(
+    manifest: Manifest, official_parts: Mapping[str, str], file: str | PathLike[str]
+) -> tuple[str, str]:
+    """Returns the protocol of "auto" and the reason.
+
+    A file is used. Else the official split is, if all its parts have labelled images; one without
+    validation is a given one, whose crossing groups need a decision.
+    """
+    if file:
+        return "given", "split.file"
     reason = _why_not_official(manifest, official_parts)
     if reason:
+        return "subject", reason
+    if "val" not in official_parts.values():
+        return "given", "the data set has train and test"
+    return "official", "all its parts have labelled images"
+
+
+def _given(
+    manifest: Manifest,
+    protocol: str,
+    notes: list[Note],
+    *,
+    official_parts: Mapping[str, str],
+    file: str | PathLike[str],
+    crossing: str,
+) -> tuple[np.ndarray, bool]:
+    """Returns the parts of "given" or "official", and whether groups cross them."""
+    if protocol == "given" and file:
+        part = given_split.from_file(file, manifest, notes)
+        return given_split.settle(manifest, part, crossing, notes)
+    reason = _why_not_official(manifest, official_parts)
+    if protocol == "given" and official_parts:
+        reason = ""  # a part without labelled images is found later
+    if reason:
         fix = "Add that part of the data set, or set" if official_parts else "Set"
-        raise UserError(f"split.protocol official: {reason}. {fix} split.protocol to subject")
-    side = np.full(len(manifest), -1)
-    for phase, part in official_parts.items():
-        side[(manifest.phase == phase) & (manifest.label >= 0)] = PARTS.index(part)
-    names, codes = manifest.group_codes
-    counts = np.zeros((len(names), len(PARTS)), np.int64)
-    np.add.at(counts, (codes[side >= 0], side[side >= 0]), 1)
-    settled = counts.argmax(axis=1)[codes]  # ties go to train, then to val
-    moved = (side >= 0) & (side != settled)
-    if moved.any():
-        groups = ", ".join(np.unique(manifest.group[moved]).tolist())
-        notes.append(
-            Note(
-                INFO,
-                f"{int(moved.sum())} images of groups that cross the official parts ({groups}) "
-                "were moved to the side that holds more of their group",
-            )
+        file_too = " or give split.file" if protocol == "given" else ""
+        raise UserError(
+            f"split.protocol {protocol}: {reason}. {fix} split.protocol to subject{file_too}"
         )
-    parts = np.array((*PARTS, ""))
-    return parts[np.where(side >= 0, settled, -1)]
-
-
-def _by_shares(manifest: Manifest, protocol: str, seed: int, shares: Sequence[float]) -> np.ndarray:
-    units, counts, labelled = _units(manifest, by_image=protocol == "image")
-    _enough(manifest, counts, len(PARTS), protocol)
-    assigned = best_draw(counts, shares, _generator(seed, protocol))
-    part = np.zeros(len(manifest), "<U5")
-    part[labelled] = np.array(PARTS)[assigned[units]]
-    return part
+    part = given_split.from_data(manifest, official_parts)
+    crossing = "move" if protocol == "official" else crossing
+    return given_split.settle(manifest, part, crossing, notes, protocol)
 
 
 def _outside(
-    manifest: Manifest,
-    protocol: str,
-    seed: int,
-    official_parts: Mapping[str, str],
-    notes: list[Note],
-) -> Bool[np.ndarray, "n"]:
-    """Returns the images that are in no fold: the test part of another protocol."""
+    manifest: Manifest, protocol: str, seed: int, notes: list[Note], **given: Any
+) -> tuple[np.ndarray, bool]:
+    """Returns the images that are in no fold, and whether groups cross.
+
+    Returns:
+      str[n]: "held_out" for the test part of another protocol (and what a file holds out), "unused"
+      for images without a part in given ones, "" for those to fold.
+    """
     if protocol == "none":
-        return np.zeros(len(manifest), bool)
-    if protocol not in ("auto", "subject", "official"):
+        return np.full(len(manifest), "", "<U8"), False
+    if protocol not in ("auto", "subject", "official", "given"):
         raise UserError(
-            f"split.held_out: {protocol!r} is not one of none, auto, subject, official. Folds "
-            "consist of groups, and no group may have images on both sides"
+            f"split.held_out: {protocol!r} is not one of none, auto, subject, official, given. "
+            "Folds consist of groups, and no group may have images on both sides"
         )
-    base = make_split(manifest, protocol, seed, official_parts=official_parts)
-    outside = base.part == "test"
+    if protocol == "auto":
+        protocol, reason = _choose(manifest, given["official_parts"], given["file"])
+        notes.append(Note(INFO, f"split.held_out auto: {protocol} ({reason})"))
+    if protocol == "given":  # folds need no validation part
+        part, leaky = _given(manifest, protocol, notes, **given)
+    else:
+        base = make_split(manifest, protocol, seed, **given)
+        part, leaky = base.part, base.leaky
+        notes += base.notes
+    outside = np.isin(part, ("test", HELD_OUT))
     groups = len(np.unique(manifest.group[outside]))
     text = (
         f"held out of all folds: {int(outside.sum())} images of {groups} groups, the test part of "
-        f"the protocol {base.protocol}"
+        f"the protocol {protocol}"
     )
-    notes += [*base.notes, Note(INFO, text)]
-    return outside
+    notes.append(Note(INFO, text))
+    unused = (part == "") & (protocol == "given")
+    return np.select([outside, unused], [HELD_OUT, "unused"], ""), leaky
 
 
-def _kfold(
-    manifest: Manifest, seed: int, folds: int, fold: int, outside: Bool[np.ndarray, "n"]
-) -> np.ndarray:
-    if folds < 3:
-        raise UserError(
-            f"split.folds: {folds} is too few; one fold tests, one validates, the others train"
-        )
-    if not 0 <= fold < folds:
-        raise UserError(f"split.fold: {fold} is not in 0..{folds - 1} (split.folds is {folds})")
-    units, counts, labelled = _units(manifest, by_image=False, outside=outside)
-    _enough(manifest, counts, folds, "kfold")
-    assigned = best_draw(counts, (1 / folds,) * folds, _generator(seed, f"kfold {folds}"))
-    part = np.where(outside, HELD_OUT, "")
-    fold_of_row = assigned[units]
-    validates = fold_of_row == (fold + 1) % folds
-    part[labelled] = np.where(fold_of_row == fold, "test", np.where(validates, "val", "train"))
-    return part
-
-
-def _units(
-    manifest: Manifest, by_image: bool, outside: Bool[np.ndarray, "n"] | None = None
-) -> tuple[Int[np.ndarray, "m"], Float[np.ndarray, "u c"], Bool[np.ndarray, "n"]]:
-    """Returns the unit of each labelled row, the images by unit and class, and these rows.
-
-    Units are assigned to parts as a whole. They are numbered by name, so that the order of the
-    rows does not matter. Rows that are `outside` are left out.
-    """
-    labelled = manifest.label >= 0
-    if outside is not None:
-        labelled &= ~outside
-    if by_image:
-        rows = np.flatnonzero(labelled)
-        units = np.empty(len(rows), np.int64)
-        units[np.argsort(manifest.id[rows])] = np.arange(len(rows))
-        number = len(rows)
-    else:
-        # Groups without a labelled image would be empty units.
-        present, units = np.unique(manifest.group_codes[1][labelled], return_inverse=True)
-        number = len(present)
-    counts = np.zeros((number, len(manifest.classes)))
-    np.add.at(counts, (units, manifest.label[labelled]), 1)
-    return units, counts, labelled
-
-
-def _enough(
-    manifest: Manifest, counts: Float[np.ndarray, "u c"], parts: int, protocol: str
-) -> None:
-    """Raises UserError if a class has fewer units than there are parts."""
-    what = "images" if protocol == "image" else "groups"
-    for label, name in enumerate(manifest.classes):
-        units = int((counts[:, label] > 0).sum())
-        if units < parts:
-            fix = "Lower split.folds or add data" if protocol == "kfold" else "Add data"
-            raise UserError(
-                f"split.protocol {protocol}: class {name} has {units} {what} for {parts} parts. "
-                f"{fix}"
-            )
-
-
-def _generator(seed: int, protocol: str) -> np.random.Generator:
-    return np.random.default_rng([seed, zlib.crc32(protocol.encode())])
+def _on_rare(
+    manifest: Manifest, rare: Sequence[str], used: Bool[np.ndarray, "n"], what: str
+) -> list[Note]:
+    """Returns a warning that lists the rare classes and what their groups do."""
+    if not rare:
+        return []
+    groups = assignment.groups_of_classes(manifest, used)
+    listed = ", ".join(f"{name} ({groups[manifest.classes.index(name)]})" for name in rare)
+    text = f"classes with fewer groups than parts: {listed}; these groups {what}"
+    return [Note(WARNING, f"{text}. Macro scores are given with and without these classes")]

@@ -13,8 +13,11 @@ from leukjax.evaluate.scores import Evaluation, OperatingPoint
 from leukjax.metrics import thresholds
 from leukjax.metrics.intervals import Interval
 from leukjax.metrics.predictions import Predictions
+from leukjax.metrics.subgroups import Subgroups, subgroups
 from leukjax.report.provenance import About
-from leukjax.report.tables import number, render, span
+from leukjax.report.style import save
+from leukjax.report.subgroups import forest_figure, subgroup_table
+from leukjax.report.tables import number, rare_lines, render, span
 from leukjax.rundir import RunDir
 from leukjax.storage import write_atomic
 
@@ -31,6 +34,8 @@ def run(
     overrides: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Writes ``predictions.csv``, ``scores.json`` and ``summary.md``, and prints the summary.
+
+    A run with attributes.csv gets scores by subgroup as well, and their figure.
 
     Args:
       folders: finished runs; several are an ensemble.
@@ -63,8 +68,13 @@ def run(
     points = {}
     if validation is not None and binary:
         points = scores.operating_points(criterion, validation, predictions, about.positive)
+    found = subgroups(predictions, RunDir(folders[0]).attributes(), about.positive)
     predictions.write(output / "predictions.csv")
     content = _content(folders, part, evaluation, points, about) | {"tta": tta}
+    if found.rows:
+        content["subgroups"] = [dataclasses.asdict(row) for row in found.rows]
+        figure = forest_figure({"all": found}, {"all": evaluation.by_image}, about)
+        save(figure, RunDir(output).path("figures"), "subgroups")
     write_atomic(output / "scores.json", json.dumps(content, indent=1) + "\n")
     name = folders[0].name if len(folders) == 1 else f"ensemble of {len(folders)} runs"
     name += ", eight views" if tta else ""
@@ -73,6 +83,8 @@ def run(
             [
                 scores.table({name: evaluation}, about, markdown=markdown),
                 *_thresholds(points, part, about, markdown=markdown),
+                *rare_lines(evaluation, about.rare),
+                *_subgroups(found, about, markdown=markdown),
                 *_ending(folders, part, output),
             ]
         )
@@ -126,6 +138,17 @@ def _thresholds(
         body.append([f"by {unit}", f"{point.threshold:.4g}", *cells])
     header = ["", "threshold", *(name.replace("_", "\n") for name in _COLUMNS)]
     return [f"**{title}**\n" if markdown else title, render(header, body, markdown=markdown), ""]
+
+
+def _subgroups(found: Subgroups, about: About, *, markdown: bool) -> list[str]:
+    """The table of subgroups; nothing without any."""
+    if not found.rows:
+        return [*found.notes, ""] if found.notes else []
+    table = subgroup_table({"": found}, about)
+    if markdown:
+        return [table.markdown()]
+    body = render(table.header, table.text(), left=table.left)
+    return [table.title, body, *table.notes, ""]
 
 
 def _ending(folders: list[Path], part: str, output: Path) -> list[str]:

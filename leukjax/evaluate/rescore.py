@@ -10,15 +10,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from leukjax import runtime
-from leukjax.data import datasets
+from leukjax.data import datasets, groups
 from leukjax.data import records as data_records
-from leukjax.data import split as data_split
 from leukjax.errors import UserError
 from leukjax.metrics import predictions as tables
 from leukjax.metrics.predictions import Predictions
 from leukjax.predict.predictor import load
 from leukjax.rundir import RunDir
-from leukjax.training.training_data import split_of
+from leukjax.training.training_data import split_of_run
 
 _MAX_BATCH_BYTES = 2**26  # of a batch of a finished run, whatever its config says
 
@@ -46,14 +45,8 @@ def predict_again(
     run = RunDir(folder)
     config = finished(folder, overrides)
     runtime.start(config)
-    records = _records(config.data.to_json())
-    split = split_of(config, records)
-    run.check_same_data(
-        records_sha256=records.checksum,
-        split_sha256=data_split.checksum(records.manifest, split),
-        classes=records.classes,
-        image_size=records.image_size,
-    )
+    records = groups.regrouped(_records(config.data.to_json()), config.split.groups)
+    split = split_of_run(run, records)
     rows = split.rows(part)
     if not len(rows):
         raise UserError(f"{folder}: its split has no part {part}")

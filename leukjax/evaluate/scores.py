@@ -33,6 +33,8 @@ def about_of(folder: Path, part: str) -> About:
         synthetic=summary["synthetic"],
         leaky=summary["leaky"],
         subjects_known=summary["subjects_known"],
+        rare=tuple(summary["rare_classes"]),
+        groups=summary["groups"],
     )
 
 

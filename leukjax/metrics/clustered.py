@@ -31,6 +31,7 @@ class Grouped:
         stratum: of each group: its class if every group has a single class, else 0 for all (groups
             that contain several classes stay whole, so they cannot be drawn by class).
         single_class: whether every group has a single class.
+        over: indices of the classes that means over classes are taken of; None = those with images.
     """
 
     labels: Int[np.ndarray, " n"]
@@ -38,11 +39,20 @@ class Grouped:
     member: Int[np.ndarray, " n"]
     stratum: Int[np.ndarray, " g"]
     single_class: bool
+    over: tuple[int, ...] | None = None
 
     @property
     def groups(self) -> int:
         """Number of groups."""
         return len(self.stratum)
+
+    @property
+    def classes(self) -> Int[np.ndarray, " k"]:
+        """The classes that means over classes are taken of: `over`, else `confusion.averaged`."""
+        if self.over is not None:
+            return np.array(self.over, np.int64)
+        images = np.bincount(self.labels, minlength=self.probabilities.shape[1])
+        return confusion.averaged(images)
 
     def count_groups(self, images: Bool[np.ndarray, " n"]) -> int:
         """Returns the number of groups that contain at least one of these images."""
@@ -59,6 +69,7 @@ def group(
     labels: Int[np.ndarray, " n"],
     probabilities: Float[np.ndarray, "n c"],
     groups: Shaped[np.ndarray, " n"],
+    over: tuple[int, ...] | None = None,
 ) -> Grouped:
     """Returns predictions with their groups, from the name of each image's group."""
     names, member = np.unique(groups, return_inverse=True)
@@ -68,30 +79,31 @@ def group(
     np.maximum.at(high, member, labels)
     single_class = bool((low == high).all())
     stratum = low if single_class else np.zeros(len(names), int)
-    return Grouped(labels, probabilities.astype(np.float64), member, stratum, single_class)
+    return Grouped(labels, probabilities.astype(np.float64), member, stratum, single_class, over)
 
 
-def statistic(name: str, data: Grouped, positive: int) -> Statistic:
+def statistic(
+    name: str, data: Grouped, positive: int, among: Int[np.ndarray, " k"] | None = None
+) -> Statistic:
     """Returns a score as a function of the groups' weights.
 
     Args:
         name: loss, brier, auroc, average_precision, or one of `confusion.NAMES`.
         data: predictions.
         positive: index of the positive class; ignored above two classes.
+        among: classes that means over classes are taken of; None = those with images.
 
     Raises:
         ValueError: the score cannot be computed by groups.
     """
     classes = data.probabilities.shape[1]
+    if among is None:  # fixed here: a resample without a class leaves the mean undefined
+        among = data.classes
     if name in confusion.NAMES:
-        cell = data.labels * classes + predicted_class(data.probabilities)
-        table = np.bincount(data.member * classes**2 + cell, minlength=data.groups * classes**2)
-        table = table.reshape(data.groups, classes**2).astype(float)
-        return lambda weights: confusion.score(
-            name, (weights @ table).reshape(-1, classes, classes), positive
-        )
+        matrices = confusion_matrices(data)
+        return lambda weights: confusion.score(name, matrices(weights), positive, among)
     if name in _RANKS:
-        which = [positive] if classes == 2 else range(classes)
+        which = [positive] if classes == 2 else among.tolist()
         rank = _RANKS[name]
         curves = [rank(data.labels == c, data.probabilities[:, c], data.member) for c in which]
         return lambda weights: np.mean([curve(weights) for curve in curves], axis=0)
@@ -100,6 +112,17 @@ def statistic(name: str, data: Grouped, positive: int) -> Statistic:
         counts = data.sums(np.ones(len(data.labels)))
         return lambda weights: confusion.ratio(weights @ sums, weights @ counts)
     raise ValueError(f"unknown score {name!r}")
+
+
+def confusion_matrices(
+    data: Grouped,
+) -> Callable[[Float[np.ndarray, "r g"]], Float[np.ndarray, "r c c"]]:
+    """Returns the confusion matrix as a function of the groups' weights."""
+    classes = data.probabilities.shape[1]
+    cell = data.labels * classes + predicted_class(data.probabilities)
+    table = np.bincount(data.member * classes**2 + cell, minlength=data.groups * classes**2)
+    table = table.reshape(data.groups, classes**2).astype(float)
+    return lambda weights: (weights @ table).reshape(-1, classes, classes)
 
 
 def evaluate(

@@ -20,6 +20,18 @@ def confusion_matrix(
     return cells.reshape(classes, classes)
 
 
+def averaged(images: Num[np.ndarray, " c"]) -> Int[np.ndarray, " k"]:
+    """Returns the classes that a mean over classes is taken of: those with images.
+
+    With images of one class alone it is all classes, so that the mean is undefined.
+
+    Args:
+        images: number of images of each class.
+    """
+    present = np.flatnonzero(np.asarray(images) > 0)
+    return present if len(present) > 1 else np.arange(len(images))
+
+
 def by_class(confusion: Num[np.ndarray, "*r c c"]) -> dict[str, Float[np.ndarray, "*r c"]]:
     """Returns the scores of each class against the rest.
 
@@ -39,7 +51,10 @@ def by_class(confusion: Num[np.ndarray, "*r c c"]) -> dict[str, Float[np.ndarray
 
 
 def score(
-    name: str, confusion: Num[np.ndarray, "*r c c"], positive: int
+    name: str,
+    confusion: Num[np.ndarray, "*r c c"],
+    positive: int,
+    among: Int[np.ndarray, " k"] | None = None,
 ) -> Float[np.ndarray, "*r"]:
     """Returns one score of each confusion matrix.
 
@@ -51,6 +66,7 @@ def score(
             terms is.
         confusion: rows true, columns predicted; counts or weights.
         positive: index of the positive class; ignored above two classes.
+        among: classes that means over classes are taken of, see `averaged`; None = all.
     """
     confusion = np.asarray(confusion, dtype=float)
     classes = confusion.shape[-1]
@@ -64,15 +80,16 @@ def score(
         spread = (total**2 - (actual**2).sum(axis=-1)) * (total**2 - (predicted**2).sum(axis=-1))
         return ratio(covariance, np.sqrt(np.maximum(spread, 0)))
     scores = by_class(confusion)
+    chosen = slice(None) if among is None else among
     if name == "balanced_accuracy":
-        return scores["recall"].mean(axis=-1)
+        return scores["recall"][..., chosen].mean(axis=-1)
     if name == "macro_f1":
-        return scores["f1"].mean(axis=-1)
+        return scores["f1"][..., chosen].mean(axis=-1)
     if name == "weighted_f1":
         actual = confusion.sum(axis=-1)
         # A class without images has weight 0, so its F1 may be undefined.
         return ratio((actual * np.where(actual > 0, scores["f1"], 0)).sum(axis=-1), total)
-    return scores[name][..., positive] if classes == 2 else scores[name].mean(axis=-1)
+    return scores[name][..., positive] if classes == 2 else scores[name][..., chosen].mean(axis=-1)
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -60,6 +60,23 @@ class Evaluation:
         """Precision, recall, specificity, F1 and AUROC of each class against the rest, by image."""
         return _by_class(self.predictions)
 
+    def without(self, classes: Sequence[str]) -> dict[str, Interval]:
+        """Balanced accuracy and macro F1, by image, as means without some classes.
+
+        All images count: one of these classes that is taken for another is an error of the other.
+
+        Returns:
+          {} if none of them has images, or fewer than two others have.
+        """
+        p = self.predictions
+        grouped = clustered.group(p.labels, p.probabilities, p.group)
+        present = np.unique(p.labels).tolist()
+        left = [c for c in present if p.classes[c] not in classes]
+        if len(left) < 2 or len(left) == len(present):
+            return {}
+        names = ("balanced_accuracy", "macro_f1")
+        return {name: interval(name, grouped, 0, np.array(left)) for name in names}
+
     @functools.cached_property
     def counts(self) -> dict[str, Any]:
         """Numbers of images, subjects and groups, and of the groups that hold each class."""
@@ -80,8 +97,12 @@ class Evaluation:
         units = {unit: scores for unit, scores in units.items() if scores}
         rows = [["", *units]]
         for name in self.by_image:
-            cells = [_cell(scores[name]) for scores in units.values()]
+            cells = [cell(scores[name]) for scores in units.values()]
             rows.append([name.replace("_", " "), *cells])
+        return self._page(rows)
+
+    def _page(self, rows: list[list[str]]) -> str:
+        """Title, a table of cells, and notes."""
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -107,6 +128,8 @@ class Evaluation:
             notes.insert(0, f"Threshold of {self.positive}: {self.threshold:.4g}.")
         if self.no_subjects:
             notes.append(f"By subject: none; {self.no_subjects}.")
+        if absent := [c for c, count in self.counts["groups_with"].items() if not count]:
+            notes.append(f"No image of {', '.join(absent)}: means are over the other classes.")
         reasons = dict.fromkeys(interval.reason for interval in intervals if interval.reason)
         return [*self.notes, *notes, *(f"–: {reason}." for reason in reasons)]
 
@@ -118,6 +141,7 @@ def score(
     threshold: float | None = None,
     name: str = "",
     notes: Sequence[str] = (),
+    over: Sequence[str] | None = None,
 ) -> Evaluation:
     """Computes the scores of predictions by image and by subject, with intervals over groups.
 
@@ -127,6 +151,7 @@ def score(
       threshold: predict the positive class where its probability reaches it; two classes only.
       name: of the data, for the title of the table.
       notes: sentences that the table must state.
+      over: the classes that means over classes are taken of; None = those with images.
 
     Raises:
       ValueError: `positive` is not a class, or a threshold is given above two classes.
@@ -138,10 +163,11 @@ def score(
         raise ValueError(f"unknown class {positive!r}; the classes are {', '.join(classes)}")
     if threshold is not None and len(classes) != 2:
         raise ValueError(f"threshold: needs two classes; these are {', '.join(classes)}")
-    by_image = _intervals(predictions, positive, threshold)
+    averaged = None if over is None else tuple(map(classes.index, over))
+    by_image = _intervals(predictions, positive, threshold, averaged)
     subjects, reason = None, ""
     try:
-        subjects = _intervals(by_subject(predictions), positive, threshold)
+        subjects = _intervals(by_subject(predictions), positive, threshold, averaged)
     except MixedSubjectsError as error:
         reason = str(error)
     return Evaluation(
@@ -162,26 +188,42 @@ def by_subject(predictions: Predictions) -> Predictions:
     )
 
 
-def at_threshold(predictions: Predictions, positive: str, threshold: float) -> dict[str, Interval]:
+def at_threshold(
+    predictions: Predictions,
+    positive: str,
+    threshold: float,
+    over: tuple[int, ...] | None = None,
+) -> dict[str, Interval]:
     """Returns the scores of `confusion.NAMES` at a threshold of the positive class."""
+    scores = _intervals(decided(predictions, positive, threshold), positive, None, over)
+    return {name: scores[name] for name in confusion.NAMES}
+
+
+def decided(predictions: Predictions, positive: str, threshold: float) -> Predictions:
+    """Returns predictions with probabilities of 0 and 1: 1 for the class that is predicted.
+
+    The positive class is predicted where its probability reaches the threshold; two classes only.
+    """
     column = predictions.classes.index(positive)
     is_positive = thresholds.reached(predictions.probabilities[:, column], threshold)
     # The scores use the class with the largest probability, so the predicted class gets 1.
     predicted = is_positive[:, None]
     certain = np.where(np.eye(2, dtype=bool)[column], predicted, ~predicted)
-    decided = dataclasses.replace(predictions, probabilities=certain.astype(np.float32))
-    scores = _intervals(decided, positive, None)
-    return {name: scores[name] for name in confusion.NAMES}
+    return dataclasses.replace(predictions, probabilities=certain.astype(np.float32))
 
 
 def _intervals(
-    predictions: Predictions, positive: str, threshold: float | None
+    predictions: Predictions,
+    positive: str,
+    threshold: float | None,
+    over: tuple[int, ...] | None,
 ) -> dict[str, Interval]:
     p = predictions
     # Above two classes no score depends on the positive one.
-    scores = intervals(p.labels, p.probabilities, p.group, p.classes, positive or p.classes[0])
+    first = positive or p.classes[0]
+    scores = intervals(p.labels, p.probabilities, p.group, p.classes, first, over)
     if threshold is not None:
-        scores |= at_threshold(p, positive, threshold)
+        scores |= at_threshold(p, positive, threshold, over)
     return scores
 
 
@@ -196,14 +238,15 @@ def _by_class(predictions: Predictions) -> dict[str, dict[str, Interval]]:
             both = np.stack([1 - p, p], axis=1)
             return dataclasses.replace(grouped, labels=labels, probabilities=both)
 
-        decided = against_rest((predicted == c).astype(float))
-        result[name] = {score: interval(score, decided, 1) for score in confusion.ONE_CLASS}
+        called = against_rest((predicted == c).astype(float))
+        result[name] = {score: interval(score, called, 1) for score in confusion.ONE_CLASS}
         probability = predictions.probabilities[:, c].astype(np.float64)
         result[name]["auroc"] = interval("auroc", against_rest(probability), 1)
     return result
 
 
-def _cell(score: Interval) -> str:
+def cell(score: Interval) -> str:
+    """Returns a score and its interval as text."""
     if score.value is None:
         return "–"
     text = f"{score.value:.3f}"

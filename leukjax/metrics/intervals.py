@@ -18,6 +18,7 @@ NAMES = ("loss", *confusion.NAMES, "auroc", "average_precision", "brier")
 METHODS = {
     "jackknife": "delete-one-group jackknife (CR3), t with Satterthwaite's degrees of freedom",
     "exact": "the same result in every group: binomial (Clopper-Pearson), one trial per group",
+    "mover": "difference of two independent sets of groups, from the intervals of both (MOVER)",
 }
 RANGE = {"mcc": (-1.0, 1.0), "loss": (0.0, np.inf), "brier": (0.0, 2.0)}
 TAIL = 0.025  # of a 95 % interval, on either side
@@ -63,6 +64,7 @@ def intervals(
     groups: Shaped[np.ndarray, " n"],
     classes: Sequence[str],
     positive: str,
+    over: tuple[int, ...] | None = None,
 ) -> dict[str, Interval]:
     """Returns every score of `NAMES` with its interval.
 
@@ -72,18 +74,25 @@ def intervals(
         groups: name of each row's group.
         classes: names, in the order of the columns.
         positive: one of `classes`.
+        over: indices of the classes that means over classes are taken of; None = those with images.
     """
-    data = clustered.group(labels, probabilities, groups)
+    data = clustered.group(labels, probabilities, groups, over)
     reasons = scores(labels, probabilities, classes, positive).reasons
     result = {}
     for name in NAMES:
         result[name] = interval(name, data, classes.index(positive))
         if result[name].value is None:
-            result[name] = dataclasses.replace(result[name], reason=reasons[name])
+            reason = reasons.get(name, result[name].reason)
+            result[name] = dataclasses.replace(result[name], reason=reason)
     return result
 
 
-def interval(name: str, data: clustered.Grouped, positive: int) -> Interval:
+def interval(
+    name: str,
+    data: clustered.Grouped,
+    positive: int,
+    among: Int[np.ndarray, " k"] | None = None,
+) -> Interval:
     """Returns one score with its jackknife interval.
 
     The jackknife covers with few groups, where a bootstrap is too narrow, and agrees with other
@@ -97,8 +106,10 @@ def interval(name: str, data: clustered.Grouped, positive: int) -> Interval:
         data: see `clustered.group`. Groups of one class each are a sample stratified by class;
             groups that contain several classes are one sample.
         positive: index of the positive class; ignored above two classes.
+        among: classes that means over classes are taken of; None = those with images.
     """
-    score = clustered.statistic(name, data, positive)
+    among = data.classes if among is None else among
+    score = clustered.statistic(name, data, positive, among)
     groups = contributing_groups(name, data, positive)
     value = float(score(np.ones((1, data.groups)))[0])
     if np.isnan(value):
@@ -106,7 +117,7 @@ def interval(name: str, data: clustered.Grouped, positive: int) -> Interval:
     try:
         estimate = jackknife(score, data, value)
         if estimate.error < ZERO:
-            return exact(name, data, value, positive)
+            return exact(name, data, value, positive, among)
     except NoIntervalError as error:
         return Interval(value, None, None, "jackknife", groups, str(error))
     least, most = RANGE.get(name, (0.0, 1.0))
@@ -198,7 +209,13 @@ def contributing_groups(name: str, data: clustered.Grouped, positive: int) -> in
     return data.groups if images is None else data.count_groups(images)
 
 
-def exact(name: str, data: clustered.Grouped, value: float, positive: int) -> Interval:
+def exact(
+    name: str,
+    data: clustered.Grouped,
+    value: float,
+    positive: int,
+    among: Int[np.ndarray, " k"] | None = None,
+) -> Interval:
     """Returns the interval of a perfect score: Clopper & Pearson (1934), n successes in n trials.
 
     One random image from each of n groups makes n independent trials, all successes; that bounds
@@ -217,9 +234,9 @@ def exact(name: str, data: clustered.Grouped, value: float, positive: int) -> In
     groups = contributing_groups(name, data, positive)
     trials = groups
     if _contributing_images(name, data, positive) is None:
-        classes = data.probabilities.shape[1]
-        trials = min(data.count_groups(data.labels == c) for c in range(classes))
-        trials = min(trials, data.groups // classes)
+        classes = (data.classes if among is None else among).tolist()
+        trials = min(data.count_groups(data.labels == c) for c in classes)
+        trials = min(trials, data.groups // len(classes))
     if trials == 0:
         raise NoIntervalError("there is not one group per class")
     return Interval(value, *all_alike(value == 1, trials), "exact", groups)

@@ -48,14 +48,19 @@ class Predictions:
         columns = (self.id, self.subject, self.group, self.labels, self.probabilities)
         return Predictions(self.classes, *(column[rows] for column in columns))
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path, more: Mapping[str, Sequence[str]] | None = None) -> None:
         """Writes ``id, subject, group, label, predicted, p_<class>…`` atomically.
 
         Numbers have the digits that restore every bit: nine for a float32, up to 17 for a float64.
+
+        Args:
+            path: the file.
+            more: further columns, at the end.
         """
+        more = more or {}
         text = io.StringIO()
         out = csv_writer(text)
-        out.writerow([*_FIXED, *(f"p_{name}" for name in self.classes)])
+        out.writerow([*_FIXED, *(f"p_{name}" for name in self.classes), *more])
         predicted = predicted_class(self.probabilities)
         exact = self.probabilities.dtype == np.float64
         for row, probabilities in enumerate(self.probabilities):
@@ -67,6 +72,7 @@ class Predictions:
                     self.classes[self.labels[row]],
                     self.classes[predicted[row]],
                     *(repr(float(v)) if exact else f"{v:.9g}" for v in probabilities),
+                    *(column[row] for column in more.values()),
                 ]
             )
         write_atomic(path, text.getvalue())

@@ -86,7 +86,8 @@ def scores(
 
     With two classes precision, recall, specificity, f1, auroc, average_precision and
     sensitivity_at_95_specificity are those of `positive`; above two classes each is the mean over
-    the classes, each against the rest.
+    the classes, each against the rest. Means over classes, balanced accuracy and macro F1 among
+    them, are over the classes that have images.
 
     Args:
         labels: class indices.
@@ -104,14 +105,17 @@ def scores(
     chosen = classes.index(positive) if positive or n_classes == 2 else 0
     matrix = confusion.confusion_matrix(labels, predicted_class(probabilities), n_classes)
     by_class: dict[str, np.ndarray] = dict(confusion.by_class(matrix))
+    present = confusion.averaged(matrix.sum(axis=1))
     for name, rank in RANKS.items():
         by_class[name] = np.array(
             [_ranked(rank, labels == c, probabilities[:, c]) for c in range(n_classes)]
         )
-    numbers = {name: float(confusion.score(name, matrix, chosen)) for name in confusion.NAMES}
+    numbers = {
+        name: float(confusion.score(name, matrix, chosen, present)) for name in confusion.NAMES
+    }
     for name in RANKS:
         of_name = by_class[name]
-        numbers[name] = float(of_name[chosen] if n_classes == 2 else of_name.mean())
+        numbers[name] = float(of_name[chosen] if n_classes == 2 else of_name[present].mean())
     numbers |= _probability_scores(labels, probabilities, chosen)
     values = {name: _or_none(numbers[name]) for name in NAMES}
     reasons = {
@@ -225,6 +229,8 @@ def _reason(name: str, matrix: np.ndarray, classes: Sequence[str], positive: str
     unpredicted = [c for c, n in zip(classes, matrix.sum(axis=0), strict=True) if n == 0]
     present = [c for c in classes if c not in missing]
     two = len(classes) == 2
+    if not two:  # means are over the classes that have images
+        unpredicted = [c for c in unpredicted if c in present]
     if name == "precision" and unpredicted:
         return f"no image was predicted as {_join([positive] if two else unpredicted)}"
     if name in ("f1", "macro_f1"):

@@ -1,5 +1,6 @@
 """`Predictor`: one trained run, or an ensemble of several, ready to classify images."""
 
+import copy
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,14 +13,18 @@ from flax import linen as nn
 from jaxtyping import Float, Float32, Int, UInt8
 
 from leukjax.data import archive, image_limits
+from leukjax.data import class_map as maps
+from leukjax.data.class_map import ClassMap
 from leukjax.data.dataset import Dataset, Subset
 from leukjax.data.decode import MIN_SIDE, decode
 from leukjax.data.parallel import map_in_order
 from leukjax.data.records import Records
 from leukjax.errors import UserError
-from leukjax.metrics import calibration, thresholds
+from leukjax.metrics import thresholds
 from leukjax.metrics.evaluation import Evaluation, score
 from leukjax.metrics.predictions import Predictions, mean
+from leukjax.predict import recorded
+from leukjax.predict.external import ExternalPredictions, notes_of, own_test
 from leukjax.predict.member import Member, Outputs, concatenate, overlapped, restore
 from leukjax.rundir import RunDir
 
@@ -142,7 +147,11 @@ class Predictor:
         return np.concatenate([outputs.features for outputs in self._outputs(images)], axis=1)
 
     def evaluate(
-        self, data: Dataset | Subset | Records, *, threshold: float | None = None
+        self,
+        data: Dataset | Subset | Records,
+        *,
+        threshold: float | None = None,
+        class_map: ClassMap | None = None,
     ) -> Evaluation:
         """Predicts labelled images and scores the predictions.
 
@@ -150,24 +159,61 @@ class Predictor:
           data: a data set, a subset of one, or prepared records.
           threshold: predict the positive class where its probability reaches it; None = predict the
             class with the largest probability.
+          class_map: for an external test, on another data set: the class of the runs for each class
+            of `data`, as a mapping or as a CSV file with the columns theirs,ours. Images of classes
+            that it does not list, and unlabelled ones, are left out and counted.
 
         Returns:
           Scores by image and by subject with intervals over groups; printing it prints a table.
+          With a class map an `ExternalTest`, which has the scores of the runs' own test beside
+          them.
 
         Raises:
           UserError: images without a label, a class that the runs do not have, or a network that
             gives no finite probability.
         """
-        predictions = self.predict_dataset(data)
         dataset = data.dataset if isinstance(data, Subset) else data
-        notes = []
-        if dataset.synthetic:
-            notes.append("SYNTHETIC data: these scores say nothing about real cells.")
-        if not dataset.subjects_known:
-            notes.append("No subjects known: each image is its own; intervals may be too narrow.")
+        if class_map is not None:
+            return self.external_predictions(data, class_map).test(threshold)
+        predictions = self.predict_dataset(data)
         split = data.name if isinstance(data, Subset) else ""
         name = f"{dataset.name}, {split}" if split else dataset.name
+        notes = notes_of(dataset)
         return score(predictions, self.positive, threshold=threshold, name=name, notes=notes)
+
+    def external_predictions(
+        self,
+        data: Dataset | Subset | Records,
+        class_map: ClassMap | None,
+        cache_dir: str = "",
+    ) -> ExternalPredictions:
+        """Predicts the images of another data set that have a class of the runs.
+
+        Args:
+          data: the data set.
+          class_map: as in `evaluate`; None = the names of its classes are those of the runs.
+          cache_dir: folder that keeps the prepared images; see `Dataset.scan`.
+        """
+        _require_images(data)
+        dataset = data.dataset if isinstance(data, Subset) else data
+        ours_of = maps.resolve(class_map, dataset.classes, self.classes)
+        records = self._records(dataset, cache_dir)
+        manifest = records[0].manifest
+        rows = data.rows if isinstance(data, Subset) else np.arange(len(manifest))
+        mapped = maps.apply(ours_of, manifest.label, dataset.classes, self.classes, rows)
+        outputs = self._batched(self._record_batches(records, mapped.rows))
+        predictions = Predictions(
+            classes=self.classes,
+            id=manifest.id[mapped.rows],
+            subject=manifest.subject[mapped.rows],
+            group=manifest.group[mapped.rows],
+            labels=mapped.labels,
+            probabilities=self._check_finite(outputs),
+        )
+        own, no_own = own_test(self.members, tta=self.tta)
+        return ExternalPredictions(
+            predictions, mapped, ours_of, outputs, records[0], self.positive, own, no_own
+        )
 
     def predict_dataset(self, data: Dataset | Subset | Records) -> Predictions:
         """Predicts labelled images in their order.
@@ -175,17 +221,13 @@ class Predictor:
         Raises:
           UserError: as `evaluate`.
         """
-        if not isinstance(data, Dataset | Subset | Records):
-            raise TypeError(
-                "data: expected a Dataset, as lj.Arrays(images, labels), a Subset, as split.test, "
-                f"or Records; got {type(data).__name__}"
-            )
+        _require_images(data)
         dataset = data.dataset if isinstance(data, Subset) else data
         unknown = sorted(set(dataset.classes) - set(self.classes))
         if unknown:
             raise UserError(
                 f"the data have the class {unknown[0]!r}, which the run does not know; its classes "
-                f"are {', '.join(self.classes)}"
+                f"are {', '.join(self.classes)}; a class_map says which of them it is"
             )
         records = self._records(dataset)
         if isinstance(data, Subset) and data.name == "test":
@@ -253,17 +295,11 @@ class Predictor:
                 "max_error is chosen on validation predictions, which are made without tta; set "
                 "only one of them"
             )
-        tables = [_validation(member) for member in self.members]
-        first = tables[0]
-        for member, table in zip(self.members, tables, strict=True):
-            same = np.array_equal(table.id, first.id) and np.array_equal(table.labels, first.labels)
-            if not same:
-                raise UserError(
-                    f"max_error: {member.workdir} and {self.workdirs[0]} were validated on "
-                    "different images; give runs of one split"
-                )
-        probabilities = mean([table.probabilities for table in tables])
-        return thresholds.choose_confidence(first.labels, probabilities, first.group, max_error)
+        try:
+            val = recorded.predictions(self.members, "val")
+        except UserError as error:
+            raise UserError(f"max_error: {error}") from error
+        return thresholds.choose_confidence(val.labels, val.probabilities, val.group, max_error)
 
     def _outputs(self, images: Iterable[Image] | UInt8[np.ndarray, "n s s 3"]) -> list[Outputs]:
         if isinstance(images, str | os.PathLike):
@@ -322,15 +358,22 @@ class Predictor:
                     ready[id(source)] = source.images(part)
             yield [ready[id(source)] for source in records]
 
-    def _records(self, data: Dataset | Records) -> list[Records]:
+    def _records(self, data: Dataset | Records, cache_dir: str = "") -> list[Records]:
         """The records of a data set for each member; members of one recipe share them."""
         ready: dict[tuple, Records] = {}
         for member in self.members:
-            size, crop, denoise = recipe = member.recipe[1:4]
+            size, crop, denoise, background = recipe = member.recipe[1:5]
             if isinstance(data, Dataset):
+                if data.background != background:  # as the run prepares images, and `predict`
+                    data = copy.copy(data)
+                    data.background = background
                 if recipe not in ready:
                     ready[recipe] = data.prepare(
-                        size, crop=crop, denoise=denoise, threads=self.threads
+                        size,
+                        crop=crop,
+                        denoise=denoise,
+                        cache_dir=cache_dir,
+                        threads=self.threads,
                     )
             elif data.image_size == size:
                 ready[recipe] = data
@@ -338,7 +381,7 @@ class Predictor:
                 raise UserError(
                     f"the records have {data.image_size} px and {member.workdir} {size} px"
                 )
-        return [ready[member.recipe[1:4]] for member in self.members]
+        return [ready[member.recipe[1:5]] for member in self.members]
 
     def _check_finite(self, outputs: Sequence[Outputs]) -> Float[np.ndarray, "n c"]:
         """The mean probabilities, all of them finite."""
@@ -407,18 +450,15 @@ def read(image: Image) -> UInt8[np.ndarray, "h w 3"]:
     return image
 
 
+def _require_images(data: Dataset | Subset | Records) -> None:
+    if not isinstance(data, Dataset | Subset | Records):
+        raise TypeError(
+            "data: expected a Dataset, as lj.Arrays(images, labels), a Subset, as split.test, or "
+            f"Records; got {type(data).__name__}"
+        )
+
+
 def _columns(prepared: Iterator[Prepared], size: int) -> Iterator[list[np.ndarray]]:
     """Batches of images, as each member sees them."""
     while batch := list(islice(prepared, size)):
         yield [np.stack(column) for column in zip(*batch, strict=True)]
-
-
-def _validation(member: Member) -> Predictions:
-    """The validation predictions of a run, at the temperature of its member."""
-    table = RunDir(member.workdir).predictions("val")
-    if table.classes != member.classes:
-        raise UserError(f"{member.workdir}/predictions/val.csv: has other classes than the model")
-    if member.temperature == 1.0:
-        return table
-    rescaled = calibration.rescale(table.probabilities, member.temperature)
-    return dataclasses.replace(table, probabilities=rescaled)

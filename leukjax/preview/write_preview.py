@@ -12,7 +12,6 @@ from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from leukjax.data import datasets
 from leukjax.data.image_stats import foreground
 from leukjax.data.records import Records
 from leukjax.errors import UserError
@@ -21,7 +20,7 @@ from leukjax.images.distort import DISTORTIONS, SEVERITIES, distort, seeds_of
 from leukjax.images.normalize import to_float
 from leukjax.report.style import save_as, style
 from leukjax.training.hyperparameters import augment_options
-from leukjax.training.training_data import make_batches, split_of
+from leukjax.training.training_data import make_batches, records_of, split_of
 
 
 def write(config: ConfigDict, output: Path, *, rows: int, views: int) -> None:
@@ -37,7 +36,7 @@ def write(config: ConfigDict, output: Path, *, rows: int, views: int) -> None:
       UserError: the output is neither PNG nor SVG, or the config or its data are invalid.
     """
     _check(output)
-    records = datasets.prepare(config.data)
+    records = records_of(config)
     train = split_of(config, records).rows("train")
     size = min(rows, len(train))
     batch = make_batches(config, records, train, size, training=True).batch(0)
@@ -63,7 +62,7 @@ def write_distorted(config: ConfigDict, output: Path) -> None:
       UserError: as in `write`.
     """
     _check(output)
-    records = datasets.prepare(config.data)
+    records = records_of(config)
     train = split_of(config, records).rows("train")
     # A different cell in each row, and the same cells in every sheet.
     chosen = train[np.arange(len(DISTORTIONS)) * 7 % len(train)]

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.metrics import roc_curve
 
 from leukjax.metrics import clustered, confusion
+from leukjax.metrics.calibration import Bin
 from leukjax.metrics.intervals import Interval, interval
 from leukjax.metrics.scores import predicted_class
 from leukjax.report.provenance import About
@@ -132,9 +133,22 @@ def confusion_figure(
 
 
 def draw_confusion(
-    axes: Axes, matrix: Int[np.ndarray, "c c"], names: Sequence[str], *, small: bool = False
+    axes: Axes,
+    matrix: Int[np.ndarray, "t c"],
+    names: Sequence[str],
+    *,
+    small: bool = False,
+    row_names: Sequence[str] | None = None,
 ) -> AxesImage:
-    """Draws a confusion matrix: numbers and shares of the row; `small` for one panel of many."""
+    """Draws a confusion matrix: numbers and shares of the row.
+
+    Args:
+      axes: to draw on.
+      matrix: true classes in rows, predicted ones in columns.
+      names: of the columns.
+      small: one panel of many.
+      row_names: None = those of the columns.
+    """
     share = confusion.ratio(matrix, matrix.sum(axis=1, keepdims=True))
     picture = axes.imshow(np.nan_to_num(share), cmap="Blues", vmin=0, vmax=1)
     ticks = np.arange(len(names))
@@ -143,11 +157,13 @@ def draw_confusion(
     axes.set_xticks(
         ticks, wrapped, rotation=40 if slanted else 0, ha="right" if slanted else "center"
     )
-    axes.set_yticks(ticks, wrapped)
+    if row_names is not None:
+        wrapped = [textwrap.fill(name, 12) for name in row_names]
+    axes.set_yticks(np.arange(len(wrapped)), wrapped)
     axes.set(xlabel="predicted", ylabel="true")
     axes.grid(False)
     for (row, column), count in np.ndenumerate(matrix):
-        if len(names) > MAX_NUMBERED_CLASSES:
+        if max(matrix.shape) > MAX_NUMBERED_CLASSES:
             break
         row_share = share[row, column]
         text = f"{count:,}" if np.isnan(row_share) else f"{count:,}\n{row_share:.1%}"
@@ -157,7 +173,7 @@ def draw_confusion(
             text,
             ha="center",
             va="center",
-            fontsize=(7 if small else 9) if len(names) <= 6 else (4 if small else 6),
+            fontsize=(7 if small else 9) if max(matrix.shape) <= 6 else (4 if small else 6),
             color="white" if row_share > 0.55 else "black",
         )
     return picture
@@ -274,3 +290,18 @@ def subjects_figure(
             title_fontsize=8,
         )
     return figure
+
+
+def draw_bins(
+    axes: Axes, bins: Sequence[Bin], colour: str, marker: str, label: str, shift: float
+) -> None:
+    """Draws the bins of a reliability diagram, moved to the side by `shift`."""
+    if not bins:
+        return
+    x = [b.predicted for b in bins]
+    y = [b.observed for b in bins]
+    axes.plot(x, y, marker=marker, ms=3.5, lw=1, color=colour, label=label)
+    for b in bins:
+        if b.low is not None and b.high is not None:
+            at = b.predicted + shift
+            axes.plot([at, at], [b.low, b.high], color=colour, lw=0.9, alpha=0.7)

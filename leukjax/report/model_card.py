@@ -8,6 +8,8 @@ from typing import Any
 
 from leukjax.report.provenance import About
 
+NO_EXTERNAL_TEST = "External validation: no data of another centre were tested."
+
 
 def model_card(
     summary: Mapping[str, Any],
@@ -55,6 +57,15 @@ def model_card(
         if title == "Evaluation data":
             blocks.append("## Metrics\n\n" + scores.replace("## ", "### ", 1).rstrip())
     return "\n\n".join(blocks) + "\n"
+
+
+def with_external_tests(card: str, sentences: Sequence[str]) -> str:
+    """Returns a model card that lists external tests where it says that there are none."""
+    lines = "\n".join(f"- External validation. {sentence}" for sentence in sentences)
+    line = f"- {NO_EXTERNAL_TEST}"
+    if line in card:
+        return card.replace(line, lines, 1)
+    return f"{card.rstrip()}\n\n## External validation\n\n{lines}\n"
 
 
 def _details(summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
@@ -131,7 +142,8 @@ def _caveats(summary: Mapping[str, Any], about: About) -> list[str]:
         over_shortcuts_line(summary["over_shortcuts"]),
         f"The test images are of {groups} groups; any conclusion on new subjects rests on this"
         " number, and the intervals show its uncertainty.",
-        "No data of another centre were tested.",
+        *(f"On the data: {text}." for text in summary["data_warnings"]),
+        NO_EXTERNAL_TEST,
         "One run, one seed: `python -m leukjax.crossval` and `leukjax.compare` show how much"
         " another seed, another fold or another model changes.",
     ]

@@ -15,6 +15,9 @@ class About:
       synthetic: the images are computer-generated.
       leaky: subjects (or duplicates) are in more than one part of the split.
       subjects_known: False if each image had to be taken as its own subject.
+      rare: classes that parts may lack, because they have few groups; scores are given without them
+        too.
+      groups: value of ``split.groups``: the rule that made the groups.
     """
 
     data: str
@@ -24,6 +27,17 @@ class About:
     synthetic: bool = False
     leaky: bool = False
     subjects_known: bool = True
+    rare: tuple[str, ...] = ()
+    groups: str = "auto"
+
+    def _groups(self) -> str:
+        if self.groups.startswith("blocks:"):
+            size = self.groups.removeprefix("blocks:")
+            return (
+                f"no subjects are known, and each {size} consecutive images of a folder count as"
+                f" one group (split.groups={self.groups})"
+            )
+        return "nearly identical images are of one group (split.groups=near_duplicates)"
 
     def marks(self) -> list[str]:
         """Returns the warnings that belong beside every score, as short titles."""
@@ -34,6 +48,8 @@ class About:
             marks.append("LEAKY image split")
         if not self.subjects_known:
             marks.append("no subjects known")
+        if self.groups != "auto":
+            marks.append(f"ASSUMED groups ({self.groups})")
         return marks
 
     def warnings(self) -> list[str]:
@@ -49,7 +65,12 @@ class About:
                 "LEAKY image split: training and test contain cells of the same subjects; these"
                 " scores are too high."
             )
-        if not self.subjects_known:
+        if self.groups != "auto":
+            sentences.append(
+                f"ASSUMPTION: {self._groups()}. If cells of one subject are in several"
+                " groups, scores are too high and intervals too narrow."
+            )
+        elif not self.subjects_known:
             sentences.append(
                 "No subjects known: each image counts as its own subject, so intervals may be too"
                 " narrow."

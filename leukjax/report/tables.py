@@ -5,6 +5,7 @@ import io
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
+from leukjax.metrics.evaluation import Evaluation
 from leukjax.metrics.intervals import METHODS, Interval
 from leukjax.report.provenance import About
 from leukjax.storage import csv_writer
@@ -356,6 +357,8 @@ def score_table(
     heading = f"By image ({images:,} images; {groups:,} groups: {counts})"
     blocks = [(heading, [row.by_image for row in rows])]
     notes = _notes(rows)
+    if absent := [name for name, count in groups_with.items() if not count]:
+        notes.insert(0, f"No image of {', '.join(absent)}: means are over the other classes.")
     if any(row.by_subject is not None for row in rows):
         heading = f"By subject ({subjects:,} subjects, mean probability of a subject's cells)"
         blocks.append((heading, [row.by_subject or {} for row in rows]))
@@ -374,6 +377,24 @@ def score_table(
         "\n".join(f"- {note}" for note in notes) if markdown else "\n".join(map(_wrapped, notes))
     )
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def rare_lines(evaluation: Evaluation, rare: Sequence[str]) -> list[str]:
+    """Returns the macro scores without the rare classes, and the groups of each; [] without any."""
+    if not rare:
+        return []
+    groups = evaluation.counts["groups_with"]
+    listed = ", ".join(f"{name} (groups here: {groups[name]})" for name in rare)
+    lines = [f"Classes with few groups, which parts may lack: {listed}."]
+    present = [name for name in rare if groups[name]]
+    for name, without in evaluation.without(rare).items():
+        both = [
+            f"{number(score.value)} {span(score, 2)}".rstrip()
+            for score in (without, evaluation.by_image[name])
+        ]
+        title = capitalized(title_of(name))
+        lines.append(f"{title} without {', '.join(present)}: {both[0]}; with them {both[1]}.")
+    return lines
 
 
 def _wrapped(sentence: str) -> str:

@@ -20,7 +20,6 @@ from jaxtyping import Bool, UInt8
 from ml_collections import ConfigDict
 
 from leukjax import storage
-from leukjax.data import datasets
 from leukjax.data.image_stats import foreground
 from leukjax.data.parallel import progress
 from leukjax.errors import UserError
@@ -37,6 +36,7 @@ from leukjax.metrics.predictions import Predictions
 from leukjax.predict.predictor import load
 from leukjax.report.provenance import About
 from leukjax.rundir import RunDir
+from leukjax.training.training_data import records_of
 
 CLEAN = "clean"
 PARTS = ("val", "test")
@@ -133,7 +133,7 @@ def read_images(run: Path, part: str, overrides: Iterable[tuple[str, str]] = ())
     config = config_of(run, overrides)
     folder = RunDir(run)
     table = folder.predictions(part)
-    records = datasets.prepare(config.data)
+    records = records_of(config)
     folder.check_same_data(
         records_sha256=records.checksum, classes=records.classes, image_size=records.image_size
     )
@@ -158,8 +158,9 @@ def read_images(run: Path, part: str, overrides: Iterable[tuple[str, str]] = ())
         classes=table.classes,
         positive=config.data.positive or records.positive,
         synthetic=records.synthetic,
-        leaky=folder.data().get("protocol") == "image",
+        leaky=folder.is_leaky(),
         subjects_known=records.subjects_known,
+        groups=config.split.groups,
     )
     cell = np.stack([foreground(image, edge) for image in pixels])
     return PartImages(pixels, cell, table, edge, records.checksum, about)

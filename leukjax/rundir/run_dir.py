@@ -26,7 +26,7 @@ from leukjax.rundir.files import reason
 
 CONFIG, DATA = "config.json", "data.json"
 PREPROCESSING, SUMMARY = "preprocessing.json", "summary.json"
-SPLIT = "split.csv"
+SPLIT, ATTRIBUTES = "split.csv", "attributes.csv"
 METRICS, STARTS = "metrics.jsonl", "starts.jsonl"
 LEDGER, LEDGER_OF_STUDY = "test_openings.jsonl", "ledger.jsonl"
 UNLIKENESS = "unlikeness.npz"
@@ -118,7 +118,11 @@ class RunDir:
 
     def summary(self) -> dict[str, Any]:
         """Returns what summary.json records of a finished run."""
-        content = self._checked(SUMMARY, schema.SUMMARY_FIELDS)
+        content = self._checked(SUMMARY, schema.SUMMARY_FIELDS, schema.SUMMARY_OPTIONAL)
+        # Runs before these were recorded had neither.
+        content = {"rare_classes": [], "groups": "auto", **content}
+        if not set(content["rare_classes"]) <= set(content["classes"]):
+            raise self._damaged(SUMMARY, "rare_classes: are not among the classes")
         self._check_positive(SUMMARY, content)
         return content
 
@@ -234,6 +238,29 @@ class RunDir:
         if not {row[3] for row in split.values()} <= set(PARTS):
             raise self._damaged(SPLIT, "part: must be train, val, test, held_out or nothing")
         return split
+
+    def is_leaky(self) -> bool:
+        """Returns whether the run was split by image, or groups are in several parts."""
+        parts: dict[str, str] = {}
+        rows = [row for row in self.split().values() if row[3]]
+        crosses = any(parts.setdefault(group, part) != part for _, group, _, part in rows)
+        return crosses or self.data().get("protocol") == "image"
+
+    def attributes(self) -> dict[str, dict[str, str]]:
+        """Returns column -> id -> value of attributes.csv; {} if there is no such file."""
+        header, rows = self.csv_rows(ATTRIBUTES)
+        if not header:
+            return {}
+        if header[0] != "id" or len(set(header)) < len(header):
+            raise self._damaged(ATTRIBUTES, "its columns must be id and different names")
+        if any(len(name) > schema.MAX_TEXT for name in header):
+            raise self._damaged(ATTRIBUTES, "the name of a column is too long")
+        if len({row[0] for row in rows}) < len(rows):
+            raise self._damaged(ATTRIBUTES, "an id occurs twice")
+        return {
+            name: {row[0]: row[column] for row in rows}
+            for column, name in enumerate(header[1:], start=1)
+        }
 
     def table(
         self, name: str, columns: Sequence[str], *, required: bool = False

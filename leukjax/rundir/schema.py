@@ -41,7 +41,8 @@ def text(value: Any) -> None:
         raise ValueError(f"must be a text of at most {MAX_TEXT:,} characters")
 
 
-def _flag(value: Any) -> None:
+def flag(value: Any) -> None:
+    """Checks a truth value."""
     if not isinstance(value, bool):
         raise ValueError("must be true or false")
 
@@ -56,7 +57,9 @@ def whole(low: int, high: int) -> Check:
     return check
 
 
-def _number(low: float, high: float) -> Check:
+def number(low: float, high: float) -> Check:
+    """Returns a check for a number in bounds."""
+
     def check(value: Any) -> None:
         if not _is_number(value) or not low <= value <= high:  # false for NaN as well
             raise ValueError(f"must be a number from {low:g} to {high:g}")
@@ -77,7 +80,7 @@ def _one_of(*choices: Any) -> Check:
 
 
 def _triple(low: float, high: float) -> Check:
-    check_number = _number(low, high)
+    check_number = number(low, high)
 
     def check(value: Any) -> None:
         if not isinstance(value, list) or len(value) != 3:
@@ -97,6 +100,13 @@ def _classes(value: Any) -> None:
         raise ValueError("must be different names, none of them empty")
 
 
+def _names(value: Any) -> None:
+    if not isinstance(value, list) or len(value) > MAX_CLASSES:
+        raise ValueError(f"must be a list of at most {MAX_CLASSES:,} names")
+    for name in value:
+        text(name)
+
+
 def _versions(value: Any) -> None:
     if not isinstance(value, dict) or len(value) > 100:
         raise ValueError("must be a JSON object of at most 100 versions")
@@ -112,7 +122,7 @@ def init(value: Any) -> None:
 
 def check_history(record: Any) -> None:
     """Checks a line of metrics.jsonl."""
-    check_fields(record, {"step": whole(0, 2**53), "part": text}, {"epoch": _number(0, 1e9)})
+    check_fields(record, {"step": whole(0, 2**53), "part": text}, {"epoch": number(0, 1e9)})
     for name, value in record.items():
         if name != "part" and not (value is None or _is_number(value)):
             raise ValueError(f"{name[:100]}: must be a number")
@@ -136,6 +146,11 @@ def _protocol(value: Any) -> None:
     _one_of(*field.values)(value)
 
 
+def _groups(value: Any) -> None:
+    text(value)
+    configs.fields()["split.groups"].check(value, "split.groups")
+
+
 DATA_FIELDS: dict[str, Check] = {"records_sha256": text, "split_sha256": text}
 DATA_OPTIONAL: dict[str, Check] = {
     "images": _COUNT,
@@ -148,26 +163,27 @@ DATA_OPTIONAL: dict[str, Check] = {
 SUMMARY_FIELDS: dict[str, Check] = {
     "model": text,
     "parameters": _COUNT,
-    "flops_per_image": _number(0, 1e18),
+    "flops_per_image": number(0, 1e18),
     "data": text,
-    "synthetic": _flag,
-    "subjects_known": _flag,
+    "synthetic": flag,
+    "subjects_known": flag,
     "protocol": text,
-    "leaky": _flag,
+    "leaky": flag,
     "classes": _classes,
     "positive": text,
-    "epoch_chosen": _number(0, 1e9),
+    "epoch_chosen": number(0, 1e9),
     "chosen_by": text,
     "test_openings": _COUNT,
-    "seconds_trained": _number(0, 1e12),
+    "seconds_trained": number(0, 1e12),
     "device": text,
     "versions": _versions,
 }
+SUMMARY_OPTIONAL: dict[str, Check] = {"rare_classes": _names, "groups": _groups}
 PREPROCESSING_FIELDS: dict[str, Check] = {
     "classes": _classes,
     "positive": text,
     "data": text,
-    "synthetic": _flag,
+    "synthetic": flag,
     "background": _one_of("black", "bright"),
     "crop": whole(0, 7_000),
     "denoise": text,

@@ -221,11 +221,16 @@ def _three(text: str, field: str) -> np.ndarray:
 
 
 def _class_weights(text: str, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
-    """Weights with mean 1 over the classes; "balanced" is the inverse of the class counts."""
+    """Weights with mean 1 over the classes; "balanced" is the inverse of the class counts.
+
+    There a class without images has the weight 0, and the mean is over the others.
+    """
     if text == "none":
         return np.ones(len(classes))
     if text == "balanced":
-        weights = 1.0 / np.bincount(labels, minlength=len(classes))
+        counts = np.bincount(labels, minlength=len(classes))
+        weights = np.where(counts > 0, 1.0 / np.maximum(counts, 1), 0)
+        return weights / weights[counts > 0].mean()
     else:
         try:
             weights = np.array([float(part) for part in text.split(",")])

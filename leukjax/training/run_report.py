@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from leukjax import runtime
 from leukjax.data.baselines import SHORTCUTS, Baseline, baselines, numbers_of
+from leukjax.data.source import WARNING
 from leukjax.metrics import clustered, comparisons
 from leukjax.metrics.evaluation import Evaluation, score
 from leukjax.metrics.intervals import Interval
@@ -23,7 +24,7 @@ from leukjax.models.registry import describe
 from leukjax.report.figures import write_figures
 from leukjax.report.model_card import model_card, over_shortcuts_line
 from leukjax.report.provenance import About
-from leukjax.report.tables import Row, score_table
+from leukjax.report.tables import Row, rare_lines, score_table
 from leukjax.rundir import RunDir
 from leukjax.storage import write_atomic
 from leukjax.training import final_evaluation
@@ -51,6 +52,8 @@ def write_report(outcome: Outcome) -> str:
         synthetic=records.synthetic,
         leaky=run.data.split.leaky,
         subjects_known=records.subjects_known,
+        rare=run.data.split.rare,
+        groups=run.config.split.groups,
     )
     baseline_list = baselines(
         records.manifest,
@@ -76,7 +79,9 @@ def write_report(outcome: Outcome) -> str:
         best_epoch,
     )
     text, markdown = (_score_table(evaluations, about, markdown=m) for m in (False, True))
+    scored = next(iter(evaluations.values()))
     notes = [
+        *rare_lines(scored, about.rare),
         *(f"{baseline.name.capitalize()}: {baseline.description}." for baseline in baseline_list),
         over_shortcuts_line(over_shortcuts),
         *_closing_notes(outcome, best_epoch),
@@ -179,12 +184,15 @@ def _summary(
         "subjects_known": records.subjects_known,
         "protocol": split.protocol,
         "leaky": split.leaky,
+        "groups": run.config.split.groups,
+        "rare_classes": list(split.rare),
         "classes": list(records.classes),
         "positive": run.data.positive,
         "seed": run.config.seed,
         "epoch_chosen": best_epoch,
         "step_chosen": outcome.best_step,
         "chosen_by": f"{run.config.checkpoint.metric} on val",
+        "data_warnings": [note.text for note in records.notes if note.level == WARNING],
         "test_openings": run_dir.test_accesses(),
         "starts": starts,
         "resumed": starts - 1,
@@ -199,6 +207,7 @@ def _summary(
         "test": {**next(iter(evaluations.values())).counts, **values["test"].values},
         "test_by_class": values["test"].by_class,
         "val": values["val"].values,
+        "without_rare_classes": _as_json(next(iter(evaluations.values())).without(split.rare)),
         "undefined": {part: of_part.reasons for part, of_part in values.items()},
         "intervals": {
             name: {

@@ -573,7 +573,7 @@ def train(config: ConfigDict, folder: Path, *, score: Sequence[str] = ("val", "t
     runtime.start(config)
     stop = StopRequest()
     with distributed.ending_together(), _lock(folder):
-        places = [name for name in configs.path_fields() if name.startswith("data.")]
+        places = [name for name in configs.path_fields() if name.startswith(("data.", "split."))]
         distributed.check_same(config.to_dict(), "--config", ignore=(*_OF_PROCESS, *places))
         runtime.log_start()
         trainer = Trainer.from_config(config)

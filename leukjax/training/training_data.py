@@ -12,7 +12,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from leukjax import distributed
-from leukjax.data import datasets, duplicates
+from leukjax.data import datasets, duplicates, groups
 from leukjax.data import split as data_split
 from leukjax.data.loader import Batches, Images
 from leukjax.data.manifest import Manifest
@@ -20,6 +20,7 @@ from leukjax.data.records import Records
 from leukjax.data.source import INFO, Note
 from leukjax.data.split import Split
 from leukjax.errors import UserError
+from leukjax.rundir import RunDir
 from leukjax.training.python_parts import check_batch
 
 
@@ -47,7 +48,7 @@ class TrainingData:
         Raises:
           UserError: what is wrong with the config or the data.
         """
-        records = distributed.first(lambda: datasets.prepare(config.data))
+        records = distributed.first(lambda: records_of(config))
         positive = config.data.positive or records.positive
         if positive and positive not in records.classes:
             raise UserError(
@@ -223,18 +224,27 @@ def _check_given(manifest: Manifest, split: Split, is_run: bool) -> None:
         labels = manifest.label[split.part == name]
         if (labels < 0).any():
             raise ValueError(f"{name}: has images without a label")
-        lacking = set(range(len(manifest.classes))) - set(labels.tolist())
-        if len(labels) and lacking:
+        lacking = sorted(set(range(len(manifest.classes))) - set(labels.tolist()))
+        if not len(labels) or not lacking:
+            continue
+        named = ", ".join(repr(manifest.classes[label]) for label in lacking)
+        if len(manifest.classes) == 2:
             raise ValueError(
-                f"{name}: has no image of the class {manifest.classes[min(lacking)]!r}, so scores "
-                "by class are undefined; take another seed of the split, or more data"
+                f"{name}: has no image of the class {named}, so scores by class are undefined; "
+                "take another seed of the split, or more data"
             )
+        logging.warning("%s: has no image of %s", name, named)
+
+
+def records_of(config: ConfigDict) -> Records:
+    """The prepared images of a config, with the groups that it asks for."""
+    return groups.regrouped(datasets.prepare(config.data), config.split.groups)
 
 
 def split_of(config: ConfigDict, records: Records) -> Split:
-    """The split that a config asks for."""
-    options = config.split
-    return data_split.make_split(
+    """The split that a config asks for, of what `records_of` returns."""
+    options, sources = config.split, records.attributes.get("source", {})
+    split = data_split.make_split(
         records.manifest,
         options.protocol,
         options.seed,
@@ -242,7 +252,30 @@ def split_of(config: ConfigDict, records: Records) -> Split:
         options.fold,
         options.held_out,
         official_parts=records.official_parts,
+        file=options.file,
+        crossing=options.crossing,
+        sources=sources,
     )
+    return groups.with_embargo(records.manifest, split, options.groups, sources)
+
+
+def split_of_run(run: RunDir, records: Records) -> Split:
+    """The split that a finished run records in its split.csv.
+
+    Raises:
+      UserError: the file is damaged, or the images are not those of the run.
+    """
+    parts = run.split()
+    manifest, data = records.manifest, run.data()
+    part = np.array([parts.get(name, ("",) * 4)[3] for name in manifest.id.tolist()], "<U8")
+    split = Split(part, data.get("protocol", ""))
+    run.check_same_data(
+        records_sha256=records.checksum,
+        split_sha256=data_split.checksum(manifest, split),
+        classes=records.classes,
+        image_size=records.image_size,
+    )
+    return split
 
 
 def make_batches(

@@ -180,6 +180,54 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
     assert not (tmp_path / ".alive.abc.tmp").exists()
 
 
+@pytest.mark.parametrize("left_by", ["a killed process", "an interrupt"])
+def test_what_was_begun_is_continued(tmp_path, left_by):
+    folder = tmp_path / "set" / "key"
+
+    def begin(half):
+        (half / "half").write_text("x")
+        raise KeyboardInterrupt
+
+    if left_by == "an interrupt":
+        with pytest.raises(KeyboardInterrupt):
+            cache.make_once(folder, whole, begin, 10, resume=True)
+    else:
+        half = folder.parent / ".key.abc.tmp"
+        half.mkdir(parents=True)
+        (half / "half").write_text("x")
+    seen = []
+    cache.make_once(
+        folder, whole, lambda path: (seen.extend(os.listdir(path)), write(path)), 10, resume=True
+    )
+    assert seen == ["half"]
+    assert sorted(path.name for path in folder.parent.iterdir()) == [".key.lock", "key"]
+
+
+def test_what_was_begun_is_not_continued_after_an_error(tmp_path):
+    def fail(half):
+        (half / "half").write_text("x")
+        raise UserError("no")
+
+    with pytest.raises(UserError, match="no"):
+        cache.make_once(tmp_path / "key", whole, fail, 10, resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == [".key.lock"]
+
+
+def test_without_locks_or_behind_a_link_nothing_is_continued(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".linked.abc.tmp").symlink_to(tmp_path / "elsewhere")
+    cache.make_once(tmp_path / "linked", whole, write, 10, resume=True)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+    def refuse(*_):
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    (tmp_path / ".key.abc.tmp").mkdir()
+    cache.make_once(tmp_path / "key", whole, write, 10, resume=True)
+    assert (tmp_path / ".key.abc.tmp").exists()  # its process may live
+
+
 def test_two_at_once_prepare_once(tmp_path):
     calls = []
 

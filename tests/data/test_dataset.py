@@ -250,7 +250,12 @@ def test_wrong_registrations(registry, name, factory, fields, error, message):
 
 
 def test_the_shipped_data_sets():
-    shipped = ("all_idb2", "arrays", "cnmc", "image_folder", "npz", "parquet", "smears", "table")
+    presets = {
+        *("all_idb1", "bloodmnist", "bone_marrow", "hehr_aml", "matek_aml", "pbc", "raabin"),
+        *("taleqani_all", "wbcbench"),
+    }
+    readers = {"arrays", "crops", "image_folder", "npz", "parquet", "table"}
+    shipped = tuple(sorted(presets | readers | {"all_idb2", "cnmc", "smears"}))
     assert lj.list_datasets() == shipped
     data = config.load("default", {"data.smears_subjects": 6, "data.smears_cells": 2}).data
     assert lj.make_dataset(data).name == "smears"
@@ -259,7 +264,7 @@ def test_the_shipped_data_sets():
         lj.make_dataset(data)
     with pytest.raises(UserError, match="images in memory"):
         lj.make_dataset(config.load("default:arrays").data)
-    with pytest.raises(UserError, match="no such data set; one of all_idb2, arrays"):
+    with pytest.raises(UserError, match="no such data set; one of all_idb1, all_idb2, arrays"):
         config.load("default:cells")
 
 

@@ -1,5 +1,6 @@
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,12 +80,23 @@ def test_files_of_tfds_are_read_in_the_order_of_parts_and_shards(files, tmp_path
         RecordFiles.of_tfds(tmp_path, [f"../x/{names[0]}"])
 
 
-def made(source, folder, manifest=None, **fields) -> record_files.Builder:
-    """A builder that has written its files."""
-    manifest = source.scan(str(folder), 2) if manifest is None else manifest
-    result = record_files.Builder(source, manifest, Preprocessing(16, **fields), 2, folder)
-    result.download_and_prepare()
-    return result
+def made(source, folder, manifest=None, **fields) -> Path:
+    """The folder that was written."""
+    manifest = source.scan(str(folder / "scan"), 2) if manifest is None else manifest
+    written = folder / "written"
+    written.mkdir(parents=True, exist_ok=True)
+    record_files.write(written, source, manifest, Preprocessing(16, **fields), 2)
+    return written
+
+
+def examples(folder: Path) -> list[dict]:
+    """What TFDS reads."""
+    shards = sorted(folder.glob("part_*/*/1.0.0"))
+    return [
+        example
+        for shard in shards
+        for example in tfds.builder_from_directory(shard).as_data_source(split="all")
+    ]
 
 
 def test_a_builder_is_quiet(tmp_path, capfd, caplog):
@@ -109,7 +121,7 @@ def test_record_i_is_row_i_of_the_manifest(tmp_path):
     manifest.label[3] = -1
     written = made(source, tmp_path, manifest, denoise="median")
 
-    read = tfds.builder_from_directory(written.data_dir).as_data_source(split="all")
+    read = examples(written)
     entries = {entry.id: entry for entry in source.entries}
     digest = hashlib.sha256()
     for row, example in enumerate(read):
@@ -123,22 +135,77 @@ def test_record_i_is_row_i_of_the_manifest(tmp_path):
         assert example["group"].decode() == manifest.group[row]
     assert row == 29
     assert read[3]["label"] == -1
-    assert written.checksum == digest.hexdigest()
-    np.testing.assert_array_equal(written.sizes, np.full((30, 2), 20))
-    assert written.info.features["label"].names == ["hem", "all"]
+    index = record_files.read_index(written)
+    assert index["checksum"] == digest.hexdigest()
+    assert "30 shrink by 0.8" in index["preprocessing"]
+    (shard,) = written.glob("part_*/*/1.0.0")
+    assert tfds.builder_from_directory(shard).info.features["label"].names == ["hem", "all"]
 
 
-def test_parts_stay_below_what_tfds_sorts_without_tensorflow(tmp_path, monkeypatch):
-    assert 2 * record_files.PART_BYTES < tfds.core.shuffle.MAX_MEM_BUFFER_SIZE
+def test_shards_stay_below_what_tfds_sorts_without_tensorflow(tmp_path, monkeypatch):
+    assert 2 * record_files.SHARD_BYTES < tfds.core.shuffle.MAX_MEM_BUFFER_SIZE
     source = tiny_source(100)
     whole = made(source, tmp_path / "whole")
-    monkeypatch.setattr(record_files, "PART_BYTES", 3 * 16 * 16 * 3)
-    parts = made(source, tmp_path / "parts")
-    assert len(parts.info.splits) == 34
-    names = [x["id"].decode() for x in parts.as_data_source(split="all")]
+    monkeypatch.setattr(record_files, "SHARD_BYTES", 3 * 16 * 16 * 3)
+    shards = made(source, tmp_path / "shards")
+    assert len(list(shards.glob("part_*"))) == 34
+    names = [x["id"].decode() for x in examples(shards)]
     assert names == sorted(f"cell{i}" for i in range(100))
-    assert parts.checksum == whole.checksum
-    assert len(parts.sizes) == 100
+    facts, of_whole = record_files.read_index(shards), record_files.read_index(whole)
+    for name in ("checksum", "preprocessing", "image_size"):
+        assert facts[name] == of_whole[name]
+
+
+class Stopping(Tiny):
+    """A data set that stops after some images, as if the process were killed."""
+
+    stop = 10**9
+    loaded = 0
+
+    def load(self, entry):
+        self.loaded += 1
+        if self.loaded > self.stop:
+            raise KeyboardInterrupt
+        return super().load(entry)
+
+
+@pytest.mark.parametrize("damage", ["none", "half a shard", "bytes", "missing", "other sizes"])
+def test_whole_shards_of_a_killed_preparation_are_kept(tmp_path, monkeypatch, damage):
+    monkeypatch.setattr(record_files, "SHARD_IMAGES", 8)
+    tiny = tiny_source(40, side=20)
+    manifest, _ = scan(tiny, tmp_path, 2, "error")
+    fields = {name: getattr(tiny, name) for name in ("name", "classes", "positive", "entries")}
+    expected = record_files.read_index(made(tiny, tmp_path / "alone", manifest))
+    stopped = Stopping(**fields)
+    stopped.stop = 34
+    with pytest.raises(KeyboardInterrupt):
+        made(stopped, tmp_path / "again", manifest)
+    written = tmp_path / "again" / "written"
+    shards = sorted(path.name for path in written.glob("part_*[0-9]"))
+    assert len(shards) >= 2
+    kept = len(shards)
+    if damage == "half a shard":
+        (written / f"part_{kept:05d}.tmp" / "builder").mkdir(parents=True, exist_ok=True)
+    elif damage != "none":
+        kept = 1
+        (file,) = (written / shards[1]).rglob("*.array_record*")
+        if damage == "bytes":
+            content = bytearray(file.read_bytes())
+            content[len(content) // 2] ^= 1
+            file.write_bytes(content)
+        elif damage == "missing":
+            file.unlink()
+        else:
+            record_files._write_index(written / shards[1], {"checksum": "", "sizes": [[1, 1]]})
+    again = Stopping(**fields)
+    made(again, tmp_path / "again", manifest)
+    assert again.loaded == 40 - 8 * kept
+    index = record_files.read_index(written)
+    for name in ("checksum", "preprocessing", "image_size"):
+        assert index[name] == expected[name]
+    assert record_files.is_complete(written)
+    assert [x["id"].decode() for x in examples(written)] == manifest.id.tolist()
+    assert len(list(written.iterdir())) == 6  # five shards and the index
 
 
 def test_errors_of_the_user_come_through(tmp_path):

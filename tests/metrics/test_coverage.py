@@ -7,16 +7,17 @@ import toy
 from scipy import stats
 
 from leukjax.metrics import clustered
+from leukjax.metrics.external import bootstrap, drop
 from leukjax.metrics.intervals import interval
 
 DRAWS = 4000
 
 
-def study(rng):
+def study(rng, numbers=(13, 15)):
     """13 + 15 subjects whose accuracies and numbers of cells vary (statistics.md)."""
     parts = []
     for label, (subjects, mean, sd, cells) in enumerate(
-        [(13, 0.898, 0.097, 94), (15, 0.711, 0.182, 43)]
+        [(numbers[0], 0.898, 0.097, 94), (numbers[1], 0.711, 0.182, 43)]
     ):
         size = mean * (1 - mean) / sd**2 - 1
         accuracy = rng.beta(mean * size, (1 - mean) * size, subjects)
@@ -42,6 +43,22 @@ def test_the_jackknife_covers_and_independent_images_do_not():
     assert 0.92 <= holds["jackknife"] / DRAWS <= 0.97
     assert 0.92 <= holds["group_means"] / DRAWS <= 0.97
     assert holds["independent_images"] / DRAWS < 0.6
+
+
+def test_the_interval_of_an_external_difference_covers():
+    """Two independent studies of one truth, of 12 and 28 groups (docs/evaluate.md)."""
+    rng, draws = np.random.default_rng(2), 1000
+    holds = {"mover": 0, "bootstrap": 0}
+    for _ in range(draws):
+        data = [study(rng, (6, 6)), study(rng)]
+        scores = [clustered.statistic("balanced_accuracy", each, 1) for each in data]
+        resampled = bootstrap(scores, data, draws=200)
+        found = drop(*(interval("balanced_accuracy", each, 1) for each in data), 40, resampled)
+        holds["mover"] += found.low <= 0 <= found.high
+        holds["bootstrap"] += found.bootstrap[0] <= 0 <= found.bootstrap[1]
+    print({method: number / draws for method, number in holds.items()})
+    assert 0.93 <= holds["mover"] / draws <= 0.98
+    assert holds["bootstrap"] / draws < 0.93
 
 
 @pytest.mark.slow

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from leukjax.metrics import confusion
+from leukjax.metrics import clustered, confusion
+from leukjax.metrics.evaluation import score
+from leukjax.metrics.predictions import Predictions
 from leukjax.metrics.scores import (
     NAMES,
     MixedSubjectsError,
@@ -141,9 +143,38 @@ def test_a_class_that_is_missing_makes_scores_undefined_and_says_why():
     assert other.reasons["precision"] == "no image was predicted as HEM"
     assert other.reasons["f1"] == "no image is HEM and none was predicted as such"
     three = scores(np.array([0, 1, 1]), np.eye(3)[[0, 1, 1]], THREE, "RBC")
-    assert three.reasons["auroc"] == "no image is Platelets"
     assert three.by_class["Platelets"]["auroc"] is None
     assert three.by_class["WBC"]["auroc"] == 1
+    alone = scores(np.ones(3, int), np.eye(3)[[1, 1, 1]], THREE, "")
+    assert alone.reasons["balanced_accuracy"] == f"every image is {THREE[1]}"
+
+
+def test_means_are_over_the_classes_that_have_images():
+    labels = np.array([0, 0, 1, 1])
+    p = np.array([[0.8, 0.1, 0.1], [0.1, 0.2, 0.7], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1]])
+    result = scores(labels, p, THREE, "")
+    assert not result.reasons
+    assert result.values["balanced_accuracy"] == (1 / 2 + 1) / 2
+    # An image that is taken for the class without images costs the recall of its own.
+    assert result.values["macro_f1"] == pytest.approx((2 / 3 + 1) / 2)
+    assert result.values["precision"] == 1
+    assert result.values["auroc"] == pytest.approx((5 / 8 + 1) / 2)
+    groups = clustered.group(labels, p, np.arange(4))
+    assert clustered.statistic("macro_f1", groups, 0)(np.ones((1, 4))) == (2 / 3 + 1) / 2
+    lost = clustered.statistic("macro_f1", groups, 0)(np.array([[0, 0, 1, 1.0]]))
+    assert np.isnan(lost)  # a resample without a class is not a mean over fewer
+
+
+def test_scores_without_some_classes():
+    labels, groups = np.array([0, 0, 1, 1, 2, 2]), np.array([*"abcdef"])
+    p = np.eye(3)[[0, 0, 1, 0, 1, 1]]
+    evaluation = score(Predictions(THREE, groups, groups, groups, labels, p))
+    without = evaluation.without([THREE[2]])
+    assert without["balanced_accuracy"].value == (1 + 1 / 2) / 2
+    assert without["macro_f1"].value == pytest.approx((4 / 5 + 2 / 5) / 2)
+    assert without["macro_f1"].low is not None
+    assert evaluation.by_image["macro_f1"].value == pytest.approx((4 / 5 + 2 / 5) / 3)
+    assert evaluation.without(THREE[:2]) == {}  # one class is left
 
 
 def test_a_class_never_called_leaves_precision_undefined_and_f1_zero():

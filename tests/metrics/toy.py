@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from leukjax.metrics.predictions import Predictions
+
 SUBJECTS = np.array(list("AAABBCCCCDDDEEFF"))
 LABELS = np.repeat([1, 0], [9, 7])
 MIXED = np.array([int(c) for c in "1011001011001001"])
@@ -14,7 +16,24 @@ P2 = np.array(
 # The oracles call .50 positive; between equals the package takes the first class.
 P2_CALLED = np.where(P2 == 0.5, 0.501, P2)
 
+CLASSES = ("a", "b", "c")
+
 
 def columns(p):
     """Probabilities of both classes."""
     return np.stack([1 - p, p], axis=1)
+
+
+def made(seed, groups=24, classes=2, skill=1.0, present=None):
+    """Predictions of groups of one class each, 4 to 9 images a group."""
+    rng = np.random.default_rng(seed)
+    each = rng.integers(4, 10, groups)
+    member = np.repeat(np.arange(groups), each)
+    labels = np.array(present or range(classes))[member % len(present or range(classes))]
+    z = rng.normal(size=(len(member), classes)) + rng.normal(size=(groups, classes))[member]
+    p = np.exp(z + skill * np.eye(classes)[labels])
+    names = np.array([f"g{i}" for i in member])
+    ids = np.array([f"{i:04}" for i in range(len(member))])
+    return Predictions(
+        CLASSES[:classes], ids, names, names, labels, p / p.sum(axis=1, keepdims=True)
+    )

@@ -27,6 +27,7 @@ SUMMARY = {
     },
     "versions": {"leukjax": "0.1.0", "jax": "0.10"},
     "test": {"groups": 28},
+    "data_warnings": ["no patients: intervals are by image"],
 }
 PARTS = {"train": (7108, 51), "val": (3553, 22), "test": (1867, 28)}
 
@@ -80,6 +81,7 @@ def test_warnings_are_caveats():
     assert "SYNTHETIC" in caveats
     assert "LEAKY" in caveats
     assert "each image counts as its own" in text
+    assert "On the data: no patients: intervals are by image." in caveats
 
 
 def test_a_model_that_beats_the_shortcuts_is_not_doubted():

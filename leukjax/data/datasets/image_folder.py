@@ -14,9 +14,9 @@ from ml_collections import ConfigDict
 
 from leukjax.data import levels
 from leukjax.data.archive import Files, native
-from leukjax.data.columns import PARTS, official_parts, part_of
 from leukjax.data.dataset import FileDataset, names_config_fields, sampled_images
 from leukjax.data.image_stats import find_background
+from leukjax.data.parts import PART_NAMES, official_parts, part_of
 from leukjax.data.path_pattern import search
 from leukjax.data.source import INFO, Entry, Note
 from leukjax.errors import UserError
@@ -53,7 +53,8 @@ class ImageFolder(FileDataset):
             the root.
           label: regular expression of the class, instead of the folder.
           part: regular expression of the part of the published split: train, val, test, or another
-            name of `leukjax.data.columns.PARTS`. With train and test these are the official parts.
+            name of `leukjax.data.parts.PART_NAMES`. With train and test these are the official
+            parts.
           part_from: "folder": the folders below the root are the parts, and classes the folders in
             them: ROOT/train/CLASS/…/IMAGE. Names that begin with test are test.
           source: regular expression of the source (hospital, scanner), for scores by subgroup.
@@ -162,7 +163,7 @@ def _parts(locations: list[str], expression: str, part_from: str) -> tuple[list[
         names = ", ".join(unknown[:3])
         raise UserError(
             f"{'part' if expression else 'part_from'}: no part is called {names}; parts are "
-            f"{', '.join(PARTS)}, or begin with test: rename or remove it"
+            f"{', '.join(PART_NAMES)}, or begin with test: rename or remove it"
         )
     return parts, below
 

@@ -22,11 +22,11 @@ from ml_collections import ConfigDict
 from leukjax.data.archive import native
 from leukjax.data.dataset import Dataset, names_config_fields
 from leukjax.data.image_stats import find_background
+from leukjax.data.parts import PARTS, official_parts
 from leukjax.data.source import INFO, WARNING, Entry, Note
 from leukjax.data.zips import open_zip
 from leukjax.errors import UserError
 
-PARTS = ("train", "val", "test")
 MAX_SMALL_BYTES = 2**28  # of labels, groups and class names
 MAX_IMAGE_BYTES = 2**27  # of one image
 MAX_IMAGES = 10_000_000  # of one array
@@ -57,7 +57,7 @@ class Npz(Dataset):
 
         Images are uint8[n, h, w, 3], or uint8[n, h, w] in grey; labels are whole numbers or text,
         [n] or [n, 1]. Class names are the sorted labels, or those of ``classes``. Parts of the file
-        are the official ones: ``split.protocol=official``.
+        are the published ones: ``split.protocol=given``.
 
         Args:
           root: the file.
@@ -93,7 +93,7 @@ class Npz(Dataset):
             notes=_notes(entries, classes, self._path, known),
             subjects_known=known,
             background=find_background(self._first_images())[0],
-            official_parts={part: part for part in PARTS} if set(names) == set(PARTS) else {},
+            official_parts=official_parts(names),
             bad_images=bad_images,
             config_fields={"data.root": str(self._path), "data.positive": positive},
         )

@@ -21,13 +21,12 @@ from leukjax.data.columns import (
     find_attributes,
     find_classes,
     find_columns,
-    official_parts,
-    part_of,
 )
 from leukjax.data.dataset import Dataset, names_config_fields
 from leukjax.data.decode import BadImage, decode
 from leukjax.data.image_stats import find_background, sample_rows
 from leukjax.data.parquet_file import MAX_IMAGE_BYTES, NO_IMAGE, Batch
+from leukjax.data.parts import official_parts, part_of
 from leukjax.data.source import Entry, Loaded
 from leukjax.errors import UserError
 

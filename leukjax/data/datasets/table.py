@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from leukjax.data.archive import File, Files, native
 from leukjax.data.columns import (
-    PARTS,
     describe,
     find_attributes,
     find_classes,
@@ -19,6 +18,7 @@ from leukjax.data.columns import (
 )
 from leukjax.data.dataset import FileDataset, names_config_fields, sampled_images
 from leukjax.data.image_stats import find_background
+from leukjax.data.parts import official_parts
 from leukjax.data.source import Entry
 from leukjax.data.table_file import Rows, read_table
 from leukjax.errors import UserError
@@ -89,7 +89,7 @@ class Table(FileDataset):
             notes=describe(entries, classes, names, table_path.name),
             subjects_known="subject" in names,
             background=background,
-            official_parts=_official_parts(entries),
+            official_parts=official_parts({entry.phase for entry in entries}),
             attributes=find_attributes(rows.columns, names, [e.id for e in entries]),
             bad_images=bad_images,
             config_fields={
@@ -174,10 +174,3 @@ def _locations(
         path = os.path.normpath(text.replace("\\", "/"))
         locations.append(path.removeprefix(above))
     return locations
-
-
-def _official_parts(entries: list[Entry]) -> dict[str, str]:
-    """Returns the part of each value of the part column, if there are all three."""
-    phases = {entry.phase for entry in entries}
-    parts = {phase: PARTS[phase.lower()] for phase in phases if phase.lower() in PARTS}
-    return parts if set(parts.values()) == {"train", "val", "test"} else {}

@@ -1,0 +1,447 @@
+"""The summary of an external test: tables, figures, and the numbers as JSON."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from leukjax.metrics import calibration, confusion, thresholds
+from leukjax.metrics.external import ExternalTest
+from leukjax.metrics.intervals import METHODS, Interval
+from leukjax.metrics.predictions import Predictions
+from leukjax.metrics.subgroups import Subgroups
+from leukjax.predict.external import ExternalPredictions
+from leukjax.report.figures import draw_bins, draw_confusion
+from leukjax.report.page import Document, Picture, Section
+from leukjax.report.provenance import About
+from leukjax.report.style import BLUE, VERMILION, entitle, style
+from leukjax.report.subgroups import forest_figure, subgroup_table
+from leukjax.report.tables import (
+    COLUMNS,
+    Cell,
+    Table,
+    capitalized,
+    reason_notes,
+    title_of,
+    value_and_interval,
+)
+
+PART = "external test"
+_CALIBRATION = ("loss", "brier", "ece", "ece_equal_mass")
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibrated:
+    """Probabilities at the temperatures fitted on validation.
+
+    Attributes:
+      temperatures: one per run.
+      predictions: on the external test.
+      scores: values by score, of each set with and without the temperatures.
+    """
+
+    temperatures: list[float]
+    predictions: Predictions
+    scores: dict[str, dict[str, float | None]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Unlike:
+    """Images that are unlike the training images.
+
+    Attributes:
+      values: out-of-distribution score of each image; above 1 it is unlike.
+      images, share: how many are.
+    """
+
+    values: Float[np.ndarray, " n"]
+    images: int
+    share: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """An external test.
+
+    Attributes:
+      runs: what identifies each run.
+      warnings: sentences on the runs that their own scores must state.
+      found: the predictions.
+      test: scores of the class with the largest probability.
+      at_threshold: scores at the threshold chosen on validation; None above two classes.
+      criterion: of the threshold.
+      tta: eight views were averaged.
+      calibrated: None where temperatures do not apply.
+      unlike: None where the runs cannot tell.
+      identical: ids of images that a run was trained on.
+      not_compared: why that is not known, else "".
+      subgroups: by the attributes of the data set.
+    """
+
+    runs: list[dict[str, Any]]
+    warnings: list[str]
+    found: ExternalPredictions
+    test: ExternalTest
+    at_threshold: ExternalTest | None
+    criterion: str
+    tta: bool
+    calibrated: Calibrated | None
+    unlike: Unlike | None
+    identical: list[str]
+    not_compared: str
+    subgroups: Subgroups
+
+    @property
+    def about(self) -> About:
+        """What tables and figures must state."""
+        records = self.found.records
+        return About(
+            records.name,
+            PART,
+            self.found.predictions.classes,
+            self.test.positive,
+            synthetic=records.synthetic,
+            subjects_known=records.subjects_known,
+        )
+
+
+def document(result: Result) -> Document:
+    """Returns the summary with its figures."""
+    test, about = result.test, result.about
+    counts = test.counts
+    subtitle = (
+        f"{counts['images']:,} images, {counts['subjects']:,} subjects, {counts['groups']:,} groups"
+        f"; runs: {', '.join(run['run'] for run in result.runs)}"
+    )
+    sections = [
+        _scores(result),
+        _classes(result),
+        _prevalence(result),
+        _calibration(result),
+        _subgroups(result),
+    ]
+    title = f"External test on {about.data}"
+    kept = [section for section in sections if section is not None]
+    summary = [_headline(result), *result.about.warnings(), *_on_classes(test), *checks(result)]
+    return Document(title, subtitle, about.marks(), summary, kept)
+
+
+def _headline(result: Result) -> str:
+    name = "balanced_accuracy"
+    score, drop = result.test.by_image[name], result.test.drop.get(name)
+    text = f"{capitalized(title_of(name))} on the external test: {_described(score)}."
+    if drop is not None and result.test.own is not None:
+        own = result.test.own.by_image[name]
+        text += f" On the own test: {_described(own)}. Difference: {_described(drop)}."
+    return text
+
+
+def _described(score: Interval) -> str:
+    if score.value is None:
+        return f"undefined ({score.reason})"
+    value, interval = value_and_interval(score)
+    if not interval:
+        return f"{value} (interval undefined: {score.reason})"
+    return f"{value} (95 % CI {interval})"
+
+
+def _on_classes(test: ExternalTest) -> list[str]:
+    sentences = []
+    if test.left_out:
+        counts = ", ".join(f"{name} {count:,}" for name, count in test.left_out.items())
+        sentences.append(f"Left out by the class map: {counts} images.")
+    if test.absent:
+        sentences.append(
+            f"The data have no image of {', '.join(test.absent)}: means over classes, and the own "
+            f"test beside them, are of {', '.join(test.over)} only."
+        )
+    return sentences
+
+
+def checks(result: Result) -> list[str]:
+    """Returns what was looked for in the images, in sentences."""
+    sentences = list(result.warnings)
+    if result.identical:
+        sentences.append(
+            f"WARNING: {len(result.identical):,} images are identical to training images of the run"
+            f" (first: {result.identical[0]}); the scores are too high."
+        )
+    elif result.not_compared:
+        sentences.append(f"Not compared with the training images: {result.not_compared}.")
+    else:
+        sentences.append("No image is identical to a training image of the run.")
+    if result.unlike is None:
+        sentences.append(
+            "Not checked: how many images are unlike the training images. `leukjax.predict "
+            "--flag_unlike` makes the file that this needs."
+        )
+    else:
+        sentences.append(
+            f"{result.unlike.images:,} images ({result.unlike.share:.1%}) are unlike the training "
+            "images; of the run's validation images 1 % are."
+        )
+    return sentences
+
+
+def _scores(result: Result) -> Section:
+    test = result.test
+    blocks: list[str | Table | Picture] = [
+        _score_table("scores", "Scores by image, class with the largest probability", test)
+    ]
+    if result.at_threshold is not None:
+        rule = thresholds.describe(result.criterion)
+        title = f"Scores by image, {test.positive} from {result.at_threshold.threshold:.4g} on"
+        blocks.append(_score_table("scores_at_threshold", f"{title} ({rule})", result.at_threshold))
+    if test.by_subject is None:
+        blocks.append(f"There are no scores by subject: {test.no_subjects}.")
+    else:
+        own = test.own.by_subject if test.own is not None else None
+        rows: list[list[Cell]] = [
+            [title_of(name), test.by_subject[name], own[name] if own else None] for name in COLUMNS
+        ]
+        title = f"Scores by subject (mean probability of its images) on {result.about.data}"
+        header = ["score", PART, "own test"]
+        blocks.append(Table("scores_by_subject", title, header, rows))
+    return Section("scores", "Scores", blocks)
+
+
+def _score_table(name: str, title: str, test: ExternalTest) -> Table:
+    own = test.own.by_image if test.own is not None else None
+    shown = [name for name in COLUMNS if test.threshold is None or name in confusion.NAMES]
+    rows: list[list[Cell]] = []
+    for score in shown:
+        drop = test.drop.get(score)
+        resampled = None
+        if drop is not None and drop.bootstrap is not None:
+            resampled = "{:.3f} to {:.3f}".format(*drop.bootstrap).replace("-", "−")
+        cells: list[Cell] = [own[score] if own else None, drop, resampled]
+        rows.append([title_of(score), test.by_image[score], *cells])
+    notes = [
+        f"In brackets 95 % intervals over groups: {METHODS['jackknife']}.",
+        "Difference: external test minus own test. The two have different images and groups, so its"
+        " interval is made of those of both (Zou & Donner 2008). Bootstrap: groups of both"
+        " resampled independently, percentiles; with fewer than 24 groups per class it is too"
+        " narrow.",
+    ]
+    if test.own is None:
+        notes.append(f"No own test: {test.no_own}.")
+    reasons = [
+        (f"{title_of(score)}, {what}", f"interval undefined: {each.reason}" if each.reason else "")
+        for score in shown
+        for what, each in (
+            ("external test", test.by_image[score]),
+            ("own test", own[score] if own else None),
+        )
+        if each is not None
+    ]
+    notes += reason_notes(reasons)
+    header = ["score", PART, "own test", "difference", "bootstrap"]
+    return Table(name, f"{title}, on {test.name.removeprefix('external test on ')}", header, rows,
+                 notes)  # fmt: skip
+
+
+def _classes(result: Result) -> Section:
+    theirs, matrix = result.test.confusion
+    counts = dict(zip(theirs, matrix.sum(axis=1).tolist(), strict=True)) | dict(
+        result.test.left_out
+    )
+    rows: list[list[Cell]] = [
+        [name, result.found.ours_of.get(name, "") or "left out", int(count)]
+        for name, count in counts.items()
+    ]
+    table = Table(
+        "classes", "Classes of the data and of the run", ["theirs", "ours", "images"], rows,
+        left=(0, 1),
+    )  # fmt: skip
+    picture = Picture(
+        "confusion",
+        "Predicted classes (columns) of the images of each class of the data (rows), with the"
+        " share of the row.",
+        confusion_figure(result.test, result.about),
+    )
+    return Section("classes", "Classes", [table, picture])
+
+
+def confusion_figure(test: ExternalTest, about: About) -> Figure:
+    """Draws their classes (rows) against ours (columns)."""
+    theirs, matrix = test.confusion
+    width, height = (2.6 + 0.8 * min(n, 10) for n in (len(about.classes), len(theirs)))
+    with style():
+        figure = Figure(figsize=(max(width + 0.9, 4.4), max(height, 3.2)))
+        axes = figure.subplots()
+        entitle(figure, f"Confusion – {about.data}, {about.part}", about.marks())
+        picture = draw_confusion(axes, matrix, about.classes, row_names=theirs)
+        axes.set(xlabel="predicted class of the run", ylabel="class of the data")
+        bar = figure.colorbar(picture, ax=axes, shrink=0.8, format=PercentFormatter(1))
+        bar.set_label("share of the row")
+    return figure
+
+
+def _prevalence(result: Result) -> Section:
+    test = result.at_threshold or result.test
+    shares: list[list[Cell]] = [
+        [name, f"{external:.1%}", "–" if own is None else f"{own:.1%}"]
+        for name, (external, own) in test.prevalence().items()
+    ]
+    blocks: list[str | Table | Picture] = [
+        Table("prevalence", "Shares of the classes", ["class", PART, "own test"], shares)
+    ]
+    if test.at_own_prevalence:
+        rows: list[list[Cell]] = [
+            [title_of(name), test.by_image[name], score]
+            for name, score in test.at_own_prevalence.items()
+        ]
+        at = "" if test.threshold is None else f", {test.positive} from {test.threshold:.4g} on"
+        notes = [
+            "Each image of class c counts with the weight w(c) = (share of c in the own test) /"
+            " (share of c in the external test). Precision, F1 and accuracy depend on the shares;"
+            " recall and specificity do not.",
+        ]
+        reasons = [(title_of(n), s.reason) for n, s in test.at_own_prevalence.items()]
+        title = f"Scores at the prevalence of the own test{at}"
+        header = ["score", "as found", "at the own prevalence"]
+        blocks.append(Table("at_own_prevalence", title, header, rows,
+                            [*notes, *reason_notes(reasons)]))  # fmt: skip
+    return Section("prevalence", "Prevalence", blocks)
+
+
+def _calibration(result: Result) -> Section:
+    blocks: list[str | Table | Picture] = []
+    if result.calibrated is not None:
+        rows: list[list[Cell]] = [
+            [name, *(values[score] for score in _CALIBRATION)]
+            for name, values in result.calibrated.scores.items()
+        ]
+        temperatures = ", ".join(f"{t:.3f}" for t in result.calibrated.temperatures)
+        notes = [f"Scaled: at the temperature fitted on validation ({temperatures})."]
+        header = ["", *map(title_of, _CALIBRATION)]
+        blocks.append(Table("calibration", "Calibration", header, rows, notes))
+    blocks.append(
+        Picture(
+            "reliability",
+            "Reliability: on the dotted line, probabilities match the observed frequencies.",
+            reliability_figure(result),
+        )
+    )
+    return Section("calibration", "Calibration", blocks)
+
+
+def reliability_figure(result: Result) -> Figure:
+    """Draws the reliability diagram, before and after temperature scaling."""
+    about = result.about
+    two = len(about.classes) == 2
+    positive = about.classes.index(about.positive) if about.positive else 0
+    p = result.found.predictions
+    bins = int(np.clip(len(p) // 40, 3, calibration.BINS))
+    with style():
+        figure = Figure(figsize=(4.8, 5.2))
+        axes = figure.subplots()
+        entitle(figure, f"Reliability – {about.data}, {about.part}", about.marks())
+        axes.plot([0, 1], [0, 1], color="#AAAAAA", lw=1, ls=":")
+        sets = [("model output", p, BLUE, "o", -0.004)]
+        if result.calibrated is not None:
+            scaled = result.calibrated.predictions
+            sets.append(("at the temperature of validation", scaled, VERMILION, "s", 0.004))
+        for label, each, colour, marker, shift in sets:
+            found = calibration.reliability(
+                each.labels, each.probabilities, each.group, positive, bins
+            )
+            draw_bins(axes, found, colour, marker, label, shift)
+        axes.set(
+            xlim=(0, 1),
+            ylim=(0, 1),
+            aspect="equal",
+            xlabel=f"probability of {about.positive}" if two else "largest probability",
+            ylabel=f"share of {about.positive}" if two else "share of correct images",
+        )
+        figure.legend(
+            loc="outside lower center",
+            ncols=2,
+            title="bins of equal numbers of images; 95 % interval by group",
+            title_fontsize=8,
+        )
+    return figure
+
+
+def _subgroups(result: Result) -> Section | None:
+    found = result.subgroups
+    if not found.rows:
+        return Section("subgroups", "Subgroups", found.notes) if found.notes else None
+    models = {PART: found}
+    picture = Picture(
+        "subgroups",
+        "Scores of each subgroup with their intervals.",
+        forest_figure(models, {PART: result.test.by_image}, result.about),
+    )
+    return Section("subgroups", "Subgroups", [subgroup_table(models, result.about), picture])
+
+
+def content(result: Result) -> dict[str, Any]:
+    """Returns every number as JSON."""
+    test, records = result.test, result.found.records
+    theirs, matrix = test.confusion
+    own = test.own
+    values: dict[str, Any] = {
+        "external_test": True,
+        "runs": result.runs,
+        "tta": result.tta,
+        "data": records.name,
+        "synthetic": records.synthetic,
+        "subjects_known": records.subjects_known,
+        "classes": list(test.predictions.classes),
+        "positive": test.positive,
+        **{name: test.counts[name] for name in ("images", "subjects", "groups", "groups_with")},
+        "class_map": dict(result.found.ours_of),
+        "left_out": dict(test.left_out),
+        "absent": list(test.absent),
+        **_contrast(test),
+        "by_subject": None if test.by_subject is None else _as_json(test.by_subject),
+        "own_by_subject": None
+        if own is None or own.by_subject is None
+        else _as_json(own.by_subject),
+        "no_own": test.no_own,
+        "own_counts": None if own is None else own.counts,
+        "prevalence": {
+            name: {"external": external, "own": of_own}
+            for name, (external, of_own) in test.prevalence().items()
+        },
+        "confusion": {
+            "theirs": list(theirs),
+            "ours": list(test.predictions.classes),
+            "images": matrix.tolist(),
+        },
+        "identical_to_training": result.identical,
+        "not_compared": result.not_compared,
+        "subgroups": [
+            {**dataclasses.asdict(row), "scores": _as_json(row.scores)}
+            for row in result.subgroups.rows
+        ],
+    }
+    if result.at_threshold is not None:
+        threshold = {"criterion": result.criterion, "threshold": result.at_threshold.threshold}
+        values["at_threshold"] = threshold | _contrast(result.at_threshold)
+    if result.calibrated is not None:
+        values["calibration"] = {
+            "temperatures": result.calibrated.temperatures,
+            "scores": result.calibrated.scores,
+        }
+    if result.unlike is not None:
+        values["unlike"] = {"images": result.unlike.images, "share": result.unlike.share}
+    return values
+
+
+def _contrast(test: ExternalTest) -> dict[str, Any]:
+    return {
+        "by_image": _as_json(test.by_image),
+        "own": {} if test.own is None else _as_json(test.own.by_image),
+        "drop": _as_json(test.drop),
+        "at_own_prevalence": _as_json(test.at_own_prevalence),
+    }
+
+
+def _as_json(scores: Mapping[str, Interval]) -> dict[str, Any]:
+    return {name: dataclasses.asdict(score) for name, score in scores.items()}
