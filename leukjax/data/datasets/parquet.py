@@ -25,7 +25,7 @@ from leukjax.data.columns import (
 from leukjax.data.dataset import Dataset, names_config_fields
 from leukjax.data.decode import BadImage, decode
 from leukjax.data.image_stats import find_background, sample_rows
-from leukjax.data.parquet_file import NO_IMAGE, Batch
+from leukjax.data.parquet_file import MAX_IMAGE_BYTES, NO_IMAGE, Batch
 from leukjax.data.parts import official_parts, part_of
 from leukjax.data.source import Entry, Loaded
 from leukjax.errors import UserError
@@ -116,7 +116,8 @@ class Parquet(Dataset):
         name, row = re.fullmatch(r"(.*)\[([0-9]+)\]", entry.path, re.DOTALL).groups()  # type: ignore[union-attr]
         image = self._cell(self._paths[name], int(row))
         if isinstance(image, int):
-            problem = "holds no image" if image == NO_IMAGE else "has more than 256 MiB"
+            limit = f"has more than {MAX_IMAGE_BYTES >> 20} MiB"
+            problem = "holds no image" if image == NO_IMAGE else limit
             raise BadImage(f"{entry.path}: {problem}: remove the row")
         image_limits.take_bytes(len(image))
         return image
