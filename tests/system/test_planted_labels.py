@@ -16,7 +16,6 @@ FIELDS = {
     "data.image_size": 48,
     "train.epochs": 20,
     "train.batch_size": 32,
-    "split.protocol": "kfold",
 }
 
 
@@ -45,7 +44,7 @@ def test_four_fifths_are_in_the_first_4_percent(cells, tmp_path, planting):
         for row, (path, label, subject) in enumerate(rows):
             writer.writerow([path, other[label] if row in wrong else label, subject])
     leukjax(
-        *("crossval", "configs/cnn.py:table", "--folds=5", "--seeds=1"),
+        *("crossval", "configs/cnn.py:table", "--folds=5", "--seeds=1", "--pool"),
         f"--config.data.table={folder / f'planting{planting}.csv'}",
         f"--workdir={tmp_path / 'study'}",
         *(f"--config.{field}={value}" for field, value in FIELDS.items()),
