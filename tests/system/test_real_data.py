@@ -22,7 +22,11 @@ FIGURES = [
 
 CNMC = {"data.image_size": 96, "train.batch_size": 8, "train.epochs": 1}
 BCCD = {"data.image_size": 64, "train.epochs": 1, "data.subject_pattern": r"(BloodImage_\d+)"}
-CHEAP = {"resnet50": {"model.width": 16}, "hybrid_vit": {"model.variant": "small"}, "cnn": {"model.width": 8}}
+CHEAP = {
+    "resnet50": {"model.width": 16},
+    "hybrid_vit": {"model.variant": "small"},
+    "cnn": {"model.width": 8},
+}
 
 
 def _arguments(config, root, workdir, changes):
@@ -149,9 +153,7 @@ def _cells(root, folder, every):
     return folder
 
 
-@pytest.mark.parametrize(
-    ("every", "width"), [(3, 8), pytest.param(1, 32, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("every", "width"), [(3, 8), pytest.param(1, 32, marks=pytest.mark.slow)])
 def test_the_simple_cnn_tells_the_cells_of_bccd_apart(shared, tmp_path, cache, every, width):
     workdir = tmp_path / "run"
     root = _cells(shared / "data" / "bccd_cells", tmp_path / "cells", every)
