@@ -181,7 +181,7 @@ def test_maps_turn_with_image_and_network(family):
     ("family", "options", "size", "layer"),
     [
         ("resnet", {"depth": 50, "width": 8}, 224, "feature_map"),
-        ("resnet", {"depth": 50, "width": 8}, 64, "layer3_5"),
+        pytest.param("resnet", {"depth": 50, "width": 8}, 64, "layer3_5", marks=pytest.mark.slow),
         ("resnet", {"depth": 18, "width": 8}, 48, "layer2_1"),
         ("bit", {"depth": 50, "width": 8}, 64, "stage3_5"),
         ("cnn", {"width": 4}, 48, "feature_map"),

@@ -55,10 +55,16 @@ def agrees(result, expected, tolerance):
     assert np.abs(np.asarray(result) - expected).max() < tolerance * top
 
 
-@pytest.mark.parametrize("kind", ["log_odds", "logit"])
 @pytest.mark.parametrize(
-    ("case", "layer"),
-    [("cnn", "feature_map"), ("resnet18", "feature_map"), ("resnet18", "layer3_1")],
+    ("case", "layer", "kind"),
+    [
+        ("cnn", "feature_map", "log_odds"),
+        ("cnn", "feature_map", "logit"),
+        ("resnet18", "layer3_1", "log_odds"),
+        pytest.param("resnet18", "layer3_1", "logit", marks=pytest.mark.slow),
+        pytest.param("resnet18", "feature_map", "log_odds", marks=pytest.mark.slow),
+        ("resnet18", "feature_map", "logit"),
+    ],
 )
 def test_activation_maps(golden, case, layer, kind):
     net, size = filled(case), CASES[case][2]

@@ -45,6 +45,8 @@ def _local(tmp_path: Path, python: str, *arguments: str, **options) -> subproces
     )
 
 
+# Two processes also train in test_processes.py, and the next tests run the script.
+@pytest.mark.slow
 def test_local_trains_on_the_drawn_cells(tmp_path):
     fields = [f"--config.{name}={value}" for name, value in TINY.items()]
     done = subprocess.run(

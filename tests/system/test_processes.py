@@ -132,7 +132,21 @@ def test_two_processes_end_with_the_predictions_of_one(tmp_path, cache, pair):
     assert read == [own + count["train"] + sum(count.values()), own]
 
 
-def test_sigterm_on_one_stops_both_at_the_same_step(tmp_path, cache, pair, monkeypatch):
+def test_sigterm_on_one_stops_both_at_the_same_step(tmp_path, cache, monkeypatch):
+    _stop_both(tmp_path, cache, monkeypatch)
+
+
+@pytest.mark.slow
+def test_stopped_by_sigterm_both_go_on_to_the_same_bits(tmp_path, cache, pair, monkeypatch):
+    plain = _stop_both(tmp_path, cache, monkeypatch)
+    ended = together([plain, plain], cache, monkeypatch)
+    assert [status for status, _ in ended] == [0, 0], ended
+    assert "resuming from step" in ended[0][1]
+    assert_same_bits(pair[0], tmp_path / "run")
+
+
+def _stop_both(tmp_path, cache, monkeypatch) -> list[str]:
+    """A run of two processes of which one gets SIGTERM; returns the command of each."""
     plain = command("cnn", tmp_path / "run", CHANGES)
     stopped = with_patch(AT_STEP.format(step=4, signal="SIGTERM") + AND_SLOWLY, plain)
     ended = together([plain, stopped], cache, monkeypatch)
@@ -142,15 +156,12 @@ def test_sigterm_on_one_stops_both_at_the_same_step(tmp_path, cache, pair, monke
     said = {x for _, err in ended for x in err.splitlines() if x.startswith("stopped:")}
     assert len(said) == 1
     assert "stopped: SIGTERM at step" in said.pop()
-    ended = together([plain, plain], cache, monkeypatch)
-    assert [status for status, _ in ended] == [0, 0], ended
-    assert "resuming from step" in ended[0][1]
-    assert_same_bits(pair[0], tmp_path / "run")
+    return plain
 
 
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_when_one_is_killed_the_other_ends_and_both_can_go_on(
-    tmp_path, cache, pair, victim, monkeypatch
+    tmp_path, cache, victim, monkeypatch, request
 ):
     plain = command("cnn", tmp_path / "run", CHANGES)
     commands = [plain, plain]
@@ -167,7 +178,7 @@ def test_when_one_is_killed_the_other_ends_and_both_can_go_on(
     if victim:
         ended = together([plain, plain], cache, monkeypatch)
         assert [status for status, _ in ended] == [0, 0], ended
-        assert_same_bits(pair[0], tmp_path / "run")
+        assert_same_bits(request.getfixturevalue("pair")[0], tmp_path / "run")
 
 
 def test_an_error_of_one_ends_both_with_its_message(tmp_path, cache, monkeypatch):

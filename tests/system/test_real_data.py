@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -21,7 +22,11 @@ FIGURES = [
 
 CNMC = {"data.image_size": 96, "train.batch_size": 8, "train.epochs": 1}
 BCCD = {"data.image_size": 64, "train.epochs": 1, "data.subject_pattern": r"(BloodImage_\d+)"}
-CHEAP = {"resnet50": {"model.width": 16}, "hybrid_vit": {"model.variant": "small"}, "cnn": {}}
+CHEAP = {
+    "resnet50": {"model.width": 16},
+    "hybrid_vit": {"model.variant": "small"},
+    "cnn": {"model.width": 8},
+}
 
 
 def _arguments(config, root, workdir, changes):
@@ -92,7 +97,13 @@ def _assert_scores_can_be_had_again(workdir, said):
     return summary
 
 
-@pytest.mark.parametrize("model", ["cnn", "resnet50", "hybrid_vit"])
+def _slow(*models):
+    return [pytest.param(model, marks=pytest.mark.slow) for model in models]
+
+
+# The tables and scores of a run do not depend on its model: the CNN compiles in a quarter of the
+# time of the others, whose own step is tested in tests/training/test_step.py.
+@pytest.mark.parametrize("model", ["cnn", *_slow("resnet50", "hybrid_vit")])
 def test_c_nmc(shared, tmp_path, cache, model):
     workdir = tmp_path / "run"
     config = "hybrid_vit.py:cnmc,small" if model == "hybrid_vit" else f"{model}.py:cnmc"
@@ -114,6 +125,7 @@ def test_c_nmc(shared, tmp_path, cache, model):
     assert len({split[name]["part"] for name in twins}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["resnet50", "hybrid_vit"])
 def test_three_classes_of_bccd(shared, tmp_path, cache, model):
     workdir = tmp_path / "run"
@@ -122,18 +134,32 @@ def test_three_classes_of_bccd(shared, tmp_path, cache, model):
     )
     root = shared / "data" / "bccd_cells"
     said = finish(_arguments(config, root, workdir, BCCD | CHEAP[model]), cache)
+    _assert_three_classes(workdir, said)
+
+
+def _assert_three_classes(workdir, said):
     summary = _assert_scores_can_be_had_again(workdir, said)
     assert summary["classes"] == ["Platelets", "RBC", "WBC"]
     assert "each against the rest" in " ".join(said.split())
+    return summary
 
 
-def test_the_simple_cnn_tells_the_cells_of_bccd_apart(shared, tmp_path, cache):
+def _cells(root, folder, every):
+    """A copy of one of `every` so many smear fields."""
+    for path in sorted(root.glob("*/*")):
+        if int(re.search(r"BloodImage_(\d+)", path.name)[1]) % every == 0:
+            (folder / path.parent.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, folder / path.parent.name)
+    return folder
+
+
+@pytest.mark.parametrize(("every", "width"), [(3, 8), pytest.param(1, 32, marks=pytest.mark.slow)])
+def test_the_simple_cnn_tells_the_cells_of_bccd_apart(shared, tmp_path, cache, every, width):
     workdir = tmp_path / "run"
-    root = shared / "data" / "bccd_cells"
-    said = finish(
-        _arguments("cnn.py:image_folder", root, workdir, BCCD | {"train.epochs": 8}), cache
-    )
-    summary = _assert_scores_can_be_had_again(workdir, said)
+    root = _cells(shared / "data" / "bccd_cells", tmp_path / "cells", every)
+    changes = BCCD | {"train.epochs": 8, "model.width": width}
+    said = finish(_arguments("cnn.py:image_folder", root, workdir, changes), cache)
+    summary = _assert_three_classes(workdir, said)
     assert summary["test"]["accuracy"] > 0.9
     by_area = summary["intervals"]["cell area alone"]["by_image"]["accuracy"]["value"]
     assert summary["test"]["accuracy"] > by_area

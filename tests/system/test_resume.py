@@ -74,8 +74,10 @@ def whole(tmp_path_factory, cache):
     [
         # The steps after the last verified checkpoint are done again; one every two steps.
         ("in the middle of an epoch", MID_EPOCH.format(step=9), (1, 3)),
-        ("before the first checkpoint", MID_EPOCH.format(step=1), (1,)),
-        ("during a save", DURING_SAVE.format(step=8), (2,)),
+        pytest.param(
+            "before the first checkpoint", MID_EPOCH.format(step=1), (1,), marks=pytest.mark.slow
+        ),
+        pytest.param("during a save", DURING_SAVE.format(step=8), (2,), marks=pytest.mark.slow),
         ("between commit and checksums", BEFORE_CHECKSUMS.format(step=12), (2, 3, 4)),
         ("while test is scored", DURING_TEST, (0,)),
     ],

@@ -133,31 +133,44 @@ def _plain(name):
     return Small(name, 1)
 
 
+@functools.cache
+def _averaged():
+    """The same for a trainer that keeps averages."""
+    return Small("cnn", 1, train__ema_decay=0.15)
+
+
 def _close(ours, theirs, rtol=2e-4, atol=2e-5):
     leaves = jax.tree_util.tree_leaves_with_path(ours)
     for (path, a), b in zip(leaves, jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=atol, err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.mark.parametrize("name", ["cnn", "resnet", "hybrid_vit"])
+@pytest.mark.parametrize(
+    "name",
+    ["cnn", pytest.param("resnet", marks=pytest.mark.slow), "hybrid_vit"],  # cnn: BatchNorm too
+)
 def test_eight_devices_train_as_one(name):
     ours = Small(name, 8, **EVERYTHING, model__variant="tiny")
     _close(ours.run(), _one_device(name))
 
 
-def test_two_devices_and_fully_sharded_parameters_train_as_one():
+@pytest.mark.slow
+def test_two_devices_train_as_one():
     _close(Small("cnn", 2, **EVERYTHING).run(), _one_device("cnn"))
+
+
+def test_fully_sharded_parameters_train_as_one():
     sharded = Small("cnn", 8, mesh__fsdp=True, **EVERYTHING)
     kernels = [x for x in jax.tree.leaves(sharded.state.params) if x.size >= 64]
     assert any(x.addressable_shards[0].data.size == x.size // 8 for x in kernels)
     _close(sharded.run(), _one_device("cnn"))
 
 
-def test_norm_batch_gives_the_same_numbers_on_any_number_of_devices():
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 8])
+def test_norm_batch_gives_the_same_numbers_on_any_number_of_devices(devices):
     options = EVERYTHING | {"model__norm_batch": 2}
     one = Small("cnn", 1, **options).run()
-    for devices in (2, 8):
-        _close(Small("cnn", devices, **options).run(), one)
+    _close(Small("cnn", devices, **options).run(), one)
     assert (
         abs(_one_device("cnn")[1]["loss"] - one[1]["loss"]) > 1e-3
     )  # it is another model than norm_batch 0
@@ -174,8 +187,8 @@ def test_micro_batches_equal_the_large_batch_where_no_norm_crosses_them():
 
 
 def test_the_average_follows_parameters_and_statistics():
-    trainer = Small("cnn", 1, train__ema_decay=0.15)
-    state = trainer.state
+    trainer = _averaged()
+    state = trainer.init(_settings(trainer.config))
     for step, decay in enumerate([0.1, 0.15]):  # min(0.15, (1 + t) / (10 + t))
         before = jax.device_get(state)
         state, _ = trainer.train_step(state, trainer.put(_batch(step)))
@@ -242,8 +255,8 @@ def test_one_compilation_serves_seeds_schedules_and_weights():
 
 
 def test_the_state_is_donated_whole():
-    trainer = Small("cnn", 1, train__ema_decay=0.9)
-    state = trainer.state
+    trainer = _averaged()
+    state = trainer.init(_settings(trainer.config))
     trainer.train_step(state, trainer.put(_batch()))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
 
@@ -275,7 +288,7 @@ def test_totals_are_the_sums_of_the_steps():
 
 
 def test_class_weights_weigh_the_loss():
-    trainer = Small("cnn", 1, augment__flip=False, augment__quarter_turns=False)
+    trainer = _plain("cnn")
     settings = _settings(trainer.config)
     batch = _batch()
     losses = {}
@@ -291,7 +304,9 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "one_step.json"
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("name", ["cnn", "resnet", "hybrid_vit"])
+@pytest.mark.parametrize(
+    "name", ["cnn", "resnet", pytest.param("hybrid_vit", marks=pytest.mark.slow)]
+)
 def test_golden_metrics_of_the_first_steps(name):
     """A change here changes every result ever published with leukjax: explain it in the commit.
 
