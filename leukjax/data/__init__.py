@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from leukjax.data.datasets.arrays import Arrays
     from leukjax.data.datasets.crops import Crops
     from leukjax.data.datasets.image_folder import ImageFolder
+    from leukjax.data.datasets.npz import Npz
     from leukjax.data.datasets.parquet import Parquet
     from leukjax.data.datasets.table import Table
     from leukjax.data.split import Split, split_by_group, split_given
@@ -22,6 +23,7 @@ _MODULES = {
     "Dataset": "dataset",
     "FileDataset": "dataset",
     "ImageFolder": "datasets.image_folder",
+    "Npz": "datasets.npz",
     "Parquet": "datasets.parquet",
     "Split": "split",
     "Subset": "dataset",
@@ -39,6 +41,7 @@ __all__ = [
     "Dataset",
     "FileDataset",
     "ImageFolder",
+    "Npz",
     "Parquet",
     "Split",
     "Subset",
