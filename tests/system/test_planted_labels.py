@@ -14,8 +14,12 @@ from leukjax.data.datasets.smears import Smears
 SHARE = 0.02  # of the labels are changed
 FIELDS = {
     "data.image_size": 48,
-    "train.epochs": 20,
+    "train.epochs": 30,
     "train.batch_size": 32,
+    "augment.rotate": 0.0,
+    "augment.zoom": 0.0,
+    "augment.brightness": 0.0,
+    "augment.contrast": 0.0,
 }
 
 
