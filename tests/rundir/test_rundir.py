@@ -253,6 +253,9 @@ def test_a_run_of_an_earlier_version_lacks_fields_and_is_read(run, values):
 PLACES = {
     "data.root": "/somewhere/private",
     "data.cache_dir": "/somewhere/cache",
+    "data.table": "/somewhere/cells.csv",
+    "data.annotations": "/somewhere/boxes.json",
+    "split.file": "/somewhere/parts.csv",
     "data.threads": 256,
     "data.workers": 200,
     "data.prefetch": 1000,
