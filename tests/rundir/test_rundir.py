@@ -275,6 +275,7 @@ def test_paths_and_settings_of_the_machine_are_never_taken_from_a_run(run, value
     for field, value in PLACES.items():
         section, name = field.split(".")
         whole[section][name] = value
+    whole["split"]["protocol"] = "given"  # split.file goes with it
     (run / "config.json").write_text(json.dumps(whole))
     default = configs.flatten(configs.load("default"))
     for found in (RunDir(run).config(), member.restore(run, "best").config, rescore.finished(run)):
