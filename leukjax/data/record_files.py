@@ -66,6 +66,7 @@ def write(
         shutil.rmtree(temporary / "downloads", ignore_errors=True)  # TFDS creates it, empty
         _write_index(temporary, tally.of_shard(rows))
         os.rename(temporary, folder / name)
+    next(images, None)  # runs the stream to its end, where it logs its rate
     facts = {
         "checksum": tally.checksum.hexdigest(),
         "image_size": size,

@@ -200,6 +200,9 @@ def test_whole_shards_of_a_killed_preparation_are_kept(tmp_path, monkeypatch, da
     again = Stopping(**fields)
     made(again, tmp_path / "again", manifest)
     assert again.loaded == 40 - 8 * kept
+    (written / "index.json").unlink()  # as if it was killed just before the end
+    made(again, tmp_path / "again", manifest)
+    assert again.loaded == 40 - 8 * kept
     index = record_files.read_index(written)
     for name in ("checksum", "preprocessing", "image_size"):
         assert index[name] == expected[name]
