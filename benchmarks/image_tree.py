@@ -8,7 +8,7 @@ shards are written, and starts it again. Prints and adds a row to --results:
 - images per second of the scan, of the preparation and of the epoch, as the command logs them, and
   the largest resident memory of the command, sampled;
 - images per second that the same cores read and decode, and nothing else, before and after;
-- how many images the restart prepared again.
+- how many images the restart prepared again, at most (whole shards are kept).
 The files are kept in --folder, and are used again.
 """
 
