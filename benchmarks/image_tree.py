@@ -8,7 +8,8 @@ shards are written, and starts it again. Prints and adds a row to --results:
 - images per second of the scan, of the preparation and of the epoch, as the command logs them, and
   the largest resident memory of the command, sampled;
 - images per second that the same cores read and decode, and nothing else, before and after;
-- how many images the restart prepared again, at most (whole shards are kept).
+- how many images the killed preparation had written in whole shards, and how many of them the
+  restart kept.
 The files are kept in --folder, and are used again.
 """
 
@@ -32,6 +33,8 @@ from absl import app, flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import harness
+
+from leukjax.data.record_files import SHARD_IMAGES
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("images", 20_000, "how many", lower_bound=500)
@@ -66,7 +69,7 @@ def main(_: list[str]) -> None:
     after = decode_alone(files)
     decoded = (before + after) / 2
     scanned, prepared = rate(log, "scanning"), rate(log, "preparing")
-    lost = restart(root, folder)
+    written, kept = restart(root, folder)
     row: dict[str, Any] = {
         "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
         "device": harness.processor(),
@@ -77,7 +80,8 @@ def main(_: list[str]) -> None:
         "scan_ratio": round(scanned / decoded, 3),
         "prepare_ratio": round(prepared / decoded, 3),
         "largest_megabytes": round(megabytes),
-        "prepared_again_after_kill": lost,
+        "written_before_kill": written,
+        "kept_after_kill": kept,
     }
     for name, value in row.items():
         print(f"{name}: {value}")
@@ -179,8 +183,12 @@ def command(root: Path, folder: Path, epochs: float) -> tuple[str, float]:
     return log, largest
 
 
-def restart(root: Path, folder: Path) -> int:
-    """Kills a preparation after its first whole shards; returns the images prepared twice."""
+def restart(root: Path, folder: Path) -> tuple[int, int]:
+    """Kills a preparation after its first whole shards.
+
+    Returns:
+      Images in whole shards when it was killed, and those that the next start kept.
+    """
     shutil.rmtree(folder / "cache" / "image_folder")
     shutil.rmtree(folder / "run")
     process = start(root, folder, 0.01)
@@ -195,13 +203,15 @@ def restart(root: Path, folder: Path) -> int:
     time.sleep(1.0)
     process.send_signal(signal.SIGKILL)
     drained.join()
+    written = SHARD_IMAGES * len(
+        list((folder / "cache" / "image_folder").glob(".*.tmp/part_*[0-9]/index.json"))
+    )
     log, _ = command(root, folder, 0.01)
     kept = int(re.search(r"(\d+) images were prepared by an earlier start", log)[1])  # type: ignore[index]
     done_again = int(re.search(r"preparing \w+: (\d+) images", log)[1])  # type: ignore[index]
     total = sum(1 for _ in root.rglob("*.jpg"))
     assert kept + done_again == total, (kept, done_again, total)
-    # What the killed process had prepared beyond its whole shards is not known; one shard at most.
-    return min(8192, total - kept)
+    return min(written, total), kept
 
 
 def rate(log: str, task: str) -> float:

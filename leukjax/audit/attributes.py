@@ -39,9 +39,9 @@ def cramers_v(table: Float[np.ndarray, "r k"]) -> float:
     """Returns Cramér's V of a contingency table, corrected for its bias.
 
     With n the sum of the table, phi² = chi² / n, phi'² = max(0, phi² - (r - 1)(k - 1) / (n - 1)),
-    r' = r - (r - 1)² / (n - 1) and k' likewise, it is sqrt(phi'² / min(r' - 1, k' - 1)): 0 for
-    independence, 1 for a class that the value determines (Bergsma 2013, Journal of the Korean
-    Statistical Society 42:323).
+    r' = r - (r - 1)² / (n - 1) and k' from k in the same way, it is
+    sqrt(phi'² / min(r' - 1, k' - 1)): 0 for independence, 1 for a class that the value determines
+    (Bergsma 2013, Journal of the Korean Statistical Society 42:323).
 
     Args:
       table: counts or weights; no row and no column is empty.

@@ -157,22 +157,23 @@ def _inflation(study: Study) -> Section | None:
         return None
     bars = {}
     for a, b in tables.same_architecture(study):
-        bars[f"{a.name} (image split, LEAKY)"] = study.scores[a.name].by_image
+        bars[f"{a.name} (LEAKY split)"] = study.scores[a.name].by_image
         bars[f"{b.name} (subject split)"] = study.scores[b.name].by_image
     figure = None
     if bars:
         about = dataclasses.replace(study.about, leaky=True)
-        title = f"Inflation by an image split – {about.data}"
+        title = f"Inflation by a leaky split – {about.data}"
         figure = figures.bars_figure(bars, about, title, COMPARED)
     return _section(
         "inflation",
-        "Image split: LEAKY",
-        "These models were split by image: cells of the same subject are in training and test. The"
+        "Split: LEAKY",
+        "Cells of the same subjects are in training and test of these models (a split by image, or"
+        " given parts that groups cross). The"
         " scores do not apply to new subjects; the inflation is their excess over the scores of a"
         " split by subject.",
         tables.score_table(study, leaky, "leaky_scores", "LEAKY scores by image"),
         tables.inflation_table(study),
-        _picture("inflation", "The same model, split by image and by subject.", figure),
+        _picture("inflation", "The same model, with a leaky split and by subject.", figure),
     )
 
 

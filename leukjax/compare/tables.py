@@ -322,7 +322,7 @@ def calibration_table(study: Study) -> Table:
 
 
 def inflation_table(study: Study) -> Table | None:
-    """Returns the scores of models that were split by image and by subject."""
+    """Returns the scores of models with a leaky split and with a split by subject."""
     rows: list[list[Cell]] = []
     for leaky, subject_wise in same_architecture(study):
         for score in COMPARED:
@@ -334,8 +334,8 @@ def inflation_table(study: Study) -> Table | None:
         return None
     return Table(
         "inflation",
-        f"Inflation by an image split on {study.about.data}",
-        ["split by image / by subject", "score", "by image (LEAKY)", "by subject", "inflation"],
+        f"Inflation by a leaky split on {study.about.data}",
+        ["leaky split / split by subject", "score", "LEAKY", "by subject", "inflation"],
         rows,
         ["The two were tested on different images of the same data, so no paired test applies."],
         left=(0, 1),

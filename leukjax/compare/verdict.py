@@ -261,9 +261,9 @@ def _warnings(study: Study) -> list[str]:
     if names and not study.about.leaky:
         several = len(names) > 1
         sentences.append(
-            f"LEAKY: {_and(names)} {'were' if several else 'was'} split by image, with cells of the"
-            f" same subjects in training and test. {'Their' if several else 'Its'} scores are too"
-            " high; they have a section of their own and are not ranked."
+            f"LEAKY: {_and(names)} {'have' if several else 'has'} cells of the same subjects in"
+            f" training and test. {'Their' if several else 'Its'} scores are too high; they have a"
+            " section of their own and are not ranked."
         )
     return sentences
 

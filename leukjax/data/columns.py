@@ -111,9 +111,15 @@ def find_classes(labels: Iterable[str], column: str, where: str) -> tuple[str, .
         count = f"{len(different):,} class{'es' if len(different) > 1 else ''}"
         limit = "two" if len(different) < 2 else f"at most {MAX_CLASSES:,}"
         raise UserError(f"{where}: the column {column} has {count}; it needs {limit}")
-    if all(re.fullmatch("-?[0-9]{1,18}", label) for label in different):
-        return tuple(sorted(different, key=lambda label: (int(label), label)))
-    return tuple(sorted(different))
+    return sort_labels(different)
+
+
+def sort_labels(labels: Iterable[str]) -> tuple[str, ...]:
+    """Returns labels in their order as classes: by their numbers if all are numbers."""
+    ordered = sorted(labels)
+    if all(re.fullmatch("-?[0-9]{1,18}", label) for label in ordered):
+        ordered.sort(key=int)
+    return tuple(ordered)
 
 
 def find_attributes(
@@ -127,6 +133,8 @@ def find_attributes(
       ids: of each row.
     """
     taken = {"", "id", *(name for role, name in names.items() if role != "source")}
+    if "source" in names:  # another column of that name is not the source
+        taken |= {"source"} - {names["source"]}
     attributes = {}
     for name, values in columns.items():
         if name not in taken and 2 <= len(set(values) - {""}) <= MAX_VALUES:

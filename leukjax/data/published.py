@@ -1,6 +1,7 @@
 """Public data sets as they were published: counts, licence, citation, and what is not known."""
 
 import dataclasses
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
@@ -145,9 +146,9 @@ class PublishedFiles(FileDataset):
             files=files,
         )
 
+    @abstractmethod
     def place(self, file: File) -> Place | None:
         """Returns where a file belongs; None = it does not belong to the data set."""
-        raise NotImplementedError
 
 
 def folder_of(file: File, names: Mapping[str, str]) -> str | None:

@@ -149,7 +149,7 @@ def _warnings(predictor: Predictor) -> list[str]:
     if any(summary["synthetic"] for summary in summaries):
         sentences.append("The run was trained and tested on SYNTHETIC cells.")
     if any(summary["leaky"] for summary in summaries):
-        sentences.append("The run's own test is LEAKY (image split): its scores are too high.")
+        sentences.append("The run's own test is LEAKY: its scores are too high.")
     return sentences
 
 

@@ -43,7 +43,7 @@ def document(result: Result) -> Document:
     ]
     title = f"External test on {about.data}"
     kept = [section for section in sections if section is not None]
-    summary = [_headline(result), *result.about.warnings(), *_on_classes(test), *checks(result)]
+    summary = [_headline(result), *result.about.warnings(), *test.on_classes(), *checks(result)]
     return Document(title, subtitle, about.marks(), summary, kept)
 
 
@@ -64,19 +64,6 @@ def _described(score: Interval) -> str:
     if not interval:
         return f"{value} (interval undefined: {score.reason})"
     return f"{value} (95 % CI {interval})"
-
-
-def _on_classes(test: ExternalTest) -> list[str]:
-    sentences = []
-    if test.left_out:
-        counts = ", ".join(f"{name} {count:,}" for name, count in test.left_out.items())
-        sentences.append(f"Left out by the class map: {counts} images.")
-    if test.absent:
-        sentences.append(
-            f"The data have no image of {', '.join(test.absent)}: means over classes, and the own "
-            f"test beside them, are of {', '.join(test.over)} only."
-        )
-    return sentences
 
 
 def checks(result: Result) -> list[str]:

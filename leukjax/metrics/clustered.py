@@ -82,23 +82,19 @@ def group(
     return Grouped(labels, probabilities.astype(np.float64), member, stratum, single_class, over)
 
 
-def statistic(
-    name: str, data: Grouped, positive: int, among: Int[np.ndarray, " k"] | None = None
-) -> Statistic:
+def statistic(name: str, data: Grouped, positive: int) -> Statistic:
     """Returns a score as a function of the groups' weights.
 
     Args:
         name: loss, brier, auroc, average_precision, or one of `confusion.NAMES`.
         data: predictions.
         positive: index of the positive class; ignored above two classes.
-        among: classes that means over classes are taken of; None = those with images.
 
     Raises:
         ValueError: the score cannot be computed by groups.
     """
     classes = data.probabilities.shape[1]
-    if among is None:  # fixed here: a resample without a class leaves the mean undefined
-        among = data.classes
+    among = data.classes  # fixed here: a resample without a class leaves the mean undefined
     if name in confusion.NAMES:
         matrices = confusion_matrices(data)
         return lambda weights: confusion.score(name, matrices(weights), positive, among)

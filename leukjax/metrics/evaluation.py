@@ -69,13 +69,12 @@ class Evaluation:
           {} if none of them has images, or fewer than two others have.
         """
         p = self.predictions
-        grouped = clustered.group(p.labels, p.probabilities, p.group)
         present = np.unique(p.labels).tolist()
         left = [c for c in present if p.classes[c] not in classes]
         if len(left) < 2 or len(left) == len(present):
             return {}
-        names = ("balanced_accuracy", "macro_f1")
-        return {name: interval(name, grouped, 0, np.array(left)) for name in names}
+        grouped = clustered.group(p.labels, p.probabilities, p.group, tuple(left))
+        return {name: interval(name, grouped, 0) for name in ("balanced_accuracy", "macro_f1")}
 
     @functools.cached_property
     def counts(self) -> dict[str, Any]:

@@ -99,17 +99,21 @@ class ExternalTest(Evaluation):
             rows.append([name.replace("_", " "), *map(cell, scores)])
         return self._page(rows)
 
-    def _notes(self) -> list[str]:
-        notes = []
+    def on_classes(self) -> list[str]:
+        """Returns sentences on the classes that are left out or absent."""
+        sentences = []
         if self.left_out:
             counts = ", ".join(f"{name} {count:,}" for name, count in self.left_out.items())
-            notes.append(f"Left out by the class map: {counts} images.")
+            sentences.append(f"Left out by the class map: {counts} images.")
         if self.absent:
-            notes.append(
-                f"No image of {', '.join(self.absent)}: means over classes, and the own test, are "
-                f"of {', '.join(self.over)} only."
+            sentences.append(
+                f"The data have no image of {', '.join(self.absent)}: means over classes, and the "
+                f"own test beside them, are of {', '.join(self.over)} only."
             )
-        return [*notes, *super()._notes()]
+        return sentences
+
+    def _notes(self) -> list[str]:
+        return [*self.on_classes(), *super()._notes()]
 
 
 def external_test(

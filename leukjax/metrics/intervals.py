@@ -87,12 +87,7 @@ def intervals(
     return result
 
 
-def interval(
-    name: str,
-    data: clustered.Grouped,
-    positive: int,
-    among: Int[np.ndarray, " k"] | None = None,
-) -> Interval:
+def interval(name: str, data: clustered.Grouped, positive: int) -> Interval:
     """Returns one score with its jackknife interval.
 
     The jackknife covers with few groups, where a bootstrap is too narrow, and agrees with other
@@ -106,10 +101,8 @@ def interval(
         data: see `clustered.group`. Groups of one class each are a sample stratified by class;
             groups that contain several classes are one sample.
         positive: index of the positive class; ignored above two classes.
-        among: classes that means over classes are taken of; None = those with images.
     """
-    among = data.classes if among is None else among
-    score = clustered.statistic(name, data, positive, among)
+    score = clustered.statistic(name, data, positive)
     groups = contributing_groups(name, data, positive)
     value = float(score(np.ones((1, data.groups)))[0])
     if np.isnan(value):
@@ -117,7 +110,7 @@ def interval(
     try:
         estimate = jackknife(score, data, value)
         if estimate.error < ZERO:
-            return exact(name, data, value, positive, among)
+            return exact(name, data, value, positive)
     except NoIntervalError as error:
         return Interval(value, None, None, "jackknife", groups, str(error))
     least, most = RANGE.get(name, (0.0, 1.0))
@@ -209,13 +202,7 @@ def contributing_groups(name: str, data: clustered.Grouped, positive: int) -> in
     return data.groups if images is None else data.count_groups(images)
 
 
-def exact(
-    name: str,
-    data: clustered.Grouped,
-    value: float,
-    positive: int,
-    among: Int[np.ndarray, " k"] | None = None,
-) -> Interval:
+def exact(name: str, data: clustered.Grouped, value: float, positive: int) -> Interval:
     """Returns the interval of a perfect score: Clopper & Pearson (1934), n successes in n trials.
 
     One random image from each of n groups makes n independent trials, all successes; that bounds
@@ -234,7 +221,7 @@ def exact(
     groups = contributing_groups(name, data, positive)
     trials = groups
     if _contributing_images(name, data, positive) is None:
-        classes = (data.classes if among is None else among).tolist()
+        classes = data.classes.tolist()
         trials = min(data.count_groups(data.labels == c) for c in classes)
         trials = min(trials, data.groups // len(classes))
     if trials == 0:

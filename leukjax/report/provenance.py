@@ -45,7 +45,7 @@ class About:
         if self.synthetic:
             marks.append("SYNTHETIC data")
         if self.leaky:
-            marks.append("LEAKY image split")
+            marks.append("LEAKY split")
         if not self.subjects_known:
             marks.append("no subjects known")
         if self.groups != "auto":
@@ -62,7 +62,7 @@ class About:
             )
         if self.leaky:
             sentences.append(
-                "LEAKY image split: training and test contain cells of the same subjects; these"
+                "LEAKY split: training and test contain cells of the same subjects; these"
                 " scores are too high."
             )
         if self.groups != "auto":

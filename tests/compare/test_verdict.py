@@ -68,7 +68,7 @@ def test_synthetic_and_leaky_models_are_marked(tmp_path):
     both = [str(tmp_path / "a"), str(tmp_path / "leaky")]
     text = " ".join(verdict(make_study(read_entries(both))))
     assert "SYNTHETIC" in text
-    assert "LEAKY: leaky was split by image" in text
+    assert "LEAKY: leaky has cells of the same subjects in training and test" in text
     assert "leaky scored highest" not in text
     alone = " ".join(verdict(make_study(read_entries(both[1:]))))
-    assert "LEAKY image split" in alone
+    assert "LEAKY split" in alone

@@ -8,6 +8,7 @@ from trees import cell, encode, texts, write
 import leukjax as lj
 from leukjax import config
 from leukjax.data import columns, table_file
+from leukjax.data.columns import sort_labels
 from leukjax.data.datasets import make_dataset
 from leukjax.data.datasets.table import Table
 from leukjax.data.split import make_split
@@ -193,3 +194,29 @@ def test_other_columns_are_attributes_unless_they_identify_people(root, tmp_path
     records.save_attributes(tmp_path / "attributes.csv")
     written = (tmp_path / "attributes.csv").read_text().splitlines()
     assert written[:2] == ["id,source,sex", "images/c00.png,A,m"]
+
+
+def test_a_column_called_source_is_not_the_source_if_another_is(root):
+    lines = ["path,label,patient,source,scanner"]
+    lines += [
+        f"{path},{label},{patient},{'xy'[n % 2]},{'AB'[n % 3 > 0]}"
+        for n, (path, label, patient, _) in enumerate(rows())
+    ]
+    table = write(root / "cells.csv", "\n".join(lines))
+    assert Table(table).attributes["source"]["images/c01.png"] == "y"
+    given = Table(table, columns="source=scanner").attributes
+    assert list(given) == ["source"]
+    assert given["source"]["images/c01.png"] == "B"
+
+
+@pytest.mark.parametrize(
+    ("labels", "ordered"),
+    [
+        (["10", "9", "-1"], ("-1", "9", "10")),
+        (["1", "01", "0"], ("0", "01", "1")),  # equal numbers by their text, in every process
+        (["10", "9", "b"], ("10", "9", "b")),
+    ],
+)
+def test_classes_have_one_order(labels, ordered):
+    for given in (labels, labels[::-1]):
+        assert sort_labels(given) == ordered

@@ -153,7 +153,7 @@ def test_marks_are_in_every_title():
     ):
         title = figure.get_suptitle().replace("\n", " ")
         assert "SYNTHETIC data" in title
-        assert "LEAKY image split" in title
+        assert "LEAKY split" in title
         assert "smears" in title
 
 

@@ -145,7 +145,7 @@ def _assert_three_classes(workdir, said):
 
 
 def _cells(root, folder, every):
-    """A copy of one of `every` so many smear fields."""
+    """A copy of one in `every` smear fields."""
     for path in sorted(root.glob("*/*")):
         if int(re.search(r"BloodImage_(\d+)", path.name)[1]) % every == 0:
             (folder / path.parent.name).mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from leukjax.data import image_limits
 from leukjax.data.annotation_formats import MAX_COCO_BYTES, Cell, Document
 from leukjax.data.annotations import Annotations
 from leukjax.data.archive import IMAGES, File, Files, native
+from leukjax.data.columns import sort_labels
 from leukjax.data.dataset import Dataset, names_config_fields
 from leukjax.data.decode import MIN_SIDE, BadImage, decode
 from leukjax.data.field_cache import Decoded, FieldCache
@@ -50,8 +51,8 @@ class Crops(Dataset):
 
         Ids are ``FIELD#0000``, ``FIELD#0001``, … in the order of the annotations; classes are the
         labels, sorted (as numbers if all are). A window that crosses the border of its field is cut
-        there. Parts are named by the COCO files (``train.json``) or by folders of the fields; if
-        there are train, val and test, they are the official split.
+        there. Parts are named by the COCO files (``train.json``) or by folders of the fields; with
+        train and test they are the official parts.
 
         Args:
           root: folder or zip with the fields.
@@ -63,7 +64,8 @@ class Crops(Dataset):
           size: pixels; side of the window around a point, and the least side of a box's window.
           subject: regular expression, searched in the path of a field; its first group is the
             subject. Default: each field is one.
-          label: likewise, the class of the points that have none.
+          label: regular expression of the class of the points that have none, searched as
+            `subject` is.
           positive: class of precision, recall and F1. Default: the second of two.
           bad_images: "error" stops at a cell that cannot be cut out (its box is outside the field,
             or empty), "skip" leaves it out.
@@ -74,8 +76,10 @@ class Crops(Dataset):
         """
         if format not in ("auto", *reader.FORMATS):
             raise UserError(f"format: {format!r} is none of auto, {', '.join(reader.FORMATS)}")
-        if not 0 <= margin <= 10 or not 0 <= size <= 10_000:
-            raise UserError("size: margin is in 0..10, size in 0..10,000 pixels")
+        if not 0 <= margin <= 10:
+            raise UserError(f"margin: {margin} is not in 0..10")
+        if not 0 <= size <= 10_000:
+            raise UserError(f"size: {size} is not in 0..10,000 pixels")
         self._files = Files(os.fspath(root), suffixes=(*IMAGES, *reader.SUFFIXES))
         fields = [file for file in self._files.files if file.suffix in IMAGES]
         if not fields:
@@ -270,9 +274,7 @@ def _classes(labels: set[str]) -> tuple[str, ...]:
         raise UserError(
             f"annotations: all cells are of the class {', '.join(labels)}; two classes are needed"
         )
-    if all(re.fullmatch("-?[0-9]{1,18}", label) for label in labels):
-        return tuple(sorted(labels, key=int))
-    return tuple(sorted(labels))
+    return sort_labels(labels)
 
 
 def _phase(field: File, found: Annotations) -> str:
