@@ -137,7 +137,7 @@ def test_sigterm_on_one_stops_both_at_the_same_step(tmp_path, cache, monkeypatch
 
 
 @pytest.mark.slow
-def test_stopped_by_sigterm_both_go_on_to_the_same_bits(tmp_path, cache, pair, monkeypatch):
+def test_stopped_by_sigterm_both_resume_to_the_same_bits(tmp_path, cache, pair, monkeypatch):
     plain = _stop_both(tmp_path, cache, monkeypatch)
     ended = together([plain, plain], cache, monkeypatch)
     assert [status for status, _ in ended] == [0, 0], ended
