@@ -33,7 +33,7 @@ smoke: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'smoke and not slow'
 
 proofs: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m slow --durations=0
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --durations=0
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -5,15 +5,18 @@ python benchmarks/scaling.py --axes=records --records=1000,1000000
 
 records: synthetic ones of 8 px, streamed and from host memory: time and processor time per image of
 the input pipeline alone, growth of the process's memory while it streams, and costs of a start
-(split, search for near duplicates, bytes of the manifest per record). batch, image_size: input
-pipeline and training step of a narrow cnn. devices: the same over simulated devices of one process
-that share the batch. processes: whole runs of the training command over Gloo, one device each.
-Devices and processes share the same cores: they show the overhead of sharing, not a gain.
+(split, search for near duplicates, bytes of the manifest per record). tables: time per row and
+memory to read a CSV table, a Parquet file and a manifest. batch, image_size: input pipeline and
+training step of a narrow cnn. devices: the same over simulated devices of one process that share
+the batch. processes: whole runs of the training command over Gloo, one device each. Devices and
+processes share the same cores: they show the overhead of sharing, not a gain.
 Adds rows to benchmarks/results/scaling.csv.
 """
 
+import concurrent.futures
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -29,9 +32,10 @@ import harness
 from harness import spread
 
 FLAGS = flags.FLAGS
-AXES = ["records", "batch", "image_size", "devices", "processes"]
+AXES = ["records", "tables", "batch", "image_size", "devices", "processes"]
 flags.DEFINE_list("axes", AXES, f"of {', '.join(AXES)}")
 flags.DEFINE_list("records", ["1000", "10000", "100000", "1000000"], "numbers of records")
+flags.DEFINE_list("tables", ["10000", "1000000", "2000000"], "numbers of rows")
 flags.DEFINE_list("batch", ["8", "32", "128"], "images per batch")
 flags.DEFINE_list("image_size", ["32", "64", "128"], "pixels per side")
 flags.DEFINE_list("devices", ["1", "2", "4"], "simulated devices of one process")
@@ -41,6 +45,7 @@ flags.DEFINE_float("seconds", 2.0, "length of a round")
 flags.DEFINE_string("folder", "", "keeps the synthetic records; empty = a temporary folder")
 flags.DEFINE_bool("save", True, "append to benchmarks/results/scaling.csv")
 
+MODES = {"records": ("none", "host"), "tables": ("csv", "parquet", "manifest")}
 FLAT = 1.25  # largest cost of an image among the most records, relative to the fewest
 
 
@@ -60,12 +65,13 @@ def measure(folder: str, axis: str, values: list[int]) -> harness.Results:
     """Measures one process per value, rounds interleaved."""
     contenders = []
     for value in values:
-        for mode in ("none", "host") if axis == "records" else ("device",):
+        for mode in MODES.get(axis, ("device",)):
             spec = {"records": 1000, "batch": 32, "image_size": 8 if axis == "records" else 48}
             spec |= {"norm_batch": 8} if axis == "devices" else {axis: value}
             spec |= {"mode": mode, "folder": folder, "seconds": FLAGS.seconds}
             variables = {"JAX_NUM_CPU_DEVICES": str(value)} if axis == "devices" else {}
-            name = f"{axis} {value}" + (f" {mode}" if axis == "records" else "")
+            spec |= {"axis": axis}
+            name = f"{axis} {value}" + (f" {mode}" if axis in MODES else "")
             contenders.append(harness.Contender(name, __file__, spec, environment=variables))
     return harness.measure(contenders, FLAGS.rounds)
 
@@ -115,7 +121,10 @@ def report(axis: str, results: harness.Results) -> None:
         sys.exit(f"error: {axis}: nothing could be measured")
     for name, answers in results.items():
         last = answers[-1]
-        parts = [f"{spread([a['microseconds_an_image'] for a in answers])} us per image"]
+        unit = "row" if axis == "tables" else "image"
+        parts = [f"{spread([a['microseconds_an_image'] for a in answers])} us per {unit}"]
+        if axis == "tables":
+            parts += [f"{last['seconds']:.2f} s in all", f"{last['megabytes']:.0f} MB at most"]
         if axis == "records":
             growth = max(answer["growth_megabytes"] for answer in answers)
             parts += [
@@ -126,14 +135,14 @@ def report(axis: str, results: harness.Results) -> None:
                 f"near duplicates {last['duplicates_seconds']:.1f} s",
             ]
         print(f"{name}: {'; '.join(parts)}")
-    for mode in ("none", "host") if axis == "records" else ():
+    for mode in MODES.get(axis, ()):
         of_mode = [answers for name, answers in results.items() if name.endswith(mode)]
         fewest, most = (
             [a["microseconds_an_image"] for a in answers] for answers in (of_mode[0], of_mode[-1])
         )
         times = harness.ratio(most, fewest)
         flat = "flat" if times.median <= FLAT else "not flat"
-        print(f"scaling, {mode}: {times} x per image from the fewest to the most records ({flat})")
+        print(f"scaling, {mode}: {times} x per {unit} from the fewest to the most ({flat})")
     if FLAGS.save:
         about = {"axis": axis, "precision": "float32"}
         table = harness.rows(results, "microseconds_an_image", next(iter(results)), about)
@@ -141,6 +150,65 @@ def report(axis: str, results: harness.Results) -> None:
 
 
 def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], harness.Round]:
+    """What the spec names, ready to be measured."""
+    return prepare_table(spec) if spec["axis"] == "tables" else prepare_pipeline(spec)
+
+
+def prepare_table(spec: dict[str, Any]) -> tuple[dict[str, Any], harness.Round]:
+    """A table without images, of the spec's rows and format, and the reading of it."""
+    from leukjax.data import parquet_file
+    from leukjax.data.columns import Column
+    from leukjax.data.manifest import Manifest
+    from leukjax.data.table_file import read_table
+
+    count, mode = spec["tables"], spec["mode"]
+    path = Path(spec["folder"]) / f"{count}.{mode}"
+    # In a process of its own: its memory must not count.
+    with concurrent.futures.ProcessPoolExecutor(1) as pool:
+        pool.submit(write_table, path, count, mode).result()
+
+    def read() -> int:
+        if mode == "manifest":
+            return len(Manifest.load(path))
+        if mode == "csv":
+            return len(read_table(path).lines)
+        table = {name: Column() for name in parquet_file.read_layout(str(path)).text}
+        parquet_file.read_text(str(path), table)
+        return len(table["path"].values)
+
+    def run() -> dict[str, float]:
+        began = time.perf_counter()
+        assert read() == count
+        seconds = time.perf_counter() - began
+        largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        return {"microseconds_an_image": 1e6 * seconds / count, "seconds": seconds,
+                "megabytes": largest}  # fmt: skip
+
+    return {"device": harness.processor(), "versions": harness.versions("pyarrow", "numpy")}, run
+
+
+def write_table(path: Path, count: int, mode: str) -> None:
+    """Writes a table of two classes with 50 images per patient."""
+    import numpy as np
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    from leukjax.data.manifest import Manifest
+
+    rows = np.arange(count)
+    names, people = np.char.mod("cell_%08d.png", rows), np.char.mod("patient_%06d", rows // 50)
+    classes = ("all", "hem")
+    if mode == "manifest":
+        digests, empty = np.char.mod("%064x", rows), np.full(count, "")
+        texts = (names, names, rows % 2, people, people, empty, digests, digests)
+        Manifest(classes, *texts, rows, rows / count).save(path)
+        return
+    columns = {"path": names, "label": np.array(classes)[rows % 2], "subject": people}
+    table = pa.table({name: pa.array(column) for name, column in columns.items()})
+    (csv.write_csv if mode == "csv" else parquet.write_table)(table, path)
+
+
+def prepare_pipeline(spec: dict[str, Any]) -> tuple[dict[str, Any], harness.Round]:
     """Records of the spec's number and size, and a training step with its input pipeline."""
     import jax
     from synthetic import Synthetic

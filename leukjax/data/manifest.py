@@ -1,15 +1,14 @@
 """The manifest: a table with one row per image, its label, its group and its checksums."""
 
-import csv
 import dataclasses
 import hashlib
 import io
-import itertools
 import json
 import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -64,7 +63,7 @@ class Manifest:
         lengths = {name: len(getattr(self, name)) for name in _COLUMNS}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"columns of different lengths: {lengths}")
-        if len(np.unique(self.id)) != len(self.id):
+        if not _increases(self.id) and len(np.unique(self.id)) != len(self.id):
             raise ValueError("ids are not unique")
         if len(self) and not -1 <= self.label.min() <= self.label.max() < len(self.classes):
             raise ValueError(f"labels outside -1..{len(self.classes) - 1}")
@@ -89,10 +88,10 @@ class Manifest:
         It does not depend on the order of the rows, on paths and on the encoding of the files.
         """
         digest = hashlib.sha256(json.dumps(self.classes).encode())
-        for row in np.argsort(self.id):
-            fields = (self.id, self.subject, self.group, self.pixels)
-            text = "\0".join(str(column[row]) for column in fields)
-            digest.update(f"{text}\0{self.label[row]}\n".encode())
+        order = slice(None) if _increases(self.id) else np.argsort(self.id)
+        columns = (self.id, self.subject, self.group, self.pixels, self.label)
+        for row in zip(*(column[order].tolist() for column in columns), strict=True):
+            digest.update("{}\0{}\0{}\0{}\0{}\n".format(*row).encode())
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
@@ -129,35 +128,40 @@ class Manifest:
         Raises:
           UserError: it is not a manifest.
         """
+        # Imported here: only commands that read images need it.
+        import pyarrow
+        from pyarrow import csv
+
         try:
-            text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", newline="")
-            classes = json.loads(text.readline().removeprefix("#"))["classes"]
-            reader = csv.reader(text)
-            header = next(reader)
-            # Block by block: lists of text need many times the memory of arrays.
-            blocks = []
-            while rows := list(itertools.islice(reader, _ROWS_AT_ONCE)):
-                values = dict(zip(header, zip(*rows, strict=True), strict=True))
-                columns: dict = {name: np.array(values[name], np.str_) for name in _TEXT}
-                columns["label"] = np.array(list(map(int, values["label"])), np.int32)
-                columns["phash"] = np.array([int(v, 16) for v in values["phash"]], np.uint64)
-                columns["area"] = np.array(list(map(float, values["area"])), np.float32)
-                blocks.append(columns)
-            joined: dict = {
-                name: np.concatenate([block[name] for block in blocks]) if blocks else []
-                for name in _COLUMNS
-            }
-            return cls(classes=tuple(classes), **joined)
-        except (
-            ValueError,
-            StopIteration,
-            KeyError,
-            TypeError,
-            ArithmeticError,
-            RecursionError,
-            csv.Error,
-        ) as error:
+            end = content.index(b"\n") + 1
+            classes = json.loads(content[:end].decode().removeprefix("#"))["classes"]
+            table = csv.read_csv(
+                pyarrow.BufferReader(pyarrow.py_buffer(content)[end:]),
+                parse_options=csv.ParseOptions(newlines_in_values=True),
+                convert_options=csv.ConvertOptions(
+                    column_types=dict.fromkeys(_COLUMNS, pyarrow.string()),
+                    include_columns=_COLUMNS,
+                    null_values=[],
+                ),
+            )
+            columns: dict = {name: _array(table[name]) for name in _COLUMNS}
+            columns["label"] = [int(value) for value in columns["label"].tolist()]
+            columns["phash"] = [int(value, 16) for value in columns["phash"].tolist()]
+            columns["area"] = [float(value) for value in columns["area"].tolist()]
+            return cls(classes=tuple(classes), **columns)
+        except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
             raise _unreadable(path, error) from error
+
+
+def _array(column: Any) -> np.ndarray:
+    """Returns a column of text as str[n]; block by block, as lists of text need much memory."""
+    blocks = [block.to_numpy(zero_copy_only=False).astype(np.str_) for block in column.chunks]
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.str_)
+
+
+def _increases(ids: np.ndarray) -> bool:
+    """Returns whether text is in order and unique, as a scan returns it."""
+    return bool((ids[1:] > ids[:-1]).all())
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:

@@ -2,7 +2,8 @@
 
 Cells of a subject resemble each other, so the sampling unit is the group, not the image. Leaving a
 group out or drawing it twice changes its weight; every score here takes a matrix of such weights,
-one row per resample, so that ten thousand resamples are a few array operations.
+one row per resample, so that ten thousand resamples are a few array operations. Weights that leave
+out one group at a time are never stored as a matrix, see `leave_one_out.LeaveOneOut`.
 """
 
 import dataclasses
@@ -11,13 +12,12 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from leukjax.metrics import confusion
+from leukjax.metrics import confusion, rank_scores
+from leukjax.metrics.leave_one_out import CHUNK, LeaveOneOut, Weights
 from leukjax.metrics.scores import predicted_class
 
 # weights[r, g] of the groups -> value[r] of the score; NaN where it is undefined.
-Statistic = Callable[[Float[np.ndarray, "r g"]], Float[np.ndarray, " r"]]
-# Elements of the largest intermediate array: it fits into the processor's cache.
-CHUNK = 1 << 18
+Statistic = Callable[[Weights], Float[np.ndarray, " r"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,9 +98,9 @@ def statistic(name: str, data: Grouped, positive: int) -> Statistic:
     if name in confusion.NAMES:
         matrices = confusion_matrices(data)
         return lambda weights: confusion.score(name, matrices(weights), positive, among)
-    if name in _RANKS:
+    if name in rank_scores.NAMES:
         which = [positive] if classes == 2 else among.tolist()
-        rank = _RANKS[name]
+        rank = rank_scores.NAMES[name]
         curves = [rank(data.labels == c, data.probabilities[:, c], data.member) for c in which]
         return lambda weights: np.mean([curve(weights) for curve in curves], axis=0)
     if name in ("loss", "brier"):
@@ -110,9 +110,7 @@ def statistic(name: str, data: Grouped, positive: int) -> Statistic:
     raise ValueError(f"unknown score {name!r}")
 
 
-def confusion_matrices(
-    data: Grouped,
-) -> Callable[[Float[np.ndarray, "r g"]], Float[np.ndarray, "r c c"]]:
+def confusion_matrices(data: Grouped) -> Callable[[Weights], Float[np.ndarray, "r c c"]]:
     """Returns the confusion matrix as a function of the groups' weights."""
     classes = data.probabilities.shape[1]
     cell = data.labels * classes + predicted_class(data.probabilities)
@@ -128,20 +126,9 @@ def evaluate(
     return np.concatenate([score(chunk) for chunk in weights])
 
 
-def without_each(data: Grouped) -> Iterable[Float[np.ndarray, "r g"]]:
-    """Returns weights that leave out one group at a time, in chunks.
-
-    The other groups of its stratum get the weight n / (n - 1): the number of groups of each class
-    is fixed and not sampled, so leaving one out must not change the shares of the classes.
-    """
-    rows = _rows(data)
-    size = np.bincount(data.stratum)[data.stratum]
-    for start in range(0, data.groups, rows):
-        left_out = np.arange(start, min(start + rows, data.groups))
-        same = data.stratum[left_out][:, None] == data.stratum
-        weights = np.where(same, size / np.maximum(size - 1, 1), 1.0)
-        weights[np.arange(len(left_out)), left_out] = 0
-        yield weights
+def without_each(data: Grouped) -> LeaveOneOut:
+    """Returns weights that leave out one group at a time, by stratum."""
+    return LeaveOneOut(data.stratum)
 
 
 def resamples(data: Grouped, draws: int, seed: int) -> Iterable[Float[np.ndarray, "r g"]]:
@@ -176,65 +163,3 @@ def _losses(name: str, data: Grouped, positive: int) -> Float[np.ndarray, " n"]:
     truth = data.labels[:, None] == np.arange(data.probabilities.shape[1])
     errors = (data.probabilities - truth) ** 2
     return errors[:, positive] if errors.shape[1] == 2 else errors.sum(axis=1)
-
-
-def _auroc(is_class: np.ndarray, probability: np.ndarray, member: np.ndarray) -> Statistic:
-    """AUROC under weights: sorts once, then one cumulative sum per row of weights."""
-    groups = int(member.max()) + 1
-    rest = np.flatnonzero(~is_class)
-    rest = rest[np.argsort(probability[rest], kind="stable")]
-    ours = np.flatnonzero(is_class)
-    ours = ours[np.argsort(probability[ours], kind="stable")]
-    # For each image of the class: how many of the rest are below it, and below or tied with it.
-    below = np.searchsorted(probability[rest], probability[ours], side="left")
-    not_above = np.searchsorted(probability[rest], probability[ours], side="right")
-    tied = bool((below != not_above).any())
-    sizes = np.bincount(member[ours], minlength=groups), np.bincount(member[rest], minlength=groups)
-
-    def score(weights: np.ndarray) -> np.ndarray:
-        lower = np.zeros((len(weights), len(rest) + 1), weights.dtype)
-        np.cumsum(weights[:, member[rest]], axis=1, out=lower[:, 1:])
-        share = (lower[:, below] + lower[:, not_above]) / 2 if tied else lower[:, below]
-        pairs = np.einsum("rn,rn->r", weights[:, member[ours]], share, dtype=np.float64)
-        total = (weights @ sizes[0]) * (weights @ sizes[1])
-        with np.errstate(invalid="ignore"):
-            return np.where(total > 0, pairs / total, np.nan)
-
-    return score
-
-
-def _average_precision(is_class: np.ndarray, probability: np.ndarray, member: np.ndarray):
-    """Average precision under weights: steps of recall times the precision after each step."""
-    counts = cumulative(is_class, probability, member)
-
-    def score(weights: np.ndarray) -> np.ndarray:
-        true, false = counts(weights)
-        precision = confusion.ratio(true, true + false)
-        recall = confusion.ratio(true, true[:, -1:])
-        steps = np.diff(recall, axis=1, prepend=0.0)
-        # Thresholds above every image with a weight predict no image and add nothing.
-        value = (np.where(steps > 0, precision, 0.0) * steps).sum(axis=1)
-        # Undefined without an image of the rest, as in `scores`.
-        return np.where((true[:, -1] > 0) & (false[:, -1] > 0), value, np.nan)
-
-    return score
-
-
-def cumulative(
-    is_class: Bool[np.ndarray, " n"],
-    probability: Float[np.ndarray, " n"],
-    member: Int[np.ndarray, " n"],
-) -> Callable[[np.ndarray], tuple[Float[np.ndarray, "r t"], Float[np.ndarray, "r t"]]]:
-    """Returns true and false positives at each threshold, from high to low, under weights."""
-    order = np.argsort(-probability, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(probability[order]) != 0, True))
-
-    def counts(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        images = weights[:, member[order]].astype(np.float64)
-        true = np.cumsum(images * is_class[order], axis=1)[:, ends]
-        return true, np.cumsum(images, axis=1)[:, ends] - true
-
-    return counts
-
-
-_RANKS = {"auroc": _auroc, "average_precision": _average_precision}

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-from leukjax.metrics import clustered, confusion
+from leukjax.metrics import clustered, confusion, rank_scores
 from leukjax.metrics.intervals import TAIL
 
 DRAWS = 1000
@@ -76,7 +76,7 @@ def precision_recall(
 
 def _counts(data: clustered.Grouped, positive: int):
     is_class = data.labels == positive
-    return clustered.cumulative(is_class, data.probabilities[:, positive], data.member), is_class
+    return rank_scores.cumulative(is_class, data.probabilities[:, positive], data.member), is_class
 
 
 def _band(data: clustered.Grouped, is_class, at_grid, draws: int, seed: int):

@@ -166,7 +166,10 @@ def score(
     by_image = _intervals(predictions, positive, threshold, averaged)
     subjects, reason = None, ""
     try:
-        subjects = _intervals(by_subject(predictions), positive, threshold, averaged)
+        grouped = by_subject(predictions)
+        # Where every image has a subject of its own, the two are the same.
+        is_same = len(grouped) == len(predictions)
+        subjects = by_image if is_same else _intervals(grouped, positive, threshold, averaged)
     except MixedSubjectsError as error:
         reason = str(error)
     return Evaluation(

@@ -16,6 +16,7 @@ from leukjax.metrics.intervals import (
     Interval,
     statistic_interval,
 )
+from leukjax.metrics.leave_one_out import Weights
 from leukjax.metrics.predictions import Predictions
 from leukjax.metrics.scores import predicted_class
 
@@ -276,7 +277,7 @@ def at_prevalence(
     data, index = _grouped(predictions, over), _index(predictions, positive)
     matrices = clustered.confusion_matrices(data)
 
-    def weighted(weights: np.ndarray) -> np.ndarray:
+    def weighted(weights: Weights) -> np.ndarray:
         matrix = matrices(weights)
         rows = matrix.sum(axis=-1, keepdims=True)
         # A class without any image has no row; one that a resample lost has an undefined row.

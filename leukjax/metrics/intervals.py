@@ -152,7 +152,7 @@ def jackknife(score: clustered.Statistic, data: clustered.Grouped, value: float)
     Bell & McCaffrey (2002, Survey Methodology 28:169), without the factor (n - 1) / n that some
     texts add (it would cost one percentage point of coverage at 13 + 15 groups); several strata as
     in Wolter (2007, Introduction to variance estimation, section 4.5), with the weights of
-    `clustered.without_each`; degrees of freedom by Satterthwaite (1946, Biometrics Bull 2:110).
+    `leave_one_out.LeaveOneOut`; degrees of freedom by Satterthwaite (1946, Biometrics Bull 2:110).
 
     Args:
         score: of the groups' weights.
@@ -162,7 +162,7 @@ def jackknife(score: clustered.Statistic, data: clustered.Grouped, value: float)
     Raises:
         NoIntervalError: the score exists only because of one group.
     """
-    without = clustered.evaluate(score, clustered.without_each(data))
+    without = score(clustered.without_each(data))
     variance, weight = 0.0, 0.0
     for stratum in np.unique(data.stratum):
         change = without[data.stratum == stratum] - value

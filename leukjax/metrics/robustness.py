@@ -11,6 +11,7 @@ import numpy as np
 
 from leukjax.metrics import clustered, comparisons
 from leukjax.metrics.intervals import ZERO, Interval, interval, statistic_interval
+from leukjax.metrics.leave_one_out import Weights
 from leukjax.metrics.predictions import Predictions
 
 SCORES = ("balanced_accuracy", "accuracy", "auroc")
@@ -131,7 +132,7 @@ def _mean_drop(
     clean_score = clustered.statistic(MAIN, clean, positive)
     level_scores = [clustered.statistic(MAIN, data, positive) for data in levels]
 
-    def drop(weights: np.ndarray) -> np.ndarray:
+    def drop(weights: Weights) -> np.ndarray:
         return clean_score(weights) - np.mean([score(weights) for score in level_scores], axis=0)
 
     return statistic_interval(drop, clean, (-1.0, 1.0), ("drop", "score"))[0]

@@ -69,7 +69,7 @@ def _resampled(score, data, draws, seed) -> np.ndarray:
 def _bca_tails(score, data, value, values) -> np.ndarray:
     """Efron (1987, JASA 82:171), its acceleration for several strata by Davison & Hinkley (1997,
     Bootstrap methods, equation 5.23 and section 5.3.2)."""
-    without = clustered.evaluate(score, clustered.without_each(data))
+    without = score(clustered.without_each(data))
     if np.isnan(without).any():
         raise NoIntervalError("the score rests on a single group of a class")
     second, third = 0.0, 0.0

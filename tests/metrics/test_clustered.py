@@ -1,5 +1,6 @@
 import itertools
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -109,12 +110,59 @@ def test_resamples_draw_whole_groups_by_stratum():
 
 def test_leaving_out_gives_each_group_once():
     data = clustered.group(*random_predictions(0, 2))
-    weights = np.concatenate(list(clustered.without_each(data)))
+    weights = clustered.without_each(data) @ np.eye(data.groups)
     np.testing.assert_array_equal(weights == 0, np.eye(data.groups))
     # The others of the class make up for the one that is left out.
     for stratum in (0, 1):
         mine = data.stratum == stratum
         np.testing.assert_allclose(weights[:, mine].sum(axis=1), mine.sum())
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("ties", [False, True])
+def test_leaving_out_equals_the_matrix_of_its_weights(classes, mixed, ties):
+    """The closed forms give what the weights give when they are written out."""
+    labels, p, groups = random_predictions(2, classes, ties, mixed)
+    groups[labels == 0] %= 2 if not mixed else 14  # a class with few groups
+    data = clustered.group(labels, p, groups)
+    without = clustered.without_each(data)
+    matrix = without @ np.eye(data.groups)
+    for name in ("loss", "brier", "auroc", "average_precision", *confusion.NAMES):
+        score = clustered.statistic(name, data, 1)
+        np.testing.assert_allclose(score(without), score(matrix), rtol=1e-12, err_msg=name)
+
+
+def test_leaving_out_the_only_group_of_a_class_leaves_rank_scores_undefined():
+    labels, groups = np.array([0, 0, 1, 1, 1]), np.array([0, 0, 1, 2, 2])
+    data = clustered.group(labels, toy.columns(np.array([0.1, 0.6, 0.5, 0.9, 0.8])), groups)
+    for name in ("auroc", "average_precision"):
+        value = clustered.statistic(name, data, 1)(clustered.without_each(data))
+        np.testing.assert_array_equal(np.isnan(value), [True, False, False], err_msg=name)
+
+
+def test_leaving_out_each_of_20000_groups_needs_no_matrix_of_them():
+    rng = np.random.default_rng(0)
+    labels = np.arange(20_000) % 2
+    p = 1 / (1 + np.exp(-(labels + rng.normal(size=20_000))))
+    data = clustered.group(labels, toy.columns(p), np.arange(20_000))
+    tracemalloc.start()
+    values = clustered.statistic("auroc", data, 1)(clustered.without_each(data))
+    largest = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert largest < 40e6  # the matrix takes 3.2e9
+    # The jackknife's variance of independent images is DeLong's, up to (n - 1) / n.
+    change = values - sk.roc_auc_score(labels, p)
+    variance = delong(labels == 1, p)
+    assert (change**2).sum() == pytest.approx(variance, rel=1e-3)
+
+
+def delong(is_class, p):
+    """The variance of DeLong et al. (1988, Biometrics 44:837)."""
+    ours, rest = p[is_class], p[~is_class]
+    v10 = np.searchsorted(np.sort(rest), ours) / len(rest)
+    v01 = 1 - np.searchsorted(np.sort(ours), rest) / len(ours)
+    return v10.var(ddof=1) / len(ours) + v01.var(ddof=1) / len(rest)
 
 
 def test_ten_thousand_resamples_of_15000_images_take_under_5_seconds():
