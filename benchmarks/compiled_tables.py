@@ -153,6 +153,19 @@ def devices(lookup: Lookup) -> str:
     return markdown("devices|model|program|MB per image|peak GB|all-reduces|MB|others", rows)
 
 
+def exchange_seconds(gradients: float, count: int, links: float) -> float:
+    """Returns the time of a ring over the devices of each host and one over the hosts.
+
+    Args:
+      gradients: bytes.
+      count: devices, in hosts of `HOST`.
+      links: bytes per second between the devices of a host.
+    """
+    local, hosts = min(count, HOST), -(-count // HOST)
+    inside = 2 * (local - 1) / local * gradients / links
+    return inside + 2 * (hosts - 1) / hosts * gradients / HOST / NETWORK
+
+
 def scaling(lookup: Lookup) -> str:
     """A model of data-parallel training on H100s: ResNet-50, 128 images each, C-NMC's size."""
     base = lookup(Row("h100", 1, OURS, "resnet50"))
@@ -163,9 +176,7 @@ def scaling(lookup: Lookup) -> str:
     gradients, target = 4 * float(base["parameters"]), TARGETS["h100"]
     rows = []
     for count in (1, 8, 64, 256):
-        local, hosts = min(count, HOST), max(count // HOST, 1)
-        exchange = 2 * (local - 1) / local * gradients / target.links
-        exchange += 2 * (hosts - 1) / hosts * gradients / HOST / NETWORK
+        exchange, hosts = exchange_seconds(gradients, count, target.links), -(-count // HOST)
         waiting = STATISTICS * (0 if count == 1 else LATENCY if hosts == 1 else LATENCY_FAR)
         epoch = IMAGES / (128 * count)
         kept = (step / (longer + exchange), step / (step + exchange + waiting))
