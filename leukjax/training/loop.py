@@ -15,6 +15,7 @@ is answered after it. Metrics of a dispatch are read when the next one is runnin
 import contextlib
 import functools
 import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -51,31 +52,8 @@ def train(
     """
     total = run.total_steps
     eval_every, save_every = run.steps("train.eval_every"), run.steps("checkpoint.every")
-    meter = _meter(run)
-    trace = Trace(
-        run.workdir / "profile",
-        first=run.config.profile.first,
-        count=run.config.profile.steps,
-        is_recorder=jax.process_index() == 0,
-    )
-    # Every step at which the loop does something else must be in `every` or `at`: dispatches of
-    # several steps never run across these. Iterated twice: the prefetcher runs ahead of the loop.
-    plan = functools.partial(
-        plan_dispatches,
-        start,
-        total,
-        run.config.train.steps_per_call,
-        every=(eval_every, save_every),
-        at=trace.ends,
-    )
-    batches = DevicePrefetcher(
-        run.train_batches,
-        run.mesh,
-        start,
-        total,
-        device_images=run.placement.device_images,
-        counts=(count for _, count in plan()),
-    )
+    meter, trace = _meter(run), _trace(run)
+    plan, batches = _batches(run, start, every=(eval_every, save_every), at=trace.ends)
     timed: set[int] = set()  # lengths of dispatches that have run, and so are compiled
     pending: tuple[int, dict[str, jax.Array]] | None = None  # end and metrics of a dispatch
     last: dict[str, float] = {}
@@ -125,6 +103,38 @@ def train(
                 meter.first_call_done(step + count, batches.waited)
                 timed.add(count)
     checkpoints.wait()
+
+
+def _batches(
+    run: Run, start: int, *, every: tuple[int, ...], at: tuple[int, ...]
+) -> tuple[Callable[[], Iterator[tuple[int, int]]], DevicePrefetcher]:
+    """Returns the plan of the dispatches, and their batches.
+
+    Every step at which the loop does something else must be in `every` or `at`: dispatches of
+    several steps never run across these.
+    """
+    plan = functools.partial(
+        plan_dispatches, start, run.total_steps, run.config.train.steps_per_call, every=every, at=at
+    )
+    batches = DevicePrefetcher(
+        run.train_batches,
+        run.mesh,
+        start,
+        run.total_steps,
+        device_images=run.placement.device_images,
+        # A second iteration of the plan: the prefetcher runs ahead of the loop.
+        counts=(count for _, count in plan()),
+    )
+    return plan, batches
+
+
+def _trace(run: Run) -> Trace:
+    return Trace(
+        run.workdir / "profile",
+        first=run.config.profile.first,
+        count=run.config.profile.steps,
+        is_recorder=jax.process_index() == 0,
+    )
 
 
 def _meter(run: Run) -> ThroughputMeter:
