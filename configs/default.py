@@ -120,8 +120,19 @@ FIELDS = {
     "model.name": Choice("resnet", registry.config_names, "family of models, or a registered one"),
     "model.depth": Choice(50, (18, 34, 50, 101, 152), "resnet; bit has 50, 101 and 152"),
     "model.width": Whole(64, (1, 4096), "channels of the first stage (cnn, resnet, bit)"),
-    "model.variant": Choice("small", ("small", "r26_s32", "r50_b16"), "hybrid_vit"),
-    "model.gelu_tanh": Flag(True, "hybrid_vit: GELU by tanh (google-research) or exact (timm)"),
+    "model.variant": Choice(
+        "small",
+        (
+            *("small", "r26_s32", "r50_b16"),
+            *("tiny", "s16", "b16", "l16", "s14", "b14", "l14", "g14"),
+            *("s14_reg4", "b14_reg4", "l14_reg4", "g14_reg4", "uni", "uni2_h"),
+        ),
+        "hybrid_vit: the first three; vit: the others, letter of the width and side of a patch",
+    ),
+    "model.pool": Choice("class", ("class", "mean", "both"), "vit: tokens that the head reads"),
+    "model.gelu_tanh": Flag(
+        True, "hybrid_vit, vit: GELU by tanh (google-research) or exact (timm, DINOv2)"
+    ),
     "model.norm": Choice(
         "batch", ("batch", "group", "frozen"), "group: bit and the published hybrids"
     ),

@@ -1,14 +1,18 @@
 """Converts a PyTorch checkpoint to safetensors, which leukjax reads. Needs PyTorch and safetensors.
 
 python launch/pth_to_safetensors.py resnet50.pth resnet50.safetensors
+python launch/pth_to_safetensors.py DinoBloom-S.pth dinobloom_s.safetensors --sha256=CHECKSUM
 
 A .pth is a pickle, and a pickle can run any code. This script reads it with
 torch.load(weights_only=True), which accepts only tensors and plain containers. Of a training
-checkpoint it takes the state dict ("state_dict", "model" or "model_ema"), and removes a prefix
-"module." that all names have. Run it in a separate environment: leukjax needs no PyTorch.
+checkpoint it takes the state dict ("state_dict", "model", "model_ema" or "teacher"). Of DINOv2's
+training, and so of DinoBloom's files, it leaves out the heads of the pre-training (dino_head,
+ibot_head). It removes a prefix "module." or "backbone." that all names have. Run it in a separate
+environment: leukjax needs no PyTorch.
 """
 
 import argparse
+import hashlib
 import os
 import pickle
 import sys
@@ -17,7 +21,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-INSIDE = ("model_ema", "state_dict", "model")
+INSIDE = ("model_ema", "state_dict", "model", "teacher")
+HEADS = ("dino_head.", "ibot_head.")
 
 
 def tensors_of(content: object) -> dict[str, torch.Tensor]:
@@ -34,9 +39,20 @@ def tensors_of(content: object) -> dict[str, torch.Tensor]:
     strange = [name for name, value in content.items() if not isinstance(value, torch.Tensor)]
     if strange:
         raise ValueError(f"{strange[0]!r} in it is not a tensor")
-    prefix = "module." if all(name.startswith("module.") for name in content) else ""
+    for prefix in ("module.", "backbone."):
+        content = {name: x for name, x in content.items() if not name.startswith(HEADS)}
+        if all(name.startswith(prefix) for name in content):
+            content = {name.removeprefix(prefix): x for name, x in content.items()}
     # Copies: tensors that share memory are not allowed in safetensors.
-    return {name.removeprefix(prefix): x.clone().contiguous() for name, x in content.items()}
+    return {name: x.clone().contiguous() for name, x in content.items()}
+
+
+def check_sha256(path: Path, wanted: str) -> None:
+    """Raises ValueError if a file has another checksum."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != wanted.lower():
+        raise ValueError(f"its SHA-256 is {found}, not that of --sha256; get the file again")
 
 
 def main() -> int:
@@ -44,9 +60,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
+    parser.add_argument("--sha256", help="checksum that the source must have")
     options = parser.parse_args()
     temporary = options.target.with_name(f".{options.target.name}.{os.getpid()}")
     try:
+        if options.sha256:
+            check_sha256(options.source, options.sha256)
         content = torch.load(options.source, map_location="cpu", weights_only=True)
         tensors = tensors_of(content)
         save_file(tensors, temporary, metadata={"format": "pt"})

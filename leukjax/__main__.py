@@ -19,6 +19,7 @@ COMMANDS = (
     "audit",
     "export",
     "demo",
+    "weights",
 )
 
 

@@ -219,4 +219,4 @@ def test_every_command_has_a_smoke_test():
     for file in Path(__file__).parent.rglob("test_*.py"):
         for given in re.findall(r"mark\.smoke\(([^)]*)\)", file.read_text()):
             marked |= set(re.findall(r'"(\w+)"', given))
-    assert marked == COMMANDS | {"main", "predict"}
+    assert marked == COMMANDS | {"main", "predict", "weights"}

@@ -9,7 +9,7 @@ from leukjax import config
 from leukjax.errors import UserError
 from leukjax.fields import Whole
 
-SHIPPED = ("cnn", "resnet50", "hybrid_vit", "literature", "default")
+SHIPPED = ("cnn", "resnet50", "hybrid_vit", "vit", "literature", "default")
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -122,7 +122,7 @@ def test_a_wrong_override_names_the_field_and_the_fix(field, value, says):
     ("name", "says"),
     [
         ("nowhere.py", "no such file"),
-        ("resnet51", "one of: cnn, default, hybrid_vit, literature, resnet50"),
+        ("resnet51", "one of: cnn, default, hybrid_vit, literature, resnet50, vit"),
         ("resnet50:cmnc", "no such data set"),
         ("resnet50:cnmc,huge", "known: large"),
     ],

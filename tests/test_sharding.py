@@ -1,13 +1,19 @@
 """Meshes and rules, on eight fake devices."""
 
+import math
+
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 
+from leukjax import config as configs
 from leukjax import sharding
 from leukjax.errors import UserError
+from leukjax.models.registry import model_from_config
+from leukjax.training import pretrained
 
 
 def _mesh_options(**changes):
@@ -103,3 +109,22 @@ def test_settings_are_whole_on_every_device_whatever_divides_them():
     found = sharding.tree_shardings(tree, mesh, sharding.rules(options))
     assert found["settings"]["class_weights"].spec == PartitionSpec()
     assert found["params"]["bias"].spec == PartitionSpec(("data",))
+
+
+def test_a_giant_transformer_with_adam_is_split_over_all_devices():
+    """13.6 GB of parameters and moments (18 with gradients): an eighth on each device."""
+    config = configs.load("vit:cnmc,dinobloom_g", {"mesh.fsdp": True})
+    mesh = sharding.make_mesh(config.mesh, config.train.batch_size)
+    module = model_from_config(config, 2, "cpu")
+    params = pretrained.shapes(module, config.data.image_size)["params"]
+    state = {"params": params, "opt": jax.eval_shape(optax.adam(1e-3).init, params)}
+    placed = sharding.tree_shardings(state, mesh, sharding.rules(config.mesh))
+    leaves = jax.tree.leaves(jax.tree.map(lambda x, s: (x, s), state, placed), is_leaf=_is_pair)
+    whole = sum(4 * x.size for x, _ in leaves)
+    own = sum(4 * math.prod(s.shard_shape(x.shape)) for x, s in leaves)
+    assert 13e9 < whole < 14e9
+    assert own < 1.001 * whole / 8
+
+
+def _is_pair(x):
+    return isinstance(x, tuple) and len(x) == 2 and hasattr(x[0], "size")

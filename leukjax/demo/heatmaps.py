@@ -74,7 +74,7 @@ def _explained(index: int, model: Member) -> _Explained:
     network = explainer.network_of(model)
     method = defaults(form_of(network, model.image_size))[0]
     settings = Settings()
-    if METHODS[method].fits == "convolutional":
+    if METHODS[method].of_layer:
         layer = choose_layer(network, model.image_size)
         settings = dataclasses.replace(settings, layer=layer)
     return _Explained(index, model, method, settings)

@@ -4,9 +4,9 @@ python -m leukjax.explain --workdir=RUN[,RUN…] IMAGES… --output=FOLDER
 
 IMAGES are files, folders and zips. FOLDER gets overlays/ (one PNG per image, the runs side by
 side), maps/ (the raw maps, .npy) and explanations.csv (among others the share of attribution inside
-the cell). Methods: gradcam, gradcam++ and hirescam for convolutional models, rollout and attention
-for the hybrid, integrated_gradients and occlusion for all. docs/explain.md compares them. Not a
-medical device.
+the cell). Methods: gradcam, gradcam++ and hirescam for convolutional models (the first and the last
+also for vit), rollout and attention for hybrid_vit and vit, integrated_gradients and occlusion for
+all. docs/explain.md compares them. Not a medical device.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ flags.DEFINE_string("output", "explanations", "folder to write", flag_values=FLA
 flags.DEFINE_list(
     "method",
     [],
-    "names, separated by commas; default gradcam (hybrid: attention) and integrated_gradients",
+    "names, separated by commas; default gradcam (of a ViT: attention) and integrated_gradients",
     flag_values=FLAGS,
 )
 flags.DEFINE_string("target", "predicted", "class to explain, or predicted", flag_values=FLAGS)

@@ -223,7 +223,7 @@ def _row(batch: _Batch, method: str, index: int) -> Row:
         path="",
         run=run.name,
         method=method,
-        layer=run.settings.layer if METHODS[method].fits == "convolutional" else "",
+        layer=run.settings.layer if METHODS[method].of_layer else "",
         predicted=model.classes[int(batch.probabilities[index].argmax())],
         target=model.classes[target],
         p_target=float(batch.probabilities[index, target]),
@@ -272,7 +272,7 @@ def _panel(batch: _Batch, method: str, index: int) -> Panel:
     map = explanations.maps[index][None]
     share = _share_in_cell(batch, method, index)
     note = "no attribution" if np.isnan(share) else f"{share:.0%} in the cell"
-    if METHODS[method].fits == "convolutional":
+    if METHODS[method].of_layer:
         note += f"; {batch.run.settings.layer}, {map.shape[1]}×{map.shape[2]}"
     warning = ""
     if explanations.incomplete[index]:

@@ -66,39 +66,54 @@ def hires_cam(
     return jnp.maximum((gradient * output).sum(-1), 0)
 
 
-def rollout(weights: Sequence[Float[Array, "n h t t"]]) -> Float[Array, "n p p"]:
+def rollout(
+    weights: Sequence[Float[Array, "n h t t"]], patches: int | None = None, pool: str = "class"
+) -> Float[Array, "n p p"]:
     """Attention rollout (Abnar & Zuidema 2020): the product over blocks of (A + 1) / 2.
 
     A is the mean over heads; the identity represents the shortcut. It depends on neither class nor
-    values: it shows where the class token can get information from, not how it is used.
+    values: it shows where the head can get information from, not how it is used.
 
     Args:
       weights: of each block, first to last; softmaxed over the last axis. Tokens are the class
-        token, then the positions of a square feature map in row-major order.
+        token, registers if there are any, then the patches of a square map in row-major order.
+      patches: their number; None: all tokens but the first.
+      pool: tokens that the head reads: ``class``, the ``mean`` of the patches, or ``both``.
     """
     tokens = weights[0].shape[-1]
     flow = jnp.eye(tokens)
     for block in weights:
         flow = (block.mean(1) + jnp.eye(tokens)) / 2 @ flow
-    return _class_token_map(flow)
+    return _patch_map(flow, patches, pool)
 
 
 def gradient_weighted_attention(
-    weights: Sequence[Float[Array, "n h t t"]], gradients: Sequence[Float[Array, "n h t t"]]
+    weights: Sequence[Float[Array, "n h t t"]],
+    gradients: Sequence[Float[Array, "n h t t"]],
+    patches: int | None = None,
+    pool: str = "class",
 ) -> Float[Array, "n p p"]:
     """Relevance of each position for a class (Chefer et al. 2021, ICCV, equations 5 and 6).
 
     R = 1 at first; at each block R <- R + mean over heads of relu(dscore/dA * A) times R.
+    `patches` and `pool` are those of `rollout`.
     """
     flow = jnp.eye(weights[0].shape[-1])
     for block, gradient in zip(weights, gradients, strict=True):
         flow = flow + jnp.maximum(block * gradient, 0).mean(1) @ flow
-    return _class_token_map(flow)
+    return _patch_map(flow, patches, pool)
 
 
-def _class_token_map(flow: Float[Array, "n t t"]) -> Float[Array, "n p p"]:
-    side = math.isqrt(flow.shape[-1] - 1)
-    return flow[:, 0, 1:].reshape(-1, side, side)
+def _patch_map(
+    flow: Float[Array, "n t t"], patches: int | None, pool: str
+) -> Float[Array, "n p p"]:
+    """The rows of the tokens that the head reads, for the patches alone."""
+    patches = patches or flow.shape[-1] - 1
+    side = math.isqrt(patches)
+    to_patches = flow[:, :, -patches:]
+    token, mean = to_patches[:, 0], to_patches[:, -patches:].mean(1)
+    read = {"class": token, "mean": mean, "both": (token + mean) / 2}[pool]
+    return read.reshape(-1, side, side)
 
 
 def integrated_gradients(

@@ -1,9 +1,11 @@
 """The attribution methods by name: which networks each supports, and one function for all."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -25,25 +27,30 @@ class Method:
 
     Attributes:
       title: name for readers.
-      fits: the form of networks that it supports (`network.form_of`), or ``all``.
+      fits: the forms of networks that it supports (`network.form_of`); none named: all.
       signed: maps have negative values too, for evidence against the class.
       pixels: maps have the size of the image; others that of a layer.
     """
 
     title: str
-    fits: Literal["convolutional", "transformer", "all"]
+    fits: tuple[Form, ...] = ()
     signed: bool = False
     pixels: bool = False
 
+    @property
+    def of_layer(self) -> bool:
+        """Whether it is a class activation map, of the output of a layer."""
+        return "convolutional" in self.fits
+
 
 METHODS = {
-    "gradcam": Method("Grad-CAM", "convolutional"),
-    "gradcam++": Method("Grad-CAM++", "convolutional"),
-    "hirescam": Method("HiResCAM", "convolutional"),
-    "rollout": Method("Attention rollout", "transformer"),
-    "attention": Method("Gradient-weighted attention", "transformer"),
-    "integrated_gradients": Method("Integrated gradients", "all", signed=True, pixels=True),
-    "occlusion": Method("Occlusion", "all", signed=True, pixels=True),
+    "gradcam": Method("Grad-CAM", ("convolutional", "vit")),
+    "gradcam++": Method("Grad-CAM++", ("convolutional",)),
+    "hirescam": Method("HiResCAM", ("convolutional", "vit")),
+    "rollout": Method("Attention rollout", ("transformer", "vit")),
+    "attention": Method("Gradient-weighted attention", ("transformer", "vit")),
+    "integrated_gradients": Method("Integrated gradients", signed=True, pixels=True),
+    "occlusion": Method("Occlusion", signed=True, pixels=True),
 }
 
 
@@ -68,12 +75,12 @@ class Settings:
 
 def fits(method: str, form: Form) -> bool:
     """Returns whether a method supports networks of a form."""
-    return METHODS[method].fits in ("all", form)
+    return not METHODS[method].fits or form in METHODS[method].fits
 
 
 def defaults(form: Form) -> tuple[str, ...]:
     """Returns the default methods: one that is fast and coarse, one that is exact and noisy."""
-    coarse = {"transformer": "attention", "convolutional": "gradcam", "other": "occlusion"}[form]
+    coarse = {"convolutional": "gradcam", "other": "occlusion"}.get(form, "attention")
     return coarse, "integrated_gradients"
 
 
@@ -131,10 +138,10 @@ def attribute(
             network, images, targets, baseline, kind, settings.window, settings.stride
         )
     if method == "rollout":
-        return maps.rollout(network.intermediates(images)["attention"])
+        return maps.rollout(network.intermediates(images)["attention"], **_tokens(network, images))
     if method == "attention":
         return maps.gradient_weighted_attention(
-            *attention_gradients(network, images, targets, kind)
+            *attention_gradients(network, images, targets, kind), **_tokens(network, images)
         )
     activation_map = {
         "gradcam": maps.grad_cam,
@@ -143,3 +150,12 @@ def attribute(
     }[method]
     result = activation_map(*layer_gradient(network, images, targets, settings.layer, kind))
     return jnp.asarray(result, jnp.float32)
+
+
+def _tokens(network: Network, images: Float[Array, "n h w 3"]) -> dict[str, Any]:
+    """The arguments of `maps.rollout` that depend on the network."""
+    shapes = jax.eval_shape(network.intermediates, images)
+    pool = getattr(network.module, "pool", "class")
+    if "patch_tokens" not in shapes:
+        return {"pool": pool}
+    return {"pool": pool, "patches": math.prod(shapes["patch_tokens"][0].shape[1:3])}

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from leukjax.errors import UserError
 
 Kind = Literal["log_odds", "logit"]
-Form = Literal["convolutional", "transformer", "other"]
+Form = Literal["convolutional", "transformer", "vit", "other"]
 FEATURE_MAP = "feature_map"  # name in every model of the last map before pooling or tokens
 
 # A smaller map does not localise. At 224 px every model has a larger one.
@@ -141,13 +141,16 @@ def _is_perturbed(network: Network, size: int, feature_map: jax.ShapeDtypeStruct
 def form_of(network: Network, size: int) -> Form:
     """Returns the kind of a network, as far as attribution methods depend on it.
 
-    It is ``transformer`` if it sows ``attention``, ``convolutional`` if the output of any layer is
-    a map, else ``other``.
+    It is ``transformer`` if it sows ``attention``; then ``vit`` if its feature map is one of tokens
+    too, because no other map is larger; ``convolutional`` if the output of any layer is a map, else
+    ``other``.
     """
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    known = layers(network, size)
     if "attention" in jax.eval_shape(network.intermediates, images):
-        return "transformer"
-    return "convolutional" if layers(network, size) else "other"
+        one_size = FEATURE_MAP in known and len({shape[:2] for shape in known.values()}) == 1
+        return "vit" if one_size else "transformer"
+    return "convolutional" if known else "other"
 
 
 def choose_layer(network: Network, size: int) -> str:

@@ -57,7 +57,7 @@ def choose(models: Sequence[Member], options: Options) -> list[Run]:
     forms = [form_of(network_of(model), model.image_size) for model in models]
     wanted = options.methods or tuple(dict.fromkeys(m for f in forms for m in methods.defaults(f)))
     methods.check(wanted, list(zip(families, forms, strict=True)))
-    if options.layer and "convolutional" not in forms:
+    if options.layer and not {"convolutional", "vit"} & {*forms}:
         raise UserError(f"--layer={options.layer}: applies to class activation maps, which "
                         f"do not support {families[0]}; remove it")  # fmt: skip
     names = [model.workdir.resolve().name for model in models]
@@ -71,7 +71,7 @@ def choose(models: Sequence[Member], options: Options) -> list[Run]:
             )
         supported = tuple(method for method in wanted if methods.fits(method, form))
         layer = FEATURE_MAP
-        if any(METHODS[method].fits == "convolutional" for method in supported):
+        if any(METHODS[method].of_layer for method in supported):
             network = network_of(model)
             if options.layer:
                 check_layer(network, model.image_size, options.layer)

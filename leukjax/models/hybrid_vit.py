@@ -6,10 +6,8 @@ token. Parameters are named after timm's (``block0/attn/qkv`` is ``blocks.0.attn
 """
 
 import functools
-import math
 from typing import ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, DTypeLike, Float
@@ -26,6 +24,7 @@ from leukjax.models.layers import (
 )
 from leukjax.models.registry import register_model, register_preset
 from leukjax.models.resnet import Block
+from leukjax.models.tokens import add_tokens
 from leukjax.models.transformer import TransformerBlock
 
 
@@ -110,7 +109,7 @@ class HybridViT(nn.Module):
             dot_general=dot_general,
             name="embedding",
         )(x)
-        x = dropout(self._tokens(x))
+        x = dropout(add_tokens(self, x))
 
         for number, drop in enumerate(stochastic_depth_rates(self.stochastic_depth, variant.depth)):
             block = self.transformer_block(
@@ -151,42 +150,6 @@ class HybridViT(nn.Module):
                 )
                 x = run_block(block, x, train=train, remat=self.remat)
         return x
-
-    def _tokens(self, x: Float[Array, "n p q d"]) -> Float[Array, "n t d"]:
-        """Returns a class token and the feature map in reading order, plus position embeddings."""
-        images, rows, columns, features = x.shape
-        shape = (1, 1 + rows * columns, features)
-        if self.has_variable("params", "pos_embed"):
-            known = self.get_variable("params", "pos_embed").shape[1] - 1
-            if known != rows * columns:
-                raise UserError(
-                    f"image_size: these images give a feature map of {rows} x {columns}, and there "
-                    f"are position embeddings for {known} tokens; use the image size of the "
-                    "training, or resize_position_embeddings"
-                )
-        token = self.param("cls_token", nn.initializers.zeros, (1, 1, features), jnp.float32)
-        positions = self.param("pos_embed", initializers.deviation(0.02), shape, jnp.float32)
-        token = jnp.broadcast_to(token, (images, 1, features)).astype(x.dtype)
-        x = jnp.concatenate([token, x.reshape(images, rows * columns, features)], axis=1)
-        return x + positions.astype(x.dtype)
-
-
-def resize_position_embeddings(
-    embeddings: Float[Array, "1 t d"], grid: tuple[int, int], method: str = "bilinear"
-) -> Float[Array, "1 u d"]:
-    """Resizes position embeddings to a feature map of another size; the class token keeps its own.
-
-    Args:
-      embeddings: of the class token, then of a square grid in reading order.
-      grid: rows and columns of the new feature map.
-      method: ``bilinear`` or ``bicubic``, with antialiasing where the grid shrinks.
-    """
-    side = math.isqrt(embeddings.shape[1] - 1)
-    if (side, side) == grid:
-        return embeddings
-    token, positions = embeddings[:, :1], embeddings[0, 1:].reshape(side, side, -1)
-    positions = jax.image.resize(positions, (*grid, positions.shape[-1]), method)
-    return jnp.concatenate([token, positions.reshape(1, grid[0] * grid[1], -1)], axis=1)
 
 
 register_model("hybrid_vit", HybridViT)

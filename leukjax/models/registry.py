@@ -25,7 +25,7 @@ from leukjax.fields import Field
 
 # Modules of leukjax.models that register a model of their own name and its presets. They are
 # imported at first use: a config needs the names only, and importing JAX takes seconds.
-_BUILT_IN = ("cnn", "resnet", "hybrid_vit", "bit")
+_BUILT_IN = ("cnn", "resnet", "hybrid_vit", "bit", "vit")
 
 # What a config records of a model whose class is not registered.
 CUSTOM = "custom"

@@ -21,7 +21,7 @@ _ORDER = (
     r"stem_(?:conv|norm)",
     r"(?:conv|norm)(\d+)",
     r"(?:layer|stage)(\d+)_\d+",
-    r"embedding|cls_token|pos_embed",
+    r"embedding|cls_token|pos_embed|reg_token",
     r"block(\d+)",
     r"norm|hidden",
     r"fc|head|classifier|logits",

@@ -42,6 +42,17 @@ class Attention(nn.Module):
         return _dense(features, dtype=self.dtype, name="proj")(mixed), weights
 
 
+class LayerScale(nn.Module):
+    """Multiplies each feature by a learned factor (Touvron et al. 2021)."""
+
+    initial: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        init = nn.initializers.constant(self.initial)
+        return x * self.param("gamma", init, (x.shape[-1],), jnp.float32).astype(x.dtype)
+
+
 class TransformerBlock(nn.Module):
     """Attention, then two fully connected layers; each after a LayerNorm and beside a shortcut.
 
@@ -51,6 +62,8 @@ class TransformerBlock(nn.Module):
       drop: probability that an image skips a branch in training.
       gelu_tanh: whether GELU is approximated by tanh.
       dtype: of matrix products.
+      mlp: ``gelu``, or ``swiglu`` (Shazeer 2020) with two thirds of the hidden features.
+      layer_scale: initial factor of both branches; 0: they have none.
     """
 
     heads: int
@@ -58,6 +71,8 @@ class TransformerBlock(nn.Module):
     drop: float
     gelu_tanh: bool
     dtype: DTypeLike
+    mlp: str = "gelu"
+    layer_scale: float = 0.0
 
     @nn.compact
     def __call__(
@@ -70,11 +85,25 @@ class TransformerBlock(nn.Module):
         skip = functools.partial(StochasticDepth(self.drop), train=train)
 
         y, weights = Attention(self.heads, self.dtype, name="attn")(norm(name="norm1")(x))
-        x = x + skip(dropout(y))
-        y = dense(4 * x.shape[-1], name="fc1")(norm(name="norm2")(x))
-        y = dropout(nn.gelu(y, approximate=self.gelu_tanh))
-        y = dropout(dense(x.shape[-1], name="fc2")(y))
-        return x + skip(y), weights
+        x = x + skip(self.scaled(dropout(y), "ls1"))
+        y = norm(name="norm2")(x)
+        if self.mlp == "swiglu":
+            gate, y = jnp.split(dense(2 * swiglu_features(x.shape[-1]), name="w12")(y), 2, -1)
+            y = dropout(nn.silu(gate) * y)
+        else:
+            y = dense(4 * x.shape[-1], name="fc1")(y)
+            y = dropout(nn.gelu(y, approximate=self.gelu_tanh))
+        y = dropout(dense(x.shape[-1], name="w3" if self.mlp == "swiglu" else "fc2")(y))
+        return x + skip(self.scaled(y, "ls2")), weights
+
+    def scaled(self, y: Float[Array, "*b d"], name: str) -> Float[Array, "*b d"]:
+        """Returns a branch times its `LayerScale`, if it has one."""
+        return LayerScale(self.layer_scale, name=name)(y) if self.layer_scale else y
+
+
+def swiglu_features(features: int) -> int:
+    """Returns the hidden features of SwiGLU: two thirds of GELU's, in multiples of 8 (DINOv2)."""
+    return (4 * features * 2 // 3 + 7) // 8 * 8
 
 
 def glorot_qkv(key, shape, dtype=jnp.float32, out_sharding=None) -> Array:

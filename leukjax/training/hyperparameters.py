@@ -16,7 +16,7 @@ from leukjax.data.image_stats import foreground
 from leukjax.errors import UserError
 from leukjax.images.augment import Augment
 from leukjax.images.normalize import foreground_statistics
-from leukjax.models.hybrid_vit import stride
+from leukjax.models import hybrid_vit, vit
 from leukjax.training import state as states
 from leukjax.training.fine_tuning import FineTuning
 from leukjax.training.losses import LossOptions
@@ -24,6 +24,8 @@ from leukjax.training.optimizers import Schedule, from_config
 from leukjax.training.step import StepOptions
 
 _FEWEST_TOKENS = 4  # per side of an image: with fewer, attention has little to relate
+# Model -> pixels per side of a token of a variant, and the variant with the smallest tokens.
+_TRANSFORMERS = {"hybrid_vit": (hybrid_vit.stride, "small"), "vit": (vit.stride, "tiny")}
 
 
 def augment_options(config: ConfigDict, background: str) -> Augment:
@@ -160,20 +162,21 @@ def warn(config: ConfigDict, settings: states.Settings) -> None:
             total,
             config.train.epochs / 3,
         )
-    if config.model.name == "hybrid_vit":
-        _warn_of_few_tokens(config.model.variant, config.data.image_size)
+    if config.model.name in _TRANSFORMERS:
+        _warn_of_few_tokens(config.model, config.data.image_size)
 
 
-def _warn_of_few_tokens(variant: str, size: int) -> None:
-    side = -(-size // stride(variant))
+def _warn_of_few_tokens(model: ConfigDict, size: int) -> None:
+    stride, smallest = _TRANSFORMERS[model.name]
+    side = -(-size // stride(model.variant))
     if side >= _FEWEST_TOKENS:
         return
-    fixes = [f"set --config.data.image_size={_FEWEST_TOKENS * stride(variant)} or more"]
-    if stride("small") < stride(variant):
-        fixes.insert(0, "use --config.model.variant=small")
+    fixes = [f"set --config.data.image_size={_FEWEST_TOKENS * stride(model.variant)} or more"]
+    if stride(smallest) < stride(model.variant):
+        fixes.insert(0, f"use --config.model.variant={smallest}")
     logging.warning(
         "model.variant=%s leaves %d x %d tokens of an image of %d px; %s",
-        variant,
+        model.variant,
         side,
         side,
         size,

@@ -21,7 +21,7 @@ from leukjax.errors import UserError
 from leukjax.rundir import PREPROCESSING, RunDir
 from leukjax.training.state import TrainState
 from leukjax.weights import hub, layouts, names, read
-from leukjax.weights.layouts import FLAX, Axes
+from leukjax.weights.axes import FLAX, Axes
 from leukjax.weights.map import COUNTER, Mapped, match
 
 METADATA = "leukjax"  # key of our own JSON in a safetensors file
@@ -98,6 +98,7 @@ class _Source:
     std: list[float]
     classes: list[str] | None  # None if unknown
     sha256: str
+    positions: str = "bilinear"  # how position embeddings are resized
 
 
 def find(
@@ -140,6 +141,7 @@ def find(
         source.axes,
         new_head=config.init.head == "new" or other_classes,
         allow=config.init.allow,
+        positions=source.positions,
     )
     _log(source, mapped, config.model)
     facts = {
@@ -185,7 +187,7 @@ def _of_file(path: Path) -> _Source:
         mean, std, classes = _described(path, tensors.metadata[METADATA])
     return _Source(
         title=layout.title,
-        tensors=tensors,
+        tensors=layout.prepare(tensors),
         names=layout.names,
         axes=layout.axes,
         model=layouts.model_of(layout, tensors.shapes),
@@ -193,6 +195,7 @@ def _of_file(path: Path) -> _Source:
         std=std,
         classes=classes,
         sha256=read.checksum(path),
+        positions=layout.positions,
     )
 
 
@@ -253,7 +256,8 @@ def _log(source: _Source, mapped: Mapped, model: ConfigDict) -> None:
         if row.status != "loaded" and row.note != COUNTER:
             logging.info("  %s: %s (%s)", row.status, row.variable or row.tensor, row.note)
     tanh = source.axes is FLAX  # google-research computes it so; a run of leukjax records its own
-    if model.name == "hybrid_vit" and source.classes is None and model.gelu_tanh != tanh:
+    has_gelu = model.name in ("hybrid_vit", "vit")
+    if has_gelu and source.classes is None and model.gelu_tanh != tanh:
         logging.warning(
             "%s computes GELU %s: --config.model.gelu_tanh=%s gives the same logits",
             source.title,

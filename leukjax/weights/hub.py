@@ -1,7 +1,8 @@
 """Downloads files of the Hugging Face hub, ``hf://OWNER/NAME[@REVISION][/FILE]``, into the cache.
 
 The hub states the SHA-256 of a file of weights. It is compared after the download and at every
-use. A file that a user put into the cache by hand has no checksum and is used as it is.
+use. A file that a user put into the cache by hand has no checksum and is used as it is. A token in
+$HF_TOKEN is sent to the hub's own host only, never to the one that it redirects to.
 """
 
 import hashlib
@@ -39,10 +40,15 @@ class Address(NamedTuple):
     file: str
 
     @property
-    def url(self) -> str:
-        """Address of the file; $HF_ENDPOINT names another host, as in Hugging Face's libraries."""
+    def page(self) -> str:
+        """Address of the model's page; $HF_ENDPOINT names a mirror, as in Hugging Face's code."""
         host = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-        return f"{host.rstrip('/')}/{self.owner}/{self.name}/resolve/{self.revision}/{self.file}"
+        return f"{host.rstrip('/')}/{self.owner}/{self.name}"
+
+    @property
+    def url(self) -> str:
+        """Address of the file."""
+        return f"{self.page}/resolve/{self.revision}/{self.file}"
 
 
 def parse(text: str) -> Address:
@@ -91,13 +97,35 @@ def fetch(text: str, cache_dir: str) -> Path:
         write_atomic(sums, _download(address.url, path) + "\n")
     except UserError:
         raise
-    except (OSError, HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
+    except urllib.error.HTTPError as error:
+        if error.code not in (401, 403):
+            raise _not_downloaded(address, path, error) from error
         raise UserError(
-            f"init.weights: cannot download {address.url} ({reason}); download it elsewhere "
-            f"and put it at {path}"
+            f"init.weights: {address.url} is not open to everyone (HTTP {error.code}): accept the "
+            f"terms at {address.page} and set HF_TOKEN"
         ) from error
+    except (OSError, HTTPException, ValueError) as error:
+        raise _not_downloaded(address, path, error) from error
     return path
+
+
+def _not_downloaded(address: Address, path: Path, error: Exception) -> UserError:
+    reason = getattr(error, "reason", None) or error
+    return UserError(
+        f"init.weights: cannot download {address.url} ({reason}); download it elsewhere "
+        f"and put it at {path}"
+    )
+
+
+def _request(url: str, method: str) -> urllib.request.Request:
+    """A request to the hub's own host, with the user's token; a redirection drops the token."""
+    request = urllib.request.Request(url, method=method)
+    token = os.environ.get("HF_TOKEN", "").strip()
+    if token:
+        if not re.fullmatch(r"[\w.-]{1,1000}", token, re.ASCII):  # else the error would show it
+            raise UserError("HF_TOKEN: is not a token of the Hugging Face hub; set it again")
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
+    return request
 
 
 def _kept_checksum(sums: Path) -> str:
@@ -121,11 +149,11 @@ def _download(url: str, path: Path) -> str:
     Raises:
       OSError, HTTPException, ValueError: there is no such file, or not the one that the hub states.
     """
-    headers = _first_headers(url)
+    headers, url = _first_headers(url)
     # Not the ETag behind the redirection: only the hub states the SHA-256.
     stated = _stated_checksum(headers)
     digest, count = hashlib.sha256(), 0
-    with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
+    with urllib.request.urlopen(_request(url, "GET"), timeout=TIMEOUT) as answer:
         linked, length = _size(headers, "X-Linked-Size"), _size(answer.headers, "Content-Length")
         if linked is not None and length is not None and linked != length:
             raise OSError(f"two sizes are stated: {linked:,} and {length:,} bytes")
@@ -168,22 +196,22 @@ def _size(headers: Message, name: str) -> int | None:
     return None if text is None else int(text)
 
 
-def _first_headers(url: str) -> Message:
-    """Headers of the hub's own answer, before it redirects to another host.
+def _first_headers(url: str) -> tuple[Message, str]:
+    """Headers of the hub's own answer, before it redirects to another host, and its address.
 
     A redirection within the hub, from a repository's old name to its new one, is followed.
     """
     opener = urllib.request.build_opener(_NoRedirect)
     for _ in range(5):
         try:
-            with opener.open(urllib.request.Request(url, method="HEAD"), timeout=TIMEOUT) as answer:
-                return answer.headers
+            with opener.open(_request(url, "HEAD"), timeout=TIMEOUT) as answer:
+                return answer.headers, url
         except urllib.error.HTTPError as error:
             if not 300 <= error.code < 400:
                 raise
             target = urllib.parse.urljoin(url, error.headers.get("Location") or "")
             same_host = urllib.parse.urlsplit(target)[:2] == urllib.parse.urlsplit(url)[:2]
             if "X-Linked-Etag" in error.headers or not same_host:
-                return error.headers
+                return error.headers, url
             url = target
     raise OSError("too many redirections")

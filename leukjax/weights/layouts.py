@@ -1,100 +1,27 @@
 """The layouts of published weights: names and axes of their tensors for each of our models.
 
-A layout is recognised by a tensor that only it has.
+A layout is recognised by a tensor that it has and tensors that it lacks.
 """
 
 import dataclasses
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
 
 from leukjax.errors import UserError
-from leukjax.models.hybrid_vit import VARIANTS
+from leukjax.models import hybrid_vit, vit
 from leukjax.models.resnet import STAGES
 from leukjax.weights import names
-
-Shape = tuple[int, ...]
+from leukjax.weights.axes import FLAX, TORCH, Axes, Shape, to_torch
+from leukjax.weights.read import Tensors
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-
-
-class Axes(NamedTuple):
-    """The order of axes in a framework. Ours is rows, columns, inputs, outputs.
-
-    Attributes:
-      shape: takes the shapes of the tensors that make one variable, and the shape of the variable;
-        returns the shape that they have in our order of axes. The tensors fit if both are equal.
-      convert: takes these tensors and the shape in our order; returns one array of that shape.
-    """
-
-    shape: Callable[[Sequence[Shape], Shape], Shape]
-    convert: Callable[[Sequence[np.ndarray], Shape], np.ndarray]
-
-
-def _torch_shape(shapes: Sequence[Shape], ours: Shape) -> Shape:
-    (shape,) = shapes
-    if len(shape) == 4:
-        outputs, inputs, rows, columns = shape
-        shape = (rows, columns, inputs, outputs)
-    elif len(shape) == 2:
-        shape = shape[::-1]
-    if len(ours) - len(shape) == 2 and shape[-1] == math.prod(ours[-3:]):
-        return (*shape[:-1], *ours[-3:])  # query, key and value share one axis
-    return _without_ones(shape, ours)
-
-
-def _torch_convert(tensors: Sequence[np.ndarray], shape: Shape) -> np.ndarray:
-    (tensor,) = tensors
-    if tensor.ndim == 4:
-        tensor = tensor.transpose(2, 3, 1, 0)
-    elif tensor.ndim == 2:
-        tensor = tensor.T
-    return tensor.reshape(shape)
-
-
-def to_torch(array: np.ndarray, name: str) -> np.ndarray:
-    """Returns one of our arrays in PyTorch's order, outputs first; the name is timm's."""
-    if ".qkv." in name:
-        return np.ascontiguousarray(array.reshape(*array.shape[:-3], -1).T)
-    if array.ndim == 4:
-        return np.ascontiguousarray(array.transpose(3, 2, 0, 1))
-    if array.ndim == 2:
-        array = np.ascontiguousarray(array.T)
-        as_convolution = name in ("patch_embed.proj.weight", "head.fc.weight")
-        return array[:, :, None, None] if as_convolution else array
-    return array
-
-
-def _flax_shape(shapes: Sequence[Shape], ours: Shape) -> Shape:
-    shape = shapes[0]
-    if len(shapes) == 3:
-        if len(set(shapes)) != 1 or len(shape) < 2:
-            return ()
-        return (*shape[:-2], 3, *shape[-2:])
-    if len(shape) == 3 and len(ours) == 2:
-        return (shape[0] * shape[1], shape[2])  # heads and their features are one axis
-    return _without_ones(shape, ours)
-
-
-def _flax_convert(tensors: Sequence[np.ndarray], shape: Shape) -> np.ndarray:
-    tensor = np.stack(tensors, -3) if len(tensors) == 3 else tensors[0]
-    return tensor.reshape(shape)
-
-
-def _without_ones(shape: Shape, ours: Shape) -> Shape:
-    """Drops leading dimensions of 1 that ours lacks: a 1x1 convolution is a matrix product."""
-    while len(shape) > len(ours) and shape[0] == 1:
-        shape = shape[1:]
-    return shape
-
-
-TORCH = Axes(_torch_shape, _torch_convert)
-FLAX = Axes(_flax_shape, _flax_convert)
+_BLOCK = r"^blocks\.(\d{1,4})\.(norm1)\.weight"
+_NEVER = r"(?!)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +37,10 @@ class Layout:
       block: regular expression for names inside a residual block; its groups are stage and block.
       third: regular expression for the third convolution of a bottleneck.
       statistics: mean and standard deviation of the images in training, in [0, 1].
+      without: names of tensors that it lacks, which other layouts with its marker have.
+      positions: how its framework resizes position embeddings
+        (`models.tokens.resize_position_embeddings`).
+      prepare: changes the tensors to those of our model.
     """
 
     title: str
@@ -120,6 +51,25 @@ class Layout:
     block: str
     third: str
     statistics: tuple[tuple[float, ...], tuple[float, ...]]
+    without: tuple[str, ...] = ()
+    positions: str = "bilinear"
+    prepare: Callable[[Tensors], Tensors] = lambda tensors: tensors
+
+
+def _fold_class_position(tensors: Tensors) -> Tensors:
+    """Adds the position embedding of the class token to the token, as timm does for registers."""
+    shape = tensors.shapes.get("pos_embed", ())
+    if len(shape) != 3 or shape[1] < 2:
+        return tensors
+
+    def get(name: str) -> np.ndarray:
+        tensor = tensors.get(name)
+        if name == "cls_token":
+            return tensor.astype(np.float32) + tensors.read("pos_embed")[:, :1]
+        return tensor[:, 1:] if name == "pos_embed" else tensor
+
+    shapes = {**tensors.shapes, "pos_embed": (shape[0], shape[1] - 1, shape[2])}
+    return dataclasses.replace(tensors, shapes=shapes, get=get)
 
 
 LAYOUTS = (
@@ -142,7 +92,7 @@ LAYOUTS = (
         r"block(\d+)/unit(\d+)/", r"/c/stand", _HALF,
     ),
     Layout(
-        "a hybrid vision transformer of timm", "hybrid_vit", names.hybrid_timm, TORCH,
+        "a hybrid vision transformer of timm", "hybrid_vit", names.vit_timm, TORCH,
         "patch_embed.backbone.stem.conv.weight",
         r"stages\.(\d+)\.blocks\.(\d+)\.", r"\.conv3\.", _HALF,
     ),
@@ -156,9 +106,29 @@ LAYOUTS = (
         FLAX, "Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel",
         r"^block(\d+)/unit(\d+)/", r"/conv3/", _HALF,
     ),
+    Layout(
+        "a vision transformer of timm without LayerScale", "vit", names.vit_timm, TORCH,
+        "blocks.0.mlp.fc1.weight", _BLOCK, _NEVER, _HALF, positions="bicubic",
+        without=("patch_embed.backbone.stem.conv.weight", "blocks.0.ls1.gamma", "mask_token"),
+    ),
+    Layout(
+        "a vision transformer of timm with LayerScale", "vit", names.vit_timm, TORCH,
+        "blocks.0.ls1.gamma", _BLOCK, _NEVER, _IMAGENET, positions="bicubic",
+        without=("mask_token", "register_tokens"),
+    ),
+    # Its training needs the mask token; timm's form of the weights has none.
+    Layout(
+        "a vision transformer of DINOv2", "vit", names.vit_dinov2, TORCH,
+        "mask_token", _BLOCK, _NEVER, _IMAGENET, positions="dinov2", without=("register_tokens",),
+    ),
+    Layout(
+        "a vision transformer of DINOv2 with registers", "vit", names.vit_dinov2, TORCH,
+        "register_tokens", _BLOCK, _NEVER, _IMAGENET, positions="bicubic",
+        prepare=_fold_class_position,
+    ),
 )  # fmt: skip
 
-TIMM = {"resnet": LAYOUTS[0], "bit": LAYOUTS[2], "hybrid_vit": LAYOUTS[4]}
+TIMM = {"resnet": LAYOUTS[0], "bit": LAYOUTS[2], "hybrid_vit": LAYOUTS[4], "vit": LAYOUTS[7]}
 
 
 def recognize(where: str, shapes: Mapping[str, Shape]) -> Layout:
@@ -172,7 +142,7 @@ def recognize(where: str, shapes: Mapping[str, Shape]) -> Layout:
       UserError: no known layout fits.
     """
     for layout in LAYOUTS:
-        if layout.marker in shapes:
+        if layout.marker in shapes and not any(name in shapes for name in layout.without):
             return layout
     known = "; ".join(dict.fromkeys(layout.title for layout in LAYOUTS))
     first = ", ".join(list(shapes)[:3]) or "nothing"
@@ -195,7 +165,9 @@ def model_of(layout: Layout, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     stages = tuple(len(blocks[stage]) for stage in sorted(blocks, key=int))
     bottleneck = any(re.search(layout.third, name) for name in shapes)
     if layout.model == "hybrid_vit":
-        return {"name": "hybrid_vit", "variant": _variant(layout, shapes, stages)}
+        return {"name": "hybrid_vit", "variant": _hybrid_variant(layout, shapes, stages)}
+    if layout.model == "vit":
+        return {"name": "vit", "variant": _vit_variant(layout, shapes, len(stages))}
     depths = [
         depth
         for depth, plan in STAGES.items()
@@ -208,10 +180,33 @@ def model_of(layout: Layout, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     return {"name": layout.model, "depth": depth, "width": width}
 
 
-def _variant(layout: Layout, shapes: Mapping[str, Shape], stages: tuple[int, ...]) -> str | None:
+def _hybrid_variant(
+    layout: Layout, shapes: Mapping[str, Shape], stages: tuple[int, ...]
+) -> str | None:
     token = shapes.get(layout.names(("params", "cls_token"))[0], (0,))
-    for name, variant in VARIANTS.items():
-        if variant.stages == stages and variant.features == token[-1]:
+    for name, variant in hybrid_vit.VARIANTS.items():
+        if variant.stages == stages and token[-1:] == (variant.features,):
+            return name
+    return None
+
+
+def _vit_variant(layout: Layout, shapes: Mapping[str, Shape], depth: int) -> str | None:
+    def shape(*path: str) -> Shape:
+        return shapes.get(layout.names(("params", *path))[0], ())
+
+    inner, outer = shape("block0", "w12", "kernel"), shape("block0", "w3", "kernel")
+    has_gate = len(inner) == len(outer) == 2 and inner[0] == 2 * outer[1]
+    theirs = (
+        shape("embedding", "kernel")[-1:],
+        shape("cls_token")[-1:],
+        depth,
+        "swiglu" if has_gate else "gelu",
+        bool(shape("block0", "ls1", "gamma")),
+        shape("reg_token")[1:2] or (0,),
+    )
+    for name, v in vit.VARIANTS.items():
+        parts = bool(v.layer_scale), (v.registers,)
+        if theirs == ((v.patch,), (v.width,), v.depth, v.mlp, *parts):
             return name
     return None
 

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import io
-import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
@@ -12,19 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from leukjax.errors import UserError
-from leukjax.models.hybrid_vit import resize_position_embeddings
 from leukjax.models.summary import layer_groups
+from leukjax.models.tokens import position_grid, resize_position_embeddings
 from leukjax.storage import csv_writer
-from leukjax.weights.layouts import Axes, Shape
+from leukjax.weights.axes import Axes, Shape
 from leukjax.weights.names import Path
 from leukjax.weights.read import Tensors
 
 _MAX_NAME = 1_000  # characters of a name that init.allow may match
-_INPUTS = (("params", "conv1", "kernel"), ("params", "stem_conv", "kernel"))
+_INPUTS = tuple(("params", name, "kernel") for name in ("conv1", "stem_conv", "embedding"))
 COUNTER = "a counter"  # note on the counters of PyTorch's BatchNorm, which nothing reads
 _COUNTER = re.compile(r"num_batches_tracked$")
 # The layer before the head that google-research's pre-training has and its fine-tuning drops.
 _WITH_THE_HEAD = re.compile(r"^pre_logits/")
+# DINOv2's training puts it in place of hidden patches.
+_TRAINING_ONLY = "mask_token"
 
 
 class Row(NamedTuple):
@@ -68,6 +69,7 @@ def match(
     *,
     new_head: bool,
     allow: str,
+    positions: str = "bilinear",
 ) -> Mapped:
     """Finds the tensors of every variable and converts them.
 
@@ -78,6 +80,7 @@ def match(
       axes: their order of axes.
       new_head: do not load the head. A head for another number of classes is never loaded.
       allow: regular expression for variables and tensors that may be left out; "" is none.
+      positions: how position embeddings are resized (`resize_position_embeddings`).
 
     Raises:
       UserError: a variable without a tensor, a tensor without a variable, or a wrong shape, unless
@@ -100,12 +103,13 @@ def match(
         variable, label = "/".join(path), " + ".join(names(path))
         present = [tensors.shapes[name] for name in names(path) if name in tensors.shapes]
         file_shape = shapes[path]
-        status, note = _fit(path, file_shape, shape)
+        status, note = _fit(path, file_shape, shape, positions)
         if path in head and new_head:
             status, note = "new", "the head" if present else "the head is not in the file"
         elif file_shape is not None and status:
             parts = [tensors.read(name) for name in names(path)]
-            values[path] = _change(axes.convert(parts, file_shape), shape, status)
+            value = axes.convert(parts, file_shape)
+            values[path] = _change(value, shape, status, positions)
             if path[-1] == "var" and values[path].min() < 0:
                 raise UserError(f"init.weights: {tensors.where}: {label} has a variance below 0")
         elif allowed(variable):
@@ -156,19 +160,21 @@ def _why_unused(name: str, new_head: bool) -> str:
     """Why a tensor needs no variable; "" if it needs one."""
     if _COUNTER.search(name):
         return COUNTER
+    if name == _TRAINING_ONLY:
+        return "of the pre-training"
     return "goes with the head" if new_head and _WITH_THE_HEAD.search(name) else ""
 
 
-def _fit(path: Path, shape: Shape | None, ours: Shape) -> tuple[str, str]:
+def _fit(path: Path, shape: Shape | None, ours: Shape, positions: str) -> tuple[str, str]:
     """Status and note of a variable whose tensors have a shape; ("", "") if they do not fit."""
     if shape is None:
         return "", ""
     if shape == ours:
         return "loaded", ""
     if path[-1] == "pos_embed" and len(shape) == 3 and (shape[0], shape[2]) == (1, ours[2]):
-        old, new = _side(shape), _side(ours)
-        if old and new:
-            return "resized", f"{old} x {old} tokens -> {new} x {new}, bilinear"
+        (first, old), (own_first, new) = position_grid(shape[1]), position_grid(ours[1])
+        if old and new and first == own_first:
+            return "resized", f"{old} x {old} tokens -> {new} x {new}, {positions}"
     without_inputs = (*shape[:2], *shape[3:]) == (*ours[:2], *ours[3:])
     if path in _INPUTS and shape[2:3] in ((1,), (4,)) and without_inputs:
         how = "spread over" if shape[2] == 1 else "the first"
@@ -176,16 +182,11 @@ def _fit(path: Path, shape: Shape | None, ours: Shape) -> tuple[str, str]:
     return "", ""
 
 
-def _side(shape: Shape) -> int:
-    """Side of the square grid of position embeddings; 0 if it is not square."""
-    side = math.isqrt(max(0, shape[1] - 1))
-    return side if side * side == shape[1] - 1 else 0
-
-
-def _change(value: np.ndarray, shape: Shape, status: str) -> np.ndarray:
+def _change(value: np.ndarray, shape: Shape, status: str, positions: str) -> np.ndarray:
     if status == "resized":
-        side = _side(shape)
-        value = np.asarray(resize_position_embeddings(jnp.asarray(value), (side, side)))
+        _, side = position_grid(shape[1])
+        resized = resize_position_embeddings(jnp.asarray(value), (side, side), positions)
+        value = np.asarray(resized)
     elif status == "adapted":
         value = adapt_input(value, shape[2])
     return np.ascontiguousarray(value)

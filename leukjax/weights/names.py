@@ -70,21 +70,34 @@ def bit_npz(path: Path) -> tuple[str, ...]:
     return (f"{unit}/{'abc'[int(layer[-1]) - 1]}/{kind}/{leaf}",)
 
 
-def hybrid_timm(path: Path) -> tuple[str, ...]:
-    """Returns the name in timm's hybrid vision transformers (``vit_small_r26_s32_224``)."""
+_MLP = {"fc1": "mlp.fc1", "fc2": "mlp.fc2", "w12": "mlp.fc1", "w3": "mlp.fc2"}
+
+
+def vit_timm(path: Path) -> tuple[str, ...]:
+    """Returns the name in timm's vision transformers and hybrids (``vit_small_r26_s32_224``)."""
     *modules, leaf = path[1:]
     leaf = _TORCH.get(leaf, leaf)
     if not modules:
-        return (leaf,)  # cls_token, pos_embed
+        return (leaf,)  # cls_token, pos_embed, reg_token
     first, *rest = modules
     if first == "embedding":
         return (f"patch_embed.proj.{leaf}",)
     if first.startswith(("stem_", "stage")):
         return tuple(f"patch_embed.backbone.{name}" for name in _backbone(first, rest, leaf))
     if first.startswith("block"):
-        inner = ".".join(f"mlp.{name}" if name.startswith("fc") else name for name in rest)
+        inner = ".".join(_MLP.get(name, name) for name in rest)
         return (f"blocks.{first.removeprefix('block')}.{inner}.{leaf}",)
     return (f"{first}.{leaf}",)  # norm, head
+
+
+def vit_dinov2(path: Path) -> tuple[str, ...]:
+    """Returns the name in the vision transformers of DINOv2's own code."""
+    if path[-1] == "reg_token":
+        return ("register_tokens",)
+    (name,) = vit_timm(path)
+    if path[-2] in ("w12", "w3"):
+        return (name.replace(_MLP[path[-2]], f"mlp.{path[-2]}"),)
+    return (name,)
 
 
 def _backbone(first: str, rest: list[str], leaf: str) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ from leukjax.explain import maps as cam
 from leukjax.explain.methods import Settings, attribute
 from leukjax.explain.network import Network, layer_gradient
 from leukjax.models.registry import create_model
-from leukjax.weights.layouts import TIMM, to_torch
+from leukjax.weights.axes import to_torch
+from leukjax.weights.layouts import TIMM
 
 TARGETS = (2, 0)
 CASES = {

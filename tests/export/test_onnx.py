@@ -21,7 +21,7 @@ from leukjax.predict.predictor import Predictor
 
 INSTALLED = all(importlib.util.find_spec(name) for name in ("jax2onnx", "onnxruntime"))
 installed = pytest.mark.skipif(not INSTALLED, reason="the extra onnx is not installed here")
-FAMILIES = {"resnet": {"depth": 18, "width": 8}, "hybrid_vit": {}, "bit": {"width": 8}}
+FAMILIES = {"resnet": {"depth": 18, "width": 8}, "hybrid_vit": {}, "bit": {"width": 8}, "vit": {}}
 
 
 def export(*flags: object) -> subprocess.CompletedProcess[str]:

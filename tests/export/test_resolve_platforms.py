@@ -14,6 +14,7 @@ SMALL = {
     "resnet": {"depth": 18, "width": 8},
     "hybrid_vit": {},
     "bit": {"width": 8},
+    "vit": {},
 }
 
 

@@ -62,11 +62,11 @@ def test_attention_is_jaxs(tokens):
     assert_close(with_gradients(ours, qkv), with_gradients(theirs, qkv))
 
 
-@pytest.fixture
-def blocks():
+@pytest.fixture(params=[{}, {"mlp": "swiglu", "layer_scale": 0.5}], ids=["plain", "dinov2"])
+def blocks(request):
     """A fused and a plain block."""
     return [
-        block(2, 0.1, 0.3, True, jnp.float32)
+        block(2, 0.1, 0.3, True, jnp.float32, **request.param)
         for block in (transformer.FusedTransformerBlock, TransformerBlock)
     ]
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from leukjax.models.registry import create_model
-from leukjax.weights.layouts import TIMM, to_torch
+from leukjax.weights.axes import to_torch
+from leukjax.weights.layouts import TIMM
 
 CASES = {
     "resnet50": ("logits_timm", "resnet", {"depth": 50}),

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from leukjax.errors import UserError
-from leukjax.models.hybrid_vit import VARIANTS, Variant, resize_position_embeddings
+from leukjax.models.hybrid_vit import VARIANTS, Variant
 from leukjax.models.registry import create_model
+from leukjax.models.tokens import resize_position_embeddings
 
 
 @pytest.fixture

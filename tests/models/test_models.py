@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from leukjax.models import hybrid_vit, resnet
+from leukjax.models import hybrid_vit, resnet, vit
 from leukjax.models.registry import CUSTOM, config_names, create_model, list_models
 from leukjax.models.summary import layer_groups, table
 
@@ -18,11 +18,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "resnet": {"depth": 18, "width": 8},
     "bit": {"depth": 50, "width": 8},
     "hybrid_vit": {"variant": "tiny"},
+    "vit": {"variant": "small"},
 }
 MODELS = sorted({*config_names()} - {CUSTOM})
 SIZE, CLASSES = 32, 3
+FIRST = ("conv1", "stem_conv", "embedding")  # layers on the image
 
-# Millions of parameters with 1,000 classes, as timm lists them; hybrid_vit_small is our own.
+# Millions of parameters with 1,000 classes, as timm lists them; hybrid_vit_small and
+# vit_tiny_patch8 are our own.
 PARAMETERS = {
     "resnet18": 11.69,
     "resnet34": 21.80,
@@ -38,6 +41,31 @@ PARAMETERS = {
     "vit_small_r26_s32_224": 36.43,
     "vit_base_r50_s16": 98.66,
     "hybrid_vit_small": 3.93,
+    "vit_tiny_patch8": 3.05,
+    "vit_small_patch16_224": 22.05,
+    "vit_base_patch16_224": 86.57,
+    "vit_large_patch16_224": 304.33,
+}
+# The same without a head, for images of the size of the weights: timm, DinoBloom's paper, UNI's
+# pages.
+FEATURES = {
+    "vit_small_patch14_dinov2": (518, 22.06),
+    "vit_base_patch14_dinov2": (518, 86.58),
+    "vit_large_patch14_dinov2": (518, 304.37),
+    "vit_giant_patch14_dinov2": (518, 1136.48),
+    "vit_small_patch14_reg4_dinov2": (518, 22.06),
+    "vit_base_patch14_reg4_dinov2": (518, 86.58),
+    "vit_large_patch14_reg4_dinov2": (518, 304.37),
+    "vit_giant_patch14_reg4_dinov2": (518, 1136.48),
+    "dinobloom_s": (224, 21.63),
+    "dinobloom_b": (224, 85.72),
+    "dinobloom_l": (224, 303.23),
+    "dinobloom_g": (224, 1134.77),
+    "reddino_small": (224, 21.63),
+    "reddino_base": (224, 85.72),
+    "reddino_large": (224, 303.23),
+    "uni": (224, 303.35),
+    "uni2_h": (224, 681.39),
 }
 
 
@@ -48,6 +76,8 @@ def small_stages():
         patch.setitem(resnet.STAGES, 50, (1, 1, 1, 1))
         variant = hybrid_vit.Variant(stages=(1, 1), features=32, depth=2, heads=2)
         patch.setitem(hybrid_vit.VARIANTS, "tiny", variant)
+        variant = vit.Variant(8, 32, 2, 2, "swiglu", layer_scale=0.5, registers=2)
+        patch.setitem(vit.VARIANTS, "small", variant)
         yield
 
 
@@ -118,7 +148,7 @@ def test_bfloat16_keeps_parameters_and_logits_float32(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_gradients_reach_every_parameter_and_remat_does_not_change_them(name):
     plain = gradient(create(name), variables_of(name))
-    first = next(key for key in ("conv1", "stem_conv") if key in plain)
+    first = next(key for key in FIRST if key in plain)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(plain))
     assert np.abs(plain[first]["kernel"]).max() > 0
     again = gradient(create(name, remat=True), variables_of(name))
@@ -152,18 +182,36 @@ def test_summary_and_layer_groups_cover_every_parameter(name):
     head = {path for path in paths if groups[path] == max(groups.values())}
     assert head in ({"fc/kernel", "fc/bias"}, {"head/kernel", "head/bias"})
     assert params[min(head).split("/")[0]]["bias"].shape == (CLASSES,)
-    assert groups[next(path for path in paths if path.startswith(("conv1", "stem_conv")))] == 0
+    assert min(groups[path] for path in paths if path.startswith(FIRST)) == 0
+
+
+def count(name, size=224, head=True):
+    """Parameters of a preset for 1,000 classes."""
+    module = create_model(name, 1000)
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
+    kept = {key: tree for key, tree in shapes["params"].items() if head or key != "head"}
+    return sum(leaf.size for leaf in jax.tree.leaves(kept))
 
 
 @pytest.mark.parametrize("name", sorted(PARAMETERS))
 def test_presets_have_their_published_number_of_parameters(name, monkeypatch):
     monkeypatch.setitem(resnet.STAGES, 50, (3, 4, 6, 3))
-    module = create_model(name, 1000)
-    image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
-    count = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
-    assert round(count / 1e6, 2) == PARAMETERS[name]
+    assert round(count(name) / 1e6, 2) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", sorted(FEATURES))
+def test_foundation_models_have_their_published_number_of_parameters(name, monkeypatch):
+    size, published = FEATURES[name]
+    variant = create_model(name, 2).variant
+    sizes = vit.VARIANTS[variant]
+    counts = []
+    for depth in (1, 2):  # tracing all blocks takes seconds, and they are equal
+        monkeypatch.setitem(vit.VARIANTS, variant, sizes._replace(depth=depth))
+        counts.append(count(name, size, head=False))
+    total = counts[0] + (sizes.depth - 1) * (counts[1] - counts[0])
+    assert round(total / 1e6, 2) == published
 
 
 def test_every_preset_is_counted():
-    assert {*list_models()} - {*MODELS} == {*PARAMETERS}
+    assert {*list_models()} - {*MODELS} == {*PARAMETERS, *FEATURES}

@@ -94,10 +94,16 @@ def test_no_optimizer_moves_a_frozen_parameter():
             {"norm": "group"},
             {"stem_norm": 0, "stage2_0": 2, "cls_token": 3, "block0": 4, "block5": 9, "norm": 10},
         ),
+        (
+            "vit",
+            {"variant": "s14_reg4"},
+            {"embedding": 0, "reg_token": 0, "block0": 1, "block11": 12, "norm": 13, "head": 14},
+        ),
     ],
 )
 def test_every_family_has_an_order(name, options, expected):
-    params = pretrained.shapes(create_model(name, 2, **options), 32)["params"]
+    size = 28 if name == "vit" else 32
+    params = pretrained.shapes(create_model(name, 2, **options), size)["params"]
     stages = layer_groups(
         path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)
     )

@@ -16,6 +16,9 @@ from leukjax.training.step import compiler_options
         ("cnn", {}, 1.0),
         pytest.param("resnet", {"model__depth": 50}, 0.75, marks=pytest.mark.slow),
         pytest.param("hybrid_vit", {"model__dropout": 0.2}, 0.9, marks=pytest.mark.slow),
+        pytest.param(
+            "vit", {"model__variant": "tiny", "model__dropout": 0.2}, 0.9, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_the_same_numbers_from_less_memory(name, options, share):

@@ -72,7 +72,11 @@ def map_to(
     flat = flax.traverse_util.flatten_dict(pretrained.shapes(module, image_size))
     ours = {key: leaf.shape for key, leaf in flat.items()}
     return match(
-        ours, tensors, layout.names, layout.axes, **{"new_head": False, "allow": "", **options}
+        ours,
+        layout.prepare(tensors),
+        layout.names,
+        layout.axes,
+        **{"new_head": False, "allow": "", "positions": layout.positions, **options},
     )
 
 

@@ -23,9 +23,14 @@ class Hub(http.server.BaseHTTPRequestHandler):
     linked_size: str | None = str(len(CONTENT))
     size: str | None = str(len(CONTENT))
     body = CONTENT
+    refused = 0  # status of the answer, if not the file
 
     def _answer(self, body: bool) -> None:
-        type(self).requests.append(f"{self.command} {self.path}")
+        token = self.headers.get("Authorization", "")
+        type(self).requests.append(f"{self.command} {self.path} {token}")
+        if self.refused:
+            self.send_error(self.refused)
+            return
         if self.path == "/timm/x/resolve/main/model.safetensors":
             self.send_response(302)
             self._header("X-Linked-Etag", self.etag)
@@ -69,6 +74,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
     handler = type("Once", (Hub,), {"requests": []})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
         thread = threading.Thread(target=served.serve_forever)
@@ -167,3 +173,33 @@ def test_addresses_of_another_form_are_refused(text, tmp_path):
 def test_a_missing_file_is_an_error(server, tmp_path):
     with pytest.raises(UserError, match=r"cannot download .*Not Found"):
         hub.fetch("hf://timm/other", str(tmp_path))
+
+
+def test_a_token_is_sent_to_the_hub_and_not_beyond(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret\n")
+    hub.fetch("hf://timm/renamed", str(tmp_path))
+    sent = {line.split()[1] for line in server.requests if "Bearer hf_secret" in line}
+    bare = {line.split()[1] for line in server.requests if "Bearer" not in line}
+    assert sent == {
+        "/timm/renamed/resolve/main/model.safetensors",
+        "/timm/x/resolve/main/model.safetensors",
+    }
+    assert bare == {"/cdn"}
+
+
+@pytest.mark.parametrize("code", [401, 403])
+def test_a_gated_repository_says_what_to_do(server, tmp_path, code):
+    server.refused = code
+    with pytest.raises(UserError) as error:
+        hub.fetch("hf://timm/x", str(tmp_path))
+    page = f"{hub.parse('hf://timm/x').page}"
+    assert str(error.value).endswith(f"(HTTP {code}): accept the terms at {page} and set HF_TOKEN")
+    assert "\n" not in str(error.value)
+
+
+def test_a_token_that_is_none_is_refused_and_not_shown(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf secret\r\nX: y")
+    with pytest.raises(UserError, match=r"^HF_TOKEN: is not a token") as error:
+        hub.fetch("hf://timm/x", str(tmp_path))
+    assert "secret" not in str(error.value)
+    assert not server.requests

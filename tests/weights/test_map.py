@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from leukjax.errors import UserError
 from leukjax.models.registry import create_model
 from leukjax.weights import layouts, names
-from leukjax.weights.layouts import FLAX
+from leukjax.weights.axes import FLAX
 from leukjax.weights.map import adapt_input, match
 from leukjax.weights.read import open_file
 

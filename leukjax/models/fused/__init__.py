@@ -22,6 +22,7 @@ from leukjax.models.hybrid_vit import HybridViT
 from leukjax.models.layers import Conv, StandardizedConv
 from leukjax.models.norms import BatchNorm
 from leukjax.models.resnet import EXPANSION, Block, ResNet
+from leukjax.models.vit import ViT
 
 # Device kind (its first words) -> the row of docs/performance_devices.md that shows the fused forms
 # to be at least 5 % faster there. Nothing has been measured yet.
@@ -103,6 +104,12 @@ class FusedHybridViT(HybridViT):
     transformer_block = FusedTransformerBlock
 
 
+class FusedViT(ViT):
+    """`ViT` with fused transformer blocks."""
+
+    transformer_block = FusedTransformerBlock
+
+
 class ConvFusedResNet(ResNet):
     """`ResNet` with BatchNorm fused into the 1x1 convolution before it."""
 
@@ -122,6 +129,7 @@ _ALL: dict[type[nn.Module], type[nn.Module]] = {
     BiT: FusedBiT,
     ResNet: FusedResNet,
     HybridViT: FusedHybridViT,
+    ViT: FusedViT,
 }
 # Compiled for a TPU, the other forms move more bytes: docs/performance_devices.md.
 _TPU: dict[type[nn.Module], type[nn.Module]] = {

@@ -19,7 +19,7 @@ from jaxtyping import Array, DTypeLike, Float
 
 from leukjax.models import initializers
 from leukjax.models.layers import StochasticDepth
-from leukjax.models.transformer import TransformerBlock, glorot_qkv
+from leukjax.models.transformer import TransformerBlock, glorot_qkv, swiglu_features
 
 TILE = 8  # cuBLAS is fast for bfloat16 matrices with rows of a multiple of 16 bytes
 
@@ -201,16 +201,24 @@ class FusedTransformerBlock(TransformerBlock):
         dropout = nn.Dropout(self.dropout, deterministic=False)
         skip = StochasticDepth(self.drop)
 
-        def branch(y: Array) -> Array:
+        def branch(y: Array, scale: str) -> Array:
             """Drops elements and whole images, the same ones as `TransformerBlock`."""
-            return skip(dropout(y.reshape(shape)), train=True).reshape(-1, features)
+            y = self.scaled(dropout(y.reshape(shape)), scale)
+            return skip(y, train=True).reshape(-1, features)
 
         x = x.reshape(-1, features)
         y = FusedAttention(self.heads, shape[1], self.dtype, name="attn")(norm(name="norm1")(x))
-        x = x + branch(y)
-        y = dense((4 * features,), gelu=self.gelu_tanh, name="fc1")(norm(name="norm2")(x))
+        x = x + branch(y, "ls1")
+        y = norm(name="norm2")(x)
+        if self.mlp == "swiglu":
+            y = dense((2 * swiglu_features(features),), name="w12")(y)
+            gate, y = jnp.split(y, 2, -1)
+            y = nn.silu(gate) * y
+        else:
+            y = dense((4 * features,), gelu=self.gelu_tanh, name="fc1")(y)
         y = dropout(y.reshape(*shape[:2], -1)).reshape(y.shape)
-        return (x + branch(dense((features,), name="fc2")(y))).reshape(shape), None
+        y = dense((features,), name="w3" if self.mlp == "swiglu" else "fc2")(y)
+        return (x + branch(y, "ls2")).reshape(shape), None
 
 
 class FusedAttention(nn.Module):
