@@ -80,7 +80,7 @@ def _make(spec: StepSpec) -> CompiledSteps:
     init, form = states.make_init(
         spec.module,
         spec.options.optimizer.init,
-        num_classes=spec.num_classes,
+        settings=states.settings_form(spec.num_classes, recipe=spec.options.recipe),
         image_size=spec.image_size,
         ema=spec.options.keeps_evaluation_params,
         mesh=spec.mesh,

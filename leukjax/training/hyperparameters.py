@@ -14,12 +14,13 @@ from leukjax import distributed
 from leukjax.data import records as data_records
 from leukjax.data.image_stats import foreground
 from leukjax.errors import UserError
+from leukjax.fields import parse_duration
 from leukjax.images.augment import Augment
 from leukjax.images.normalize import foreground_statistics
 from leukjax.models.hybrid_vit import stride
 from leukjax.training import state as states
 from leukjax.training.fine_tuning import FineTuning
-from leukjax.training.losses import LossOptions
+from leukjax.training.losses import WITH_COUNTS, LossOptions
 from leukjax.training.optimizers import Schedule, from_config
 from leukjax.training.step import StepOptions
 
@@ -43,19 +44,41 @@ def step_options(
       background: of the images, "black" or "bright".
       python: fields of `StepOptions` that were given in Python.
     """
-    options = config.optimizer
+    options, loss = config.optimizer, config.loss
     fields: dict[str, Any] = {
         "augment": augment_options(config, background),
-        "loss": LossOptions(config.loss.name, config.loss.label_smoothing, config.loss.focal_gamma),
+        "loss": LossOptions(
+            loss.name, loss.label_smoothing, loss.focal_gamma, loss.tau, loss.margin
+        ),
         "schedule": Schedule(options.schedule, options.final, options.step_factor),
         "accumulate": config.train.accumulate,
         "ema_decay": config.train.ema_decay,
         "fine_tuning": FineTuning.of(options),
+        "deferred": _is_on(config, "loss.deferred"),
+        "swa": _is_on(config, "train.swa"),
+        "recipe": _needs_recipe(config),
         **(python or {}),
     }
     if "optimizer" not in fields:
         fields["optimizer"] = from_config(options)
+    if fields["swa"] and fields["optimizer"].evaluation_params is not None:
+        raise UserError(
+            f"--config.train.swa={config.train.swa}: {options.name} has an average of its own, "
+            "which is evaluated; set train.swa='0 epochs'"
+        )
     return StepOptions(**fields)
+
+
+def _is_on(config: ConfigDict, field: str) -> bool:
+    """Whether a duration that switches something on is above 0."""
+    section, name = field.split(".")
+    return parse_duration(config[section][name], field)[0] > 0
+
+
+def _needs_recipe(config: ConfigDict) -> bool:
+    """Whether the settings are `RecipeSettings`."""
+    durations = ("loss.deferred", "train.swa")
+    return config.loss.name in WITH_COUNTS or any(_is_on(config, field) for field in durations)
 
 
 def make_settings(
@@ -72,7 +95,8 @@ def make_settings(
     mean, std = distributed.from_first(lambda: _statistics(config, records, rows, trained_with))
     labels = records.manifest.label[rows]
     weights = _class_weights(config.loss.class_weights, labels, records.classes)
-    return _settings(config, mean, std, weights, steps_per_epoch)
+    counts = np.bincount(labels, minlength=len(records.classes))
+    return _settings(config, mean, std, weights, counts, steps_per_epoch)
 
 
 def settings_without_data(
@@ -98,6 +122,8 @@ def settings_without_data(
             )
     if config.loss.class_weights == "balanced":
         raise ValueError("class_weights='balanced' needs training images: call init_state(train)")
+    if config.loss.name in WITH_COUNTS:
+        raise ValueError(f"loss={config.loss.name!r} needs training images: call init_state(train)")
     mean, std = (
         _three(value, f"data.{name}") if isinstance(value, str) else value
         for name, value in zip(("mean", "std"), statistics, strict=True)
@@ -108,11 +134,16 @@ def settings_without_data(
         if options.schedule != "constant" or not options.warmup.startswith("0 "):
             raise ValueError("the schedule of the learning rate needs steps_per_epoch")
         steps_per_epoch = 1
-    return _settings(config, mean, std, weights, steps_per_epoch)
+    return _settings(config, mean, std, weights, np.zeros(num_classes), steps_per_epoch)
 
 
 def _settings(
-    config: ConfigDict, mean: Any, std: Any, class_weights: np.ndarray, steps_per_epoch: int
+    config: ConfigDict,
+    mean: Any,
+    std: Any,
+    class_weights: np.ndarray,
+    class_counts: np.ndarray,
+    steps_per_epoch: int,
 ) -> states.Settings:
     def steps(field: str) -> float:
         section, name = field.split(".")
@@ -125,15 +156,23 @@ def _settings(
             )
         )
 
-    return states.Settings(
-        seed=jnp.uint32(config.seed),
-        mean=jnp.asarray(mean, jnp.float32),
-        std=jnp.asarray(std, jnp.float32),
-        class_weights=jnp.asarray(class_weights, jnp.float32),
-        learning_rate=jnp.float32(config.optimizer.learning_rate),
-        total_steps=jnp.float32(max(1, round(config.train.epochs * steps_per_epoch))),
-        warmup_steps=jnp.float32(steps("optimizer.warmup")),
-        step_every=jnp.float32(max(1.0, steps("optimizer.step_every"))),
+    fields: dict[str, Any] = {
+        "seed": jnp.uint32(config.seed),
+        "mean": jnp.asarray(mean, jnp.float32),
+        "std": jnp.asarray(std, jnp.float32),
+        "class_weights": jnp.asarray(class_weights, jnp.float32),
+        "learning_rate": jnp.float32(config.optimizer.learning_rate),
+        "total_steps": jnp.float32(max(1, round(config.train.epochs * steps_per_epoch))),
+        "warmup_steps": jnp.float32(steps("optimizer.warmup")),
+        "step_every": jnp.float32(max(1.0, steps("optimizer.step_every"))),
+    }
+    if not _needs_recipe(config):
+        return states.Settings(**fields)
+    return states.RecipeSettings(
+        **fields,
+        class_counts=jnp.asarray(class_counts, jnp.float32),
+        deferred_steps=jnp.float32(steps("loss.deferred")),
+        swa_start=jnp.float32(steps("train.swa")),
     )
 
 
@@ -160,8 +199,30 @@ def warn(config: ConfigDict, settings: states.Settings) -> None:
             total,
             config.train.epochs / 3,
         )
+    if isinstance(settings, states.RecipeSettings):
+        _warn_of_late_start(config, "train.swa", settings.swa_start, total)
+        _warn_of_late_start(config, "loss.deferred", settings.deferred_steps, total)
+    balanced = config.loss.class_weights != "none" or config.data.sampling == "class_balanced"
+    if config.loss.name == "logit_adjusted" and balanced:
+        logging.warning(
+            "loss.name=logit_adjusted corrects for the class frequencies, and so do "
+            "loss.class_weights=%s and data.sampling=%s; keep one of them",
+            config.loss.class_weights,
+            config.data.sampling,
+        )
     if config.model.name == "hybrid_vit":
         _warn_of_few_tokens(config.model.variant, config.data.image_size)
+
+
+def _warn_of_late_start(config: ConfigDict, field: str, start: Any, total: int) -> None:
+    if start < total:
+        return
+    section, name = field.split(".")
+    logging.warning(
+        "%s=%s is not before the end of the training (%d of %d steps) and changes nothing; set "
+        "--config.%s='%g epochs' or a larger train.epochs",
+        *(field, config[section][name], int(start), total, field, config.train.epochs * 0.75),
+    )
 
 
 def _warn_of_few_tokens(variant: str, size: int) -> None:
