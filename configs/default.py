@@ -74,6 +74,9 @@ FIELDS = {
     "data.sampling": Choice(
         "as_is", ("as_is", "class_balanced", "subject_balanced"), "order of training only"
     ),
+    "data.stain": Choice(
+        "none", ("none", "reinhard", "macenko"), "stain normalisation, fitted to training images"
+    ),
     "data.mean": Text(
         "auto", '"r,g,b" in [0, 1] | fit (training foreground) | auto (weights\' or fit)'
     ),

@@ -35,7 +35,7 @@ def mix(
         key: the key of the step (with seed and step folded in).
         images: the whole global batch.
         positions: index of each image in the global batch; it is folded into `key`.
-        mixup: lambda has the distribution Beta(mixup, mixup) (Zhang et al. 2018, section 2); 0: off.
+        mixup: lambda is from Beta(mixup, mixup) (Zhang et al. 2018, section 2); 0: off.
         cutmix: as `mixup`, for CutMix (Yun et al. 2019, section 3); 0: off.
 
     Returns:

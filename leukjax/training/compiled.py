@@ -100,6 +100,10 @@ def _make(spec: StepSpec) -> CompiledSteps:
         for steps in {1, spec.steps_per_call}
     }
     eval_step = make_eval_step(
-        spec.module, spec.mesh, shardings, image_sharding=spec.image_sharding
+        spec.module,
+        spec.mesh,
+        shardings,
+        image_sharding=spec.image_sharding,
+        stain=spec.options.stain,
     )
     return CompiledSteps(init, form, train_steps, eval_step)

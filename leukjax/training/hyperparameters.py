@@ -1,9 +1,10 @@
 """What a config contributes to the step: options that are compiled in, and values in the state."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
@@ -15,8 +16,9 @@ from leukjax.data import records as data_records
 from leukjax.data.image_stats import foreground
 from leukjax.errors import UserError
 from leukjax.fields import parse_duration
+from leukjax.images import stain as stains
 from leukjax.images.augment import Augment
-from leukjax.images.normalize import foreground_statistics
+from leukjax.images.normalize import Normalization, foreground_statistics
 from leukjax.models.hybrid_vit import stride
 from leukjax.training import state as states
 from leukjax.training.fine_tuning import FineTuning
@@ -24,6 +26,7 @@ from leukjax.training.losses import WITH_COUNTS, LossOptions
 from leukjax.training.optimizers import Schedule, from_config
 from leukjax.training.step import StepOptions
 
+_STAINED_AT_ONCE = 32  # images whose stains are measured in one call: at 224 px, 150 MB
 _FEWEST_TOKENS = 4  # per side of an image: with fewer, attention has little to relate
 
 
@@ -56,6 +59,7 @@ def step_options(
         "fine_tuning": FineTuning.of(options),
         "deferred": _is_on(config, "loss.deferred"),
         "swa": _is_on(config, "train.swa"),
+        "stain": stain_options(config, background),
         "recipe": _needs_recipe(config),
         **(python or {}),
     }
@@ -77,8 +81,36 @@ def _is_on(config: ConfigDict, field: str) -> bool:
 
 def _needs_recipe(config: ConfigDict) -> bool:
     """Whether the settings are `RecipeSettings`."""
-    durations = ("loss.deferred", "train.swa")
-    return config.loss.name in WITH_COUNTS or any(_is_on(config, field) for field in durations)
+    durations = any(_is_on(config, field) for field in ("loss.deferred", "train.swa"))
+    return durations or config.loss.name in WITH_COUNTS or config.data.stain != "none"
+
+
+def stain_options(config: ConfigDict, background: str) -> stains.Stain | None:
+    """The stain normalisation of a config, for images with this background; None: none."""
+    if config.data.stain == "none":
+        return None
+    return stains.Stain(config.data.stain, background == "black")
+
+
+def fit_stain(
+    config: ConfigDict, records: data_records.Records, rows: np.ndarray
+) -> Normalization | None:
+    """The stain normalisation fitted to at most `stain.SAMPLE` evenly spaced training images.
+
+    Returns:
+      It, with mean 0 and standard deviation 1; None without one.
+    """
+    stain = stain_options(config, records.background)
+    if stain is None:
+        return None
+
+    def target() -> list[list[float]]:
+        chosen = rows[np.unique(np.linspace(0, len(rows) - 1, stains.SAMPLE).astype(int))]
+        batches = np.array_split(chosen, -(-len(chosen) // _STAINED_AT_ONCE))
+        return stains.fit(map(records.images, batches), stain).tolist()
+
+    fitted = jnp.asarray(distributed.from_first(target), jnp.float32)
+    return Normalization(jnp.zeros(3), jnp.ones(3), fitted, stain)
 
 
 def make_settings(
@@ -92,11 +124,15 @@ def make_settings(
 
     `trained_with` are mean and standard deviation of the weights that the run starts from.
     """
-    mean, std = distributed.from_first(lambda: _statistics(config, records, rows, trained_with))
+    stain = fit_stain(config, records, rows)
+    mean, std = distributed.from_first(
+        lambda: _statistics(config, records, rows, trained_with, stain)
+    )
     labels = records.manifest.label[rows]
     weights = _class_weights(config.loss.class_weights, labels, records.classes)
     counts = np.bincount(labels, minlength=len(records.classes))
-    return _settings(config, mean, std, weights, counts, steps_per_epoch)
+    target = None if stain is None else stain.target
+    return _settings(config, mean, std, weights, counts, steps_per_epoch, target)
 
 
 def settings_without_data(
@@ -122,6 +158,8 @@ def settings_without_data(
             )
     if config.loss.class_weights == "balanced":
         raise ValueError("class_weights='balanced' needs training images: call init_state(train)")
+    if config.data.stain != "none":
+        raise ValueError("data.stain is fitted to training images: call init_state(train)")
     if config.loss.name in WITH_COUNTS:
         raise ValueError(f"loss={config.loss.name!r} needs training images: call init_state(train)")
     mean, std = (
@@ -144,6 +182,7 @@ def _settings(
     class_weights: np.ndarray,
     class_counts: np.ndarray,
     steps_per_epoch: int,
+    stain_target: Any = None,
 ) -> states.Settings:
     def steps(field: str) -> float:
         section, name = field.split(".")
@@ -173,6 +212,7 @@ def _settings(
         class_counts=jnp.asarray(class_counts, jnp.float32),
         deferred_steps=jnp.float32(steps("loss.deferred")),
         swa_start=jnp.float32(steps("train.swa")),
+        stain_target=jnp.zeros((2, 4)) if stain_target is None else jnp.asarray(stain_target),
     )
 
 
@@ -247,6 +287,7 @@ def _statistics(
     records: data_records.Records,
     rows: np.ndarray,
     trained_with: tuple[list[float], list[float]] | None,
+    stain: Normalization | None,
 ) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each colour: given, of the weights, or fitted to training."""
     values: dict[str, np.ndarray] = {}
@@ -259,14 +300,24 @@ def _statistics(
     if "std" in values and not all(value > 0 for value in values["std"]):
         raise UserError(f"--config.data.std={config.data.std}: must be above 0")
     if len(values) < 2:
-        chunks = np.array_split(rows, -(-len(rows) // 256))
-        images = (image for chunk in chunks for image in records.images(chunk))
+        at_once = 256 if stain is None else _STAINED_AT_ONCE
+        chunks = np.array_split(rows, -(-len(rows) // at_once))
+        read = records.images if stain is None else _stained(records, stain)
+        images = (image for chunk in chunks for image in read(chunk))
         rule = functools.partial(foreground, background=records.background)
         mean, std = foreground_statistics(images, rule)
         values = {"mean": mean, "std": std} | values
     mean, std = values["mean"], values["std"]
     logging.info("mean %s, standard deviation %s", np.round(mean, 4), np.round(std, 4))
     return [float(value) for value in mean], [float(value) for value in std]
+
+
+def _stained(
+    records: data_records.Records, stain: Normalization
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Rows -> their images after stain normalisation, uint8."""
+    colours = jax.jit(lambda images: jnp.rint(255 * stain.colours(images)).astype(jnp.uint8))
+    return lambda rows: np.asarray(colours(records.images(rows)))
 
 
 def _three(text: str, field: str) -> np.ndarray:

@@ -36,6 +36,7 @@ class RecipeSettings(Settings):
     class_counts: Float[Array, " c"]  # training images
     deferred_steps: Float[Array, ""]  # class weights are used from this step on
     swa_start: Float[Array, ""]  # the parameters after this step are the first in the average
+    stain_target: Float[Array, "2 4"]  # of `data.stain`
 
 
 class Totals(struct.PyTreeNode):
@@ -58,7 +59,8 @@ class TrainState(struct.PyTreeNode):
     """Parameters, statistics, optimizer state, moving averages, sums, and the run's values.
 
     ``ema_params`` and ``ema_batch_stats`` are what is evaluated: moving averages, the mean of
-    `train.swa`, or the parameters of a schedule-free optimizer. They are empty dictionaries if the trained values are evaluated.
+    `train.swa`, or the parameters of a schedule-free optimizer. They are empty dictionaries if the
+    trained values are evaluated.
     """
 
     step: Int[Array, ""]
@@ -102,7 +104,11 @@ def settings_form(num_classes: int, *, recipe: bool = False) -> Settings:
     if not recipe:
         return Settings(**fields)
     return RecipeSettings(
-        **fields, class_counts=array(num_classes), deferred_steps=number, swa_start=number
+        **fields,
+        class_counts=array(num_classes),
+        deferred_steps=number,
+        swa_start=number,
+        stain_target=array(2, 4),
     )
 
 

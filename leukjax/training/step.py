@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from leukjax import sharding
 from leukjax.images.augment import Augment, augment
 from leukjax.images.mix import mix, partners
-from leukjax.images.normalize import standardize, to_float
+from leukjax.images.normalize import Normalization, standardize
+from leukjax.images.stain import Stain
 from leukjax.training import losses, optimizers
 from leukjax.training.data_placement import DEVICE_IMAGES, batch_shardings, lookup_images
 from leukjax.training.fine_tuning import FineTuning
@@ -50,6 +51,7 @@ class StepOptions:
     fine_tuning: FineTuning
     deferred: bool = False  # class weights are used from a step on
     swa: bool = False
+    stain: Stain | None = None
     recipe: bool = False  # the state holds `RecipeSettings`
 
     @property
@@ -103,9 +105,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         settings, count = state.settings, batch["label"].shape[0]
         key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
-        images, share = _prepare(
-            key, lookup_images(batch, mesh, image_sharding), settings, options.augment
-        )
+        images, share = _prepare(key, lookup_images(batch, mesh, image_sharding), settings, options)
         # Positions are below the batch size, so that the last number is free for dropout.
         dropout_key = jax.random.fold_in(key, jnp.uint32(2**32 - 1))
         targets = _targets(batch["label"], share, _class_weights(state, options))
@@ -158,16 +158,16 @@ def make_eval_step(
     state_shardings: TrainState,
     *,
     image_sharding: NamedSharding | None = None,
+    stain: Stain | None = None,
 ) -> EvalStep:
     """``eval_step(state, batch) -> float32[b, classes]``: logits, on every process.
 
-    `image_sharding` as in `make_train_step`.
+    `image_sharding` as in `make_train_step`, `stain` as in `StepOptions`.
     """
 
     def eval_step(state: TrainState, batch: Batch) -> Float[Array, "b c"]:
-        settings = state.settings
-        images = to_float(lookup_images(batch, mesh, image_sharding))
-        images = standardize(images, settings.mean, settings.std)
+        normalization = _normalization(state.settings, stain)
+        images = normalization(lookup_images(batch, mesh, image_sharding))
         logits: Any = module.apply(state.for_evaluation(), images, train=False)
         return logits.astype(jnp.float32)
 
@@ -184,21 +184,27 @@ def compiler_options(mesh: Mesh) -> dict[str, str] | None:
     return _KEEP_BARRIERS if mesh.devices.flat[0].platform == "cpu" else None
 
 
+def _normalization(settings: Settings, stain: Stain | None) -> Normalization:
+    target = settings.stain_target if isinstance(settings, RecipeSettings) else None
+    return Normalization(settings.mean, settings.std, target, stain)
+
+
 def _prepare(
     key: PRNGKeyArray,
     images: UInt8[Array, "b s s 3"],
     settings: Settings,
-    options: Augment | Augmentation,
+    options: StepOptions,
 ) -> tuple[Float[Array, "b s s 3"], Float[Array, " b"] | None]:
     """Augmented, mixed, normalised images, and the share of each that is its own (None: all)."""
     positions = jnp.arange(images.shape[0], dtype=jnp.int32)
-    floats, share = to_float(images), None
-    if isinstance(options, Augment):
-        floats = augment(key, floats, positions, options)
-        if options.mixup or options.cutmix:
-            floats, share = mix(key, floats, positions, options.mixup, options.cutmix)
+    floats, share = _normalization(settings, options.stain).colours(images), None
+    views = options.augment
+    if isinstance(views, Augment):
+        floats = augment(key, floats, positions, views)
+        if views.mixup or views.cutmix:
+            floats, share = mix(key, floats, positions, views.mixup, views.cutmix)
     else:
-        floats = options(key, floats, positions)
+        floats = views(key, floats, positions)
     return standardize(floats, settings.mean, settings.std), share
 
 

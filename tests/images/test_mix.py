@@ -63,7 +63,7 @@ def test_the_share_is_that_of_the_pixels(options):
     assert (cut == 0, cut == 16, 0 < cut < 16)[(options[0] == 0) + 2 * (0 not in options)]
 
 
-@pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
+@pytest.mark.parametrize("alpha", [0.2, 4.0])
 def test_shares_have_the_beta_distribution(alpha):
     share = np.asarray(run(jnp.zeros((8000, 1, 1, 1)), alpha)[1])
     assert share.mean() == pytest.approx(0.5, abs=0.02)
