@@ -74,6 +74,9 @@ FIELDS = {
     "data.sampling": Choice(
         "as_is", ("as_is", "class_balanced", "subject_balanced"), "order of training only"
     ),
+    "data.stain": Choice(
+        "none", ("none", "reinhard", "macenko"), "stain normalisation, fitted to training images"
+    ),
     "data.mean": Text(
         "auto", '"r,g,b" in [0, 1] | fit (training foreground) | auto (weights\' or fit)'
     ),
@@ -167,13 +170,21 @@ FIELDS = {
     "augment.blur": Number(0.0, (0, 30), "radius of defocus, in pixels of an image of 224"),
     "augment.noise": Number(0.0, (0, 1), "standard deviation of camera noise; white is 1"),
     "augment.debris": Number(0.0, (0, 100), "number of purple specks"),
+    # Pairs of a batch are mixed, and their labels; with both, one of the two per image.
+    "augment.mixup": Number(0.0, (0, 100), "share of an image from Beta(this, this); 0: off"),
+    "augment.cutmix": Number(0.0, (0, 100), "a box of another image, as augment.mixup; 0: off"),
     # Loss
     "loss.name": Choice(
-        "cross_entropy", ("cross_entropy", "focal", "custom"), "custom: given in Python"
+        "cross_entropy",
+        ("cross_entropy", "focal", "logit_adjusted", "ldam", "custom"),
+        "custom: given in Python",
     ),
     "loss.label_smoothing": Number(0.0, (0, 0.99), "share of the label spread over all classes"),
     "loss.class_weights": Text("none", 'none | balanced | "w0,w1,...", one weight per class'),
     "loss.focal_gamma": Number(2.0, (0, 100), "focal: exponent; 0 is cross-entropy"),
+    "loss.tau": Number(1.0, (0, 10), "logit_adjusted: factor of the log class frequency"),
+    "loss.margin": Number(0.5, (0, 100), "ldam: margin of the rarest class, in logits"),
+    "loss.deferred": Duration("0 epochs", "class weights are used from here on, 1 before"),
     # Optimizer
     "optimizer.name": Choice(
         "adam", optimizer_registry.names, "adam, adamw, sgd, one of optax, or a registered one"
@@ -211,6 +222,7 @@ FIELDS = {
     ).free(),
     "train.remat": Flag(False, "recompute inside each block: less memory, more time"),
     "train.ema_decay": Number(0.0, (0, 0.9999999), "moving average of parameters and statistics"),
+    "train.swa": Duration("0 epochs", "mean of all parameters from here on is evaluated; 0: off"),
     "train.eval_every": Duration("1 epochs", "duration between two validations"),
     "train.eval_batch_size": Whole(0, (0, 2**24), "global; 0: train.batch_size"),
     # Checkpoints

@@ -426,6 +426,11 @@ def _check_combinations(flat: dict[str, Any]) -> None:
         refuse("model.norm_batch", "must divide train.batch_size / train.accumulate")
     if flat["train.steps_per_call"] > 1 and flat["data.cache"] in ("none", "host"):
         refuse("train.steps_per_call", "above 1 needs data.cache=device")
+    if parse_duration(flat["train.swa"], "train.swa")[0] and flat["train.ema_decay"]:
+        refuse("train.swa", "give either this or train.ema_decay, not both")
+    deferred = parse_duration(flat["loss.deferred"], "loss.deferred")[0]
+    if deferred and flat["loss.class_weights"] == "none":
+        refuse("loss.deferred", "needs loss.class_weights, which are used from then on")
     if flat["model.name"] == "bit" and flat["model.depth"] < 50:
         refuse("model.depth", "bit has 50, 101 and 152")
     if flat["init.sha256"] and not re.fullmatch("[0-9a-f]{64}", flat["init.sha256"]):

@@ -107,6 +107,8 @@ def test_overrides_take_the_type_of_the_field():
         ("model.norm_batch", "5", "must divide"),
         ("split.fold", "5", "must be below split.folds=5"),
         ("mesh.data", "0", "must be -1"),
+        ("loss.deferred", "5 epochs", "needs loss.class_weights"),
+        ("train.swa", "often", "must read like"),
     ],
 )
 def test_a_wrong_override_names_the_field_and_the_fix(field, value, says):
@@ -184,6 +186,12 @@ def test_durations():
     assert steps("7 steps") == 7
     assert steps("1 step") == 1
     assert steps("3.2e2 examples") == 10
+
+
+def test_two_averages_are_refused():
+    both = {"train.swa": "3 epochs", "train.ema_decay": 0.9}
+    with pytest.raises(UserError, match=r"train\.swa=3 epochs: give either this or train\.ema_de"):
+        config.load("cnn", both)
 
 
 def test_differences_name_both_values_and_leave_out_what_is_free():

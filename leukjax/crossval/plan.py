@@ -25,7 +25,7 @@ FILE = "crossval.json"
 # an image may differ, because folds are made of groups.
 _PREPARATION = (
     *("data.image_size", "data.crop", "data.denoise", "data.mean", "data.std", "data.sampling"),
-    "data.cache_dir",
+    *("data.stain", "data.cache_dir"),
 )
 Values = dict[str, Any]  # field -> value
 

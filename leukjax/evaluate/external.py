@@ -33,7 +33,7 @@ from leukjax.rundir import RunDir
 from leukjax.storage import write_atomic
 
 # Fields of the section data that say how images are prepared: those of the run are used.
-_OF_THE_RUN = ("image_size", "crop", "denoise", "mean", "std", "positive")
+_OF_THE_RUN = ("image_size", "crop", "denoise", "stain", "mean", "std", "positive")
 
 
 @dataclasses.dataclass(frozen=True)

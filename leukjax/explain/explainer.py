@@ -15,7 +15,7 @@ from leukjax.data.image_stats import foreground
 from leukjax.explain.maps import TOLERANCE, incompleteness, pixel_baseline
 from leukjax.explain.methods import METHODS, Settings, attribute
 from leukjax.explain.network import Network, score
-from leukjax.images.normalize import standardize, to_float
+from leukjax.images.normalize import Normalization
 from leukjax.predict.member import Member
 
 MOST_STEPS = 1024  # points of integrated gradients
@@ -71,9 +71,6 @@ def explain(
     """
     size = model.batch_size
     module = network_of(model).module
-    statistics = tuple(
-        np.asarray(model.preprocessing[name], np.float32) for name in ("mean", "std")
-    )
     batches = []
     for start in range(0, max(1, len(images)), size):
         count = len(images[start : start + size])
@@ -82,7 +79,7 @@ def explain(
         blank = padded if baseline != "blurred" else _blurred(padded, model)
         variables, batch, classes, blank = model.on_devices(padded, classes, blank)
         compute = functools.partial(
-            _explain, module, variables, statistics, batch, classes, blank,
+            _explain, module, variables, model.normalization, batch, classes, blank,
             method=method, settings=settings, baseline=baseline,
         )  # fmt: skip
         batches.append(_explain_batch(compute, count, method, settings.steps))
@@ -154,7 +151,7 @@ def _blurred(images: UInt8[np.ndarray, "n s s 3"], model: Member) -> UInt8[np.nd
 def _explain(
     module: nn.Module,
     variables: dict,
-    statistics: tuple[Float32[Array, "3"], Float32[Array, "3"]],
+    normalization: Normalization,
     images: UInt8[Array, "n s s 3"],
     targets: Int[Array, " n"],
     blank: UInt8[Array, "n s s 3"],
@@ -165,11 +162,11 @@ def _explain(
     baseline: str,
 ) -> tuple[Array, Array, Array]:
     network = Network(module, variables)
-    normalized = standardize(to_float(images), *statistics)
+    normalized = normalization(images)
     if baseline == "blurred":
-        reference = standardize(to_float(blank), *statistics)
+        reference = normalization(blank)
     else:
-        reference = pixel_baseline(baseline, *statistics)
+        reference = pixel_baseline(baseline, normalization.mean, normalization.std)
     maps = attribute(network, normalized, targets, method, settings, reference, segment)
     scores = score(network.logits(normalized), targets, settings.kind)
     if not METHODS[method].pixels:

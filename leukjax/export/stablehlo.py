@@ -93,7 +93,7 @@ def description(member: Member) -> dict[str, Any]:
     preprocessing = member.preprocessing
     copied = (
         *("classes", "positive", "data", "synthetic", "background", "crop", "denoise"),
-        *("image_size", "resize", "scale", "mean", "std", "compute_dtype", "versions"),
+        *("image_size", "resize", "scale", "stain", "mean", "std", "compute_dtype", "versions"),
     )
     # [size of the image, window], as `Member.preprocess` crops; 0 = images of any size.
     windows = [[0, preprocessing["crop"]]] if preprocessing["crop"] else []

@@ -39,6 +39,8 @@ class Augment:
         contrast: the factor is uniform in 1 +- contrast, about the foreground's mean colour.
         stain, illumination, blur, noise, debris: largest degree of distortions of the robustness
             suite; see `perturb`.
+        mixup, cutmix: each image is mixed with another one of the batch, and its label too, with a
+            share from Beta(mixup, mixup); see `mix.mix`. 0: off. `augment` leaves this to the step.
         background: "black": pixels from outside the image are 0, and exactly black pixels stay
             black. "edge": the outermost pixels are repeated, and every pixel counts as foreground
             (bright backgrounds).
@@ -55,6 +57,8 @@ class Augment:
     blur: float = 0.0
     noise: float = 0.0
     debris: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
     background: Literal["black", "edge"] = "black"
 
 

@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterable
 
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jaxtyping import Array, Bool, Float, Float32, UInt8
 
 from leukjax.errors import UserError
+from leukjax.images import stain as stains
 
 # A constant channel (a grey image, a missing stain) must not cause a division by 0; one step of
 # uint8 is the smallest spread of pixels.
@@ -23,6 +25,33 @@ def standardize(
 ) -> Float[Array, "*batch h w c"]:
     """Subtracts `mean` and divides by `std` in each channel; both in units of [0, 1]."""
     return (images - mean) / std
+
+
+class Normalization(struct.PyTreeNode):
+    """Turns prepared images uint8[n, s, s, 3] into the float32 input of a network.
+
+    Attributes:
+      mean, std: of each channel, in units of [0, 1].
+      target: of the stain normalisation (`stain.measure`).
+      stain: what is compiled in; None: no stain normalisation.
+    """
+
+    mean: Float[Array, "3"]
+    std: Float[Array, "3"]
+    target: Float[Array, "2 4"] | None = None
+    stain: stains.Stain | None = struct.field(pytree_node=False, default=None)
+
+    def colours(self, images: UInt8[Array, "n s s 3"]) -> Float32[Array, "n s s 3"]:
+        """Images in [0, 1], after stain normalisation."""
+        floats = to_float(images)
+        if self.stain is None:
+            return floats
+        assert self.target is not None
+        return stains.normalize(floats, self.target, self.stain)
+
+    def __call__(self, images: UInt8[Array, "n s s 3"]) -> Float32[Array, "n s s 3"]:
+        """The input of the network."""
+        return standardize(self.colours(images), self.mean, self.std)
 
 
 def foreground_statistics(

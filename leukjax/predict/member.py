@@ -20,7 +20,8 @@ from leukjax.checkpoints import reader
 from leukjax.data import preprocess
 from leukjax.data.datasets import cnmc
 from leukjax.errors import UserError
-from leukjax.images.normalize import standardize, to_float
+from leukjax.images.normalize import Normalization
+from leukjax.images.stain import Stain
 from leukjax.metrics import calibration
 from leukjax.models.registry import model_from_fields
 from leukjax.rundir import RunDir
@@ -101,8 +102,7 @@ class Member:
 
     def normalize(self, images: UInt8[Array, "n s s 3"]) -> Float32[Array, "n s s 3"]:
         """Turns prepared images into the input of the network."""
-        mean, std = self._statistics
-        return standardize(to_float(jnp.asarray(images)), jnp.asarray(mean), jnp.asarray(std))
+        return self.normalization(jnp.asarray(images))
 
     def logits(self, normalized: Float[Array, "n s s 3"]) -> Float32[Array, "n c"]:
         """Returns logits of normalized images; differentiable, not divided by the temperature."""
@@ -146,7 +146,7 @@ class Member:
         count = len(images)
         variables, batch = self.on_devices(self.padded(images))
         results = _forward(
-            self.module, variables, self._statistics, self.temperature, batch, tta=tta
+            self.module, variables, self.normalization, self.temperature, batch, tta=tta
         )
 
         def wait() -> Outputs:
@@ -167,9 +167,15 @@ class Member:
         return variables, *(sharding.put(a, sharding.batch_sharding(mesh)) for a in arrays)
 
     @functools.cached_property
-    def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        values = (self.preprocessing["mean"], self.preprocessing["std"])
-        return np.asarray(values[0], np.float32), np.asarray(values[1], np.float32)
+    def normalization(self) -> Normalization:
+        """Turns prepared images into the input of the network."""
+        content = self.preprocessing
+        mean, std = (jnp.asarray(content[name], jnp.float32) for name in ("mean", "std"))
+        if content["stain"] == "none":
+            return Normalization(mean, std)
+        target = jnp.asarray(content["stain_target"], jnp.float32)
+        stain = Stain(content["stain"], content["background"] == "black")
+        return Normalization(mean, std, target, stain)
 
     @functools.cached_property
     def _placed(self) -> tuple[Mesh, Any]:
@@ -182,7 +188,7 @@ class Member:
 def _forward(
     module: nn.Module,
     variables: Any,
-    statistics: tuple[Float32[Array, "3"], Float32[Array, "3"]],
+    normalization: Normalization,
     temperature: float,
     images: UInt8[Array, "n s s 3"],
     *,
@@ -193,7 +199,7 @@ def _forward(
     def apply(images: Array) -> tuple[Array, Array]:
         logits, sown = module.apply(
             variables,
-            standardize(to_float(images), *statistics),
+            normalization(images),
             train=False,
             mutable=["intermediates"],
         )

@@ -8,18 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from jaxtyping import Float, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from leukjax.data.image_stats import foreground
 from leukjax.data.records import Records
 from leukjax.errors import UserError
-from leukjax.images.augment import augment
+from leukjax.images.augment import Augment, augment
 from leukjax.images.distort import DISTORTIONS, SEVERITIES, distort, seeds_of
+from leukjax.images.mix import mix
 from leukjax.images.normalize import to_float
 from leukjax.report.style import save_as, style
-from leukjax.training.hyperparameters import augment_options
+from leukjax.training.hyperparameters import augment_options, fit_stain
 from leukjax.training.training_data import make_batches, records_of, split_of
 
 
@@ -41,11 +42,10 @@ def write(config: ConfigDict, output: Path, *, rows: int, views: int) -> None:
     size = min(rows, len(train))
     batch = make_batches(config, records, train, size, training=True).batch(0)
     options = augment_options(config, records.background)
-    raw, positions = to_float(jnp.asarray(batch["image"])), jnp.arange(size)
+    raw, stain = jnp.asarray(batch["image"]), fit_stain(config, records, train)
+    floats = to_float(raw) if stain is None else stain.colours(raw)
     key = jax.random.key(config.seed)
-    augmented = [
-        augment(jax.random.fold_in(key, step), raw, positions, options) for step in range(views)
-    ]
+    augmented = [_view(jax.random.fold_in(key, step), floats, options) for step in range(views)]
     manifest = records.manifest
     names = [
         f"{manifest.classes[label]}, {manifest.subject[row]}"
@@ -53,6 +53,17 @@ def write(config: ConfigDict, output: Path, *, rows: int, views: int) -> None:
     ]
     title = _title(records, f"raw, and {views} augmented views")
     _save(sheet(batch["image"], np.stack(augmented, axis=1), names, title), output)
+
+
+def _view(
+    key: PRNGKeyArray, images: Float[Array, "n s s 3"], options: Augment
+) -> Float[Array, "n s s 3"]:
+    """Augmented images, each mixed with the one in the next row if the config says so."""
+    positions = jnp.arange(len(images))
+    images = augment(key, images, positions, options)
+    if options.mixup or options.cutmix:
+        images, _ = mix(key, images, positions, options.mixup, options.cutmix)
+    return images
 
 
 def write_distorted(config: ConfigDict, output: Path) -> None:

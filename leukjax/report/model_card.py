@@ -109,7 +109,8 @@ def _data(
         data = config["data"]
         lines.append(
             f"Images: crop {data['crop'] or 'none'}, denoise {data['denoise']}, resized to"
-            f" {data['image_size']} px, standardised by mean and spread of the training images."
+            f" {data['image_size']} px, stain normalisation {data['stain']}, standardised by mean"
+            " and spread of the training images."
         )
     else:
         accesses = summary["test_openings"]

@@ -128,8 +128,11 @@ class RunDir:
 
     def preprocessing(self) -> dict[str, Any]:
         """Returns how an image becomes the input of the network; agrees with the config."""
-        optional = {"init": schema.init}
+        optional = schema.PREPROCESSING_OPTIONAL
         content = self._checked(PREPROCESSING, schema.PREPROCESSING_FIELDS, optional=optional)
+        content = {"stain": "none", **content}  # runs before it was recorded had none
+        if content["stain"] != "none" and "stain_target" not in content:
+            raise self._damaged(PREPROCESSING, "lacks stain_target")
         self._check_positive(PREPROCESSING, content)
         config = self.config()
         content["model"] = {**config.model.to_dict(), **content["model"]}
@@ -138,6 +141,7 @@ class RunDir:
             "image_size": config.data.image_size,
             "crop": config.data.crop,
             "denoise": config.data.denoise,
+            "stain": config.data.stain,
             "compute_dtype": config.compute_dtype,
             "model": config.model.to_dict(),
         }

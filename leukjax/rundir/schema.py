@@ -140,10 +140,22 @@ INIT_FIELDS: dict[str, Check] = {
 }
 
 
-def _protocol(value: Any) -> None:
-    field = configs.fields()["split.protocol"]
-    assert isinstance(field, Choice)
-    _one_of(*field.values)(value)
+def _choice_of(name: str) -> Check:
+    def check(value: Any) -> None:
+        field = configs.fields()[name]
+        assert isinstance(field, Choice)
+        _one_of(*field.values)(value)
+
+    return check
+
+
+def _stain_target(value: Any) -> None:
+    check_number = number(-10, 10)
+    rows = value if isinstance(value, list) else []
+    if len(rows) != 2 or not all(isinstance(row, list) and len(row) == 4 for row in rows):
+        raise ValueError("must be two lists of four numbers")
+    for each in (*rows[0], *rows[1]):
+        check_number(each)
 
 
 def _groups(value: Any) -> None:
@@ -157,7 +169,7 @@ DATA_OPTIONAL: dict[str, Check] = {
     "subjects": _COUNT,
     "groups": _COUNT,
     "classes": _classes,
-    "protocol": _protocol,
+    "protocol": _choice_of("split.protocol"),
     "init": init,
 }
 SUMMARY_FIELDS: dict[str, Check] = {
@@ -195,4 +207,9 @@ PREPROCESSING_FIELDS: dict[str, Check] = {
     "model": lambda value: check_fields(value, {"name": text}),
     "compute_dtype": text,
     "versions": _versions,
+}
+PREPROCESSING_OPTIONAL: dict[str, Check] = {
+    "init": init,
+    "stain": _choice_of("data.stain"),
+    "stain_target": _stain_target,
 }

@@ -80,7 +80,7 @@ def _make(spec: StepSpec) -> CompiledSteps:
     init, form = states.make_init(
         spec.module,
         spec.options.optimizer.init,
-        num_classes=spec.num_classes,
+        settings=states.settings_form(spec.num_classes, recipe=spec.options.recipe),
         image_size=spec.image_size,
         ema=spec.options.keeps_evaluation_params,
         mesh=spec.mesh,
@@ -100,6 +100,10 @@ def _make(spec: StepSpec) -> CompiledSteps:
         for steps in {1, spec.steps_per_call}
     }
     eval_step = make_eval_step(
-        spec.module, spec.mesh, shardings, image_sharding=spec.image_sharding
+        spec.module,
+        spec.mesh,
+        shardings,
+        image_sharding=spec.image_sharding,
+        stain=spec.options.stain,
     )
     return CompiledSteps(init, form, train_steps, eval_step)

@@ -89,10 +89,13 @@ def write_preprocessing(run: Run) -> None:
         "scale": "uint8 / 255",
         "mean": [float(value) for value in np.asarray(settings.mean)],
         "std": [float(value) for value in np.asarray(settings.std)],
+        "stain": config.data.stain,
         "model": config.model.to_dict(),
         "compute_dtype": config.compute_dtype,
         "versions": versions(),
     }
+    if config.data.stain != "none":
+        content["stain_target"] = np.asarray(settings.stain_target, float).tolist()
     if run.initial.facts:
         content["init"] = dict(run.initial.facts)
     if jax.process_index() == 0:

@@ -1,9 +1,10 @@
 """What a config contributes to the step: options that are compiled in, and values in the state."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
@@ -14,15 +15,18 @@ from leukjax import distributed
 from leukjax.data import records as data_records
 from leukjax.data.image_stats import foreground
 from leukjax.errors import UserError
+from leukjax.fields import parse_duration
+from leukjax.images import stain as stains
 from leukjax.images.augment import Augment
-from leukjax.images.normalize import foreground_statistics
+from leukjax.images.normalize import Normalization, foreground_statistics
 from leukjax.models import hybrid_vit, vit
 from leukjax.training import state as states
 from leukjax.training.fine_tuning import FineTuning
-from leukjax.training.losses import LossOptions
+from leukjax.training.losses import WITH_COUNTS, LossOptions
 from leukjax.training.optimizers import Schedule, from_config
 from leukjax.training.step import StepOptions
 
+_STAINED_AT_ONCE = 32  # images whose stains are measured in one call: at 224 px, 150 MB
 _FEWEST_TOKENS = 4  # per side of an image: with fewer, attention has little to relate
 # Model -> pixels per side of a token of a variant, and the variant with the smallest tokens.
 _TRANSFORMERS = {"hybrid_vit": (hybrid_vit.stride, "small"), "vit": (vit.stride, "tiny")}
@@ -45,19 +49,70 @@ def step_options(
       background: of the images, "black" or "bright".
       python: fields of `StepOptions` that were given in Python.
     """
-    options = config.optimizer
+    options, loss = config.optimizer, config.loss
     fields: dict[str, Any] = {
         "augment": augment_options(config, background),
-        "loss": LossOptions(config.loss.name, config.loss.label_smoothing, config.loss.focal_gamma),
+        "loss": LossOptions(
+            loss.name, loss.label_smoothing, loss.focal_gamma, loss.tau, loss.margin
+        ),
         "schedule": Schedule(options.schedule, options.final, options.step_factor),
         "accumulate": config.train.accumulate,
         "ema_decay": config.train.ema_decay,
         "fine_tuning": FineTuning.of(options),
+        "deferred": _is_on(config, "loss.deferred"),
+        "swa": _is_on(config, "train.swa"),
+        "stain": stain_options(config, background),
+        "recipe": _needs_recipe(config),
         **(python or {}),
     }
     if "optimizer" not in fields:
         fields["optimizer"] = from_config(options)
+    if fields["swa"] and fields["optimizer"].evaluation_params is not None:
+        raise UserError(
+            f"--config.train.swa={config.train.swa}: {options.name} has an average of its own, "
+            "which is evaluated; set train.swa='0 epochs'"
+        )
     return StepOptions(**fields)
+
+
+def _is_on(config: ConfigDict, field: str) -> bool:
+    """Whether a duration that switches something on is above 0."""
+    section, name = field.split(".")
+    return parse_duration(config[section][name], field)[0] > 0
+
+
+def _needs_recipe(config: ConfigDict) -> bool:
+    """Whether the settings are `RecipeSettings`."""
+    durations = any(_is_on(config, field) for field in ("loss.deferred", "train.swa"))
+    return durations or config.loss.name in WITH_COUNTS or config.data.stain != "none"
+
+
+def stain_options(config: ConfigDict, background: str) -> stains.Stain | None:
+    """The stain normalisation of a config, for images with this background; None: none."""
+    if config.data.stain == "none":
+        return None
+    return stains.Stain(config.data.stain, background == "black")
+
+
+def fit_stain(
+    config: ConfigDict, records: data_records.Records, rows: np.ndarray
+) -> Normalization | None:
+    """The stain normalisation fitted to at most `stain.SAMPLE` evenly spaced training images.
+
+    Returns:
+      It, with mean 0 and standard deviation 1; None without one.
+    """
+    stain = stain_options(config, records.background)
+    if stain is None:
+        return None
+
+    def target() -> list[list[float]]:
+        chosen = rows[np.unique(np.linspace(0, len(rows) - 1, stains.SAMPLE).astype(int))]
+        batches = np.array_split(chosen, -(-len(chosen) // _STAINED_AT_ONCE))
+        return stains.fit(map(records.images, batches), stain).tolist()
+
+    fitted = jnp.asarray(distributed.from_first(target), jnp.float32)
+    return Normalization(jnp.zeros(3), jnp.ones(3), fitted, stain)
 
 
 def make_settings(
@@ -71,10 +126,15 @@ def make_settings(
 
     `trained_with` are mean and standard deviation of the weights that the run starts from.
     """
-    mean, std = distributed.from_first(lambda: _statistics(config, records, rows, trained_with))
+    stain = fit_stain(config, records, rows)
+    mean, std = distributed.from_first(
+        lambda: _statistics(config, records, rows, trained_with, stain)
+    )
     labels = records.manifest.label[rows]
     weights = _class_weights(config.loss.class_weights, labels, records.classes)
-    return _settings(config, mean, std, weights, steps_per_epoch)
+    counts = np.bincount(labels, minlength=len(records.classes))
+    target = None if stain is None else stain.target
+    return _settings(config, mean, std, weights, counts, steps_per_epoch, target)
 
 
 def settings_without_data(
@@ -100,6 +160,10 @@ def settings_without_data(
             )
     if config.loss.class_weights == "balanced":
         raise ValueError("class_weights='balanced' needs training images: call init_state(train)")
+    if config.data.stain != "none":
+        raise ValueError("data.stain is fitted to training images: call init_state(train)")
+    if config.loss.name in WITH_COUNTS:
+        raise ValueError(f"loss={config.loss.name!r} needs training images: call init_state(train)")
     mean, std = (
         _three(value, f"data.{name}") if isinstance(value, str) else value
         for name, value in zip(("mean", "std"), statistics, strict=True)
@@ -110,11 +174,17 @@ def settings_without_data(
         if options.schedule != "constant" or not options.warmup.startswith("0 "):
             raise ValueError("the schedule of the learning rate needs steps_per_epoch")
         steps_per_epoch = 1
-    return _settings(config, mean, std, weights, steps_per_epoch)
+    return _settings(config, mean, std, weights, np.zeros(num_classes), steps_per_epoch)
 
 
 def _settings(
-    config: ConfigDict, mean: Any, std: Any, class_weights: np.ndarray, steps_per_epoch: int
+    config: ConfigDict,
+    mean: Any,
+    std: Any,
+    class_weights: np.ndarray,
+    class_counts: np.ndarray,
+    steps_per_epoch: int,
+    stain_target: Any = None,
 ) -> states.Settings:
     def steps(field: str) -> float:
         section, name = field.split(".")
@@ -127,15 +197,24 @@ def _settings(
             )
         )
 
-    return states.Settings(
-        seed=jnp.uint32(config.seed),
-        mean=jnp.asarray(mean, jnp.float32),
-        std=jnp.asarray(std, jnp.float32),
-        class_weights=jnp.asarray(class_weights, jnp.float32),
-        learning_rate=jnp.float32(config.optimizer.learning_rate),
-        total_steps=jnp.float32(max(1, round(config.train.epochs * steps_per_epoch))),
-        warmup_steps=jnp.float32(steps("optimizer.warmup")),
-        step_every=jnp.float32(max(1.0, steps("optimizer.step_every"))),
+    fields: dict[str, Any] = {
+        "seed": jnp.uint32(config.seed),
+        "mean": jnp.asarray(mean, jnp.float32),
+        "std": jnp.asarray(std, jnp.float32),
+        "class_weights": jnp.asarray(class_weights, jnp.float32),
+        "learning_rate": jnp.float32(config.optimizer.learning_rate),
+        "total_steps": jnp.float32(max(1, round(config.train.epochs * steps_per_epoch))),
+        "warmup_steps": jnp.float32(steps("optimizer.warmup")),
+        "step_every": jnp.float32(max(1.0, steps("optimizer.step_every"))),
+    }
+    if not _needs_recipe(config):
+        return states.Settings(**fields)
+    return states.RecipeSettings(
+        **fields,
+        class_counts=jnp.asarray(class_counts, jnp.float32),
+        deferred_steps=jnp.float32(steps("loss.deferred")),
+        swa_start=jnp.float32(steps("train.swa")),
+        stain_target=jnp.zeros((2, 4)) if stain_target is None else jnp.asarray(stain_target),
     )
 
 
@@ -162,8 +241,30 @@ def warn(config: ConfigDict, settings: states.Settings) -> None:
             total,
             config.train.epochs / 3,
         )
+    if isinstance(settings, states.RecipeSettings):
+        _warn_of_late_start(config, "train.swa", settings.swa_start, total)
+        _warn_of_late_start(config, "loss.deferred", settings.deferred_steps, total)
+    balanced = config.loss.class_weights != "none" or config.data.sampling == "class_balanced"
+    if config.loss.name == "logit_adjusted" and balanced:
+        logging.warning(
+            "loss.name=logit_adjusted corrects for the class frequencies, and so do "
+            "loss.class_weights=%s and data.sampling=%s; keep one of them",
+            config.loss.class_weights,
+            config.data.sampling,
+        )
     if config.model.name in _TRANSFORMERS:
         _warn_of_few_tokens(config.model, config.data.image_size)
+
+
+def _warn_of_late_start(config: ConfigDict, field: str, start: Any, total: int) -> None:
+    if start < total:
+        return
+    section, name = field.split(".")
+    logging.warning(
+        "%s=%s is not before the end of the training (%d of %d steps) and changes nothing; set "
+        "--config.%s='%g epochs' or a larger train.epochs",
+        *(field, config[section][name], int(start), total, field, config.train.epochs * 0.75),
+    )
 
 
 def _warn_of_few_tokens(model: ConfigDict, size: int) -> None:
@@ -189,6 +290,7 @@ def _statistics(
     records: data_records.Records,
     rows: np.ndarray,
     trained_with: tuple[list[float], list[float]] | None,
+    stain: Normalization | None,
 ) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each colour: given, of the weights, or fitted to training."""
     values: dict[str, np.ndarray] = {}
@@ -201,14 +303,24 @@ def _statistics(
     if "std" in values and not all(value > 0 for value in values["std"]):
         raise UserError(f"--config.data.std={config.data.std}: must be above 0")
     if len(values) < 2:
-        chunks = np.array_split(rows, -(-len(rows) // 256))
-        images = (image for chunk in chunks for image in records.images(chunk))
+        at_once = 256 if stain is None else _STAINED_AT_ONCE
+        chunks = np.array_split(rows, -(-len(rows) // at_once))
+        read = records.images if stain is None else _stained(records, stain)
+        images = (image for chunk in chunks for image in read(chunk))
         rule = functools.partial(foreground, background=records.background)
         mean, std = foreground_statistics(images, rule)
         values = {"mean": mean, "std": std} | values
     mean, std = values["mean"], values["std"]
     logging.info("mean %s, standard deviation %s", np.round(mean, 4), np.round(std, 4))
     return [float(value) for value in mean], [float(value) for value in std]
+
+
+def _stained(
+    records: data_records.Records, stain: Normalization
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Rows -> their images after stain normalisation, uint8."""
+    colours = jax.jit(lambda images: jnp.rint(255 * stain.colours(images)).astype(jnp.uint8))
+    return lambda rows: np.asarray(colours(records.images(rows)))
 
 
 def _three(text: str, field: str) -> np.ndarray:

@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+# Losses that need the number of training images of each class.
+WITH_COUNTS = ("logit_adjusted", "ldam")
+
 
 @dataclasses.dataclass(frozen=True)
 class LossOptions:
@@ -15,25 +18,60 @@ class LossOptions:
     name: str = "cross_entropy"
     label_smoothing: float = 0.0
     focal_gamma: float = 2.0
+    tau: float = 1.0
+    margin: float = 0.5
 
 
 def per_example(
-    logits: Float[Array, "b c"], labels: Int[Array, " b"], options: LossOptions
+    logits: Float[Array, "b c"],
+    labels: Int[Array, " b"],
+    options: LossOptions,
+    class_counts: Float[Array, " c"] | None = None,
 ) -> Float[Array, " b"]:
-    """Cross-entropy or focal loss in float32, in nats.
+    """Cross-entropy, focal, logit-adjusted or LDAM loss in float32, in nats.
 
     Smoothing mixes the one-hot target with the uniform one (Szegedy et al. 2016, section 7). The
     focal loss weighs each class's term with (1 - p)^gamma (Lin et al. 2017, equation 4, without
     alpha: class weights serve for that); with a gamma of 0 it is the cross-entropy, to the bit.
+
+    Args:
+      logits: of the model; predictions are their softmax, whatever the loss.
+      labels: class of each example.
+      options: static.
+      class_counts: training images of each class, for the losses of `WITH_COUNTS`.
     """
     classes = logits.shape[-1]
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    logits = logits.astype(jnp.float32)
     target = jax.nn.one_hot(labels, classes, dtype=jnp.float32)
+    if options.name in WITH_COUNTS:
+        assert class_counts is not None
+        logits = _adjusted(logits, target, options, class_counts)
+    log_p = jax.nn.log_softmax(logits)
     if options.label_smoothing:
         target = (1 - options.label_smoothing) * target + options.label_smoothing / classes
     if options.name == "focal" and options.focal_gamma:
         log_p = _focal(log_p, options.focal_gamma)
     return -jnp.sum(target * log_p, axis=-1)
+
+
+def _adjusted(
+    logits: Float[Array, "b c"],
+    one_hot: Float[Array, "b c"],
+    options: LossOptions,
+    class_counts: Float[Array, " c"],
+) -> Float[Array, "b c"]:
+    """Logits whose cross-entropy is the loss; a class without images counts as one image.
+
+    logit_adjusted adds tau times the logarithm of the class's frequency (Menon et al. 2021,
+    equation 10). ldam subtracts from the logit of the label a margin proportional to n^(-1/4) for n
+    images of the class, the largest one `margin` (Cao et al. 2019, equations 12 and 13; without the
+    normalised head and the scale of 30 of its code).
+    """
+    counts = jnp.maximum(class_counts, 1.0)
+    if options.name == "logit_adjusted":
+        return logits + options.tau * jnp.log(counts / jnp.sum(counts))
+    margins = options.margin * (jnp.min(counts) / counts) ** 0.25
+    return logits - one_hot * margins
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

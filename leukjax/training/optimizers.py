@@ -279,6 +279,20 @@ def average_decay(step: Int[Array, ""], decay: float) -> Float[Array, ""]:
     return jnp.minimum(jnp.float32(decay), (1 + now) / (10 + now))
 
 
+def mean_decay(step: Int[Array, ""], start: Float[Array, ""]) -> Float[Array, ""]:
+    """Decay that makes a moving average the plain mean of the parameters from `start` steps on.
+
+    Stochastic weight averaging (Izmailov et al. 2018) over every step in place of every epoch.
+    Before `start`, and at it, the average is the parameters themselves.
+
+    Args:
+      step: counted from 0; the parameters after it are averaged.
+      start: number of steps done after which the first parameters count.
+    """
+    earlier = jnp.maximum(step.astype(jnp.float32) + 1 - start, 0)  # that are in the mean already
+    return earlier / (earlier + 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """How the learning rate changes after the warm-up; see the section ``optimizer``."""

@@ -27,6 +27,18 @@ class Settings(struct.PyTreeNode):
     step_every: Float[Array, ""]
 
 
+class RecipeSettings(Settings):
+    """The settings of a run whose recipe needs more values.
+
+    A class of its own: the state of every other run, and so its checkpoints, stay as they were.
+    """
+
+    class_counts: Float[Array, " c"]  # training images
+    deferred_steps: Float[Array, ""]  # class weights are used from this step on
+    swa_start: Float[Array, ""]  # the parameters after this step are the first in the average
+    stain_target: Float[Array, "2 4"]  # of `data.stain`
+
+
 class Totals(struct.PyTreeNode):
     """Sums since the last line of the log; in the state, so that they survive a resume."""
 
@@ -46,8 +58,9 @@ class Totals(struct.PyTreeNode):
 class TrainState(struct.PyTreeNode):
     """Parameters, statistics, optimizer state, moving averages, sums, and the run's values.
 
-    ``ema_params`` and ``ema_batch_stats`` are what is evaluated: moving averages, or the parameters
-    of a schedule-free optimizer. They are empty dictionaries if the trained values are evaluated.
+    ``ema_params`` and ``ema_batch_stats`` are what is evaluated: moving averages, the mean of
+    `train.swa`, or the parameters of a schedule-free optimizer. They are empty dictionaries if the
+    trained values are evaluated.
     """
 
     step: Int[Array, ""]
@@ -71,22 +84,31 @@ class TrainState(struct.PyTreeNode):
         return self.replace(totals=jax.device_put(Totals.zero(), places))
 
 
-def settings_form(num_classes: int) -> Settings:
-    """Shapes and dtypes of the settings; no arrays."""
+def settings_form(num_classes: int, *, recipe: bool = False) -> Settings:
+    """Shapes and dtypes of the settings, with those of `RecipeSettings` if asked; no arrays."""
 
     def array(*shape: int, dtype: Any = jnp.float32) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype)
 
     number = array()
-    return Settings(
-        seed=array(dtype=jnp.uint32),
-        mean=array(3),
-        std=array(3),
-        class_weights=array(num_classes),
-        learning_rate=number,
-        total_steps=number,
-        warmup_steps=number,
-        step_every=number,
+    fields: dict[str, Any] = {
+        "seed": array(dtype=jnp.uint32),
+        "mean": array(3),
+        "std": array(3),
+        "class_weights": array(num_classes),
+        "learning_rate": number,
+        "total_steps": number,
+        "warmup_steps": number,
+        "step_every": number,
+    }
+    if not recipe:
+        return Settings(**fields)
+    return RecipeSettings(
+        **fields,
+        class_counts=array(num_classes),
+        deferred_steps=number,
+        swa_start=number,
+        stain_target=array(2, 4),
     )
 
 
@@ -94,7 +116,7 @@ def make_init(
     module: nn.Module,
     init_optimizer: Callable[[Any], Any],
     *,
-    num_classes: int,
+    settings: Settings,
     image_size: int,
     ema: bool,
     mesh: Mesh,
@@ -107,7 +129,7 @@ def make_init(
     Args:
       module: the model.
       init_optimizer: parameters -> the optimizer's state.
-      num_classes: of the model.
+      settings: their form (`settings_form`).
       image_size: pixels per side of the images.
       ema: whether evaluated parameters are kept beside the trained ones.
       mesh: the devices.
@@ -135,7 +157,7 @@ def make_init(
             settings=settings,
         )
 
-    shapes = jax.eval_shape(init, settings_form(num_classes))
+    shapes = jax.eval_shape(init, settings)
     shardings = sharding.tree_shardings(shapes, mesh, rules)
     form = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),

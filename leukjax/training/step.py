@@ -1,8 +1,9 @@
 """The training step and the evaluation step, for all models and any number of devices."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +14,14 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from leukjax import sharding
 from leukjax.images.augment import Augment, augment
-from leukjax.images.normalize import standardize, to_float
+from leukjax.images.mix import mix, partners
+from leukjax.images.normalize import Normalization, standardize
+from leukjax.images.stain import Stain
 from leukjax.training import losses, optimizers
 from leukjax.training.data_placement import DEVICE_IMAGES, batch_shardings, lookup_images
 from leukjax.training.fine_tuning import FineTuning
 from leukjax.training.optimizers import Optimizer, Schedule
-from leukjax.training.state import Settings, Totals, TrainState
+from leukjax.training.state import RecipeSettings, Settings, Totals, TrainState
 
 # XLA:CPU takes barriers away before it joins equal computations and fuses others, and so would undo
 # every recomputation (`train.remat`) and compute the features of whole stages again inside a
@@ -46,11 +49,29 @@ class StepOptions:
     accumulate: int
     ema_decay: float
     fine_tuning: FineTuning
+    deferred: bool = False  # class weights are used from a step on
+    swa: bool = False
+    stain: Stain | None = None
+    recipe: bool = False  # the state holds `RecipeSettings`
 
     @property
     def keeps_evaluation_params(self) -> bool:
         """Whether the state holds other parameters for evaluation, in ``ema_params``."""
-        return self.ema_decay > 0 or self.optimizer.evaluation_params is not None
+        return self.ema_decay > 0 or self.swa or self.optimizer.evaluation_params is not None
+
+
+class Target(NamedTuple):
+    """What examples are compared with: a mixed example has two of these, its own and its partner's.
+
+    Attributes:
+      labels: the classes.
+      share: of each example.
+      weights: of each example in the loss; those of all targets of a batch sum to 1.
+    """
+
+    labels: Int[Array, " b"]
+    share: Float[Array, " b"]
+    weights: Float[Array, " b"]
 
 
 def make_train_step(
@@ -84,16 +105,13 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         settings, count = state.settings, batch["label"].shape[0]
         key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
-        images = _prepare(
-            key, lookup_images(batch, mesh, image_sharding), settings, options.augment
-        )
+        images, share = _prepare(key, lookup_images(batch, mesh, image_sharding), settings, options)
         # Positions are below the batch size, so that the last number is free for dropout.
         dropout_key = jax.random.fold_in(key, jnp.uint32(2**32 - 1))
-        weights = settings.class_weights[batch["label"]]
-        weights = weights / jnp.sum(weights)
+        targets = _targets(batch["label"], share, _class_weights(state, options))
 
-        micro = _split((images, batch["label"], weights), options.accumulate, mesh)
-        loss_of = _loss_function(module, options, dropout_key)
+        micro = _split((images, targets), options.accumulate, mesh)
+        loss_of = _loss_function(module, options, settings, dropout_key)
         value, correct, grads, statistics = _gradients(loss_of, state, micro, options.accumulate)
         norm = optax.global_norm(grads)
         rate = optimizers.learning_rate(
@@ -140,16 +158,16 @@ def make_eval_step(
     state_shardings: TrainState,
     *,
     image_sharding: NamedSharding | None = None,
+    stain: Stain | None = None,
 ) -> EvalStep:
     """``eval_step(state, batch) -> float32[b, classes]``: logits, on every process.
 
-    `image_sharding` as in `make_train_step`.
+    `image_sharding` as in `make_train_step`, `stain` as in `StepOptions`.
     """
 
     def eval_step(state: TrainState, batch: Batch) -> Float[Array, "b c"]:
-        settings = state.settings
-        images = to_float(lookup_images(batch, mesh, image_sharding))
-        images = standardize(images, settings.mean, settings.std)
+        normalization = _normalization(state.settings, stain)
+        images = normalization(lookup_images(batch, mesh, image_sharding))
         logits: Any = module.apply(state.for_evaluation(), images, train=False)
         return logits.astype(jnp.float32)
 
@@ -166,27 +184,69 @@ def compiler_options(mesh: Mesh) -> dict[str, str] | None:
     return _KEEP_BARRIERS if mesh.devices.flat[0].platform == "cpu" else None
 
 
+def _normalization(settings: Settings, stain: Stain | None) -> Normalization:
+    target = settings.stain_target if isinstance(settings, RecipeSettings) else None
+    return Normalization(settings.mean, settings.std, target, stain)
+
+
 def _prepare(
     key: PRNGKeyArray,
     images: UInt8[Array, "b s s 3"],
     settings: Settings,
-    options: Augment | Augmentation,
-) -> Float[Array, "b s s 3"]:
-    """Augmented, normalised images."""
+    options: StepOptions,
+) -> tuple[Float[Array, "b s s 3"], Float[Array, " b"] | None]:
+    """Augmented, mixed, normalised images, and the share of each that is its own (None: all)."""
     positions = jnp.arange(images.shape[0], dtype=jnp.int32)
-    floats = to_float(images)
-    if isinstance(options, Augment):
-        floats = augment(key, floats, positions, options)
+    floats, share = _normalization(settings, options.stain).colours(images), None
+    views = options.augment
+    if isinstance(views, Augment):
+        floats = augment(key, floats, positions, views)
+        if views.mixup or views.cutmix:
+            floats, share = mix(key, floats, positions, views.mixup, views.cutmix)
     else:
-        floats = options(key, floats, positions)
-    return standardize(floats, settings.mean, settings.std)
+        floats = views(key, floats, positions)
+    return standardize(floats, settings.mean, settings.std), share
 
 
-def _loss_function(module: nn.Module, options: StepOptions, dropout_key: PRNGKeyArray) -> Callable:
+def _class_weights(state: TrainState, options: StepOptions) -> Float[Array, " c"]:
+    """The class weights of this step: all 1 before `loss.deferred`."""
+    settings = state.settings
+    if not options.deferred:
+        return settings.class_weights
+    assert isinstance(settings, RecipeSettings)
+    return jnp.where(state.step < settings.deferred_steps, 1.0, settings.class_weights)
+
+
+def _targets(
+    labels: Int[Array, " b"],
+    share: Float[Array, " b"] | None,
+    class_weights: Float[Array, " c"],
+) -> tuple[Target, ...]:
+    """One target, or two with weights in proportion to share and class weight."""
+    own = class_weights[labels]
+    if share is None:
+        return (Target(labels, jnp.ones(labels.shape), own / jnp.sum(own)),)
+    others = partners(labels)
+    own, other = share * own, (1 - share) * class_weights[others]
+    total = jnp.sum(own + other)
+    return Target(labels, share, own / total), Target(others, 1 - share, other / total)
+
+
+def _loss_function(
+    module: nn.Module, options: StepOptions, settings: Settings, dropout_key: PRNGKeyArray
+) -> Callable:
     """``loss_of(params, statistics, micro_batch, index) -> loss, (new statistics, correct)``."""
+    per_example: Loss
+    if isinstance(options.loss, losses.LossOptions):
+        counts = settings.class_counts if isinstance(settings, RecipeSettings) else None
+        per_example = functools.partial(
+            losses.per_example, options=options.loss, class_counts=counts
+        )
+    else:
+        per_example = options.loss
 
     def loss_of(params: Any, statistics: Any, part: Any, index: Int[Array, ""] | int) -> Any:
-        images, labels, weights = part
+        images, targets = part
         logits, updated = module.apply(
             {"params": options.fine_tuning.stop_frozen(params), "batch_stats": statistics},
             images,
@@ -194,12 +254,10 @@ def _loss_function(module: nn.Module, options: StepOptions, dropout_key: PRNGKey
             rngs={"dropout": jax.random.fold_in(dropout_key, index)},
             mutable=["batch_stats"],
         )
-        if isinstance(options.loss, losses.LossOptions):
-            values = losses.per_example(logits, labels, options.loss)
-        else:
-            values = options.loss(logits, labels)
-        correct = jnp.sum(jnp.argmax(logits, -1) == labels).astype(jnp.float32)
-        return jnp.sum(weights * values), (updated.get("batch_stats", {}), correct)
+        predicted = jnp.argmax(logits, -1)
+        value = sum(jnp.sum(t.weights * per_example(logits, t.labels)) for t in targets)
+        correct = sum(jnp.sum(t.share * (predicted == t.labels)) for t in targets)
+        return value, (updated.get("batch_stats", {}), correct)
 
     return loss_of
 
@@ -236,7 +294,11 @@ def _update(
         ema_params = optimizer.evaluation_params(opt_state, params)
         ema_batch_stats = jax.tree.map(jnp.copy, statistics)
     else:
-        decay = optimizers.average_decay(state.step, options.ema_decay)
+        if options.swa:
+            assert isinstance(state.settings, RecipeSettings)
+            decay = optimizers.mean_decay(state.step, state.settings.swa_start)
+        else:
+            decay = optimizers.average_decay(state.step, options.ema_decay)
         ema_params = fine_tuning.keep_frozen(_average(state.ema_params, params, decay), params)
         ema_batch_stats = _average(state.ema_batch_stats, statistics, decay)
     return state.replace(
@@ -250,7 +312,7 @@ def _update(
 
 
 def _average(average: Any, new: Any, decay: Float[Array, ""]) -> Any:
-    """Exponential moving average; an empty tree stays empty."""
+    """Average that forgets by `decay`; an empty tree stays empty."""
     if not average:
         return average
     return jax.tree.map(lambda old, now: decay * old + (1 - decay) * now, average, new)

@@ -113,8 +113,8 @@ class Trainer:
           model: a linen module ``(images float32[b, s, s, 3], *, train) -> logits``, as
             `create_model` returns it.
           optimizer: an optax transformation. Default: ``optax.adam(1e-3)``.
-          loss: "cross_entropy", "focal", or a function of logits float[b, c] and labels int[b]
-            that returns float[b].
+          loss: "cross_entropy", "focal", "logit_adjusted", "ldam", or a function of logits
+            float[b, c] and labels int[b] that returns float[b].
           augment: random views of training images: `Augment`, or a function of a key, images
             float32[b, s, s, 3] in [0, 1] and their positions in the global batch. Default: none.
           image_size: pixels per side.

@@ -47,6 +47,30 @@ def test_a_drop_that_never_comes(warnings):
     assert warnings("cnn", optimizer__step_every="24 steps") == []  # no step schedule
 
 
+def test_a_start_after_the_end(caplog):
+    config = configs.load("cnn", {"train.epochs": 2.0, "train.swa": "2 epochs"})
+    zero = jnp.zeros(())
+    values = states.RecipeSettings(
+        *[zero] * 5, jnp.float32(24), zero, zero, zero, zero, jnp.float32(24)
+    )
+    train_settings.warn(config, values)
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "train.swa=2 epochs is not before the end of the training (24 of 24 steps) and changes "
+        "nothing; set --config.train.swa='1.5 epochs' or a larger train.epochs"
+    )
+    caplog.clear()
+    train_settings.warn(config, values.replace(swa_start=jnp.float32(23)))
+    assert not caplog.records
+
+
+def test_two_corrections_for_class_frequencies(warnings):
+    balanced = {"loss__class_weights": "balanced", "optimizer__warmup": "1 steps"}
+    (line,) = warnings("cnn", loss__name="logit_adjusted", **balanced)
+    assert line.startswith("loss.name=logit_adjusted corrects for the class frequencies, and so")
+    assert warnings("cnn", **balanced) == []
+
+
 def test_a_hybrid_with_few_tokens(warnings):
     short = {"optimizer__warmup": "1 steps"}
     (line,) = warnings("hybrid_vit:image_folder", data__image_size=48, **short)

@@ -38,6 +38,43 @@ def test_focal():
     )
 
 
+COUNTS = np.array([120, 30, 5])
+
+
+def _with_counts(counts=COUNTS, **options):
+    counts = jnp.asarray(counts, jnp.float32)
+    return per_example(jnp.asarray(LOGITS), jnp.asarray(LABELS), LossOptions(**options), counts)
+
+
+@pytest.mark.parametrize("tau", [1.0, 0.5])
+def test_logit_adjusted(tau):
+    scaled = np.exp(LOGITS.astype(np.float64)) * (COUNTS / COUNTS.sum()) ** tau
+    expected = -np.log(scaled[np.arange(20), LABELS] / scaled.sum(1))
+    found = _with_counts(name="logit_adjusted", tau=tau)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_logit_adjusted_with_equal_classes_is_cross_entropy():
+    found = _with_counts(np.full(3, 7), name="logit_adjusted")
+    np.testing.assert_allclose(found, _losses(), rtol=1e-5, atol=1e-6)
+
+
+def test_ldam():
+    """Equation 12 written out: the margin of n images is C / n^(1/4), and that of the 5 is 0.8."""
+    margins = 0.8 * 5**0.25 / COUNTS**0.25
+    own = np.exp(LOGITS[np.arange(20), LABELS] - margins[LABELS].astype(np.float64))
+    others = np.exp(LOGITS.astype(np.float64)).sum(1) - np.exp(
+        LOGITS.astype(np.float64)[np.arange(20), LABELS]
+    )
+    found = _with_counts(name="ldam", margin=0.8)
+    np.testing.assert_allclose(found, -np.log(own / (own + others)), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["logit_adjusted", "ldam"])
+def test_a_class_without_images_gives_finite_losses(name):
+    assert np.isfinite(_with_counts([100, 10, 0], name=name)).all()
+
+
 def _value_and_gradient(logits, options):
     labels = jnp.arange(len(logits)) % logits.shape[1]
     return jax.value_and_grad(lambda x: per_example(x, labels, options).sum())(logits)
