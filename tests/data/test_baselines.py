@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
 from trees import cell
 
 from leukjax import config
@@ -115,3 +116,26 @@ def test_the_rule_is_said(background, words):
     m = manifest(area, labels)
     _, row = baselines(m, make_split(m, "subject", 0), background)
     assert words in row.description
+
+
+def test_a_large_set_is_fitted_to_a_sample_of_each_class(monkeypatch):
+    monkeypatch.setattr("leukjax.data.baselines._FITTED", 300)
+    random = np.random.default_rng(0)
+    labels = np.arange(3000) % 50 == 0  # 60 of the rare class
+    m = manifest(0.2 + 0.1 * labels + random.normal(0, 0.01, 3000), labels.astype(int))
+    seen = []
+    fit = LogisticRegression.fit
+
+    def counted(model, values, labels, *rest):
+        seen.append(np.bincount(labels).tolist())
+        return fit(model, values, labels, *rest)
+
+    monkeypatch.setattr(LogisticRegression, "fit", counted)
+    split = make_split(m, "subject", 0)
+    _, area = baselines(m, split)
+    ((common, rare),) = seen
+    train = np.bincount(m.label[split.rows("train")])
+    assert common == round(300 / train.sum() * train[0])
+    assert rare == min(50, train[1])
+    test = split.rows("test")
+    assert area.probabilities["test"].argmax(1).tolist() == m.label[test].tolist()
