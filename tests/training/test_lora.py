@@ -1,0 +1,85 @@
+"""LoRA: what is trained, what is frozen, and what both compute together."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from leukjax.errors import UserError
+from leukjax.models.registry import create_model
+from leukjax.training.lora import Lora, merge
+
+LORA = Lora(rank=2, alpha=4.0)
+
+
+@pytest.fixture(scope="module")
+def params():
+    model = create_model("hybrid_vit", 3)
+    images = jnp.zeros((1, 32, 32, 3))
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))["params"]
+
+
+@pytest.fixture(scope="module")
+def values(params):
+    random = np.random.default_rng(0)
+    return jax.tree.map(lambda x: random.normal(size=x.shape).astype(np.float32), params)
+
+
+def flat(tree):
+    return traverse_util.flatten_dict(tree, sep="/")
+
+
+def test_the_start_is_the_published_model(values):
+    base, trained = LORA.split(values, jax.random.key(0))
+    merged = merge(base, trained)
+    assert flat(merged).keys() == flat(values).keys()
+    for path, value in flat(merged).items():
+        np.testing.assert_array_equal(value, flat(values)[path], err_msg=path)
+
+
+def test_only_updates_and_head_are_trained(values):
+    base, trained = LORA.split(values, jax.random.key(0))
+    names = {path.split("/", 1)[1] for path in flat(trained) if path.startswith("block0")}
+    assert names == {
+        f"{layer}/lora_{each}" for layer in ("attn/qkv", "attn/proj", "fc1", "fc2") for each in "ab"
+    }
+    assert {path for path in flat(trained) if "lora" not in path} == {"head/kernel", "head/bias"}
+    assert trained["block0"]["attn"]["qkv"]["lora_a"].shape == (192, 2)
+    assert trained["block0"]["attn"]["qkv"]["lora_b"].shape == (2, 3, 3, 64)
+    assert not any(path.startswith("head") for path in flat(base["params"]))
+
+
+def test_an_update_is_the_product_times_alpha_over_rank(values):
+    base, trained = LORA.split(values, jax.random.key(0))
+    random = np.random.default_rng(1)
+    b = random.normal(size=(2, 3, 3, 64)).astype(np.float32)
+    trained["block1"]["attn"]["qkv"]["lora_b"] = b
+    merged = merge(base, trained)["block1"]["attn"]["qkv"]["kernel"]
+    a = np.asarray(trained["block1"]["attn"]["qkv"]["lora_a"])
+    expected = values["block1"]["attn"]["qkv"]["kernel"] + 4 / 2 * np.einsum("ir,rkhs->ikhs", a, b)
+    np.testing.assert_allclose(merged, expected, rtol=1e-5, atol=1e-5)
+    assert np.abs(a).max() <= 1 / np.sqrt(192)
+
+
+def test_the_base_has_no_gradient(values):
+    base, trained = LORA.split(values, jax.random.key(0))
+
+    def total(base, trained):
+        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(merge(base, trained)))
+
+    of_base, of_trained = jax.grad(total, argnums=(0, 1))(base, trained)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(of_base["params"]))
+    assert np.any(of_trained["block0"]["fc1"]["lora_b"])
+
+
+def test_a_model_without_such_matrices_is_refused():
+    params = {"conv1": {"kernel": np.zeros((3, 3, 3, 8))}, "fc": {"kernel": np.zeros((8, 2))}}
+    with pytest.raises(UserError, match="LoRA is for transformers"):
+        LORA.split(params, jax.random.key(0))
+
+
+def test_without_a_rank_everything_is_trained(values):
+    base, trained = Lora().split(values, jax.random.key(0))
+    assert (base, trained) == ({}, values)
+    assert merge(base, trained) is values
