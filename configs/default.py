@@ -213,6 +213,12 @@ FIELDS = {
         1.0, (0.01, 1), "factor of the rate per stage away from the head"
     ),
     "optimizer.head_rate": Number(1.0, (0.001, 1000), "factor of the head's learning rate"),
+    "optimizer.lora_rank": Whole(
+        0, (0, 1024), "transformers: train low-rank updates and the head only; 0: everything"
+    ),
+    "optimizer.lora_alpha": Number(
+        0.0, (0, 1e6), "the updates are multiplied by alpha / rank; 0: twice the rank"
+    ),
     # Training
     "train.epochs": Number(8.0, (0, 1e9), "length of the run; a batch never crosses an epoch"),
     "train.batch_size": Whole(32, (1, 2**24), "global, over all devices and processes"),

@@ -25,6 +25,8 @@ from leukjax.images.stain import Stain
 from leukjax.metrics import calibration
 from leukjax.models.registry import model_from_fields
 from leukjax.rundir import RunDir
+from leukjax.weights import base
+from leukjax.weights.lora import Lora, merge
 
 T = TypeVar("T")
 
@@ -268,12 +270,18 @@ def restore(
     preprocessing, config = run.preprocessing(), run.config()
     if module is None:
         module = _make_module(preprocessing)
+    expected, lora = _expected(module, preprocessing["image_size"]), Lora.of(config.optimizer)
+    frozen, trained = lora.shapes(expected["params"])
     chosen, variables = reader.for_evaluation(
         workdir / "checkpoints",
         step,
         lower_is_better=config.checkpoint.metric == "loss",
-        expected=_expected(module, preprocessing["image_size"]),
+        expected={**expected, "params": trained},
     )
+    if lora.rank:
+        path = base.find(preprocessing.get("init") or {})
+        weights = base.read_base(path, frozen, config)
+        variables["params"] = merge(weights, variables["params"], lora.scale)
     if not run.has_predictions("val"):
         logging.warning("%s: is not finished; using the checkpoint of step %d", workdir, chosen)
     devices = jax.local_device_count()

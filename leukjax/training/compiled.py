@@ -83,6 +83,7 @@ def _make(spec: StepSpec) -> CompiledSteps:
         settings=states.settings_form(spec.num_classes, recipe=spec.options.recipe),
         image_size=spec.image_size,
         ema=spec.options.keeps_evaluation_params,
+        lora=spec.options.lora,
         mesh=spec.mesh,
         rules=spec.rules,
     )

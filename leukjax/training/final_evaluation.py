@@ -10,7 +10,6 @@ import numpy as np
 from leukjax import distributed
 from leukjax.checkpoints.writer import Checkpoints
 from leukjax.rundir import RunDir
-from leukjax.training import divergence
 from leukjax.training.evaluation import predict
 from leukjax.training.metric_writer import MetricWriter
 from leukjax.training.run import Run
@@ -35,7 +34,7 @@ def score_best(run: Run, checkpoints: Checkpoints, log: MetricWriter, splits: Se
     run_dir, is_first = RunDir(run.workdir), jax.process_index() == 0
     if not splits or distributed.from_first(lambda: run_dir.has_predictions(splits[-1])):
         return step  # a start after the end: test is not read again
-    state = divergence.restore(checkpoints, step, run.compiled.form)
+    state = run.restored_state(checkpoints, step)
     for part in splits:
         if part == "test" and is_first:
             run_dir.record_test_access(step)

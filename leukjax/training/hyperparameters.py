@@ -25,6 +25,7 @@ from leukjax.training.fine_tuning import FineTuning
 from leukjax.training.losses import WITH_COUNTS, LossOptions
 from leukjax.training.optimizers import Schedule, from_config
 from leukjax.training.step import StepOptions
+from leukjax.weights.lora import Lora
 
 _STAINED_AT_ONCE = 32  # images whose stains are measured in one call: at 224 px, 150 MB
 _FEWEST_TOKENS = 4  # per side of an image: with fewer, attention has little to relate
@@ -63,8 +64,14 @@ def step_options(
         "swa": _is_on(config, "train.swa"),
         "stain": stain_options(config, background),
         "recipe": _needs_recipe(config),
+        "lora": Lora.of(options),
         **(python or {}),
     }
+    if options.lora_rank and fields["fine_tuning"].freezes:
+        raise UserError(
+            f"--config.optimizer.lora_rank={options.lora_rank}: freezes all but its updates and "
+            "the head; set optimizer.freeze='' and optimizer.freeze_stages=0"
+        )
     if "optimizer" not in fields:
         fields["optimizer"] = from_config(options)
     if fields["swa"] and fields["optimizer"].evaluation_params is not None:

@@ -83,7 +83,7 @@ def train(
                 state = state.with_zero_totals()  # training averages start again
             if save:
                 with meter.paused():
-                    checkpoints.save(step, state, {}, score)
+                    checkpoints.save(step, state.saved, {}, score)
                     run.notify("checkpoint", step, {"score": score})
             trace.before(step, state)
             if stop_signal:

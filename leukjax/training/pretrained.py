@@ -2,9 +2,7 @@
 
 import dataclasses
 import functools
-import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +17,12 @@ from leukjax import distributed
 from leukjax.checkpoints import checksums, reader
 from leukjax.errors import UserError
 from leukjax.rundir import PREPROCESSING, RunDir
-from leukjax.training.state import TrainState
-from leukjax.weights import hub, layouts, names, read
-from leukjax.weights.axes import FLAX, Axes
-from leukjax.weights.map import COUNTER, Mapped, match
-
-METADATA = "leukjax"  # key of our own JSON in a safetensors file
+from leukjax.training.state import LoraState, TrainState
+from leukjax.weights import base, hub, layouts, names, read
+from leukjax.weights.axes import FLAX
+from leukjax.weights.lora import Lora
+from leukjax.weights.map import COUNTER, Mapped
+from leukjax.weights.source import Source, of_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +56,8 @@ class InitialWeights:
                 f"init.weights: {self.facts['weights']} does not exist, and this run has no "
                 "checkpoint to resume from; restore the file"
             )
+        if isinstance(state, LoraState):
+            state = state.replace(base=self._put("params", state.base))
         return state.replace(
             params=self._put("params", state.params),
             batch_stats=self._put("batch_stats", state.batch_stats),
@@ -65,16 +65,29 @@ class InitialWeights:
             ema_batch_stats=self._put("batch_stats", state.ema_batch_stats),
         )
 
+    def complete(self, restored: TrainState, form: TrainState) -> TrainState:
+        """Adds what a checkpoint leaves out: the base of LoRA.
+
+        Args:
+          restored: from a checkpoint.
+          form: shapes, dtypes and shardings of the state of the run.
+        """
+        if not isinstance(form, LoraState):
+            return restored
+        fields = {f.name: getattr(restored, f.name) for f in dataclasses.fields(TrainState)}
+        return LoraState(**fields, base=self._put("params", form.base), scale=form.scale)
+
     def _put(self, collection: str, tree: Any) -> Any:
         assert self.mapped is not None
         values = self.mapped.values
 
-        def put(path: tuple[str, ...], leaf: jax.Array) -> jax.Array:
+        def put(path: tuple[str, ...], leaf: Any) -> jax.Array:
             value = values.get((collection, *path))
             if value is None:
                 return leaf
             shape, where = leaf.shape, leaf.sharding
-            leaf.delete()  # the devices never hold the random values and these
+            if isinstance(leaf, jax.Array):
+                leaf.delete()  # the devices never hold the random values and these
             # A copy for each device: the state is donated, and may share memory with nothing.
             return jax.make_array_from_callback(shape, where, lambda index: value[index].copy())
 
@@ -83,22 +96,6 @@ class InitialWeights:
 
 
 RANDOM = InitialWeights({}, None)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Source:
-    """Weights, and what is known about them."""
-
-    title: str
-    tensors: read.Tensors
-    names: Callable[[names.Path], tuple[str, ...]]
-    axes: Axes
-    model: Mapping[str, Any]  # fields of config.model that they need
-    mean: list[float]
-    std: list[float]
-    classes: list[str] | None  # None if unknown
-    sha256: str
-    positions: str = "bilinear"  # how position embeddings are resized
 
 
 def find(
@@ -115,17 +112,32 @@ def find(
     Raises:
       UserError: the weights do not exist, are damaged, or do not fit the model.
     """
-    text = config.init.weights
+    text, lora = config.init.weights, Lora.of(config.optimizer)
+    if lora.rank and not text:
+        raise UserError(
+            f"--config.optimizer.lora_rank={lora.rank}: random weights would be frozen; give "
+            "--config.init.weights=FILE or hf://OWNER/NAME"
+        )
     if not text:
         return RANDOM
     recorded = distributed.from_first(lambda: _facts_without_file(_path(text, config), folder))
+    if recorded and lora.rank:
+        raise UserError(
+            f"init.weights: {text} does not exist, and the checkpoints of a LoRA run leave it out; "
+            "restore the file"
+        )
     if recorded:
         logging.warning("init.weights: %s does not exist; resuming from the checkpoint", text)
         return InitialWeights(recorded, None)
     if text.startswith(hub.PREFIX):
         distributed.first(lambda: hub.fetch(text, config.data.cache_dir))
     path = _path(text, config)
-    source = _of_run(path) if path.is_dir() else _of_file(path)
+    if lora.rank and path.is_dir():
+        raise UserError(
+            f"init.weights: {path} is a run, and LoRA needs a file: write one by python -m "
+            "leukjax.export --format=safetensors"
+        )
+    source = _of_run(path) if path.is_dir() else of_file(path)
     wanted = config.init.sha256
     if wanted and wanted != source.sha256:
         raise UserError(
@@ -134,15 +146,8 @@ def find(
     layouts.check_model(source.tensors.where, source.title, source.model, config.model)
     other_classes = source.classes is not None and source.classes != list(classes)
     ours = traverse_util.flatten_dict(shapes(module, config.data.image_size))
-    mapped = match(
-        {path: leaf.shape for path, leaf in ours.items()},
-        source.tensors,
-        source.names,
-        source.axes,
-        new_head=config.init.head == "new" or other_classes,
-        allow=config.init.allow,
-        positions=source.positions,
-    )
+    new_head = config.init.head == "new" or other_classes
+    mapped = base.mapped(source, ours, config, new_head=new_head)
     _log(source, mapped, config.model)
     facts = {
         "weights": text,
@@ -151,6 +156,10 @@ def find(
         "mean": source.mean,
         "std": source.std,
     }
+    if lora.rank:
+        frozen, _ = lora.shapes(shapes(module, config.data.image_size)["params"])
+        base.checked(mapped, traverse_util.flatten_dict({"params": frozen}), path)
+        distributed.first(lambda: _remember(path, source.sha256))
     return InitialWeights(facts, mapped)
 
 
@@ -160,6 +169,13 @@ def shapes(module: nn.Module, image_size: int) -> dict[str, Any]:
     images = jnp.zeros((1, image_size, image_size, 3))
     tree = jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=False))
     return {name: tree[name] for name in ("params", "batch_stats") if name in tree}
+
+
+def _remember(path: Path, sha256: str) -> None:
+    try:
+        base.remember(path, sha256)
+    except (OSError, UserError) as error:  # the cache is optional
+        logging.warning("%s; to predict, run python -m leukjax.weights add %s", error, path)
 
 
 def _path(text: str, config: ConfigDict) -> Path:
@@ -178,43 +194,27 @@ def _facts_without_file(path: Path, folder: Path) -> dict[str, Any] | None:
         return None  # no run, or one that `RunDir.claim` will refuse
 
 
-def _of_file(path: Path) -> _Source:
-    tensors = read.open_file(path)
-    layout = layouts.recognize(str(path), tensors.shapes)
-    mean, std = (list(values) for values in layout.statistics)
-    classes = None
-    if METADATA in tensors.metadata:  # written by leukjax
-        mean, std, classes = _described(path, tensors.metadata[METADATA])
-    return _Source(
-        title=layout.title,
-        tensors=layout.prepare(tensors),
-        names=layout.names,
-        axes=layout.axes,
-        model=layouts.model_of(layout, tensors.shapes),
-        mean=mean,
-        std=std,
-        classes=classes,
-        sha256=read.checksum(path),
-        positions=layout.positions,
-    )
-
-
-def _of_run(path: Path) -> _Source:
+def _of_run(path: Path) -> Source:
     """The best checkpoint of a work directory, or one of its checkpoints."""
     workdir = path if (path / PREPROCESSING).is_file() else path.absolute().parent.parent
     step = "best" if workdir == path or not path.name.isdigit() else int(path.name)
     try:
         run = RunDir(workdir)
-        preprocessing, metric = run.preprocessing(), run.config().checkpoint.metric
+        preprocessing, config = run.preprocessing(), run.config()
     except UserError as error:
         raise UserError(
             f"init.weights: {path} is not a run of leukjax, or its JSON files are damaged "
             f"({error}); give a work directory, one of its checkpoints, or a file of weights"
         ) from error
-    checkpoints = workdir / "checkpoints"
-    step, tree = reader.for_evaluation(checkpoints, step, lower_is_better=metric == "loss")
+    if config.optimizer.lora_rank:
+        raise UserError(
+            f"init.weights: {path} is a run with LoRA, whose checkpoints hold updates only: write "
+            "a file by python -m leukjax.export --format=safetensors"
+        )
+    checkpoints, is_loss = workdir / "checkpoints", config.checkpoint.metric == "loss"
+    step, tree = reader.for_evaluation(checkpoints, step, lower_is_better=is_loss)
     flat = traverse_util.flatten_dict(tree, sep="/")
-    return _Source(
+    return Source(
         title="a run of leukjax",
         tensors=read.Tensors(
             where=str(path),
@@ -233,23 +233,7 @@ def _of_run(path: Path) -> _Source:
     )
 
 
-def _described(path: Path, text: str) -> tuple[list[float], list[float], list[str]]:
-    """Mean, standard deviation and classes from the JSON in a file that leukjax wrote."""
-    try:
-        content = json.loads(text)
-        mean, std, classes = (content[name] for name in ("mean", "std", "classes"))
-        mean, std = ([float(value) for value in values] for values in (mean, std))
-        good = len(mean) == len(std) == 3 and all(map(math.isfinite, mean + std)) and min(std) > 0
-        if not good or not all(isinstance(name, str) for name in classes):
-            raise ValueError
-    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
-        raise UserError(
-            f"init.weights: {path}: its description of mean, std and classes is damaged"
-        ) from error
-    return mean, std, list(classes)
-
-
-def _log(source: _Source, mapped: Mapped, model: ConfigDict) -> None:
+def _log(source: Source, mapped: Mapped, model: ConfigDict) -> None:
     counts = ", ".join(f"{count} {status}" for status, count in mapped.counts().items())
     logging.info("init.weights: %s, %s: %s", source.tensors.where, source.title, counts)
     for row in mapped.rows:

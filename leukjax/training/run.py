@@ -12,8 +12,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from leukjax import config as configs
+from leukjax.checkpoints.writer import Checkpoints
 from leukjax.data.loader import Batches
 from leukjax.models.summary import Summary
+from leukjax.training import divergence
 from leukjax.training.compiled import CompiledSteps
 from leukjax.training.data_placement import DataPlacement
 from leukjax.training.pretrained import InitialWeights
@@ -73,6 +75,15 @@ class Run:
         to itself.
         """
         return self.initial.place(self.compiled.init(self.settings))
+
+    def restored_state(self, checkpoints: Checkpoints, step: int) -> TrainState:
+        """The state of a checkpoint, with what checkpoints leave out.
+
+        Raises:
+          UserError: it is not finite, as leukjax 0.1 could save.
+        """
+        form = self.compiled.form
+        return self.initial.complete(divergence.restore(checkpoints, step, form.saved), form)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -1,5 +1,7 @@
 """The training state: everything that a run is at one step, as one tree of arrays."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt
 
 from leukjax import sharding
+from leukjax.weights.lora import Lora, merge
 
 
 class Settings(struct.PyTreeNode):
@@ -72,16 +75,44 @@ class TrainState(struct.PyTreeNode):
     totals: Totals
     settings: Settings
 
+    @property
+    def saved(self) -> "TrainState":
+        """What a checkpoint holds."""
+        return self
+
+    def model_params(self, params: Any) -> Any:
+        """The parameters of the model, given those that are trained."""
+        return params
+
     def for_evaluation(self) -> dict[str, Any]:
         """The variables that are evaluated."""
         if self.ema_params:
-            return {"params": self.ema_params, "batch_stats": self.ema_batch_stats}
-        return {"params": self.params, "batch_stats": self.batch_stats}
+            params, statistics = self.ema_params, self.ema_batch_stats
+        else:
+            params, statistics = self.params, self.batch_stats
+        return {"params": self.model_params(params), "batch_stats": statistics}
 
     def with_zero_totals(self) -> "TrainState":
         """The same state with all sums 0, on the same devices."""
         places = jax.tree.map(lambda x: x.sharding, self.totals)
         return self.replace(totals=jax.device_put(Totals.zero(), places))
+
+
+class LoraState(TrainState):
+    """The state of a run with LoRA: ``params`` are the updates and the head.
+
+    ``base`` is frozen, and no part of a checkpoint (`leukjax.weights.lora`).
+    """
+
+    base: Any
+    scale: float = struct.field(pytree_node=False)
+
+    @property
+    def saved(self) -> TrainState:
+        return TrainState(**{f.name: getattr(self, f.name) for f in dataclasses.fields(TrainState)})
+
+    def model_params(self, params: Any) -> Any:
+        return merge(self.base, params, self.scale)
 
 
 def settings_form(num_classes: int, *, recipe: bool = False) -> Settings:
@@ -119,6 +150,7 @@ def make_init(
     settings: Settings,
     image_size: int,
     ema: bool,
+    lora: Lora,
     mesh: Mesh,
     rules: sharding.Rules,
 ) -> tuple[Callable[[Settings], TrainState], TrainState]:
@@ -132,6 +164,7 @@ def make_init(
       settings: their form (`settings_form`).
       image_size: pixels per side of the images.
       ema: whether evaluated parameters are kept beside the trained ones.
+      lora: which parameters are trained.
       mesh: the devices.
       rules: how parameters are sharded.
 
@@ -143,10 +176,12 @@ def make_init(
     def init(settings: Settings) -> TrainState:
         images = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
         variables = module.init(jax.random.key(settings.seed), images, train=False)
-        params, statistics = variables["params"], variables.get("batch_stats", {})
+        base, params = lora.split(variables["params"], jax.random.key(settings.seed))
+        statistics = variables.get("batch_stats", {})
         # Copies: averages and values share no buffer, so that the whole state can be donated.
         copy = (lambda tree: jax.tree.map(jnp.copy, tree)) if ema else (lambda tree: {})
-        return TrainState(
+        make = functools.partial(LoraState, base=base, scale=lora.scale) if base else TrainState
+        return make(
             step=jnp.zeros((), jnp.int32),
             params=params,
             batch_stats=statistics,

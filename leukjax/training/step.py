@@ -22,6 +22,7 @@ from leukjax.training.data_placement import DEVICE_IMAGES, batch_shardings, look
 from leukjax.training.fine_tuning import FineTuning
 from leukjax.training.optimizers import Optimizer, Schedule
 from leukjax.training.state import RecipeSettings, Settings, Totals, TrainState
+from leukjax.weights.lora import ALL_TRAINED, Lora
 
 # XLA:CPU takes barriers away before it joins equal computations and fuses others, and so would undo
 # every recomputation (`train.remat`) and compute the features of whole stages again inside a
@@ -53,6 +54,7 @@ class StepOptions:
     swa: bool = False
     stain: Stain | None = None
     recipe: bool = False  # the state holds `RecipeSettings`
+    lora: Lora = ALL_TRAINED
 
     @property
     def keeps_evaluation_params(self) -> bool:
@@ -111,7 +113,7 @@ def make_train_step(
         targets = _targets(batch["label"], share, _class_weights(state, options))
 
         micro = _split((images, targets), options.accumulate, mesh)
-        loss_of = _loss_function(module, options, settings, dropout_key)
+        loss_of = _loss_function(module, options, state, dropout_key)
         value, correct, grads, statistics = _gradients(loss_of, state, micro, options.accumulate)
         norm = optax.global_norm(grads)
         rate = optimizers.learning_rate(
@@ -233,11 +235,12 @@ def _targets(
 
 
 def _loss_function(
-    module: nn.Module, options: StepOptions, settings: Settings, dropout_key: PRNGKeyArray
+    module: nn.Module, options: StepOptions, state: TrainState, dropout_key: PRNGKeyArray
 ) -> Callable:
     """``loss_of(params, statistics, micro_batch, index) -> loss, (new statistics, correct)``."""
     per_example: Loss
     if isinstance(options.loss, losses.LossOptions):
+        settings = state.settings
         counts = settings.class_counts if isinstance(settings, RecipeSettings) else None
         per_example = functools.partial(
             losses.per_example, options=options.loss, class_counts=counts
@@ -247,8 +250,9 @@ def _loss_function(
 
     def loss_of(params: Any, statistics: Any, part: Any, index: Int[Array, ""] | int) -> Any:
         images, targets = part
+        params = state.model_params(options.fine_tuning.stop_frozen(params))
         logits, updated = module.apply(
-            {"params": options.fine_tuning.stop_frozen(params), "batch_stats": statistics},
+            {"params": params, "batch_stats": statistics},
             images,
             train=True,
             rngs={"dropout": jax.random.fold_in(dropout_key, index)},

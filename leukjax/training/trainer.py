@@ -28,7 +28,6 @@ from leukjax.models import registry
 from leukjax.models.summary import table
 from leukjax.rundir import RunDir
 from leukjax.training import (
-    divergence,
     final_evaluation,
     hyperparameters,
     optimizers,
@@ -436,11 +435,7 @@ class Trainer:
         )
         step = checkpoints.latest() if resumed else None
         # In a list that is emptied: only the loop may hold the state, which is freed at its end.
-        state = [
-            run.fresh_state()
-            if step is None
-            else divergence.restore(checkpoints, step, run.compiled.form)
-        ]
+        state = [run.fresh_state() if step is None else run.restored_state(checkpoints, step)]
         start = step or 0
         run_dir = RunDir(folder)
         repeated = max(0, run_dir.reached() - start)

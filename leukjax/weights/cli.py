@@ -1,6 +1,7 @@
-"""List the published weights that the configs know by name.
+"""List the published weights that the configs know by name, or make a file known by its checksum.
 
 python -m leukjax.weights list
+python -m leukjax.weights add FILE              the base of a LoRA run from another machine
 
 Parameters are without the head; sizes are those of the files in float32. Weights whose source is a
 web page are PyTorch's .pth: download them there, accept the terms where they are gated, and convert
@@ -8,10 +9,13 @@ them by launch/pth_to_safetensors.py (docs/weights.md). Any other file that fits
 --config.init.weights.
 """
 
+from pathlib import Path
+
 from absl import flags
 
 from leukjax import command
 from leukjax.errors import UserError
+from leukjax.weights import base, read
 from leukjax.weights.published import PUBLISHED
 
 FLAGS = flags.FlagValues()
@@ -19,10 +23,21 @@ _COLUMNS = ("recipe", "model", "parameters", "size", "licence", "layout", "prepr
 
 
 def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str]) -> None:
+    """Lists, or adds a file."""
+    command.refuse_config(names, overrides, reason="this command reads no data")
+    match arguments:
+        case ["list"]:
+            print_table()
+        case ["add", file]:
+            sha256 = read.checksum(Path(file))
+            base.remember(Path(file), sha256)
+            print(f"{file}: sha256 {sha256}")
+        case _:
+            raise UserError(f"{' '.join(arguments) or 'no argument'}: give list, or add FILE")
+
+
+def print_table() -> None:
     """Prints the table, and the commands."""
-    command.refuse_config(names, overrides, reason="this command lists weights")
-    if arguments != ["list"]:
-        raise UserError(f"{' '.join(arguments) or 'no argument'}: give the one argument list")
     rows = [_COLUMNS] + [
         (
             f"{entry.config}:{entry.recipe}",

@@ -4,7 +4,7 @@ The kernel W[inputs, outputs] of each matrix in `TARGETS` becomes W + (alpha / r
 A[inputs, rank] and B[rank, outputs]. B starts at 0, so the first step computes what the published
 weights compute. Only A, B and the head are trained. The rest, the *base*, is frozen: it has no
 gradient, the optimizer keeps no state for it, and checkpoints leave it out. It is read from
-``init.weights``, whose checksum the run records.
+``init.weights``, whose checksum the run records (`leukjax.weights.base`).
 """
 
 import dataclasses
@@ -45,6 +45,11 @@ class Lora:
         """From ``config.optimizer``; an alpha of 0 means twice the rank."""
         return cls(options.lora_rank, options.lora_alpha or 2.0 * options.lora_rank)
 
+    @property
+    def scale(self) -> float:
+        """The factor of the updates."""
+        return self.alpha / self.rank if self.rank else 0.0
+
     def split(self, params: Any, key: PRNGKeyArray) -> tuple[Any, Any]:
         """Returns what is frozen and what is trained of the parameters of a model.
 
@@ -53,8 +58,8 @@ class Lora:
           key: for A, which is uniform in ±1 / sqrt(inputs), as in the authors' code.
 
         Returns:
-          The base: the parameters without the head, and the factor alpha / rank; {} at rank 0. And
-          the head with A and B beside each kernel in `TARGETS`; `params` at rank 0.
+          The base: the parameters without the head; {} at rank 0. And the head with A and B beside
+          each kernel in `TARGETS`; `params` at rank 0.
 
         Raises:
           UserError: the model has no such kernel.
@@ -81,26 +86,29 @@ class Lora:
                 jax.random.fold_in(key, number), (inputs, self.rank), jnp.float32, -bound, bound
             )
             trained[place + _B] = jnp.zeros((self.rank, *outputs), jnp.float32)
-        scale = jnp.float32(self.alpha / self.rank)
-        frozen = {"params": traverse_util.unflatten_dict(base, sep="/"), "scale": scale}
-        return frozen, traverse_util.unflatten_dict(trained, sep="/")
+        return tuple(traverse_util.unflatten_dict(each, sep="/") for each in (base, trained))
+
+    def shapes(self, params: Any) -> tuple[Any, Any]:
+        """Returns the shapes of what `split` returns, from those of the parameters."""
+        return jax.eval_shape(lambda tree: self.split(tree, jax.random.key(0)), params)
 
 
-def merge(base: Any, trained: Any) -> Any:
+ALL_TRAINED = Lora()
+
+
+def merge(base: Any, trained: Any, scale: float) -> Any:
     """Returns the parameters of the model from what `Lora.split` returned, after training.
 
     No gradient is computed for the base.
     """
-    if not base:
-        return trained
     flat = traverse_util.flatten_dict(trained, sep="/")
-    merged = traverse_util.flatten_dict(jax.lax.stop_gradient(base["params"]), sep="/")
+    merged = traverse_util.flatten_dict(jax.lax.stop_gradient(base), sep="/")
     for path, value in flat.items():
         place, _, leaf = path.rpartition("/")
         if leaf == _B:
             update = jnp.tensordot(flat[f"{place}/{_A}"], value, 1)
             kernel = f"{place}/kernel"
-            merged[kernel] = merged[kernel] + base["scale"] * update
+            merged[kernel] = merged[kernel] + scale * update
         elif leaf != _A:
             merged[path] = value
     return traverse_util.unflatten_dict(merged, sep="/")

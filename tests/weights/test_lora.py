@@ -7,23 +7,26 @@ import pytest
 from flax import traverse_util
 
 from leukjax.errors import UserError
-from leukjax.models.registry import create_model
-from leukjax.training.lora import Lora, merge
+from leukjax.weights.lora import Lora, merge
 
 LORA = Lora(rank=2, alpha=4.0)
 
 
 @pytest.fixture(scope="module")
-def params():
-    model = create_model("hybrid_vit", 3)
-    images = jnp.zeros((1, 32, 32, 3))
-    return jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))["params"]
+def values():
+    """Parameters with the names of a vision transformer of two blocks."""
+    block = {
+        "attn": {"qkv": dense(8, 3, 2, 4), "proj": dense(8, 8)},
+        "fc1": dense(8, 32),
+        "fc2": dense(32, 8),
+        "norm1": {"scale": np.ones(8, np.float32)},
+    }
+    return {"embedding": dense(4, 4, 3, 8), "block0": block, "block1": block, "head": dense(8, 3)}
 
 
-@pytest.fixture(scope="module")
-def values(params):
-    random = np.random.default_rng(0)
-    return jax.tree.map(lambda x: random.normal(size=x.shape).astype(np.float32), params)
+def dense(*shape):
+    random = np.random.default_rng(len(shape))
+    return {"kernel": random.normal(size=shape).astype(np.float32), "bias": np.zeros(shape[1:])}
 
 
 def flat(tree):
@@ -32,7 +35,7 @@ def flat(tree):
 
 def test_the_start_is_the_published_model(values):
     base, trained = LORA.split(values, jax.random.key(0))
-    merged = merge(base, trained)
+    merged = merge(base, trained, LORA.scale)
     assert flat(merged).keys() == flat(values).keys()
     for path, value in flat(merged).items():
         np.testing.assert_array_equal(value, flat(values)[path], err_msg=path)
@@ -45,31 +48,31 @@ def test_only_updates_and_head_are_trained(values):
         f"{layer}/lora_{each}" for layer in ("attn/qkv", "attn/proj", "fc1", "fc2") for each in "ab"
     }
     assert {path for path in flat(trained) if "lora" not in path} == {"head/kernel", "head/bias"}
-    assert trained["block0"]["attn"]["qkv"]["lora_a"].shape == (192, 2)
-    assert trained["block0"]["attn"]["qkv"]["lora_b"].shape == (2, 3, 3, 64)
-    assert not any(path.startswith("head") for path in flat(base["params"]))
+    assert trained["block0"]["attn"]["qkv"]["lora_a"].shape == (8, 2)
+    assert trained["block0"]["attn"]["qkv"]["lora_b"].shape == (2, 3, 2, 4)
+    assert not any(path.startswith("head") for path in flat(base))
 
 
 def test_an_update_is_the_product_times_alpha_over_rank(values):
     base, trained = LORA.split(values, jax.random.key(0))
     random = np.random.default_rng(1)
-    b = random.normal(size=(2, 3, 3, 64)).astype(np.float32)
+    b = random.normal(size=(2, 3, 2, 4)).astype(np.float32)
     trained["block1"]["attn"]["qkv"]["lora_b"] = b
-    merged = merge(base, trained)["block1"]["attn"]["qkv"]["kernel"]
+    merged = merge(base, trained, LORA.scale)["block1"]["attn"]["qkv"]["kernel"]
     a = np.asarray(trained["block1"]["attn"]["qkv"]["lora_a"])
     expected = values["block1"]["attn"]["qkv"]["kernel"] + 4 / 2 * np.einsum("ir,rkhs->ikhs", a, b)
     np.testing.assert_allclose(merged, expected, rtol=1e-5, atol=1e-5)
-    assert np.abs(a).max() <= 1 / np.sqrt(192)
+    assert np.abs(a).max() <= 1 / np.sqrt(8)
 
 
 def test_the_base_has_no_gradient(values):
     base, trained = LORA.split(values, jax.random.key(0))
 
     def total(base, trained):
-        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(merge(base, trained)))
+        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(merge(base, trained, LORA.scale)))
 
     of_base, of_trained = jax.grad(total, argnums=(0, 1))(base, trained)
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(of_base["params"]))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(of_base))
     assert np.any(of_trained["block0"]["fc1"]["lora_b"])
 
 
@@ -80,6 +83,4 @@ def test_a_model_without_such_matrices_is_refused():
 
 
 def test_without_a_rank_everything_is_trained(values):
-    base, trained = Lora().split(values, jax.random.key(0))
-    assert (base, trained) == ({}, values)
-    assert merge(base, trained) is values
+    assert Lora().split(values, jax.random.key(0)) == ({}, values)
