@@ -54,19 +54,20 @@ def find(facts: Mapping[str, Any]) -> Path:
     )
 
 
-def read_base(path: Path, shapes: Mapping[str, Any], config: ConfigDict) -> Any:
+def read_base(path: Path, params: Any, frozen: Any, config: ConfigDict) -> Any:
     """Returns the base as a tree of NumPy arrays.
 
     Args:
       path: a file of weights.
-      shapes: ``params`` of the base, as `Lora.shapes` returns them.
+      params: shapes of the parameters of the model.
+      frozen: shapes of the base, as `Lora.shapes` returns them.
       config: of the run.
 
     Raises:
       UserError: the file is damaged, or lacks a parameter.
     """
-    flat = traverse_util.flatten_dict({"params": shapes})
-    values = checked(mapped(of_file(path), flat, config, new_head=True), flat, path)
+    flat, kept = (traverse_util.flatten_dict({"params": tree}) for tree in (params, frozen))
+    values = checked(mapped(of_file(path), flat, config, new_head=True), kept, path)
     return traverse_util.unflatten_dict(values)["params"]
 
 
