@@ -54,7 +54,7 @@ def main(_: list[str]) -> None:
                     "checkpoint_megabytes": megabytes(state.saved),
                     "device": harness.processor(),
                     "versions": harness.versions("jax", "flax", "optax"),
-                }  # fmt: skip
+                }
             )
     about = {"variant": FLAGS.variant, "image_size": FLAGS.image_size, "batch": FLAGS.batch}
     rows = harness.rows(results, "images_per_second", FULL, about)
