@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -76,15 +77,22 @@ class TransformerBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "n t d"], *, train: bool
+        self,
+        x: Float[Array, "n t d"],
+        *,
+        train: bool,
+        expose: Callable[[Array], Array] = lambda x: x,
     ) -> tuple[Float[Array, "n t d"], Float[Array, "n h t t"] | None]:
-        """Returns the tokens, and the weights of the attention unless a fused form has none."""
+        """Returns the tokens, and the weights of the attention unless a fused form has none.
+
+        `expose` takes the normalised tokens that enter the attention and returns them.
+        """
         norm = functools.partial(nn.LayerNorm, epsilon=1e-6, dtype=self.dtype)
         dense = functools.partial(_dense, dtype=self.dtype)
         dropout = nn.Dropout(self.dropout, deterministic=not train)
         skip = functools.partial(StochasticDepth(self.drop), train=train)
 
-        y, weights = Attention(self.heads, self.dtype, name="attn")(norm(name="norm1")(x))
+        y, weights = Attention(self.heads, self.dtype, name="attn")(expose(norm(name="norm1")(x)))
         x = x + skip(self.scaled(dropout(y), "ls1"))
         y = norm(name="norm2")(x)
         if self.mlp == "swiglu":

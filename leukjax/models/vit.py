@@ -6,6 +6,7 @@ models of blood cells (DinoBloom, RedDino) and of tissue (UNI) have these archit
 are named after timm's (``block0/attn/qkv`` is ``blocks.0.attn.qkv``).
 """
 
+import functools
 from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
@@ -129,8 +130,6 @@ class ViT(nn.Module):
         grid = x.shape[1:3]
         x = dropout(add_tokens(self, x, variant.registers))
         for number, drop in enumerate(stochastic_depth_rates(self.stochastic_depth, variant.depth)):
-            if number == variant.depth - 1:
-                x = self._expose_patches(x, grid)
             block = self.transformer_block(
                 variant.heads,
                 self.dropout,
@@ -141,7 +140,10 @@ class ViT(nn.Module):
                 variant.layer_scale,
                 name=f"block{number}",
             )
-            x, weights = run_block(block, x, train=train, remat=self.remat)
+            if number == variant.depth - 1 and not train and self.pool != "mean":
+                x, weights = block(x, train=False, expose=functools.partial(self._expose, grid))
+            else:
+                x, weights = run_block(block, x, train=train, remat=self.remat)
             if weights is not None:
                 self.sow("intermediates", "attention", weights)
         pooled = self._pooled(x, grid)
@@ -151,12 +153,11 @@ class ViT(nn.Module):
         self.sow("intermediates", "logits", logits)
         return logits
 
-    def _expose_patches(
-        self, x: Float[Array, "n t d"], grid: tuple[int, ...]
-    ) -> Float[Array, "n t d"]:
-        """Sows the patch tokens of the last block's input as ``feature_map``.
+    def _expose(self, grid: tuple[int, ...], x: Float[Array, "n t d"]) -> Float[Array, "n t d"]:
+        """Sows patch tokens as ``feature_map``: the last ones that the score depends on.
 
-        Those of its output get no gradient if the head reads the class token.
+        The class token reads them in the attention of the last block, after a normalisation. Before
+        it, the gradient of a token would be orthogonal to the token, and their product 0.
         """
         first = x.shape[1] - grid[0] * grid[1]
         patches = x[:, first:].reshape(x.shape[0], *grid, -1)
@@ -170,6 +171,8 @@ class ViT(nn.Module):
         """Returns the input of the head, and sows the normalised ``patch_tokens`` as a map."""
         norm = nn.LayerNorm(epsilon=1e-6, name="norm")
         token, patches = norm(x[:, 0]), norm(x[:, x.shape[1] - grid[0] * grid[1] :])
+        if self.pool == "mean":
+            patches = self._expose(grid, patches)
         self.sow("intermediates", "patch_tokens", patches.reshape(x.shape[0], *grid, -1))
         if self.pool == "class":
             return token

@@ -8,6 +8,7 @@ import pytest
 from leukjax.explain import maps
 from leukjax.explain.methods import METHODS, Settings, attribute, defaults, fits
 from leukjax.explain.network import Network, check_layer, choose_layer, form_of
+from leukjax.models import hybrid_vit
 from leukjax.models.registry import create_model
 from leukjax.models.vit import VARIANTS, Variant
 
@@ -63,12 +64,14 @@ def test_maps_turn_with_image_and_network(network):
         np.testing.assert_allclose(turned[method], expected, atol=1e-3 * top, err_msg=method)
 
 
-def test_the_form_of_the_network_and_what_it_has(network):
+def test_the_form_of_the_network_and_what_it_has(network, monkeypatch):
     assert form_of(network, SIZE) == "vit"
     assert defaults("vit") == ("attention", "integrated_gradients")
     assert choose_layer(network, SIZE) == "feature_map"
     check_layer(network, SIZE, "embedding")
-    hybrid = create_model("hybrid_vit", 2)
+    variant = hybrid_vit.Variant(stages=(1, 1), features=16, depth=1, heads=2)
+    monkeypatch.setitem(hybrid_vit.VARIANTS, "small", variant)
+    hybrid = create_model("hybrid_vit", 2, norm="group")
     shapes = jax.eval_shape(
         lambda: hybrid.init(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)), train=False)
     )

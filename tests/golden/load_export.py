@@ -17,7 +17,13 @@ import fill
 import numpy as np
 
 NAMES = {"resnet": "resnet{depth}", "bit": "resnetv2_{depth}x1_bit"}
-HYBRIDS = {"r26_s32": "vit_small_r26_s32_224", "r50_b16": "vit_base_r50_s16_224.orig_in21k"}
+VARIANTS = {
+    "r26_s32": "vit_small_r26_s32_224",
+    "r50_b16": "vit_base_r50_s16_224.orig_in21k",
+    "s16": "vit_small_patch16_224",
+    "s14": "vit_small_patch14_dinov2",
+    "s14_reg4": "vit_small_patch14_reg4_dinov2",
+}
 
 
 def ours(run: str, out: str) -> None:
@@ -37,7 +43,7 @@ def theirs(out: str, *options: str) -> None:
 
     described = json.loads((Path(out) / "preprocessing.json").read_text())
     model, kept = described["model"], json.loads((Path(out) / "logits.json").read_text())
-    name = HYBRIDS.get(model["variant"]) if model["name"] == "hybrid_vit" else NAMES[model["name"]]
+    name = NAMES.get(model["name"]) or VARIANTS[model["variant"]]
     pairs = dict(option.split("=") for option in options)
     network = timm.create_model(
         name.format(**model),

@@ -10,6 +10,7 @@ Parameters and, up to rounding, all numbers are those of `models.transformer`.
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -190,11 +191,15 @@ class FusedTransformerBlock(TransformerBlock):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "n t d"], *, train: bool
+        self,
+        x: Float[Array, "n t d"],
+        *,
+        train: bool,
+        expose: Callable[[Array], Array] = lambda x: x,
     ) -> tuple[Float[Array, "n t d"], Float[Array, "n h t t"] | None]:
         """Returns the tokens; and, in evaluation, the weights of the attention."""
         if not train:
-            return super().__call__(x, train=False)
+            return super().__call__(x, train=False, expose=expose)
         shape, features = x.shape, x.shape[-1]
         norm = functools.partial(LayerNorm, epsilon=1e-6)
         dense = functools.partial(Dense, dtype=self.dtype, kernel_init=initializers.glorot)
