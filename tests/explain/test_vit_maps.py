@@ -43,6 +43,7 @@ def transposed(network):
     return network._replace(variables={"params": params})
 
 
+@pytest.mark.slow
 def test_maps_turn_with_image_and_network(network):
     wanted = [name for name in METHODS if fits(name, "vit") and not METHODS[name].pixels]
     assert wanted == ["gradcam", "hirescam", "rollout", "attention"]
