@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from leukjax.metrics.evaluation import Evaluation
     from leukjax.models.registry import create_model, list_models, register_model
     from leukjax.predict.predictor import Predictor, load
+    from leukjax.probe.fit_probe import fit_probe
     from leukjax.training.optimizer_registry import register_optimizer
     from leukjax.training.run import Event
     from leukjax.training.state import TrainState
@@ -65,6 +66,7 @@ _PUBLIC = {
     "Trainer": "leukjax.training.trainer",
     "compare_runs": "leukjax.compare.write_report",
     "create_model": "leukjax.models.registry",
+    "fit_probe": "leukjax.probe.fit_probe",
     "list_datasets": "leukjax.data",
     "list_models": "leukjax.models.registry",
     "load": "leukjax.predict.predictor",
@@ -95,6 +97,7 @@ __all__ = [
     "__version__",
     "compare_runs",
     "create_model",
+    "fit_probe",
     "list_datasets",
     "list_models",
     "load",

@@ -20,6 +20,7 @@ COMMANDS = (
     "export",
     "demo",
     "weights",
+    "probe",
 )
 
 

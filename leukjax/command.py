@@ -127,7 +127,10 @@ def _no_device(error: Exception) -> str | None:
 
 
 # Flags of all commands that name files or folders.
-_PATH_FLAGS = ("workdir", "output", "submission", "figure", "reference", "import", "class_map")
+_PATH_FLAGS = (
+    *("workdir", "output", "submission", "figure", "reference", "import", "class_map"),
+    "subject_labels",
+)
 
 
 def _check_paths(

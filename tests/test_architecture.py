@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "leukjax"
 
 COMMANDS = {
     *("audit", "compare", "crossval", "demo", "evaluate", "explain", "export", "preview"),
-    "robustness",
+    "robustness", "probe",
 }
 # Each package or top module imports from those of the lines above its own only, and from itself.
 LAYERS = (
@@ -34,7 +34,7 @@ LAYERS = (
     {"__main__", "__init__"},
 )
 # What a command takes from another one.
-BUILDS_ON = {"audit": {"compare"}, "crossval": {"evaluate"}, "demo": {"explain"}}
+BUILDS_ON = {"audit": {"compare"}, "crossval": {"evaluate"}, "demo": {"explain"}, "probe": {"crossval"}}
 
 
 def imports(file: Path) -> set[str]:

@@ -255,14 +255,14 @@ def _images_per_second(run: Run) -> float | None:
 
 def settings(entry: Entry) -> dict[str, str]:
     """Returns the settings of a model with runs that a reader of a comparison needs."""
-    config = entry.runs[0].config
+    config, probe = entry.runs[0].config, entry.runs[0].summary["probe"]
     optimizer, train = config["optimizer"], config["train"]
     augmentations = [
         name if isinstance(value, bool) else f"{name} {value:g}"
         for name, value in config["augment"].items()
         if value
     ]
-    return {
+    shown = {
         "initialisation": entry.runs[0].weights or "random",
         "image size": f"{config['data']['image_size']} px",
         "optimiser": f"{optimizer['name']}, learning rate {optimizer['learning_rate']:g},"
@@ -272,6 +272,10 @@ def settings(entry: Entry) -> dict[str, str]:
         "loss": config["loss"]["name"],
         "seeds": ", ".join(str(s) for s in sorted({run.config["seed"] for run in entry.runs})),
     }
+    if probe:  # the network was not trained, whatever its config says of training
+        shown |= dict.fromkeys(("epochs × batch", "augmentation", "loss"), "none: a probe")
+        shown["optimiser"] = f"frozen network; {probe}"
+    return shown
 
 
 def settings_table(study: Study) -> Table | None:

@@ -90,6 +90,7 @@ class RunDir:
         Raises:
           UserError: as `config`; or the images are in a folder, and the user gives none.
         """
+        self._refuse_probe()
         config, recorded = self.config(overrides), self.recorded()
         flat = configs.flatten(config)
         places = [name for name in configs.path_fields() if name.startswith("data.")]
@@ -119,15 +120,20 @@ class RunDir:
     def summary(self) -> dict[str, Any]:
         """Returns what summary.json records of a finished run."""
         content = self._checked(SUMMARY, schema.SUMMARY_FIELDS, schema.SUMMARY_OPTIONAL)
-        # Runs before these were recorded had neither.
-        content = {"rare_classes": [], "groups": "auto", **content}
+        # Runs before these were recorded had none of them.
+        content = {"rare_classes": [], "groups": "auto", "probe": "", **content}
         if not set(content["rare_classes"]) <= set(content["classes"]):
             raise self._damaged(SUMMARY, "rare_classes: are not among the classes")
         self._check_positive(SUMMARY, content)
         return content
 
     def preprocessing(self) -> dict[str, Any]:
-        """Returns how an image becomes the input of the network; agrees with the config."""
+        """Returns how an image becomes the input of the network; agrees with the config.
+
+        Raises:
+          UserError: no run, a probe (which has no network), or a damaged file.
+        """
+        self._refuse_probe()
         optional = schema.PREPROCESSING_OPTIONAL
         content = self._checked(PREPROCESSING, schema.PREPROCESSING_FIELDS, optional=optional)
         content = {"stain": "none", **content}  # runs before it was recorded had none
@@ -149,6 +155,15 @@ class RunDir:
             if content[name] != expected:
                 raise self._damaged(PREPROCESSING, f"{name}: differs from {CONFIG}")
         return content
+
+    def _refuse_probe(self) -> None:
+        if (self.folder / PREPROCESSING).exists() or not self.is_finished:
+            return
+        if self.summary()["probe"]:
+            raise UserError(
+                f"{self.folder}: is a probe, which has predictions and no network; give a run of "
+                "leukjax.main, or compare probes with leukjax.compare"
+            )
 
     def _check_positive(self, name: str, content: Mapping[str, Any]) -> None:
         if content["positive"] not in ("", *content["classes"]):

@@ -190,7 +190,7 @@ SUMMARY_FIELDS: dict[str, Check] = {
     "device": text,
     "versions": _versions,
 }
-SUMMARY_OPTIONAL: dict[str, Check] = {"rare_classes": _names, "groups": _groups}
+SUMMARY_OPTIONAL: dict[str, Check] = {"rare_classes": _names, "groups": _groups, "probe": text}
 PREPROCESSING_FIELDS: dict[str, Check] = {
     "classes": _classes,
     "positive": text,

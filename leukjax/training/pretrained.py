@@ -24,6 +24,8 @@ from leukjax.weights.lora import Lora
 from leukjax.weights.map import COUNTER, Mapped
 from leukjax.weights.source import Source, of_file
 
+RUN = "a run of leukjax"  # layout of weights from a work directory
+
 
 @dataclasses.dataclass(frozen=True)
 class InitialWeights:
@@ -215,7 +217,7 @@ def _of_run(path: Path) -> Source:
     step, tree = reader.for_evaluation(checkpoints, step, lower_is_better=is_loss)
     flat = traverse_util.flatten_dict(tree, sep="/")
     return Source(
-        title="a run of leukjax",
+        title=RUN,
         tensors=read.Tensors(
             where=str(path),
             shapes={name: value.shape for name, value in flat.items()},

@@ -1,0 +1,1 @@
+"""Probes: classifiers on the features of a network that is not trained."""
