@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "leukjax"
 
 COMMANDS = {
     *("audit", "compare", "crossval", "demo", "evaluate", "explain", "export", "preview"),
-    "robustness", "probe",
+    "robustness",
+    "probe",
 }
 # Each package or top module imports from those of the lines above its own only, and from itself.
 LAYERS = (
@@ -34,7 +35,12 @@ LAYERS = (
     {"__main__", "__init__"},
 )
 # What a command takes from another one.
-BUILDS_ON = {"audit": {"compare"}, "crossval": {"evaluate"}, "demo": {"explain"}, "probe": {"crossval"}}
+BUILDS_ON = {
+    "audit": {"compare"},
+    "crossval": {"evaluate"},
+    "demo": {"explain"},
+    "probe": {"crossval"},
+}
 
 
 def imports(file: Path) -> set[str]:

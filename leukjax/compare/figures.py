@@ -182,7 +182,8 @@ def by_epoch(entry: Entry, part: str, score: str) -> tuple[np.ndarray, np.ndarra
 def training_figure(entries: Sequence[Entry], about: About) -> Figure | None:
     """Draws loss and accuracy over epochs, for training and validation; bands: range of runs."""
     entries = [entry for entry in entries if entry.runs]
-    if not entries:
+    trained = [not entry.is_probe for entry in entries]
+    if not any(trained):
         return None
     with style():
         figure = Figure(figsize=(7.2, 5.6))
@@ -203,8 +204,9 @@ def training_figure(entries: Sequence[Entry], about: About) -> Figure | None:
         for axes in grid[1]:
             axes.set_xlabel("epoch")
         runs = max(len(entry.runs) for entry in entries)
+        lines = model_lines([entry.name for entry in entries])
         figure.legend(
-            handles=model_lines([entry.name for entry in entries]),
+            handles=[line for line, shown in zip(lines, trained, strict=True) if shown],
             loc="outside lower center",
             ncols=3,
             title=f"line: mean of up to {runs} runs, band: their range"

@@ -79,6 +79,11 @@ class Entry:
         return any(run.summary["leaky"] for run in self.runs)
 
     @property
+    def is_probe(self) -> bool:
+        """Whether the runs are heads on a network that was not trained (`leukjax.probe`)."""
+        return any(run.summary["probe"] for run in self.runs)
+
+    @property
     def positive(self) -> str:
         """The positive class of the runs; "" if there is none."""
         return self.runs[0].summary["positive"] if self.runs else ""

@@ -297,7 +297,9 @@ def selection_table(study: Study) -> Table | None:
     """Returns how epoch and threshold were chosen, and how often the test was accessed."""
     rows: list[list[Cell]] = []
     for entry in study.with_runs:
-        epochs = ", ".join(f"{run.summary['epoch_chosen']:g}" for run in entry.runs[:6])
+        # A head of a probe that has no epochs says 0.
+        chosen = [run.summary["epoch_chosen"] for run in entry.runs[:6]]
+        epochs = ", ".join(f"{epoch:g}" if epoch else "–" for epoch in chosen)
         epochs += ", …" if len(entry.runs) > 6 else ""
         chosen_by = entry.runs[0].summary["chosen_by"]
         threshold = "class with the largest probability"

@@ -154,7 +154,8 @@ def class_table(study: Study) -> Table:
 
 def epochs_table(study: Study) -> Table | None:
     """Returns training and validation at epochs 1, 10, 20 … and at the chosen epoch."""
-    rows = [row for entry in study.with_runs for row in _epoch_rows(entry)]
+    trained = [entry for entry in study.with_runs if not entry.is_probe]
+    rows = [row for entry in trained for row in _epoch_rows(entry)]
     if not rows:
         return None
     header = ["", "epoch", "training loss", "loss", *map(title_of, EPOCH_SCORES)]

@@ -4,7 +4,6 @@ One form serves both kinds of sets: the tokens of an image, weighted by a learnt
 cells of a subject, weighted by a gated network (Ilse et al. 2018, ICML, equations 7 and 9).
 """
 
-import copy
 import dataclasses
 import functools
 import math
@@ -117,14 +116,12 @@ def fit(
       seed: of the initial values and the order of the sets.
     """
     module = AttentionHead(classes, training.hidden)
-    optimizer = optax.adamw(training.learning_rate, weight_decay=training.weight_decay)
     # A power of two that is not far above what there is: a padded set costs as much as another.
     size = min(training.batch_size, 1 << (len(train) - 1).bit_length())
     x, mask = sets.take(train[:1])
-    params = module.init(jax.random.key(seed), x, mask)
-    state: Any = (params, optimizer.init(params))
-    step = _step(module, optimizer)
-    best, best_loss, kept = copy.copy(params), math.inf, 0
+    init, step = _compiled(module, training)
+    state = init(jax.random.key(seed), x, mask)
+    best, best_loss, kept = state[0], math.inf, 0
     for epoch in range(1, training.epochs + 1):
         order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(train)
         for start in range(0, len(order), size):
@@ -143,7 +140,16 @@ def fit(
     return Attention(kept, lambda rows: _predict(module, best, sets, rows, size))
 
 
-def _step(module: AttentionHead, optimizer: optax.GradientTransformation) -> Any:
+@functools.lru_cache(maxsize=8)
+def _compiled(module: AttentionHead, training: Training) -> tuple[Any, Any]:
+    """The jitted start and step of a training, shared by all folds."""
+    optimizer = optax.adamw(training.learning_rate, weight_decay=training.weight_decay)
+
+    @jax.jit
+    def init(key: Array, x: Array, mask: Array) -> Any:
+        params = module.init(key, x, mask)
+        return params, optimizer.init(params)
+
     @jax.jit
     def step(state: Any, x: Array, mask: Array, labels: Array, counts: Array) -> Any:
         params, opt_state = state
@@ -156,12 +162,13 @@ def _step(module: AttentionHead, optimizer: optax.GradientTransformation) -> Any
         updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
-    return step
+    return init, step
 
 
 @functools.partial(jax.jit, static_argnames="module")
 def _apply(module: AttentionHead, params: Any, x: Array, mask: Array) -> tuple[Array, Array]:
-    return module.apply(params, x, mask)
+    result: Any = module.apply(params, x, mask)
+    return result
 
 
 def _predict(
@@ -178,9 +185,7 @@ def _predict(
     return softmax(np.concatenate(logits)), weights
 
 
-def _padded(
-    sets: Sets, rows: np.ndarray, size: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _padded(sets: Sets, rows: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Vectors and mask of `size` sets, of which the last repeat the first and count 0."""
     counts = np.zeros(size, np.float32)
     counts[: len(rows)] = 1

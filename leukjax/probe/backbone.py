@@ -23,6 +23,8 @@ from leukjax.images.normalize import standardize, to_float
 from leukjax.training import hyperparameters, pretrained
 from leukjax.training import state as states
 
+# What may be sown of an image, the first one first: patches after the last block of a transformer.
+_MAPS = ("patch_tokens", "feature_map")
 # Of ImageNet, for images before random weights: all folds share the features, so that nothing can
 # be fitted to the training images of one.
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -69,7 +71,7 @@ class Backbone:
 
         Returns:
           ``features`` float32[n, d], the input of the classification head, and ``tokens``
-          float16[n, t, e], the last feature map in reading order, if the model sows one.
+          float16[n, t, e], the last map of patches or features in reading order, if it is sown.
         """
         batch = sharding.put(images, sharding.batch_sharding(self.mesh))
         return self._forward(self.variables, batch)
@@ -90,8 +92,9 @@ class Backbone:
                     "self.sow('intermediates', 'pooled', x) before its head"
                 )
             outputs = {"features": sown["pooled"][0].astype(jnp.float32)}
-            if "feature_map" in sown:
-                x = sown["feature_map"][0].astype(jnp.float16)
+            maps = [sown[name] for name in _MAPS if name in sown]
+            if maps:
+                x = maps[0][0].astype(jnp.float16)
                 outputs["tokens"] = x.reshape(x.shape[0], -1, x.shape[-1])
             return outputs
 

@@ -1,13 +1,13 @@
 """Heads for subjects: each subject is a bag of the features of its cells, with one label.
 
-Gated attention finds the cells that carry the sign (Ilse et al. 2018, ICML, equation 9); the mean and
-the largest value of each feature over the cells are the baselines.
+Gated attention finds the cells that carry the sign (Ilse et al. 2018, ICML, equation 9). The mean
+and the largest value of each feature over the cells are the baselines.
 """
 
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,9 +82,7 @@ def subjects_of(manifest: Manifest) -> tuple[Manifest, list[Int[np.ndarray, " k"
       UserError: a subject has images of several classes.
     """
     rows = np.flatnonzero(manifest.label >= 0)
-    names, first, member = np.unique(
-        manifest.subject[rows], return_index=True, return_inverse=True
-    )
+    names, first, member = np.unique(manifest.subject[rows], return_index=True, return_inverse=True)
     labels = manifest.label[rows]
     mixed = np.unique(member[labels != labels[first][member]])
     if len(mixed):
@@ -111,7 +109,8 @@ def _gated(problem: Problem) -> Fitted:
     )
     return Fitted(
         lambda rows: head.predict(rows)[0],
-        "the log loss on val",
+        f"epoch {head.epoch}",
+        heads.BY_LOSS,
         head.epoch,
         lambda rows: head.predict(rows)[1],
     )
@@ -124,7 +123,8 @@ def _pooled(
     model, strength = heads.logistic(x, problem, heads.STRENGTHS)
     return Fitted(
         lambda rows: heads.probabilities(model, x[rows], problem.classes),
-        heads.by_validation(strength),
+        f"C = {strength:g}",
+        heads.BY_LOSS,
     )
 
 
@@ -148,7 +148,7 @@ class _Bags:
         return x, mask
 
 
-HEADS: Mapping[str, Head] = {
+HEADS: dict[str, Head] = {
     "gated_attention": Head("gated attention over cells", _gated),
     "mean": Head(
         "logistic regression on the mean over cells",

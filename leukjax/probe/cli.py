@@ -32,9 +32,7 @@ flags.DEFINE_list("heads", [], "names, separated by commas; default: all", flag_
 flags.DEFINE_list(
     "subjects", [], "numbers of training subjects, and all: learning curves", flag_values=FLAGS
 )
-flags.DEFINE_enum(
-    "level", "image", ["image", "subject"], "what is classified", flag_values=FLAGS
-)
+flags.DEFINE_enum("level", "image", ["image", "subject"], "what is classified", flag_values=FLAGS)
 flags.DEFINE_string(
     "subject_labels", "", "CSV with the columns subject and label: the classes", flag_values=FLAGS
 )

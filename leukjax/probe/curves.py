@@ -53,7 +53,26 @@ def parse(texts: Sequence[str]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(numbers))
 
 
-def compute(probe: Probe, numbers: Sequence[int]) -> list[Point]:
+def draw_all(probe: Probe, numbers: Sequence[int]) -> list[list[str]]:
+    """Returns the training groups of each fold, in the order in which they are drawn.
+
+    Args:
+      probe: what is probed; no head needs to be fitted.
+      numbers: of training subjects (groups); `ALL` = all of the fold.
+
+    Raises:
+      UserError: a fold has fewer groups, or there are more classes than subjects.
+    """
+    orders = []
+    for fold, split in enumerate(probe.splits if numbers else ()):
+        train = split.rows("train")
+        order = draw(probe.units, train, probe.config.seed, fold)
+        _check(numbers, len(order), len(np.unique(probe.units.label[train])), fold)
+        orders.append(order)
+    return orders
+
+
+def compute(probe: Probe, numbers: Sequence[int], orders: Sequence[list[str]]) -> list[Point]:
     """Fits every head to subsets of the training subjects, and scores it out of fold.
 
     A subset of a fold has the subsets of smaller numbers in it. The predictions are kept in
@@ -62,37 +81,24 @@ def compute(probe: Probe, numbers: Sequence[int]) -> list[Point]:
     Args:
       probe: fitted by `study.fit_all`.
       numbers: of training subjects (groups); `ALL` = all of the fold.
-
-    Raises:
-      UserError: a fold has fewer subjects, or there are more classes than subjects.
+      orders: result of `draw_all`.
     """
-    orders = []
-    for fold, split in enumerate(probe.splits):
-        train = split.rows("train")
-        order = draw(probe.units, train, probe.config.seed, fold)
-        _check(numbers, len(order), len(np.unique(probe.units.label[train])), fold)
-        orders.append(order)
     points = []
     for number in numbers:
-        subsets = [_rows(probe.units, order[: number or None]) for order in orders]
-        groups = [min(number or len(order), len(order)) for order in orders]
+        subsets = [
+            np.intersect1d(_rows(probe.units, order[: number or None]), split.rows("train"))
+            for order, split in zip(orders, probe.splits, strict=True)
+        ]
+        subjects = np.mean([number or len(order) for order in orders])
+        images = np.mean([sum(len(probe.members[row]) for row in rows) for rows in subsets])
         for model in probe.study.models:
             scored = score(_predictions(probe, model, number, subsets), probe.positive)
-            images = [sum(len(probe.members[row]) for row in rows) for rows in subsets]
-            points.append(
-                Point(
-                    model,
-                    float(np.mean(groups)),
-                    float(np.mean(images)),
-                    {name: scored.by_image[name] for name in SCORES},
-                )
-            )
+            scores = {name: scored.by_image[name] for name in SCORES}
+            points.append(Point(model, float(subjects), float(images), scores))
     return points
 
 
-def draw(
-    units: Manifest, train: Int[np.ndarray, " t"], seed: int, fold: int
-) -> list[str]:
+def draw(units: Manifest, train: Int[np.ndarray, " t"], seed: int, fold: int) -> list[str]:
     """Returns the training groups of a fold in random order, the classes in turn.
 
     A group with several classes counts for the rarest of them, so that the first groups have
@@ -150,9 +156,7 @@ def _predictions(
     if not path.is_file():
         logging.info("%s: fitting to %d subjects of each fold", model, number)
         parts = []
-        for split, rows in zip(probe.splits, subsets, strict=True):
-            # Labelled images of a group are all in one part: these rows train.
-            train = np.intersect1d(rows, split.rows("train"))
+        for split, train in zip(probe.splits, subsets, strict=True):
             fitted = probe.heads[model].fit(probe.problem(train, split.rows("val")))
             parts.append(probe.predictions(fitted, split.rows("test")))
         _join(parts).write(path)

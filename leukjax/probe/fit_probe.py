@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,7 +88,9 @@ def fit_probe(
       ValueError: what is wrong with the data, the weights or an argument.
     """
     if not isinstance(data, Dataset):
-        raise TypeError(f"data: expected a Dataset, as lj.ImageFolder(…); got {type(data).__name__}")
+        raise TypeError(
+            f"data: expected a Dataset, as lj.ImageFolder(…); got {type(data).__name__}"
+        )
     mesh = _mesh(configs.load("default"))
     trainer = Trainer(
         model,
@@ -111,9 +112,7 @@ def fit_probe(
         configs.set_field(trainer.config, field, value)
     configs.check(trainer.config)
     name = name_of(model) or type(model).__name__
-    study = Study(
-        Path(workdir), {name: name}, {name: trainer.config}, folds, (seed,), pool=True
-    )
+    study = Study(Path(workdir), {name: name}, {name: trainer.config}, folds, (seed,), pool=True)
     records = data.prepare(image_size, cache_dir=os.fspath(cache_dir))
     options = Options(
         folds,
@@ -176,9 +175,7 @@ def _chosen(options: Options) -> tuple[dict[str, Head], tuple[int, ...]]:
     known = bags.HEADS if options.level == "subject" else heads.HEADS
     for name in options.heads:
         if name not in known:
-            raise UserError(
-                f"--heads={name}: no such head; by {options.level}: {', '.join(known)}"
-            )
+            raise UserError(f"--heads={name}: no such head; by {options.level}: {', '.join(known)}")
     chosen = {name: head for name, head in known.items() if name in (options.heads or known)}
     return chosen, curves.parse(options.subjects)
 
@@ -195,7 +192,6 @@ def _probe(
     if not options.heads and "tokens" not in network.forms:
         chosen = {name: head for name, head in chosen.items() if not head.needs_tokens}
     with RunDir(study.folder).lock():
-        began = time.perf_counter()
         computed = features.compute(
             network,
             records,
@@ -203,7 +199,6 @@ def _probe(
             cache_dir=config.data.cache_dir,
             threads=config.data.threads,
         )
-        seconds = time.perf_counter() - began
         if options.output:
             export(computed, records, Path(options.output))
         of_heads, names = make_study(study, name, chosen)
@@ -212,12 +207,11 @@ def _probe(
         else:
             units = records.manifest
             members = list(np.arange(len(units))[:, None])
-        probe = Probe(
-            of_heads, records, network, computed, units, members, names, options.level
-        )
+        probe = Probe(of_heads, records, network, computed, units, members, names, options.level)
+        orders = curves.draw_all(probe, numbers)  # wrong numbers are found before the first fit
         fit_all(probe)
-        points = curves.compute(probe, numbers)
-        return report.write(probe, points, seconds)
+        points = curves.compute(probe, numbers, orders)
+        return report.write(probe, points)
 
 
 def export(computed: Features, records: Records, path: Path) -> None:

@@ -1,14 +1,14 @@
 """Heads for images: logistic regression, nearest neighbours, and attention over tokens.
 
-The protocol of DinoBloom's evaluation (Koch et al. 2024, MICCAI): logistic regression by L-BFGS with
-C = features x classes / 100 and at most 1,000 iterations, and 1 and 20 nearest neighbours. Features
-are standardised on the training images, and folds do not divide subjects; theirs do.
+The protocol is that of DinoBloom (Koch et al. 2024, MICCAI): logistic regression by L-BFGS with C =
+features x classes / 100 and at most 1,000 iterations, and 1 and 20 nearest neighbours. Features are
+standardised on the training images, and folds do not divide subjects; theirs do.
 """
 
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Float16, Float32, Int
@@ -21,6 +21,7 @@ from leukjax.probe import attention
 MAX_ITERATIONS = 1000
 # Values of C that validation chooses from.
 STRENGTHS = tuple(10.0**exponent for exponent in range(-6, 3))
+FIXED, BY_LOSS = "nothing: it is fixed", "log loss on val"
 _TOKENS_AT_ONCE = 256  # images
 
 
@@ -56,7 +57,7 @@ class Problem:
     def standardized(self) -> Float[np.ndarray, "n d"]:
         """float64 features of all images, with mean 0 and deviation 1 over the training images."""
         mean, std = _statistics(self.features[self.train_images].astype(np.float64))
-        return (self.features - mean) / std
+        return (np.asarray(self.features) - mean) / std
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,13 +66,15 @@ class Fitted:
 
     Attributes:
       predict: rows of units -> probabilities, float64[n, c].
-      chosen_by: how its setting or its epoch was chosen, in words.
+      setting: what was fixed or chosen, in words.
+      chosen_by: how, in words.
       epoch: that was kept; 0 = it has none.
       weights: rows of units -> the weight of each image of a unit; None = it has none.
     """
 
     predict: Callable[[np.ndarray], Float[np.ndarray, "n c"]]
-    chosen_by: str
+    setting: str
+    chosen_by: str = FIXED
     epoch: int = 0
     weights: Callable[[np.ndarray], list[np.ndarray]] | None = None
 
@@ -124,16 +127,13 @@ def probabilities(
     return table
 
 
-def by_validation(strength: float) -> str:
-    """Returns how C was chosen, in words."""
-    return f"C = {strength:g}, by the log loss on val"
-
-
 def _logistic(problem: Problem, *, choose: bool) -> Fitted:
     x, fixed = problem.standardized, problem.features.shape[1] * problem.classes / 100
     model, strength = logistic(x, problem, STRENGTHS if choose else (fixed,))
-    how = by_validation(strength) if choose else f"C = {fixed:g}, features x classes / 100"
-    return Fitted(lambda rows: probabilities(model, x[rows], problem.classes), how)
+    how = BY_LOSS if choose else FIXED
+    return Fitted(
+        lambda rows: probabilities(model, x[rows], problem.classes), f"C = {strength:g}", how
+    )
 
 
 def _neighbors(problem: Problem, *, count: int) -> Fitted:
@@ -145,7 +145,7 @@ def _neighbors(problem: Problem, *, count: int) -> Fitted:
 
 
 ATTENTIVE = attention.Training(
-    hidden=0, batch_size=128, epochs=50, patience=8, learning_rate=3e-3, weight_decay=1e-2
+    hidden=0, batch_size=32, epochs=50, patience=8, learning_rate=3e-3, weight_decay=1e-2
 )
 
 
@@ -161,7 +161,7 @@ def _attentive(problem: Problem) -> Fitted:
         ATTENTIVE,
         problem.seed,
     )
-    return Fitted(lambda rows: head.predict(rows)[0], "the log loss on val", head.epoch)
+    return Fitted(lambda rows: head.predict(rows)[0], f"epoch {head.epoch}", BY_LOSS, head.epoch)
 
 
 class _Tokens:
@@ -197,7 +197,7 @@ def _positive(std: np.ndarray) -> np.ndarray:
     return np.where(std > 0, std, 1.0)
 
 
-HEADS: Mapping[str, Head] = {
+HEADS: dict[str, Head] = {
     "logistic": Head("logistic regression", functools.partial(_logistic, choose=False)),
     "logistic_val": Head(
         "logistic regression, C by validation", functools.partial(_logistic, choose=True)

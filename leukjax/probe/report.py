@@ -20,22 +20,21 @@ from leukjax.report import page
 from leukjax.report.page import Document, Picture, Section
 from leukjax.report.provenance import About
 from leukjax.report.style import CLASSES, LINES, MARKERS, entitle, legend_label, save, style
-from leukjax.report.tables import Cell, Table, render, title_of
+from leukjax.report.tables import Cell, Table, cell_text, render, title_of
 from leukjax.rundir import RunDir
-from leukjax.training.throughput import duration
+from leukjax.training.pretrained import RUN
 
 BASELINE = "larger class"
 _SHEET_SUBJECTS, _SHEET_CELLS = 4, 8  # subjects per class, cells per subject
 _SCORES = ("accuracy", "balanced_accuracy", "weighted_f1", "f1", "auroc")
 
 
-def write(probe: Probe, points: Sequence[Point], seconds: float) -> dict[str, Evaluation]:
+def write(probe: Probe, points: Sequence[Point]) -> dict[str, Evaluation]:
     """Writes the report into the folder of the study, and prints its tables.
 
     Args:
       probe: fitted.
       points: of the learning curves; () = none were asked for.
-      seconds: that the features took.
 
     Returns:
       The scores out of fold, by the name of each head.
@@ -45,7 +44,7 @@ def write(probe: Probe, points: Sequence[Point], seconds: float) -> dict[str, Ev
         model: score(results.of_seed(study, model, probe.config.seed), probe.positive, name=model)
         for model in study.models
     }
-    document = _document(probe, evaluations, points, seconds)
+    document = _document(probe, evaluations, points)
     for table in document.tables():
         run.write(f"tables/{table.name}.csv", table.csv())
         run.write(f"tables/{table.name}.tex", table.latex())
@@ -60,14 +59,14 @@ def write(probe: Probe, points: Sequence[Point], seconds: float) -> dict[str, Ev
 
 
 def _document(
-    probe: Probe, evaluations: Mapping[str, Evaluation], points: Sequence[Point], seconds: float
+    probe: Probe, evaluations: Mapping[str, Evaluation], points: Sequence[Point]
 ) -> Document:
     about = _about(probe)
     sections = [Section("scores", "Scores", _score_tables(probe, evaluations, about))]
     if points:
         table, picture = _curve_table(probe, points), _curve_figure(probe, points, about)
         caption = "Scores by number of training subjects; bars: 95 % intervals."
-        blocks = [table, Picture("curve", caption, picture)]
+        blocks: list[str | Table | Picture] = [table, Picture("curve", caption, picture)]
         sections.append(Section("curve", "Learning curves", blocks))
     found = views.make(probe.features, probe.records)
     sections.append(
@@ -88,7 +87,7 @@ def _document(
         f"Probes of {describe(probe.config.model)} on {about.data}",
         _subtitle(probe),
         about.marks(),
-        [*_summary(probe, evaluations, seconds), *about.warnings()],
+        [*_summary(probe, evaluations), *_leak(probe), *about.warnings()],
         sections,
     )
 
@@ -116,6 +115,16 @@ def weights_of(probe: Probe) -> str:
     return f"{facts['weights']} ({facts['layout']}, SHA-256 {facts['sha256'][:12]}…)"
 
 
+def _leak(probe: Probe) -> list[str]:
+    """A warning if the weights are of a run, whose training images may be tested here."""
+    if probe.backbone.facts.get("layout") != RUN:
+        return []
+    return [
+        "The weights are of a run of leukjax: if it trained on subjects of these data, the scores "
+        "are too high."
+    ]
+
+
 def _subtitle(probe: Probe) -> str:
     folded = sum(int((split.part == "test").sum()) for split in probe.splits)
     return (
@@ -124,28 +133,23 @@ def _subtitle(probe: Probe) -> str:
     )
 
 
-def _summary(
-    probe: Probe, evaluations: Mapping[str, Evaluation], seconds: float
-) -> list[str]:
+def _summary(probe: Probe, evaluations: Mapping[str, Evaluation]) -> list[str]:
     def value(name: str) -> float:
         return evaluations[name].by_image["balanced_accuracy"].value or 0.0
 
     best = max(evaluations, key=value)
     interval = evaluations[best].by_image["balanced_accuracy"]
-    cell = Table("", "", ["", ""], [["", interval]]).text()[0][1]
     width = probe.features.pooled.shape[1]
     return [
-        f"{best} scored highest: balanced accuracy {cell}. Out of fold, nothing was chosen on the "
-        "tested images; which of several probes is best was.",
+        f"{best} scored highest: balanced accuracy {cell_text(interval)}. No head was fitted or "
+        "chosen on images that it is tested on; the best of several scores is a little too high.",
         f"Weights: {weights_of(probe)}. {width:,} features per image, standardised on the "
-        f"training images of each fold; they took {duration(seconds)}.",
+        "training images of each fold.",
         f"Tests between probes, and beside trained models: leukjax.compare {probe.study.folder}",
     ]
 
 
-def _score_tables(
-    probe: Probe, evaluations: Mapping[str, Evaluation], about: About
-) -> list[Table]:
+def _score_tables(probe: Probe, evaluations: Mapping[str, Evaluation], about: About) -> list[Table]:
     study = probe.study
     shown = dict(evaluations)
     shown[BASELINE] = score(results.class_frequencies(study), probe.positive)
@@ -191,7 +195,7 @@ def _scores(
 
 def _curve_table(probe: Probe, points: Sequence[Point]) -> Table:
     rows: list[list[Cell]] = [
-        [p.model, f"{p.subjects:g}", f"{p.images:,.0f}", *(p.scores[name] for name in SCORES)]
+        [p.model, f"{p.subjects:.3g}", f"{p.images:,.0f}", *(p.scores[name] for name in SCORES)]
         for p in sorted(points, key=lambda p: (probe.study.models.index(p.model), p.subjects))
     ]
     notes = [
@@ -223,7 +227,7 @@ def _curve_figure(probe: Probe, points: Sequence[Point], about: About) -> Figure
                     color=CLASSES[i % 6], elinewidth=0.8, label=legend_label(model),
                 )  # fmt: skip
             axes.set(xscale="log", xlabel="training subjects", title=title_of(name))
-            axes.set_xticks(numbers, [f"{number:g}" for number in numbers])
+            axes.set_xticks(numbers, [f"{number:.3g}" for number in numbers])
             axes.set_xticks([], minor=True)
         handles = figure.axes[0].get_legend_handles_labels()
         figure.legend(*handles, loc="outside lower center", ncols=3)

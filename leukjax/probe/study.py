@@ -95,7 +95,7 @@ class Probe:
         first = np.array([rows[0] for rows in self.members])
         splits = []
         for fold in range(self.study.folds):
-            config = self.study.config(Job("", fold, self.config.seed), {})
+            config = self.study.config(Job(self.study.models[0], fold, self.config.seed), {})
             split = split_of(config, self.records)
             splits.append(dataclasses.replace(split, part=split.part[first]))
         return tuple(splits)
@@ -131,9 +131,7 @@ class Probe:
         return model_summary.table(self.backbone.module, self.config.data.image_size)
 
 
-def make_study(
-    base: Study, name: str, heads: Mapping[str, Head]
-) -> tuple[Study, dict[str, Head]]:
+def make_study(base: Study, name: str, heads: Mapping[str, Head]) -> tuple[Study, dict[str, Head]]:
     """Returns a study whose models are the heads, and the heads by the names of these models.
 
     Args:
@@ -208,7 +206,7 @@ def _fit(
         run.write(ATTENTION, _attention_table(probe, test, fitted.weights(test)))
     seconds = time.perf_counter() - began
     run.write_json(SUMMARY, _summary(probe, job, split, fitted, seconds))
-    logging.info("%s: fitted in %.1f s (%s)", job.name, seconds, fitted.chosen_by)
+    logging.info("%s: fitted in %.1f s (%s)", job.name, seconds, fitted.setting)
 
 
 def _member_file(study: Study, job: Job) -> Path:
@@ -250,6 +248,7 @@ def _summary(
     return {
         "model": f"{head} on features of {network}",
         "probe": head,
+        "setting": fitted.setting,
         "level": probe.level,
         "parameters": probe.network.parameters,
         "flops_per_image": probe.network.flops,

@@ -1,6 +1,7 @@
 """What features encode: their first two principal components by class, subject and source."""
 
 import dataclasses
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -87,11 +88,9 @@ def figure(view: View, about: About) -> Figure:
     return result
 
 
-def _draw(
-    axes: Axes, points: Float[np.ndarray, "n 2"], name: str, values: np.ndarray
-) -> None:
+def _draw(axes: Axes, points: Float[np.ndarray, "n 2"], name: str, values: np.ndarray) -> None:
     names, codes = np.unique(values, return_inverse=True)
-    marks = {"s": 7, "alpha": 0.6, "linewidths": 0, "rasterized": True}
+    marks: dict[str, Any] = {"s": 7, "alpha": 0.6, "linewidths": 0, "rasterized": True}
     if len(names) <= _NAMED:
         for code, value in enumerate(names.tolist()):
             own = points[codes == code]
@@ -104,5 +103,5 @@ def _draw(
         return
     # A step of a third of the scale: names that follow each other get different colours.
     colours = matplotlib.colormaps["turbo"]((np.arange(len(names)) * 0.382) % 1)
-    axes.scatter(*points.T, c=colours[codes], **marks)
+    axes.scatter(points[:, 0], points[:, 1], c=colours[codes], **marks)
     axes.set_title(f"by {name} ({len(names):,})")

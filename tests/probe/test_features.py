@@ -191,5 +191,5 @@ def test_models_without_features(config, records, tmp_path):
     assert not list(tmp_path.iterdir())  # its code may change: nothing is kept
     fit = config.copy_and_resolve_references()
     fit.data.mean = "fit"
-    with pytest.raises(UserError, match="data.mean=fit: all folds share the features"):
+    with pytest.raises(UserError, match=r"data\.mean=fit: all folds share the features"):
         backbone.make(fit, Pooled(), records.classes, mesh(1))
