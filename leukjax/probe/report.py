@@ -25,7 +25,7 @@ from leukjax.rundir import RunDir
 from leukjax.training.pretrained import RUN
 
 BASELINE = "larger class"
-_SHEET_SUBJECTS, _SHEET_CELLS = 4, 8  # subjects per class, cells per subject
+_SHEET_SUBJECTS, _SHEET_CELLS = 3, 8  # subjects per class, cells per subject
 _SCORES = ("accuracy", "balanced_accuracy", "weighted_f1", "f1", "auroc")
 
 

@@ -22,8 +22,6 @@ def test_gated_attention_finds_the_patients_and_their_cells(cohort):
     fitted = bags.HEADS["gated_attention"].fit(problem)
     probabilities = fitted.predict(test)
     assert roc_auc_score(problem.labels[test], probabilities[:, 1]) > 0.95
-    again = bags.HEADS["gated_attention"].fit(problem)
-    np.testing.assert_array_equal(probabilities, again.predict(test))
     weights = fitted.weights(test)
     found = []
     for subject, of_cells in zip(test, weights, strict=True):
