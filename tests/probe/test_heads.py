@@ -57,7 +57,7 @@ def test_nearest_neighbours():
 
 @pytest.mark.parametrize("name", [*heads.HEADS, *bags.HEADS])
 def test_test_units_do_not_reach_the_head(name):
-    features, labels = planted.images(count=120)
+    features, labels = planted.images(count=60)
     tokens = np.stack([features, -features], axis=1).astype(np.float16)
     problem, test = planted.problem(features, labels, tokens=tokens)
     features, tokens = features.copy(), tokens.copy()
