@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import harness
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list("models", ["hybrid"], "hybrid (R26+ViT-S/32)")
+flags.DEFINE_list("models", ["vit_s16"], "of vit_s16 (ViT-S/16), hybrid (R26+ViT-S/32)")
 flags.DEFINE_list("peers", ["timm", "timm compiled"], "of timm, timm compiled")
 flags.DEFINE_integer("image_size", 224, "pixels per side", lower_bound=33)
 flags.DEFINE_integer("rounds", 5, "rounds of each contender", lower_bound=1)
@@ -30,6 +30,7 @@ flags.DEFINE_bool("save", True, "append to benchmarks/results/features.csv")
 
 BATCH = 32
 FIELDS: dict[str, dict[str, Any]] = {
+    "vit_s16": {"model.name": "vit", "model.variant": "s16", "model.gelu_tanh": False},
     "hybrid": {"model.name": "hybrid_vit", "model.variant": "r26_s32", "model.norm": "group"},
 }
 

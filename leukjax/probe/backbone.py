@@ -17,6 +17,7 @@ from jaxtyping import Array, UInt8
 from ml_collections import ConfigDict
 
 import leukjax
+from leukjax import config as configs
 from leukjax import runtime, sharding
 from leukjax.errors import UserError
 from leukjax.images.normalize import standardize, to_float
@@ -27,6 +28,12 @@ from leukjax.training import state as states
 _MAPS = ("patch_tokens", "feature_map")
 # Of ImageNet, for images before random weights: all folds share the features, so that nothing can
 # be fitted to the training images of one.
+_NO_TRAINING = {
+    "loss.name": "cross_entropy",
+    "loss.class_weights": "none",
+    "loss.deferred": "0 epochs",
+    "train.swa": "0 epochs",
+}
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
@@ -115,13 +122,16 @@ def make(config: ConfigDict, module: nn.Module, classes: tuple[str, ...], mesh: 
         would have to be fitted.
     """
     config = config.copy_and_resolve_references()
-    for name in ("mean", "std"):
-        if config.data[name] == "fit":
-            raise UserError(
-                f"--config.data.{name}=fit: all folds share the features, and there are no "
-                "training images to fit it to; give auto or three numbers"
-            )
-    config.loss.class_weights = "none"
+    fitted = [name for name in ("mean", "std") if config.data[name] == "fit"]
+    if fitted or config.data.stain != "none":
+        name = (*fitted, "stain")[0]
+        raise UserError(
+            f"--config.data.{name}={config.data[name]}: is fitted to training images, and all "
+            "folds of a probe share the features; leave it out"
+        )
+    # Nothing else of a training counts here, and some of it would need training images.
+    for field, value in _NO_TRAINING.items():
+        configs.set_field(config, field, value)
     if config.init.weights:
         config.init.head = "new"
     initial = pretrained.find(config, module, classes, Path())
@@ -130,7 +140,7 @@ def make(config: ConfigDict, module: nn.Module, classes: tuple[str, ...], mesh: 
     init, _ = states.make_init(
         module,
         lambda params: {},  # there is no optimizer
-        num_classes=len(classes),
+        settings=states.settings_form(len(classes)),
         image_size=config.data.image_size,
         ema=False,
         mesh=mesh,

@@ -1,7 +1,7 @@
 """Fit classifiers to the features of a network that is not trained, on folds of whole subjects.
 
-python -m leukjax.probe --config=configs/hybrid_vit.py:cnmc --config.data.root=FOLDER
-    --weights=hf://timm/vit_small_r26_s32_224.augreg_in21k_ft_in1k --folds=5 --workdir=runs/probe
+python -m leukjax.probe --config=configs/vit.py:cnmc,dinobloom_s --config.data.root=FOLDER
+    --folds=5 --workdir=runs/probe
 python -m leukjax.probe … --subjects=2,4,8,16,all       learning curves
 python -m leukjax.probe … --level=subject --subject_labels=patients.csv
 
@@ -43,7 +43,9 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
     """Checks the flags, computes features, fits the heads, writes the report."""
     command.refuse_arguments(arguments)
     if not names:
-        raise UserError("--config is missing; for instance --config=configs/hybrid_vit.py:cnmc")
+        raise UserError(
+            "--config is missing; for instance --config=configs/vit.py:cnmc,dinobloom_s"
+        )
     if not FLAGS.workdir:
         raise UserError("--workdir is missing; name the folder of the probes")
     if FLAGS.output and not FLAGS.output.endswith(".npz"):

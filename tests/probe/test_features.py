@@ -180,7 +180,13 @@ def test_models_without_features(config, records, tmp_path):
         compute(pooled, records, tmp_path, tokens=True)
     assert compute(pooled, records, tmp_path).pooled.shape == (len(records), 3)
     assert not list(tmp_path.iterdir())  # its code may change: nothing is kept
-    fit = config.copy_and_resolve_references()
-    fit.data.mean = "fit"
-    with pytest.raises(UserError, match=r"data\.mean=fit: all folds share the features"):
-        backbone.make(fit, Pooled(), records.classes, mesh(1))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("mean", "fit"), ("std", "fit"), ("stain", "reinhard")]
+)
+def test_nothing_is_fitted_to_images(config, records, field, value):
+    fitted = config.copy_and_resolve_references()
+    fitted.data[field] = value
+    with pytest.raises(UserError, match=rf"--config\.data\.{field}={value}: is fitted to training"):
+        backbone.make(fitted, Pooled(), records.classes, mesh(1))
