@@ -10,9 +10,11 @@ from jax.sharding import Mesh
 
 from leukjax import config as configs
 from leukjax.errors import UserError
-from leukjax.models.registry import create_model
+from leukjax.models.registry import create_model, model_from_config
+from leukjax.predict.predictor import load
 from leukjax.probe import backbone, features
 from leukjax.probe.stored_arrays import StoredArrays
+from leukjax.rundir import RunDir
 from leukjax.training.training_data import records_of
 
 
@@ -149,6 +151,19 @@ def test_the_key_depends_on_weights_model_and_normalisation():
     others = [identity(weights="b"), identity(mean=0.4), identity(width=5), identity(norm="group")]
     assert len({same, *others}) == 5
     assert not backbone._identity(Pooled(), "a", np.ones(3), np.ones(3))
+
+
+def test_weights_of_a_run_give_the_features_of_the_run(trained_run, caplog):
+    config = RunDir(trained_run).config([("data.threads", 2)])
+    config.init.weights = str(trained_run)
+    records = records_of(config)
+    module = model_from_config(config, 2, "cpu")
+    with caplog.at_level("WARNING"):
+        made = backbone.make(config, module, records.classes, mesh(1))
+    assert "may have trained on images that are tested here" in caplog.text
+    images = records.images(np.arange(features.CHUNK))
+    expected = load(trained_run).features(images)
+    np.testing.assert_allclose(made(images)["features"], expected, rtol=1e-4, atol=1e-5)
 
 
 class Silent(nn.Module):

@@ -8,7 +8,9 @@ import pytest
 
 import leukjax as lj
 from leukjax import command
+from leukjax.compare.figures import training_figure
 from leukjax.compare.load_results import read_entries
+from leukjax.compare.run_facts import settings
 from leukjax.errors import UserError
 from leukjax.metrics.predictions import read
 from leukjax.probe import cli
@@ -59,6 +61,10 @@ def test_every_image_is_tested_once_and_scored(probed, data):
     entries = read_entries([str(folder)])
     assert [entry.name for entry in entries] == list(scores)
     assert all(len(entry.predictions) == len(data) for entry in entries)
+    # A comparison does not say that they were trained as their config says.
+    assert settings(entries[0])["optimiser"] == "frozen network; logistic regression"
+    assert settings(entries[0])["augmentation"] == "none: a probe"
+    assert training_figure(entries, None) is None
     written = json.loads((folder / "results.json").read_text())
     assert written["probes"]["cnn-knn1"]["by_image"]["auroc"]["value"] == (
         scores["cnn-knn1"].by_image["auroc"].value
