@@ -121,7 +121,7 @@ def fit_probe(
         level=level,
         subject_labels=os.fspath(subject_labels),
     )
-    return _probe(study, model, records, options)
+    return _probe(study, model, records, options, echo=False)
 
 
 def run(
@@ -158,7 +158,7 @@ def run(
     runtime.log_start()
     records = records_of(config)
     module = model_from_config(config, len(records.classes), jax.default_backend())
-    return _probe(study, module, records, options)
+    return _probe(study, module, records, options, echo=True)
 
 
 def _mesh(config: ConfigDict) -> Any:
@@ -181,7 +181,7 @@ def _chosen(options: Options) -> tuple[dict[str, Head], tuple[int, ...]]:
 
 
 def _probe(
-    study: Study, module: nn.Module, records: Records, options: Options
+    study: Study, module: nn.Module, records: Records, options: Options, *, echo: bool
 ) -> dict[str, Evaluation]:
     """Computes the features, fits the heads, writes report and exports."""
     chosen, numbers = _chosen(options)
@@ -211,7 +211,7 @@ def _probe(
         orders = curves.draw_all(probe, numbers)  # wrong numbers are found before the first fit
         fit_all(probe)
         points = curves.compute(probe, numbers, orders)
-        return report.write(probe, points)
+        return report.write(probe, points, echo=echo)
 
 
 def export(computed: Features, records: Records, path: Path) -> None:

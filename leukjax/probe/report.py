@@ -29,12 +29,13 @@ _SHEET_SUBJECTS, _SHEET_CELLS = 3, 8  # subjects per class, cells per subject
 _SCORES = ("accuracy", "balanced_accuracy", "weighted_f1", "f1", "auroc")
 
 
-def write(probe: Probe, points: Sequence[Point]) -> dict[str, Evaluation]:
-    """Writes the report into the folder of the study, and prints its tables.
+def write(probe: Probe, points: Sequence[Point], *, echo: bool) -> dict[str, Evaluation]:
+    """Writes the report into the folder of the study.
 
     Args:
       probe: fitted.
       points: of the learning curves; () = none were asked for.
+      echo: print its tables too.
 
     Returns:
       The scores out of fold, by the name of each head.
@@ -48,13 +49,15 @@ def write(probe: Probe, points: Sequence[Point]) -> dict[str, Evaluation]:
     for table in document.tables():
         run.write(f"tables/{table.name}.csv", table.csv())
         run.write(f"tables/{table.name}.tex", table.latex())
-        print(f"\n{table.title}\n{render(table.header, table.text(), left=table.left)}")
+        if echo:
+            print(f"\n{table.title}\n{render(table.header, table.text(), left=table.left)}")
     for picture in document.pictures():
         save(picture.figure, run.path("figures"), picture.name)
     run.write_json("results.json", _json(evaluations, points, document))
     run.write("summary.md", page.markdown(document))
     run.write("report.html", page.html(document, run.path("figures")))
-    print("\n" + "\n".join(document.summary))
+    if echo:
+        print("\n" + "\n".join(document.summary))
     return evaluations
 
 
