@@ -23,6 +23,7 @@ from leukjax.errors import UserError
 from leukjax.images.normalize import standardize, to_float
 from leukjax.training import hyperparameters, pretrained
 from leukjax.training import state as states
+from leukjax.weights.lora import Lora
 
 # What may be sown of an image, the first one first: patches after the last block of a transformer.
 _MAPS = ("patch_tokens", "feature_map")
@@ -33,6 +34,7 @@ _NO_TRAINING = {
     "loss.class_weights": "none",
     "loss.deferred": "0 epochs",
     "train.swa": "0 epochs",
+    "optimizer.lora_rank": 0,
 }
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -145,6 +147,7 @@ def make(config: ConfigDict, module: nn.Module, classes: tuple[str, ...], mesh: 
         ema=False,
         mesh=mesh,
         rules=sharding.rules(config.mesh),
+        lora=Lora.of(config.optimizer),
     )
     _log(initial.facts)
     mean, std = np.asarray(settings.mean), np.asarray(settings.std)
