@@ -129,6 +129,7 @@ def figure(found: RangeTest, marks: list[str]) -> Figure:
             label = f"suggestion {found.suggestion:g}"
             axes.axvline(found.suggestion, color=VERMILION, linestyle="--", label=label)
         axes.set(xscale="log", xlabel="learning rate", ylabel="training loss")
+        axes.xaxis.set_major_formatter(lambda rate, _: f"{rate:g}")  # powers need math text
         if found.losses:
             start = found.smoothed[0]
             axes.set_ylim(0.9 * min(found.losses), 1.1 * max(1.5 * start, *found.losses[:3]))

@@ -90,6 +90,7 @@ def test_smoothing_and_suggestion():
     np.testing.assert_allclose(found.smoothed, expected)
     assert found.suggestion == pytest.approx(1e-3)
     assert RangeTest([1e-4, 1e-3], [1.0, 2.0], True).suggestion is None
+    assert range_test.figure(found, []).axes[0].xaxis.get_major_formatter()(1e-3) == "0.001"
 
 
 @pytest.mark.parametrize(
