@@ -7,6 +7,8 @@ python -m leukjax.main --config=configs/vit.py:cnmc,dinobloom_s --config.data.ro
     decay 0.05, each block away from the head 0.65 times as fast, 5 epochs of warm-up, cosine.
     `python -m leukjax.weights list` names the other weights. Not run: needs the images and 87 MB
     from the Hugging Face hub (or a file: --config.init.weights=PATH).
+python -m leukjax.main --config=configs/vit.py:cnmc,dinobloom_s,lora --config.data.root=FOLDER
+    The same by LoRA: updates of rank 16 and the head, AdamW 3e-4. Checkpoints of 3 MB.
 python -m leukjax.main --config=configs/vit.py:cnmc,dinobloom_g --config.init.weights=FILE …
     Weights that are not on the hub as safetensors: launch/pth_to_safetensors.py converts them.
 """
@@ -18,10 +20,10 @@ from leukjax.weights.published import Published, of_config
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """`argument` is ``DATASET[,tiny|s16|b16][,WEIGHTS]``; `leukjax.weights list` names weights."""
+    """`argument` is ``DATASET[,tiny|s16|b16][,WEIGHTS[,lora]]``: see `leukjax.weights list`."""
     published = of_config("vit")
     sizes = ("tiny", "s16", "b16")
-    dataset, chosen = recipes(argument, known=(*sizes, *published))
+    dataset, chosen = recipes(argument, known=(*sizes, *published, "lora"))
     config = load(f"default:{dataset}")
     config.model.name = "vit"
     config.model.variant = "tiny" if config.data.image_size < 128 else "s16"
@@ -35,8 +37,10 @@ def get_config(argument: str = "") -> ConfigDict:
     for recipe in chosen:
         if recipe in published:
             fine_tune(config, published[recipe])
-        else:
+        elif recipe in sizes:
             config.model.variant = recipe
+    if "lora" in chosen:
+        lora(config)
     return config
 
 
@@ -58,3 +62,11 @@ def fine_tune(config: ConfigDict, weights: Published) -> None:
     config.optimizer.learning_rate = 5e-4
     config.optimizer.warmup = "5 epochs"
     config.optimizer.layer_decay = 0.65
+
+
+def lora(config: ConfigDict) -> None:
+    """Train low-rank updates and the head only (Hu et al. 2022)."""
+    config.optimizer.lora_rank = 16
+    config.optimizer.learning_rate = 3e-4
+    config.optimizer.layer_decay = 1.0
+    config.optimizer.weight_decay = 0.0

@@ -11,6 +11,7 @@ COMMANDS = (
     "train",
     "compare",
     "preview",
+    "lr_find",
     "predict",
     "explain",
     "crossval",

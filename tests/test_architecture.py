@@ -12,8 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "leukjax"
 
 COMMANDS = {
     *("audit", "compare", "crossval", "demo", "evaluate", "explain", "export", "preview"),
-    "robustness",
-    "probe",
+    *("lr_find", "probe", "robustness"),
 }
 # Each package or top module imports from those of the lines above its own only, and from itself.
 LAYERS = (

@@ -40,6 +40,7 @@ def test_published_protocol():
     ("name", "model"),
     [
         ("resnet50:cnmc,pretrained", "resnet"),
+        ("resnet50:cnmc,group_norm", "resnet"),
         ("resnet50:cnmc,bit", "bit"),
         ("hybrid_vit:cnmc,pretrained", "hybrid_vit"),
     ],

@@ -25,7 +25,9 @@ _DARKEST = 1 / 255  # no logarithm of 0; one step of uint8
 _LMS = np.array([[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]])
 _LAB = np.diag([1 / 3**0.5, 1 / 6**0.5, 1 / 2**0.5]) @ [[1, 1, 1], [1, 1, -2], [1, -1, 0]]
 _SMALLEST_SPREAD = 1e-3  # of a colour; below it an image has no texture to rescale
-_PALE = 0.15  # optical density below which a pixel has no stain (Macenko et al. 2009)
+# Optical density that a stained pixel has in at least one channel. Common code for tissue asks
+# it of every channel, which leaves out nuclei in Giemsa: they absorb hardly any blue.
+_PALE = 0.15
 _TAIL = 0.01  # of angles on each side, and of concentrations, that are not used
 _SMALLEST_SINE = 1e-3  # squared, between the two stains
 
@@ -152,7 +154,7 @@ def _macenko(
     images: Float[Array, "n h w 3"], inside: Bool[Array, "n p"]
 ) -> tuple[Float[Array, "n 2 4"], Bool[Array, " n"]]:
     density = _density(images)
-    stained = inside & (density >= _PALE).all(-1)
+    stained = inside & (density >= _PALE).any(-1)
     centre = _mean(density, stained)[:, 0]
     centred = jnp.where(stained[..., None], density - centre[:, None], 0)
     covariance = jnp.einsum("npi,npj->nij", centred, centred, precision="highest")
@@ -181,7 +183,7 @@ def _macenko(
 def _to_macenko(
     images: Float[Array, "n h w 3"], own: Float[Array, "n 2 4"], target: Float[Array, "2 4"]
 ) -> Float[Array, "n h w 3"]:
-    amounts = _amounts(_density(images), own[..., :3])
+    amounts = jnp.maximum(_amounts(_density(images), own[..., :3]), 0)  # no stain is negative
     amounts = amounts * (target[:, 3] / jnp.maximum(own[..., 3], _SMALLEST_SPREAD))[:, None]
     return 10 ** -_linear_rows(amounts, target[:, :3]).reshape(images.shape)
 

@@ -248,12 +248,13 @@ class Trainer:
 
         Args:
           train: training images, to which mean, standard deviation and class weights are fitted.
-          steps_per_epoch: for a schedule in epochs, where `train` is not given.
+            Default: those of the config, if the trainer was made from one with data.
+          steps_per_epoch: for a schedule in epochs, where there are no training images.
 
         Raises:
-          ValueError: something has to be fitted, and `train` is not given.
+          ValueError: something has to be fitted, and there are no training images.
         """
-        data = None if train is None else self._data_of(train)
+        data = self.data if train is None else self._data_of(train)
         classes = data.classes if data is not None else ()
         initial = pretrained.find(self.config, self.model, classes, Path())
         if data is None:
@@ -286,14 +287,19 @@ class Trainer:
         self._check_batch(state, batch, "batch", labels=False)
         return self.compiled().eval_step(state, {"image": batch["image"]})
 
-    def batches(self, train: "Subset", start: int = 0) -> Iterator[Batch]:
+    def batches(self, train: "Subset | None" = None, start: int = 0) -> Iterator[Batch]:
         """Yields training batches without end, from a step: those that `fit` would train on.
 
         Args:
-          train: training images.
+          train: training images. Default: those of the config.
           start: first step.
+
+        Raises:
+          ValueError: there are no training images.
         """
-        data = self._data_of(train)
+        data = self.data if train is None else self._data_of(train)
+        if data is None:
+            raise ValueError("batches: needs training images")
         size = self.config.train.batch_size
         made = make_batches(self.config, data.records, data.rows("train"), size, training=True)
         return made.iterate(start, 2**31)
@@ -312,19 +318,20 @@ class Trainer:
             )
 
     def compiled(
-        self, background: str = "black", image_sharding: NamedSharding | None = None
+        self, background: str = "", image_sharding: NamedSharding | None = None
     ) -> CompiledSteps:
         """The jitted functions.
 
         Args:
-          background: of the images: "black" or "bright"; rotation and zoom fill with it.
+          background: of the images: "black" or "bright"; rotation and zoom fill with it. Default:
+            that of the trainer's own data, or black.
           image_sharding: of all records on the devices, if they are there.
         """
         spec = StepSpec(
             self.model,
             self.num_classes,
             self.config.data.image_size,
-            self.options(background),
+            self.options(background or (self.data.records.background if self.data else "black")),
             self.mesh,
             sharding.rules(self.config.mesh),
             image_sharding,

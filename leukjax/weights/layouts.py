@@ -177,7 +177,10 @@ def model_of(layout: Layout, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     shape = shapes.get(layout.names(stem)[0], ())
     width = (shape[0] if layout.axes is TORCH else shape[-1]) if shape else None
     depth = min((d for d in depths if d >= 50 or not bottleneck), default=None)
-    return {"name": layout.model, "depth": depth, "width": width}
+    fields = {"name": layout.model, "depth": depth, "width": width}
+    if layout.model == "resnet" and not any(name.endswith("running_mean") for name in shapes):
+        fields["norm"] = "group"
+    return fields
 
 
 def _hybrid_variant(

@@ -45,6 +45,7 @@ def main() -> None:
         },
         "layouts": {
             "timm/resnet50": shapes(timm.create_model("resnet50")),
+            "timm/resnet50_gn": shapes(timm.create_model("resnet50_gn")),
             "torchvision/resnet50": shapes(torchvision.models.resnet50()),
             "timm/resnetv2_50x1_bit": shapes(
                 timm.create_model("resnetv2_50x1_bit", num_classes=21843)
@@ -57,6 +58,9 @@ def main() -> None:
         },
         "models": {
             "timm_resnet18": torch_file(timm.create_model("resnet18", num_classes=CLASSES)),
+            "timm_resnet18_gn": torch_file(
+                timm.create_model("resnet18", num_classes=CLASSES, norm_layer="groupnorm")
+            ),
             "hugging_face": torch_file(hugging_face, lambda x: hugging_face(x).logits),
             "timm_bit": torch_file(small_bit()),
             "timm_hybrid": torch_file(small_hybrid()),

@@ -51,7 +51,7 @@ def test_a_start_after_the_end(caplog):
     config = configs.load("cnn", {"train.epochs": 2.0, "train.swa": "2 epochs"})
     zero = jnp.zeros(())
     values = states.RecipeSettings(
-        *[zero] * 5, jnp.float32(24), zero, zero, zero, zero, jnp.float32(24)
+        *[zero] * 5, jnp.float32(24), zero, zero, zero, zero, jnp.float32(24), zero
     )
     train_settings.warn(config, values)
     (record,) = caplog.records

@@ -12,7 +12,7 @@ from leukjax.errors import UserError
 from leukjax.models.registry import create_model
 from leukjax.weights import layouts
 
-QUICK = ("timm_resnet18", "hybrid_npz")
+QUICK = ("timm_resnet18", "timm_resnet18_gn", "hybrid_npz")
 CASES = [
     pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in GOLDEN["models"]
 ]
@@ -43,6 +43,7 @@ PUBLIC = {
 EXPECTED = {
     "resnet-50": {"name": "resnet", "depth": 50, "width": 64},
     "resnet50": {"name": "resnet", "depth": 50, "width": 64},
+    "resnet50_gn": {"name": "resnet", "depth": 50, "width": 64, "norm": "group"},
     "resnetv2_50x1_bit": {"name": "bit", "depth": 50, "width": 64},
     "BiT-M-R50x1": {"name": "bit", "depth": 50, "width": 64},
     "vit_small_r26_s32_224": {"name": "hybrid_vit", "variant": "r26_s32"},
@@ -60,7 +61,7 @@ def test_every_tensor_of_a_public_file_has_its_one_place(name):
     assert wanted == EXPECTED[name.split("/")[-1]]
     head = next(shape for key, shape in reversed(shapes.items()) if key.endswith("bias"))
     norm = "batch" if layout.model == "resnet" else "group"
-    module = create_model(wanted.pop("name"), head[0], norm=norm, **wanted)
+    module = create_model(wanted.pop("name"), head[0], **{"norm": norm, **wanted})
     mapped = map_to(module, size, only_shapes(shapes), layout)
     assert set(mapped.counts()) <= {"loaded", "unused"}
     used = [tensor for row in mapped.rows for tensor in row.tensor.split(" + ")]

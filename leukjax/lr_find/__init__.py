@@ -1,0 +1,1 @@
+"""Finds a learning rate for a config by a range test."""
