@@ -8,7 +8,7 @@ safetensors: FOLDER/model.safetensors in timm's layout (of the best epoch; the m
 stablehlo: FOLDER/model.stablehlo, model.json and predict.py: uint8 images in, probabilities out,
     for CPU, CUDA and TPU. `python FOLDER/predict.py IMAGE…` needs jax, flatbuffers and Pillow.
 onnx: FOLDER/model.onnx, the same as ONNX (float32); predict.py needs onnxruntime and Pillow. Needs
-    `pip install 'leukjax[onnx]'` in an environment of its own; docs/export.md explains why.
+    `pip install 'leukjax[onnx]'` in an environment of its own; docs/howto/export.md explains why.
 """
 
 import contextlib
