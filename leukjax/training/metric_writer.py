@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from absl import logging
 from tensorboardX import SummaryWriter
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from leukjax.rundir import RunDir
 from leukjax.storage import tolerate_unsupported

@@ -39,7 +39,9 @@ def test_the_jackknife_covers_and_independent_images_do_not():
         for method in holds:
             result = oracles.interval("balanced_accuracy", data, 1, method)
             holds[method] += result.low <= truth <= result.high
-    print({method: number / DRAWS for method, number in holds.items()})  # docs/benchmarks/reproducibility.md
+    print(
+        {method: number / DRAWS for method, number in holds.items()}
+    )  # docs/benchmarks/reproducibility.md
     assert 0.92 <= holds["jackknife"] / DRAWS <= 0.97
     assert 0.92 <= holds["group_means"] / DRAWS <= 0.97
     assert holds["independent_images"] / DRAWS < 0.6
