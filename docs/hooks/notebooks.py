@@ -53,7 +53,8 @@ def as_markdown(notebook: nbformat.NotebookNode, stem: str) -> tuple[str, dict[s
             for output in cell.outputs:
                 data = output.get("data", {})
                 if output.output_type == "stream":
-                    printed += output.text
+                    log = output.name == "stderr"  # without the progress bar and its empty lines
+                    printed += _without_bar(output.text) if log else output.text
                 elif "image/png" in data:
                     name = f"{stem}-{len(figures) + 1}.png"
                     figures[name] = b64decode(data["image/png"])
@@ -71,9 +72,11 @@ def as_markdown(notebook: nbformat.NotebookNode, stem: str) -> tuple[str, dict[s
     return "\n\n".join([title, note, rest, *filter(None, parts[1:])]), figures
 
 
-def _printed(text: str) -> str:
-    """Printed text as a block: without progress bars and colours of the terminal."""
+def _without_bar(text: str) -> str:
     lines = [_TERMINAL.sub("", line).split("\r")[-1].rstrip() for line in text.splitlines()]
-    lines = [line for line in lines if " steps, " not in line or "left" not in line]
-    text = "\n".join(lines).strip("\n")
-    return f"```{{ .text .output }}\n{text}\n```" if text.strip() else ""
+    return "".join(f"{line}\n" for line in lines if line and " steps, " not in line)
+
+
+def _printed(text: str) -> str:
+    """Printed text as a block of the page."""
+    return f"```{{ .text .output }}\n{text.strip(chr(10))}\n```" if text.strip() else ""
