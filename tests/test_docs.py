@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md"]
+PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
 CODE = [
     str(path.relative_to(ROOT))
     for folder in ("leukjax", "configs", "benchmarks", "launch", "examples", "tests")
@@ -39,3 +40,18 @@ def test_every_config_section_has_a_title():
     titles = (ROOT / "docs" / "hooks" / "reference.py").read_text("utf-8")
     sections = {name.rpartition(".")[0] for name in config._shipped_fields()}
     assert {name for name in sections if f'"{name}":' not in titles} == set()
+
+
+def test_files_of_the_repository_are_valid():
+    """Workflow, issue forms and hooks; the workflow itself is not run here."""
+    forms = [*sorted((ROOT / ".github").rglob("*.yml")), ROOT / ".pre-commit-config.yaml"]
+    assert len(forms) == 5
+    contents = {path.name: yaml.safe_load(path.read_text("utf-8")) for path in forms}
+    for name in ("bug.yml", "feature.yml"):
+        assert {"name", "description", "body"} <= set(contents[name])
+    jobs = contents["ci.yml"]["jobs"]
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    runs = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    assert {run.split()[-1] for run in runs} <= set(targets)
+    oldest = re.search(r'requires-python = ">=(3\.\d+)"', (ROOT / "pyproject.toml").read_text())
+    assert jobs["test"]["strategy"]["matrix"]["python"][0] == oldest[1]
