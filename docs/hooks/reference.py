@@ -8,6 +8,7 @@ import importlib
 import inspect
 import re
 from pathlib import Path
+from typing import Any
 
 from mkdocs.structure.files import File
 
@@ -108,11 +109,14 @@ def commands_page() -> str:
         flags = module.FLAGS
         for flag in sorted(flags._flags().values(), key=lambda flag: flag.name):
             if flag.name != "import":
-                choices = getattr(flag.parser, "enum_values", None)
-                meaning = f"{flag.help} ({', '.join(choices)})" if choices else flag.help
-                shown = "" if flag.default in (None, "", []) else f"`{flag.default_as_str}`"
-                text += f"| `--{flag.name}` | {_cell(shown)} | {_prose(meaning)} |\n"
+                text += f"| `--{flag.name}` | {_default(flag.default)} | {_prose(flag.help)} |\n"
     return text
+
+
+def _default(value: Any) -> str:
+    if value in (None, "", []):
+        return ""
+    return f"`{','.join(value) if isinstance(value, list) else value}`"
 
 
 def _usage(doc: str) -> str:
