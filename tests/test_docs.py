@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import leukjax
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
 CODE = [
@@ -55,3 +57,13 @@ def test_files_of_the_repository_are_valid():
     assert {run.split()[-1] for run in runs} <= set(targets)
     oldest = re.search(r'requires-python = ">=(3\.\d+)"', (ROOT / "pyproject.toml").read_text())
     assert jobs["test"]["strategy"]["matrix"]["python"][0] == oldest[1]
+
+
+def test_one_version():
+    """In the package, its metadata, the citation and the changelog."""
+    project = (ROOT / "pyproject.toml").read_text("utf-8")
+    assert f'\nversion = "{leukjax.__version__}"\n' in project
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert citation["version"] == leukjax.__version__
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert newest[1] == leukjax.__version__
