@@ -6,7 +6,8 @@
 #   make smoke    a few of them: each command once, models, step and predictions
 #   make proofs   the slow proofs
 #   make lint     ruff and mypy alone
-#   make wheel    build the wheel
+#   make docs     the site, into site/: open site/index.html
+#   make wheel    build wheel and sdist, and check them
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS = $(shell $(PYTHON) -c 'import sys; print("constraints/py311.txt" if sys.version_info < (3, 12) else "constraints/py312plus.txt")')
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 
-.PHONY: train test quick coverage smoke proofs lint wheel clean
+.PHONY: train test quick coverage smoke proofs lint docs wheel clean
 .DELETE_ON_ERROR:
 
 train: $(VENV)/.installed
@@ -40,8 +41,13 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The notice is about a version of MkDocs that pyproject.toml excludes.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu $(BIN)/mkdocs build
+
 wheel: $(VENV)/.installed-dev
-	$(BIN)/python -m build --wheel
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -58,5 +64,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(PIP) --editable '.[dev]'
 	@touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	@echo "installing what builds the site into $(VENV)"
+	@$(PIP) --editable '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .coverage
+	rm -rf build dist site .mypy_cache .pytest_cache .ruff_cache .coverage

@@ -1,4 +1,4 @@
-"""Prints the tables of docs/performance_devices.md in Markdown, from results/compiled.csv.
+"""Prints docs/development/performance_devices.md's tables in Markdown, from results/compiled.csv.
 
 python benchmarks/compiled_tables.py
 
@@ -20,7 +20,8 @@ from leukjax.compiler.targets import TARGETS
 TITLES = {"resnet50": "ResNet-50", "hybrid_vit": "hybrid R26+ViT-S/32", "cnn": "simple CNN"}
 LARGE = "BiT-R152x4"  # the rows of the grid with fields of their own
 DEVICES = ("a100", "h100", "v5e", "v5p", "v6e")
-# Training of ResNet-50 at 224 px, images/s per device; sources: docs/performance_devices.md.
+# Training of ResNet-50 at 224 px, images/s per device; docs/development/performance_devices.md has
+# the sources.
 PUBLISHED = {
     ("resnet50", "a100"): "2,470 (PyTorch), 3,411 (MXNet)",
     ("resnet50", "h100"): "about 6,900 (MLPerf 3.0, derived)",

@@ -2,7 +2,7 @@
 
 python benchmarks/explanations.py --workdir=RUN[,RUN…] --output=docs/images
 
-RUNs were trained on synthetic cells (smears). Prints the tables of docs/explain.md and writes
+RUNs were trained on synthetic cells (smears). Prints the tables of docs/howto/explain.md and writes
 explain-truth.png, explain-curves.png and explain-randomised.png. The cells are of new subjects.
 """
 

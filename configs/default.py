@@ -231,6 +231,12 @@ FIELDS = {
     "train.swa": Duration("0 epochs", "mean of all parameters from here on is evaluated; 0: off"),
     "train.eval_every": Duration("1 epochs", "duration between two validations"),
     "train.eval_batch_size": Whole(0, (0, 2**24), "global; 0: train.batch_size"),
+    "train.trackers": Formed(
+        "tensorboard",
+        "tensorboard | wandb | mlflow, or several with commas; metrics.jsonl is always written",
+        form="(tensorboard|wandb|mlflow)(,(tensorboard|wandb|mlflow))*",
+        example="tensorboard, wandb, mlflow, or several of them with commas",
+    ).free(),
     # Checkpoints
     "checkpoint.every": Duration("1 epochs", "between two checkpoints, besides each validation"),
     "checkpoint.keep_latest": Whole(

@@ -53,7 +53,7 @@ def from_scratch(config: ConfigDict) -> None:
 
 
 def fine_tune(config: ConfigDict, weights: Published) -> None:
-    """Start from published weights, with the rates of a comparison on C-NMC (docs/weights.md)."""
+    """Start from published weights; docs/howto/weights.md has the source of the rates."""
     config.init.weights = weights.weights
     config.model.variant = weights.model
     config.model.dropout = 0.0

@@ -17,7 +17,7 @@ Importing leukjax has no side effects, and imports JAX only when it is needed. `
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from leukjax.compare.write_report import compare_runs

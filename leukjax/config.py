@@ -53,6 +53,12 @@ def path_fields() -> tuple[str, ...]:
     return tuple(name for name, field in fields().items() if isinstance(field, Location))
 
 
+def without_places(config: ConfigDict) -> dict[str, Any]:
+    """All fields but those that name a file or folder: for what leaves this machine."""
+    places = path_fields()
+    return {name: value for name, value in flatten(config).items() if name not in places}
+
+
 def declare(name: str, field: Field) -> None:
     """Adds a field to every config loaded from now on.
 

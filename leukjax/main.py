@@ -4,7 +4,7 @@ python -m leukjax.main --config=configs/resnet50.py --workdir=runs/resnet50
 python -m leukjax.main --config=configs/resnet50.py:cnmc --preflight=h100:8
 
 The same command resumes a run that was stopped or killed. Ends with a table of test scores;
-docs/data.md describes each file of the work directory.
+docs/reference/files.md describes each file of the work directory.
 """
 
 from pathlib import Path

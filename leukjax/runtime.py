@@ -5,7 +5,7 @@ import ctypes
 import os
 import platform
 import re
-import resource
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -170,11 +170,19 @@ def peak_flops(device: jax.Device) -> float | None:
 
 
 def peak_memory() -> int:
-    """Peak bytes of the first device; of this process in host memory if the device reports none."""
+    """Peak bytes of the first device; of this process in host memory if the device reports none.
+
+    0 if the operating system does not report it (Windows).
+    """
     stats = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
         return int(stats["peak_bytes_in_use"])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def device_memory() -> int:
@@ -183,13 +191,17 @@ def device_memory() -> int:
 
 
 def available_memory() -> int:
-    """Bytes of host memory that can be used without swapping."""
+    """Bytes of host memory that can be used without swapping; 0 if that is not known."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         fields = dict(line.split(":", 1) for line in lines)
         return int(fields["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):  # no Linux
+        pass
+    try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, ValueError):  # Windows
+        return 0
 
 
 def describe() -> str:

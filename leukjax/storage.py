@@ -7,7 +7,6 @@ Everything that reads a file from somebody else goes through `open_regular`, `re
 import contextlib
 import csv
 import errno
-import fcntl
 import io
 import json
 import os
@@ -20,6 +19,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from absl import logging
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+# Flags of `os.open`. Windows has only the last, without which it changes line ends.
+SAFE_FLAGS = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 # The largest JSON or CSV file that leukjax reads whole.
 MAX_JSON_BYTES = 64 * 2**20
@@ -58,7 +66,7 @@ def open_atomic(path: Path) -> Iterator[IO[bytes]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}")
     # Not by mkstemp, which makes files private: results are for everyone who may read the folder.
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFE_FLAGS, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
@@ -119,12 +127,13 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
     A last line that a kill cut off is ended first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | NO_FOLLOW | SAFE_FLAGS
     descriptor = os.open(path, flags, 0o666)
     try:
         _require_regular(descriptor, path)
         size = os.fstat(descriptor).st_size
-        cut_off = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        os.lseek(descriptor, max(0, size - 1), os.SEEK_SET)  # what is written goes to the end
+        cut_off = size > 0 and os.read(descriptor, 1) != b"\n"
         line = ("\n" if cut_off else "") + json.dumps(record) + "\n"
         os.write(descriptor, line.encode())
         with tolerate_unsupported("fsync"):
@@ -139,7 +148,7 @@ def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     Raises:
       OSError: it cannot be opened, or is a folder, device, pipe or socket.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | SAFE_FLAGS)
     try:
         _require_regular(descriptor, path)
         return os.fdopen(descriptor, "rb")
@@ -262,20 +271,32 @@ def lock(path: Path, *, wait: bool, waiting: str = "") -> Iterator[IO[bytes]]:
       BlockingIOError: another process holds it, and `wait` is False.
       OSError: the file cannot be opened, is a link or no regular file.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    flags = os.O_RDWR | os.O_CREAT | NO_FOLLOW | SAFE_FLAGS
     descriptor = os.open(path, flags, 0o666)
     with os.fdopen(descriptor, "r+b") as file:
         _require_regular(descriptor, path)
         with tolerate_unsupported("flock"):
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                flock(file.fileno(), wait=False)
             except BlockingIOError:
                 if not wait:
                     raise
                 if waiting:
                     logging.info("%s", waiting)
-                fcntl.flock(file, fcntl.LOCK_EX)
+                flock(file.fileno(), wait=True)
         yield file
+
+
+def flock(descriptor: int, *, wait: bool) -> None:
+    """Locks an open file for this process.
+
+    Raises:
+      BlockingIOError: another process holds the lock, and `wait` is False.
+      OSError: the file system or the operating system (Windows) has no such locks.
+    """
+    if fcntl is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextlib.contextmanager
@@ -288,7 +309,7 @@ def tolerate_unsupported(call: str) -> Iterator[None]:
             raise
         if call not in _warned:
             _warned.add(call)
-            logging.warning("%s: not supported by this file system (%s)", call, error.strerror)
+            logging.warning("%s: not supported here (%s)", call, error.strerror)
 
 
 def require_utf8(path: str | os.PathLike[str]) -> None:

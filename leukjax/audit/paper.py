@@ -1,7 +1,7 @@
 """The printed tables of a paper as TOML, and the findings of checks.
 
-Numbers keep their printed digits (`Decimal`), because 0.680 claims more than 0.68. docs/audit.md
-describes every key; ``paper_form.toml`` is a blank form.
+Numbers keep their printed digits (`Decimal`), because 0.680 claims more than 0.68.
+docs/howto/audit.md describes every key; ``paper_form.toml`` is a blank form.
 """
 
 import dataclasses

@@ -7,7 +7,7 @@ An argument is a work directory, a crossval folder (all its models), a CSV of pr
 tool (id, subject, group, label, predicted, p_<class>…), or the folder of an external test
 (leukjax.evaluate --data), which gets a table of its own. NAME=PATH names a model; NAME=RUN,RUN is
 one model with several seeds. Writes report.html, report.md, results.json, tables and figures;
-docs/report.md describes every number.
+docs/howto/compare.md describes every number.
 """
 
 from pathlib import Path

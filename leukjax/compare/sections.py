@@ -329,7 +329,7 @@ def _methods(study: Study) -> list[str]:
         " scales of the two models; where the scales differ it has less power than Obuchowski's"
         " test.",
         f"Scores shown: {', '.join(map(title_of, COLUMNS))}."
-        " Definitions and sources: docs/report.md of leukjax.",
+        " Definitions and sources: docs/howto/compare.md of leukjax.",
     ]
     if any(len(entry.runs) > 1 for entry in study.entries):
         paragraphs.insert(

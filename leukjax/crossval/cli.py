@@ -4,8 +4,8 @@ python -m leukjax.crossval configs/cnn.py:cnmc configs/resnet50.py:cnmc configs/
     --config.data.root=FOLDER --folds=5 --seeds=3 --workdir=runs/study
 
 --config.FIELD=VALUE changes a field of all configs. Each device of the machine trains one run at a
-time. The same command again resumes a stopped or killed study; docs/crossval.md describes the files
-of the work directory.
+time. The same command again resumes a stopped or killed study;
+docs/howto/crossval.md describes the files of the work directory.
 """
 
 import re

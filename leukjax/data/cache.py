@@ -1,7 +1,6 @@
 """The cache folder: folders in it are complete or absent, even if a process is killed."""
 
 import errno
-import fcntl
 import os
 import shutil
 import tempfile
@@ -107,7 +106,7 @@ def _left_behind(folder: Path) -> Path | None:
         return None
     with open(_lock_file(folder), "rb") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            storage.flock(file.fileno(), wait=False)
         except BlockingIOError:
             return found[0]
         except OSError:
@@ -172,7 +171,7 @@ def _sweep(parent: Path, keep: str = "") -> None:
         target = parent / name[1:].split(".")[0]
         if target.name == keep:
             continue
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        flags = os.O_RDWR | os.O_CREAT | storage.NO_FOLLOW | storage.SAFE_FLAGS
         try:
             descriptor = os.open(_lock_file(target), flags, 0o666)
         except OSError:  # the cache is read-only
@@ -180,7 +179,7 @@ def _sweep(parent: Path, keep: str = "") -> None:
         try:
             # Not `storage.lock`, which works without locks if the file system has none: then a
             # living process could not be told from a dead one.
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            storage.flock(descriptor, wait=False)
             shutil.rmtree(temporary, ignore_errors=True)
         except OSError:  # its process lives
             continue

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
-from array_record.python.array_record_module import ArrayRecordReader
 from jaxtyping import UInt8
 from tensorflow_datasets.proto import tf_example_pb2
 
@@ -329,7 +328,7 @@ class RecordFiles:
 
     def __init__(self, files: Sequence[Path], counts: Sequence[int]):
         """`counts`: number of records in each file."""
-        self._files = [str(file) for file in files]
+        self._files = list(files)
         self._ends = list(itertools.accumulate(counts))
         self._idle: list[list[Any]] = [[] for _ in files]
 
@@ -367,15 +366,22 @@ class RecordFiles:
         try:
             reader = idle.pop()
         except IndexError:
-            reader = ArrayRecordReader(self._files[file], _READER_OPTIONS)
+            reader = _reader(self._files[file])
         reader.seek(number - (self._ends[file - 1] if file else 0))
         record = reader.read()
         idle.append(reader)  # not after an error: then the next read opens another reader
         return record
 
 
+def _reader(file: Path) -> Any:
+    # Imported late: predictions on new images and comparisons do without it.
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    return ArrayRecordReader(str(file), _READER_OPTIONS)
+
+
 def _count(file: Path) -> int:
-    reader = ArrayRecordReader(str(file), _READER_OPTIONS)
+    reader = _reader(file)
     try:
         return int(reader.num_records())
     finally:

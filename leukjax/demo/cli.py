@@ -4,7 +4,7 @@ python -m leukjax.demo --workdir=RUN[,RUN…]
 
 Open the address that it prints. It listens on this machine only, unless --host is given, stores no
 image, and sends nothing to other servers. Several runs are an ensemble. It needs
-`pip install 'leukjax[apply]'`. docs/demo.md describes the page. Not a medical device.
+`pip install 'leukjax[apply]'`. docs/howto/demo.md describes the page. Not a medical device.
 """
 
 import importlib.util

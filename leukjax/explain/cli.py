@@ -6,7 +6,7 @@ IMAGES are files, folders and zips. FOLDER gets overlays/ (one PNG per image, th
 side), maps/ (the raw maps, .npy) and explanations.csv (among others the share of attribution inside
 the cell). Methods: gradcam, gradcam++ and hirescam for convolutional models (the first and the last
 also for vit), rollout and attention for hybrid_vit and vit, integrated_gradients and occlusion for
-all. docs/explain.md compares them. Not a medical device.
+all. docs/howto/explain.md compares them. Not a medical device.
 """
 
 from pathlib import Path

@@ -35,7 +35,7 @@ TABLE = "explanations.csv"
 class Row:
     """A row of the table: one map, or an unreadable file (then only `path` and `error`).
 
-    docs/explain.md describes the columns.
+    docs/howto/explain.md describes the columns.
     """
 
     path: str

@@ -8,7 +8,9 @@ safetensors: FOLDER/model.safetensors in timm's layout (of the best epoch; the m
 stablehlo: FOLDER/model.stablehlo, model.json and predict.py: uint8 images in, probabilities out,
     for CPU, CUDA and TPU. `python FOLDER/predict.py IMAGE…` needs jax, flatbuffers and Pillow.
 onnx: FOLDER/model.onnx, the same as ONNX (float32); predict.py needs onnxruntime and Pillow. Needs
-    `pip install 'leukjax[onnx]'` in an environment of its own; docs/export.md explains why.
+    `pip install 'leukjax[onnx]'` in an environment of its own; docs/howto/export.md explains why.
+hub: a folder for the Hugging Face hub: stablehlo, safetensors where timm has the network, and
+    README.md, the run's model card with the hub's metadata. Nothing is sent.
 """
 
 import contextlib
@@ -20,8 +22,9 @@ from absl import flags
 
 from leukjax import command
 from leukjax.errors import UserError
+from leukjax.storage import write_atomic
 
-FORMATS = ("safetensors", "stablehlo", "onnx")
+FORMATS = ("safetensors", "stablehlo", "onnx", "hub")
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", "", "folder of the finished run", flag_values=FLAGS)
 flags.DEFINE_string("format", "safetensors", f"one of {', '.join(FORMATS)}", flag_values=FLAGS)
@@ -38,11 +41,13 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
             raise UserError(f"--{flag} is missing; see --help")
     if FLAGS.format not in FORMATS:
         raise UserError(f"--format={FLAGS.format}: unknown; one of {', '.join(FORMATS)}")
-    if FLAGS.calibrated and FLAGS.format == "safetensors":
-        raise UserError(f"--calibrated: {FLAGS.format} holds weights and no probabilities")
+    if FLAGS.calibrated and FLAGS.format in ("safetensors", "hub"):
+        raise UserError(f"--calibrated: {FLAGS.format} has weights without a temperature")
     workdir, output = Path(FLAGS.workdir), Path(FLAGS.output)
     if FLAGS.format == "safetensors":
         write_safetensors(workdir, output)
+    elif FLAGS.format == "hub":
+        write_hub(workdir, output)
     else:
         write_function(workdir, output, FLAGS.format, calibrated=FLAGS.calibrated)
 
@@ -58,7 +63,6 @@ def write_safetensors(workdir: Path, output: Path) -> None:
     from flax import traverse_util
 
     from leukjax.predict.member import restore
-    from leukjax.storage import write_atomic
     from leukjax.weights import layouts
 
     member = restore(workdir)
@@ -73,6 +77,27 @@ def write_safetensors(workdir: Path, output: Path) -> None:
         write_atomic(output / "preprocessing.json", description)
         write_atomic(output / "model.safetensors", layouts.safetensors(tensors, description))
     print(f"{output / 'model.safetensors'}: {len(tensors)} tensors of step {member.step}")
+
+
+def write_hub(workdir: Path, output: Path) -> None:
+    """Writes the files of ``stablehlo``, those of ``safetensors`` if they exist, and ``README.md``.
+
+    Raises:
+      UserError: no finished run, or the folder cannot be written.
+    """
+    from leukjax.export import hub
+    from leukjax.rundir import RunDir
+    from leukjax.weights import layouts
+
+    run_dir = RunDir(workdir)
+    has_weights = run_dir.preprocessing()["model"]["name"] in layouts.TIMM
+    card = hub.card(run_dir, has_weights=has_weights)  # first: it checks the run
+    if has_weights:
+        write_safetensors(workdir, output)
+    write_function(workdir, output, "stablehlo", calibrated=False)
+    with _writing(output):
+        write_atomic(output / hub.CARD, card)
+    print(f"{output / hub.CARD}: state a licence, then upload the folder; nothing was sent")
 
 
 def write_function(workdir: Path, output: Path, name: str, *, calibrated: bool) -> None:

@@ -65,7 +65,7 @@ def check_installed() -> None:
         if importlib.util.find_spec(name) is None:
             raise UserError(
                 f"{name} is not installed; pip install 'leukjax[onnx]' in an environment of its "
-                "own (docs/export.md explains why)"
+                "own (docs/howto/export.md explains why)"
             )
 
 

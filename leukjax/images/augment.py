@@ -37,10 +37,15 @@ class Augment:
         zoom: the magnification is log-uniform in [1 / (1 + zoom), 1 + zoom].
         brightness: the factor is uniform in 1 +- brightness.
         contrast: the factor is uniform in 1 +- contrast, about the foreground's mean colour.
-        stain, illumination, blur, noise, debris: largest degree of distortions of the robustness
-            suite; see `perturb`.
-        mixup, cutmix: each image is mixed with another one of the batch, and its label too, with a
-            share from Beta(mixup, mixup); see `mix.mix`. 0: off. `augment` leaves this to the step.
+        stain: shift of azure and eosin. This and the next four are the largest degrees of
+            distortions of the robustness suite; see `perturb`.
+        illumination: brighter at one end of the image, darker at the other.
+        blur: radius of defocus, in pixels of an image of 224.
+        noise: standard deviation of camera noise; white is 1.
+        debris: number of purple specks.
+        mixup: each image is blended with another one of the batch, and its label too, with a share
+            from Beta(mixup, mixup); see `mix.mix`. 0: off. `augment` leaves this to the step.
+        cutmix: as `mixup`; a box of the image is replaced.
         background: "black": pixels from outside the image are 0, and exactly black pixels stay
             black. "edge": the outermost pixels are repeated, and every pixel counts as foreground
             (bright backgrounds).

@@ -4,8 +4,8 @@ python -m leukjax.predict --workdir=runs/resnet50-cnmc IMAGES… --output=predic
 
 IMAGES are files, folders and zips. Images are prepared as the run prepared its own. A file that
 cannot be read becomes a row with its error, and the others are predicted. The first --flag_unlike
-of a run reads its training images: --config.data.root=FOLDER says where they are. docs/predict.md
-describes the columns. Not a medical device.
+of a run reads its training images: --config.data.root=FOLDER says where they are.
+docs/howto/predict.md describes the columns. Not a medical device.
 """
 
 import re

@@ -26,7 +26,7 @@ class Table:
     """Formats rows as lines of CSV, one by one.
 
     Columns: path, predicted, p_<class>…; on request: abstained, unlikeness and unlike, subject;
-    conversions, error; if available without a request: unlikeness and unlike. docs/predict.md
+    conversions, error; if available without a request: unlikeness and unlike. docs/howto/predict.md
     describes them.
     """
 

@@ -9,7 +9,7 @@ Features are computed once per image and kept in the cache folder. Heads: logist
 knn1, knn20 and attentive; by subject gated_attention, mean and max. --weights is a file, a run or
 hf://OWNER/NAME, by default the config's init.weights; where that is empty, the features are those
 of random weights, a baseline. The same command again resumes. leukjax.compare takes the work
-directory beside trained models; docs/probe.md describes its files.
+directory beside trained models; docs/howto/probe.md describes its files.
 """
 
 from pathlib import Path

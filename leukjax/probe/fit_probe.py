@@ -76,7 +76,8 @@ def fit_probe(
       subjects: numbers of training subjects, and "all", for learning curves.
       level: "image", or "subject": one label per subject, from the features of all its cells.
       subject_labels: CSV with the columns subject and label, in place of the labels of `data`.
-      mean, std: of each colour in [0, 1]; "auto" takes those of `weights`, or of ImageNet.
+      mean: of each colour in [0, 1]; "auto" takes that of `weights`, or of ImageNet.
+      std: standard deviation of each colour, as `mean`.
       seed: of random weights, heads and drawings.
       cache_dir: where features are kept. Default: the user's cache folder.
 

@@ -30,6 +30,7 @@ SPLIT, ATTRIBUTES = "split.csv", "attributes.csv"
 METRICS, STARTS = "metrics.jsonl", "starts.jsonl"
 LEDGER, LEDGER_OF_STUDY = "test_openings.jsonl", "ledger.jsonl"
 UNLIKENESS = "unlikeness.npz"
+TRACKERS = "trackers.json"
 REACHED = ".reached"  # the last step that a start has done
 PARTS = ("train", "val", "test", "held_out", "")
 
@@ -417,6 +418,12 @@ class RunDir:
     def record_study_access(self, model: str, part: str, runs: int) -> None:
         """Records, in a study's folder, an access to the held-out part by an ensemble."""
         self._append(LEDGER_OF_STUDY, {"model": model, "part": part, "runs": runs})
+
+    def tracker_ids(self) -> dict[str, str]:
+        """Returns the identifiers of the run in Weights & Biases and MLflow, where it has any."""
+        if not (self.folder / TRACKERS).exists():
+            return {}
+        return self._checked(TRACKERS, {}, {"wandb": schema.text, "mlflow": schema.text})
 
     # Writing.
 

@@ -1,16 +1,16 @@
-"""Metric writers: metrics.jsonl, TensorBoard, one console line per epoch, and a progress bar."""
+"""Metric writers: metrics.jsonl, trackers, one console line per epoch, and a progress bar."""
 
 import math
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from absl import logging
-from tensorboardX import SummaryWriter
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from leukjax.rundir import RunDir
-from leukjax.storage import tolerate_unsupported
+from leukjax.training import trackers
 
 # Fields of a line that depend on the machine and not on the run; two runs agree in all others.
 TIMES = ("elapsed", "images_per_second", "data_wait", "mfu", "peak_memory")
@@ -28,11 +28,14 @@ class MetricWriter:
         steps_per_epoch: int,
         positive: str,
         echo: bool = False,
+        tracked_by: str = "tensorboard",
+        settings: Mapping[str, Any] | None = None,
     ):
         """Starts at step `start`: lines of later steps, written by a killed run, are dropped.
 
         With `echo`, lines are printed to standard error in place of the log, which shows nothing in
-        a Python process that has not configured it.
+        a Python process that has not configured it. `tracked_by` is ``config.train.trackers``, and
+        `settings` what they are given of the config.
         """
         self._run_dir, self._echo = run_dir, echo
         self._total, self._per_epoch = total_steps, steps_per_epoch
@@ -42,9 +45,8 @@ class MetricWriter:
             return
         run_dir.truncate_history(start)
         self._reached = run_dir.open_reached()
-        # purge_step makes TensorBoard hide what a killed run had written beyond this step.
-        board = run_dir.path("tensorboard")
-        self._board = SummaryWriter(str(board), purge_step=start + 1)
+        self._trackers = trackers.start(tracked_by, run_dir, start, settings or {})
+        self._written = start
         self._bar = tqdm(
             total=total_steps,
             initial=start,
@@ -65,16 +67,18 @@ class MetricWriter:
             self._bar.update(step - self._bar.n)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Appends one line and sends its numbers to TensorBoard; it is on disk on return."""
+        """Appends one line and gives its numbers to the trackers; the line is on disk on return."""
         if not self._active:
             return
         self._run_dir.append_history(record)
-        part = record["part"]
-        for name, value in record.items():
-            if isinstance(value, int | float) and name != "step":
-                self._board.add_scalar(f"{part}/{name}", value, record["step"])
-        with tolerate_unsupported("fsync"):
-            self._board.flush()
+        values = {
+            f"{record['part']}/{name}": value
+            for name, value in record.items()
+            if isinstance(value, int | float) and name != "step"
+        }
+        for tracker in self._trackers:
+            tracker.write(record["step"], values)
+        self._written = record["step"]
 
     def epoch(self, train: dict[str, Any], val: dict[str, Any], *, left: str) -> None:
         """Prints the row of an evaluation, below a header the first time."""
@@ -96,8 +100,8 @@ class MetricWriter:
         """Closes the files; the bar stays visible."""
         if self._active:
             self._bar.close()
-            with tolerate_unsupported("fsync"):
-                self._board.close()
+            for tracker in self._trackers:
+                tracker.close(finished=self._written >= self._total)
             self._reached.close()
 
 

@@ -33,6 +33,7 @@ from leukjax.training import (
     optimizers,
     pretrained,
     python_parts,
+    trackers,
 )
 from leukjax.training.compiled import CompiledSteps, StepSpec, compiled_steps
 from leukjax.training.data_placement import place_dataset
@@ -453,6 +454,8 @@ class Trainer:
             steps_per_epoch=run.steps_per_epoch,
             positive=data.positive,
             echo=echo,
+            tracked_by=self.config.train.trackers,
+            settings=configs.without_places(self.config),
         )
         try:
             # Once more inside, because closing the checkpoints waits for the other processes.
@@ -571,6 +574,7 @@ def train(config: ConfigDict, folder: Path, *, score: Sequence[str] = ("val", "t
       Stopped: a signal asked for it; everything is saved.
     """
     began = time.perf_counter()
+    trackers.check_installed(config.train.trackers)
     distributed.join(config.runtime.timeout)
     runtime.start(config)
     stop = StopRequest()

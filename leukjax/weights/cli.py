@@ -5,8 +5,8 @@ python -m leukjax.weights add FILE              the base of a LoRA run from anot
 
 Parameters are without the head; sizes are those of the files in float32. Weights whose source is a
 web page are PyTorch's .pth: download them there, accept the terms where they are gated, and convert
-them by launch/pth_to_safetensors.py (docs/weights.md). Any other file that fits a model is given by
---config.init.weights.
+them by launch/pth_to_safetensors.py. Any other file that fits a model is given by
+--config.init.weights. docs/howto/weights.md describes both.
 """
 
 from pathlib import Path
@@ -55,6 +55,6 @@ def print_table() -> None:
     for row in rows:
         cells = (f"{text:<{width}}" for text, width in zip(row, widths, strict=True))
         print("  ".join(cells).rstrip())
-    print("\nTo fine-tune on C-NMC 2019 (other data sets in place of cnmc: docs/data.md):")
+    print("\nTo fine-tune on C-NMC 2019 (other data sets: docs/reference/data.md):")
     for entry in PUBLISHED:
         print(f"  {entry.command}")

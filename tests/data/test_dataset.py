@@ -223,7 +223,9 @@ def test_a_registered_data_set_by_config(registry, tmp_path):
 
 
 def test_the_example_of_the_documentation(registry, tmp_path):
-    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "data.md").read_text(
+        encoding="utf-8"
+    )
     exec(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[1], {"__name__": "example"})
     chosen = config.load("resnet50:wells", {"data.plate": 3, "data.cache_dir": str(tmp_path)})
     data = lj.make_dataset(chosen.data)

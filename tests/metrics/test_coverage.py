@@ -39,14 +39,16 @@ def test_the_jackknife_covers_and_independent_images_do_not():
         for method in holds:
             result = oracles.interval("balanced_accuracy", data, 1, method)
             holds[method] += result.low <= truth <= result.high
-    print({method: number / DRAWS for method, number in holds.items()})  # docs/reproducibility.md
+    print(
+        {method: number / DRAWS for method, number in holds.items()}
+    )  # docs/benchmarks/reproducibility.md
     assert 0.92 <= holds["jackknife"] / DRAWS <= 0.97
     assert 0.92 <= holds["group_means"] / DRAWS <= 0.97
     assert holds["independent_images"] / DRAWS < 0.6
 
 
 def test_the_interval_of_an_external_difference_covers():
-    """Two independent studies of one truth, of 12 and 28 groups (docs/evaluate.md)."""
+    """Two independent studies of one truth, of 12 and 28 groups (docs/howto/evaluate.md)."""
     rng, draws = np.random.default_rng(2), 1000
     holds = {"mover": 0, "bootstrap": 0}
     for _ in range(draws):

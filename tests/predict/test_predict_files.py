@@ -312,7 +312,7 @@ def test_other_formats_are_read_or_counted(trained_run, folder, tmp_path, caplog
 def test_the_pattern_in_the_docs_matches_every_subject_of_cnmc(repository):
     from leukjax.data.datasets.cnmc import parse_name
 
-    text = (repository / "docs" / "predict.md").read_text()
+    text = (repository / "docs" / "howto" / "predict.md").read_text()
     (pattern,) = re.findall(r"--subject_pattern='([^']*)'", text)
     for subject, kind in (("1", "all"), ("H3", "hem"), ("h3", "hem"), ("25", "all")):
         name = f"UID_{subject}_12_3_{kind}.bmp"

@@ -3,8 +3,8 @@
 XLA:CPU's own convolutions are several times slower than its matrix product, and their gradients
 slower still. So every window of the images becomes a row (pad, slices, concatenate), and forward
 pass, filter gradient and input gradient are one matrix product each. Most 3x3 windows of stride 1
-use `winograd` instead. `layers.conv` calls this module; docs/performance.md lists the alternatives
-that were measured.
+use `winograd` instead. `layers.conv` calls this module;
+docs/development/tried.md lists the alternatives that were measured.
 """
 
 import functools

@@ -24,8 +24,8 @@ from leukjax.models.norms import BatchNorm
 from leukjax.models.resnet import EXPANSION, Block, ResNet
 from leukjax.models.vit import ViT
 
-# Device kind (its first words) -> the row of docs/performance_devices.md that shows the fused forms
-# to be at least 5 % faster there. Nothing has been measured yet.
+# Device kind (its first words) -> the row of docs/development/performance_devices.md that shows the
+# fused forms to be at least 5 % faster there. Nothing has been measured yet.
 MEASURED: dict[str, str] = {}
 
 
@@ -131,7 +131,7 @@ _ALL: dict[type[nn.Module], type[nn.Module]] = {
     HybridViT: FusedHybridViT,
     ViT: FusedViT,
 }
-# Compiled for a TPU, the other forms move more bytes: docs/performance_devices.md.
+# Compiled for a TPU, the other forms move more bytes: docs/development/performance_devices.md.
 _TPU: dict[type[nn.Module], type[nn.Module]] = {
     ResNet: ConvFusedResNet,
     HybridViT: ConvFusedHybridViT,

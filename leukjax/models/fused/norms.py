@@ -7,8 +7,9 @@ normalisation's backward pass. Here a backward pass reads twice the input of the
 a ReLU is recomputed; a max pool keeps one byte per window, the index of its maximum. The numbers
 are those of the separate layers up to rounding.
 
-docs/performance_devices.md shows what XLA compiles each form to. Statistics are float32, over the
-middle axis of ``[a, m, c]`` and a group of channels, for each of a parts: images or sub-batches.
+docs/development/performance_devices.md shows what XLA compiles each form to. Statistics are
+float32, over the middle axis of ``[a, m, c]`` and a group of channels, for each of a parts:
+images or sub-batches.
 """
 
 import functools
