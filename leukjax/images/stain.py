@@ -102,7 +102,7 @@ def measure(
 
 def _inside(images: Float[Array, "n h w 3"], stain: Stain) -> Bool[Array, "n p"]:
     inside = (images > 0).any(-1) if stain.black else jnp.ones(images.shape[:3], bool)
-    return inside.reshape(len(images), -1)
+    return inside.reshape(images.shape[0], -1)
 
 
 def _mean(values: Float[Array, "n p k"], counted: Bool[Array, "n p"]) -> Float[Array, "n 1 k"]:
@@ -118,7 +118,7 @@ def _linear(values: Float[Array, "*n i"], matrix: np.ndarray) -> Float[Array, "*
 
 
 def _to_lab(images: Float[Array, "n h w 3"]) -> Float[Array, "n p 3"]:
-    pixels = jnp.maximum(images, _DARKEST).reshape(len(images), -1, 3)
+    pixels = jnp.maximum(images, _DARKEST).reshape(images.shape[0], -1, 3)
     return _linear(jnp.log10(_linear(pixels, _LMS)), _LAB)
 
 
@@ -147,7 +147,7 @@ def _to_reinhard(
 
 
 def _density(images: Float[Array, "n h w 3"]) -> Float[Array, "n p 3"]:
-    return -jnp.log10(jnp.maximum(images, _DARKEST)).reshape(len(images), -1, 3)
+    return -jnp.log10(jnp.maximum(images, _DARKEST)).reshape(images.shape[0], -1, 3)
 
 
 def _macenko(

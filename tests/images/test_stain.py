@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from leukjax.errors import UserError
 from leukjax.images import stain as stains
@@ -132,6 +133,18 @@ def test_an_image_that_cannot_be_measured_stays_as_it_is(method, black):
     if black or method == "macenko":
         np.testing.assert_array_equal(found, images)
     assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("method", TARGETS)
+def test_any_number_of_images_is_exported_for_every_platform(method):
+    (count,) = export.symbolic_shape("n")
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((count, 20, 20, 3), (2, 4))]
+    stain = Stain(method, True)
+    function = jax.jit(lambda x, target: stains.normalize(x, target, stain))
+    made = export.export(function, platforms=("cpu", "cuda", "tpu"))(*shapes)
+    images, target = cells(3, black=True), jnp.asarray(TARGETS[method], jnp.float32)
+    ours = made.call(images, target)
+    np.testing.assert_allclose(ours, normalize(images, target, stain), atol=1e-5)
 
 
 def test_the_target_is_the_median_over_images_that_can_be_measured():
