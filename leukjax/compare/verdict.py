@@ -54,6 +54,8 @@ _OTHER_IMAGES = (
     "other images, predicted by the models of single folds, each trained on fewer images"
 )
 
+_MOST_NAMED = 3  # pairs besides those of the best model; a list of thirty is not read
+
 
 def verdict(study: Study) -> list[str]:
     """Returns headline, primary analysis, power, differing secondary analyses, and warnings."""
@@ -133,6 +135,10 @@ def _headline(study: Study, tests: Sequence[Pair]) -> str:
         if a != best and _beats(tests, a, b)
     ]
     also = f" Significant among the others: {'; '.join(among_others)}." if among_others else ""
+    if len(among_others) > _MOST_NAMED:
+        also = (
+            f" {len(among_others)} pairs of the others differ significantly, see the pairs below."
+        )
     if not level:
         return (
             f"Significant difference. {lead}, and its lead {over(worse)} is more than chance"
