@@ -172,10 +172,11 @@ class Member:
     def normalization(self) -> Normalization:
         """Turns prepared images into the input of the network."""
         content = self.preprocessing
-        mean, std = (jnp.asarray(content[name], jnp.float32) for name in ("mean", "std"))
-        if content["stain"] == "none":
-            return Normalization(mean, std)
-        target = jnp.asarray(content["stain_target"], jnp.float32)
+        with jax.ensure_compile_time_eval():  # the first use may be in a function that is traced
+            mean, std = (jnp.asarray(content[name], jnp.float32) for name in ("mean", "std"))
+            if content["stain"] == "none":
+                return Normalization(mean, std)
+            target = jnp.asarray(content["stain_target"], jnp.float32)
         stain = Stain(content["stain"], content["background"] == "black")
         return Normalization(mean, std, target, stain)
 

@@ -137,7 +137,7 @@ class RunDir:
         self._refuse_probe()
         optional = schema.PREPROCESSING_OPTIONAL
         content = self._checked(PREPROCESSING, schema.PREPROCESSING_FIELDS, optional=optional)
-        content = {"stain": "none", **content}  # runs before it was recorded had none
+        content.setdefault("stain", "none")  # runs before it was recorded had none
         if content["stain"] != "none" and "stain_target" not in content:
             raise self._damaged(PREPROCESSING, "lacks stain_target")
         self._check_positive(PREPROCESSING, content)

@@ -15,7 +15,6 @@ from absl import flags
 
 from leukjax import command
 from leukjax.errors import UserError
-from leukjax.weights import base, read
 from leukjax.weights.published import PUBLISHED
 
 FLAGS = flags.FlagValues()
@@ -29,6 +28,9 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
         case ["list"]:
             print_table()
         case ["add", file]:
+            # Imported late: JAX takes seconds.
+            from leukjax.weights import base, read
+
             sha256 = read.checksum(Path(file))
             base.remember(Path(file), sha256)
             print(f"{file}: sha256 {sha256}")

@@ -13,6 +13,7 @@ from leukjax.explain import explainer
 from leukjax.explain.maps import TOLERANCE, incompleteness
 from leukjax.explain.methods import Settings
 from leukjax.explain.overlay import Column, Panel, as_png, overlay
+from leukjax.images.normalize import Normalization
 
 SIDE = 6
 
@@ -35,7 +36,7 @@ def explain(steepness: float, steps: int = 64, count: int = 3) -> explainer.Expl
         padded=lambda rows: np.resize(rows, (2, *rows.shape[1:])),
         module=Step(steepness),
         variables={},
-        preprocessing={"mean": [0.0] * 3, "std": [1.0] * 3},
+        normalization=Normalization(jnp.zeros(3), jnp.ones(3)),
         on_devices=lambda *arrays: ({}, *arrays),
     )
     images = np.full((count, SIDE, SIDE, 3), 255, np.uint8)

@@ -25,9 +25,9 @@ def test_the_command_lists_all_weights():
 @pytest.mark.parametrize(
     ("names", "arguments", "says"),
     [
-        ([], [], "no argument: give the one argument list"),
-        ([], ["list", "all"], "list all: give the one argument list"),
-        (["cnn"], ["list"], "--config=cnn: not understood; this command lists weights"),
+        ([], [], "no argument: give list, or add FILE"),
+        ([], ["list", "all"], "list all: give list, or add FILE"),
+        (["cnn"], ["list"], "--config=cnn: not understood; this command reads no data"),
     ],
 )
 def test_other_arguments_are_refused(names, arguments, says):
