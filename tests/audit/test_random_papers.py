@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from random_papers import changed, paper, possible, toml
 
 from leukjax.audit import paper as papers
@@ -23,6 +24,7 @@ def test_correct_papers_pass(tmp_path: Path):
         assert not failed(paper(seed), tmp_path / "paper.toml"), f"seed {seed}"
 
 
+@pytest.mark.slow
 def test_a_changed_number_is_detected_where_arithmetic_allows(tmp_path: Path):
     detected = 0
     for seed in range(COUNT):

@@ -83,6 +83,7 @@ def test_the_folds_are_those_of_crossval(probed, data):
         assert [parts[name][3] for name in data.manifest.id.tolist()] == split.part.tolist()
 
 
+@pytest.mark.slow
 def test_a_learning_curve_ends_at_all_subjects(probed):
     folder, scores = probed
     curve = json.loads((folder / "results.json").read_text())["curve"]
@@ -91,6 +92,7 @@ def test_a_learning_curve_ends_at_all_subjects(probed):
     assert own[-1]["scores"]["auroc"]["value"] == scores["cnn-logistic"].by_image["auroc"].value
 
 
+@pytest.mark.slow
 def test_a_second_start_fits_nothing_and_resumes_what_is_missing(probed, data, tmp_path):
     folder = tmp_path / "again"
     shutil.copytree(probed[0], folder)

@@ -116,6 +116,7 @@ def fuzz(place: Path, kinds: str, *flags: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_damaged_inputs_drawn_at_random(tmp_path):
     kinds = "image,table,tables,labels,zip,folder,field,extreme,config file,cache"
     said = fuzz(tmp_path, kinds, "--count=60", "--seed=1", "--train_every=30", "--process_every=0")

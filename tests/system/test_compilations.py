@@ -40,6 +40,7 @@ def compiled():
     log.removeHandler(handler)
 
 
+@pytest.mark.slow
 def test_one_compilation_serves_all(tmp_path, monkeypatch, compiled):
     monkeypatch.setenv("LEUKJAX_CACHE", str(tmp_path / "cache"))
     once = {"train.epochs": 1.0, "runtime.compilation_cache": "none", "mesh.data": 1}

@@ -80,6 +80,7 @@ def test_full_disk_during_a_save(tmp_path):
     assert "resuming from step 5 of 15" in second
 
 
+@pytest.mark.slow
 def test_full_disk_during_the_preparation(tmp_path):
     place = tmp_path / "small"
     arguments = command("cnn", tmp_path / "run", {"data.cache_dir": place / "cache"})

@@ -116,6 +116,7 @@ def test_twenty_kills_at_random_moments_and_some_flipped_bytes(tmp_path):
     assert "] run" not in _soak(tmp_path, "--kills=20", "--seed=1")
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path, cache):
     changes = CHANGES | {
         "optimizer.name": "sgd",
