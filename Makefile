@@ -5,6 +5,7 @@
 #   make coverage the same, with the lines that no test reaches (a sixth more time)
 #   make smoke    a few of them: each command once, models, step and predictions
 #   make proofs   the slow proofs
+#   make long     the longest ones: the synthetic cells are hard enough, planted labels are found
 #   make lint     ruff and mypy alone
 #   make docs     the site, into site/: open site/index.html
 #   make wheel    build wheel and sdist, and check them
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS = $(shell $(PYTHON) -c 'import sys; print("constraints/py311.txt" if sys.version_info < (3, 12) else "constraints/py312plus.txt")')
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 
-.PHONY: train test quick coverage smoke proofs lint docs wheel clean
+.PHONY: train test quick coverage smoke proofs long lint docs wheel clean
 .DELETE_ON_ERROR:
 
 train: $(VENV)/.installed
@@ -34,7 +35,10 @@ smoke: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'smoke and not slow'
 
 proofs: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --durations=0
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'slow and not long' --durations=0
+
+long: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m long --durations=0
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -225,6 +225,7 @@ class Trainer:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_proof_subjects_matter_to_a_small_network(newcomer):
     """By image 0.03 or more above by subject, in balanced accuracy over five split seeds.
 
@@ -247,6 +248,7 @@ def test_proof_subjects_matter_to_a_small_network(newcomer):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_proof_a_good_model_reaches_nine_tenths(newcomer):
     """ResNet-50, eight epochs at 48 px from scratch, on subjects that it has not seen."""
     pixels, labels, table = newcomer

@@ -42,6 +42,7 @@ def cells(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("planting", range(PLANTINGS))
 def test_four_fifths_are_in_the_first_4_percent(cells, tmp_path, planting):
     folder, rows = cells
