@@ -49,7 +49,7 @@ def test_predict(run, trained_run, tmp_path):
 
 
 def test_a_lock_that_the_system_lacks(tmp_path, monkeypatch, caplog):
-    """A warning, and the work goes on."""
+    """Logs a warning and continues."""
     from leukjax import storage
 
     monkeypatch.setattr(storage, "fcntl", None)

@@ -297,7 +297,7 @@ def selection_table(study: Study) -> Table | None:
     """Returns how epoch and threshold were chosen, and how often the test was accessed."""
     rows: list[list[Cell]] = []
     for entry in study.with_runs:
-        # A head of a probe that has no epochs says 0.
+        # A head of a probe that has no epochs reports 0.
         chosen = [run.summary["epoch_chosen"] for run in entry.runs[:6]]
         epochs = ", ".join(f"{epoch:g}" if epoch else "–" for epoch in chosen)
         epochs += ", …" if len(entry.runs) > 6 else ""

@@ -172,7 +172,7 @@ def _macenko(
     amounts = _amounts(density, stains)
     most = jnp.stack([_quantile(amounts[..., k], inside, 1 - _TAIL) for k in range(2)], -1)
     apart = 1 - jnp.square((stains[:, 0] * stains[:, 1]).sum(-1)) > _SMALLEST_SINE
-    # Two stains explain the density: it varies, and lies in their plane.
+    # Two stains explain the density: it varies, and is in their plane.
     spread = jnp.trace(covariance, axis1=1, axis2=2) > _SMALLEST_SPREAD**2 * stained.sum(1)
     in_plane = length[:, 0] > 0.5 * jnp.linalg.norm(centre, axis=-1)
     enough = (stained.sum(1) >= _FEWEST) & (most > _SMALLEST_SPREAD).all(-1)

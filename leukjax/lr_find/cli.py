@@ -20,7 +20,7 @@ flags.DEFINE_string(
     "workdir", "", "folder to write; default runs/lr_find-<config>-<data>", flag_values=FLAGS
 )
 flags.DEFINE_integer(
-    "steps", 100, "number of steps", lower_bound=10, upper_bound=100_000, flag_values=FLAGS
+    "steps", 100, "number of steps", lower_bound=10, upper_bound=10_000, flag_values=FLAGS
 )
 flags.DEFINE_float("low", 1e-6, "learning rate of the first step", flag_values=FLAGS)
 flags.DEFINE_float("high", 1.0, "learning rate of the last step", flag_values=FLAGS)

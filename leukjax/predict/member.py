@@ -281,7 +281,7 @@ def restore(
     )
     if lora.rank:
         path = base.find(preprocessing.get("init") or {})
-        weights = base.read_base(path, expected["params"], frozen, config)
+        weights = base.read_base(path, expected["params"], frozen)
         variables["params"] = merge(weights, variables["params"], lora.scale)
     if not run.has_predictions("val"):
         logging.warning("%s: is not finished; using the checkpoint of step %d", workdir, chosen)

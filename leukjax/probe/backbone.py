@@ -27,8 +27,6 @@ from leukjax.weights.lora import Lora
 
 # What may be sown of an image, the first one first: patches after the last block of a transformer.
 _MAPS = ("patch_tokens", "feature_map")
-# Of ImageNet, for images before random weights: all folds share the features, so that nothing can
-# be fitted to the training images of one.
 _NO_TRAINING = {
     "loss.name": "cross_entropy",
     "loss.class_weights": "none",
@@ -36,6 +34,8 @@ _NO_TRAINING = {
     "train.swa": "0 epochs",
     "optimizer.lora_rank": 0,
 }
+# Of ImageNet, for images before random weights: all folds share the features, so that nothing can
+# be fitted to the training images of one.
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 

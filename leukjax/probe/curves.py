@@ -23,7 +23,7 @@ SCORES = ("balanced_accuracy", "auroc")
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """Scores of a head that was fitted to so many subjects of each fold, out of fold.
+    """Scores, out of fold, of a head that was fitted to a number of subjects of each fold.
 
     Attributes:
       model: name of the head.

@@ -139,7 +139,7 @@ def find(
             f"init.weights: {path} is a run, and LoRA needs a file: write one by python -m "
             "leukjax.export --format=safetensors"
         )
-    source = _of_run(path) if path.is_dir() else of_file(path)
+    source = _of_run(path, config.data.stain) if path.is_dir() else of_file(path)
     wanted = config.init.sha256
     if wanted and wanted != source.sha256:
         raise UserError(
@@ -149,7 +149,7 @@ def find(
     other_classes = source.classes is not None and source.classes != list(classes)
     ours = traverse_util.flatten_dict(shapes(module, config.data.image_size))
     new_head = config.init.head == "new" or other_classes
-    mapped = base.mapped(source, ours, config, new_head=new_head)
+    mapped = base.mapped(source, ours, allow=config.init.allow, new_head=new_head)
     _log(source, mapped, config.model)
     facts = {
         "weights": text,
@@ -196,8 +196,12 @@ def _facts_without_file(path: Path, folder: Path) -> dict[str, Any] | None:
         return None  # no run, or one that `RunDir.claim` will refuse
 
 
-def _of_run(path: Path) -> Source:
-    """The best checkpoint of a work directory, or one of its checkpoints."""
+def _of_run(path: Path, stain: str) -> Source:
+    """The best checkpoint of a work directory, or one of its checkpoints.
+
+    Mean and standard deviation come with it, and stain normalisation does not: a warning if that of
+    the images, `stain`, differs.
+    """
     workdir = path if (path / PREPROCESSING).is_file() else path.absolute().parent.parent
     step = "best" if workdir == path or not path.name.isdigit() else int(path.name)
     try:
@@ -212,6 +216,12 @@ def _of_run(path: Path) -> Source:
         raise UserError(
             f"init.weights: {path} is a run with LoRA, whose checkpoints hold updates only: write "
             "a file by python -m leukjax.export --format=safetensors"
+        )
+    if preprocessing["stain"] != stain:
+        logging.warning(
+            "init.weights: %s was trained with data.stain=%s, and these images have data.stain=%s: "
+            "its features differ",
+            *(path, preprocessing["stain"], stain),
         )
     checkpoints, is_loss = workdir / "checkpoints", config.checkpoint.metric == "loss"
     step, tree = reader.for_evaluation(checkpoints, step, lower_is_better=is_loss)

@@ -126,7 +126,7 @@ def check_installed(names: str) -> None:
       names: ``config.train.trackers``.
 
     Raises:
-      UserError: one is not; says which extra has it.
+      UserError: one is not installed; the message names the extra.
     """
     for name in names.split(","):
         if name != "tensorboard" and importlib.util.find_spec(name) is None:

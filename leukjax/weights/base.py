@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from flax import traverse_util
-from ml_collections import ConfigDict
 
 from leukjax.data import cache
 from leukjax.errors import UserError
@@ -54,34 +53,33 @@ def find(facts: Mapping[str, Any]) -> Path:
     )
 
 
-def read_base(path: Path, params: Any, frozen: Any, config: ConfigDict) -> Any:
+def read_base(path: Path, params: Any, frozen: Any) -> Any:
     """Returns the base as a tree of NumPy arrays.
 
     Args:
       path: a file of weights.
       params: shapes of the parameters of the model.
       frozen: shapes of the base, as `Lora.shapes` returns them.
-      config: of the run.
 
     Raises:
       UserError: the file is damaged, or lacks a parameter.
     """
     flat, kept = (traverse_util.flatten_dict({"params": tree}) for tree in (params, frozen))
-    values = checked(mapped(of_file(path), flat, config, new_head=True), kept, path)
+    # Not the run's own init.allow: an expression of a stranger may take for ever. What is missing
+    # is found below, and tensors of the file that the model lacks do not matter.
+    values = checked(mapped(of_file(path), flat, allow=".", new_head=True), kept, path)
     return traverse_util.unflatten_dict(values)["params"]
 
 
-def mapped(
-    source: Source, variables: Mapping[Any, Any], config: ConfigDict, *, new_head: bool
-) -> Mapped:
-    """Returns the values of a source for some variables, by path."""
+def mapped(source: Source, variables: Mapping[Any, Any], *, allow: str, new_head: bool) -> Mapped:
+    """Returns the values of a source for some variables, by path; `allow` as in `map.match`."""
     return match(
         {path: leaf.shape for path, leaf in variables.items()},
         source.tensors,
         source.names,
         source.axes,
         new_head=new_head,
-        allow=config.init.allow,
+        allow=allow,
         positions=source.positions,
     )
 

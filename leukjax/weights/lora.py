@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from leukjax.errors import UserError
 from leukjax.models.summary import layer_groups
 
-TARGETS = ("attn/qkv", "attn/proj", "fc1", "fc2")
+TARGETS = ("attn/qkv", "attn/proj", "fc1", "fc2", "w12", "w3")  # the last two: SwiGLU
 
 _TARGET = re.compile(rf"(^|/)({'|'.join(TARGETS)})/kernel$")
 _A, _B = "lora_a", "lora_b"

@@ -37,6 +37,16 @@ def test_a_model_that_beats_some(verdict_of):
     assert "is within chance (adjusted p = " in sentences[0]
 
 
+def test_of_many_models_only_the_pairs_of_the_best_are_named(verdict_of):
+    four = {"a": 0.1, "b": 0.1, "c": 4.0, "d": 4.0}
+    few = verdict_of(30, four)[0]
+    assert few.count(" above ") == 2
+    assert "Significant among the others: " in few
+    many = verdict_of(30, {**four, "e": 0.1, "f": 0.1})[0]
+    assert " above " not in many
+    assert " 4 pairs of the others differ significantly, see the pairs below." in many
+
+
 def test_no_difference_and_its_power(verdict_of):
     sentences = verdict_of(10, {"a": 1.0, "b": 1.1})
     assert sentences[0].startswith("No significant difference. ")

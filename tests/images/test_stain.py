@@ -109,7 +109,7 @@ def test_the_stains_of_macenko_are_those_by_eigenvectors(black):
     assert valid.all()
     expected = [macenko_stains(image, black) for image in images]
     np.testing.assert_allclose(values, expected, rtol=2e-3, atol=2e-3)
-    # The angles of 1 and 99 % lie a little inside the true stains.
+    # The angles of 1 and 99 % are a little inside those of the true stains.
     assert (np.asarray(values)[:, 0, :3] @ AZURE > 0.99).all()
     assert (np.asarray(values)[:, 1, :3] @ EOSIN > 0.97).all()
 

@@ -7,6 +7,7 @@ import pytest
 from flax import traverse_util
 
 from leukjax.errors import UserError
+from leukjax.models.registry import create_model
 from leukjax.weights.lora import Lora, merge
 
 LORA = Lora(rank=2, alpha=4.0)
@@ -51,6 +52,27 @@ def test_only_updates_and_head_are_trained(values):
     assert trained["block0"]["attn"]["qkv"]["lora_a"].shape == (8, 2)
     assert trained["block0"]["attn"]["qkv"]["lora_b"].shape == (2, 3, 2, 4)
     assert not any(path.startswith("head") for path in flat(base))
+
+
+def test_both_matrices_of_swiglu_are_updated(values):
+    block = {**values["block0"], "w12": dense(8, 32), "w3": dense(16, 8)}
+    block = {name: block[name] for name in ("attn", "w12", "w3", "norm1")}
+    _, trained = LORA.split({**values, "block0": block}, jax.random.key(0))
+    assert {path.rsplit("/", 1)[0] for path in flat(trained) if path.startswith("block0")} == {
+        f"block0/{layer}" for layer in ("attn/qkv", "attn/proj", "w12", "w3")
+    }
+
+
+def test_every_matrix_of_the_blocks_of_a_vit_is_a_target():
+    """The names that the models use: of a giant, by shapes alone."""
+    for variant in ("tiny", "g14"):
+        model = create_model("vit", 2, variant=variant)
+        images = jnp.zeros((1, 112, 112, 3))
+        params = jax.eval_shape(lambda m=model, x=images: m.init(jax.random.key(0), x, train=False))
+        _, trained = LORA.shapes(params["params"])
+        blocks = {path for path in flat(params["params"]) if path.startswith("block")}
+        matrices = {path.removesuffix("/kernel") for path in blocks if path.endswith("/kernel")}
+        assert {path.rsplit("/", 1)[0] for path in flat(trained) if "lora_a" in path} == matrices
 
 
 def test_an_update_is_the_product_times_alpha_over_rank(values):
