@@ -19,6 +19,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "cnn": {"model.name": "cnn", "model.width": 32},
     "resnet50": {"model.name": "resnet", "model.depth": 50},
     "hybrid": {"model.name": "hybrid_vit", "model.variant": "r26_s32", "model.norm": "group"},
+    "vit_s16": {"model.name": "vit", "model.variant": "s16", "model.gelu_tanh": False},
+    "vit_b16": {"model.name": "vit", "model.variant": "b16", "model.gelu_tanh": False},
 }
 BARE = {
     "augment.flip": False,

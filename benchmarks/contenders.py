@@ -14,7 +14,7 @@ PEERS = {
     "timm compiled": ("contender_torch.py", {"compiled": True}),
     "onnxruntime": ("contender_torch.py", {"task": "onnx"}),
 }
-MODELS = ("cnn", "resnet50", "hybrid")
+MODELS = ("cnn", "resnet50", "hybrid", "vit_s16", "vit_b16")
 
 
 def field(spec: dict[str, Any], peers: list[str]) -> list[Contender]:

@@ -1,4 +1,4 @@
-"""Contender: the three models in plain Flax, as in its ImageNet example, fed with float images.
+"""Contender: the models in plain Flax, as in its ImageNet example, fed with float images.
 
 ``nn.Conv``, ``nn.BatchNorm`` or ``nn.GroupNorm`` and ``nn.max_pool``, nothing of leukjax. Sizes and
 numbers of parameters are those of `leukjax.models`.
@@ -92,6 +92,28 @@ class StdConv(nn.Conv):
         return centred / (jnp.std(value, (0, 1, 2)) + 1e-5)
 
 
+class Encoder(nn.Module):
+    """Class token, position embedding, pre-norm blocks, and a head on the class token."""
+
+    width: int
+    depth: int
+    heads: int
+    classes: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Array) -> Logits:
+        token = self.param("cls", nn.initializers.zeros, (1, 1, self.width))
+        x = jnp.concatenate([jnp.tile(token, (x.shape[0], 1, 1)).astype(x.dtype), x], 1)
+        x = x + self.param("pos", nn.initializers.normal(0.02), (1, *x.shape[1:])).astype(x.dtype)
+        for _ in range(self.depth):
+            y = nn.LayerNorm(dtype=self.dtype)(x)
+            x = x + nn.MultiHeadDotProductAttention(self.heads, dtype=self.dtype)(y, y)
+            y = nn.Dense(4 * self.width, dtype=self.dtype)(nn.LayerNorm(dtype=self.dtype)(x))
+            x = x + nn.Dense(self.width, dtype=self.dtype)(nn.gelu(y))
+        return nn.Dense(self.classes)(nn.LayerNorm()(x)[:, 0].astype(jnp.float32))
+
+
 class HybridViT(nn.Module):
     """R26+ViT-S/32."""
 
@@ -104,21 +126,30 @@ class HybridViT(nn.Module):
         norm = functools.partial(nn.GroupNorm, dtype=self.dtype)
         x = _stages(x, (2, 2, 2, 2), conv, norm)
         x = nn.Dense(384, dtype=self.dtype)(x.reshape(x.shape[0], -1, x.shape[-1]))
-        token = self.param("cls", nn.initializers.zeros, (1, 1, 384))
-        x = jnp.concatenate([jnp.tile(token, (x.shape[0], 1, 1)).astype(x.dtype), x], 1)
-        x = x + self.param("pos", nn.initializers.normal(0.02), (1, *x.shape[1:])).astype(x.dtype)
-        for _ in range(12):
-            y = nn.LayerNorm(dtype=self.dtype)(x)
-            x = x + nn.MultiHeadDotProductAttention(6, dtype=self.dtype)(y, y)
-            y = nn.gelu(nn.Dense(4 * 384, dtype=self.dtype)(nn.LayerNorm(dtype=self.dtype)(x)))
-            x = x + nn.Dense(384, dtype=self.dtype)(y)
-        return nn.Dense(self.classes)(nn.LayerNorm()(x)[:, 0].astype(jnp.float32))
+        return Encoder(384, 12, 6, self.classes, self.dtype)(x)
+
+
+class ViT(nn.Module):
+    """A vision transformer with patches of 16 pixels."""
+
+    width: int
+    heads: int
+    classes: int = 2
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Images, train: bool = True) -> Logits:
+        x = nn.Conv(self.width, (16, 16), (16, 16), dtype=self.dtype)(x)
+        x = x.reshape(x.shape[0], -1, self.width)
+        return Encoder(self.width, 12, self.heads, self.classes, self.dtype)(x)
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn": CNN,
     "resnet50": ResNet50,
     "hybrid": HybridViT,
+    "vit_s16": functools.partial(ViT, 384, 6),
+    "vit_b16": functools.partial(ViT, 768, 12),
 }
 
 

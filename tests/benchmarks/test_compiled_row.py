@@ -9,6 +9,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import compiled_row
+import contender_leukjax
+import contenders
+import plain_flax
 from compiled_grid import OURS, PLAIN, Row
 
 from leukjax import config as configs
@@ -48,6 +51,16 @@ def test_plain_flax_has_as_many_parameters_as_ours():
     ours, plain = (lowered("cnn", contender=name, fields=fields) for name in (OURS, PLAIN))
     assert compiled_row.parameters(ours) == compiled_row.parameters(plain)
     assert "tensor<4x32x32x3xf32>" in plain.as_text()  # its images are floats
+
+
+@pytest.mark.parametrize("model", contenders.MODELS)
+def test_the_models_of_the_contenders_have_as_many_parameters(model):
+    spec = {"model": model, "image_size": 64, "batch": 8, "precision": "float32"}
+    ours = contender_leukjax.make_trainer(spec).compiled().form.params
+    init, _ = plain_flax.make_predict(model, "float32")
+    plain = jax.eval_shape(init, jax.ShapeDtypeStruct((8, 64, 64, 3), "float32"))["params"]
+    counts = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (ours, plain)]
+    assert counts[0] == counts[1] > 1000
 
 
 def test_a_model_that_plain_flax_lacks_is_an_error():
