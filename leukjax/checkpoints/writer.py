@@ -7,6 +7,7 @@ import contextlib
 import json
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from leukjax.errors import UserError
 from leukjax.storage import write_atomic
 
 _DESCRIPTIONS = (b"/.zarray", b"/zarr.json")  # keys of the descriptions of arrays
+_TRIES = 20  # to remove a failed save, over two seconds
 
 
 class _Manager(ocp.CheckpointManager):
@@ -100,7 +102,7 @@ class Checkpoints:
                 self._finishing.join()
             if self._failure is not None:
                 if jax.process_index() == 0:
-                    self._remove_unfinished()  # gives a full disk its space back
+                    self._remove_failed()
                 return
             self._manager.close()
 
@@ -238,10 +240,22 @@ class Checkpoints:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._remove_unfinished()
 
+    def _remove_failed(self) -> None:
+        """Gives a full disk its space back."""
+        # Other threads of Orbax than the one that failed may still write files of the same save.
+        for _ in range(_TRIES):
+            self._remove_unfinished()
+            time.sleep(0.1)
+            if not self._unfinished():
+                return
+
     def _remove_unfinished(self) -> None:
-        for pattern in ("*.orbax-checkpoint-tmp*", "removed-*"):
-            for path in self._folder.glob(pattern):
-                shutil.rmtree(path, ignore_errors=True)
+        for path in self._unfinished():
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _unfinished(self) -> list[Path]:
+        patterns = ("*.orbax-checkpoint-tmp*", "removed-*")
+        return [path for pattern in patterns for path in self._folder.glob(pattern)]
 
 
 def _check_readable(folder: Path, shapes: list[tuple[int, ...]], named: Path) -> None:

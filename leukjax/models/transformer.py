@@ -3,13 +3,16 @@
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 from jaxtyping import Array, DTypeLike, Float
 
 from leukjax.models import initializers
+from leukjax.models.cpu import attention
 from leukjax.models.layers import StochasticDepth, add_perturbation, dot_general
 
 _dense = functools.partial(nn.Dense, kernel_init=initializers.glorot, dot_general=dot_general)
@@ -35,12 +38,64 @@ class Attention(nn.Module):
             dot_general=dot_general,
             name="qkv",
         )(x)
-        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        scores = jnp.einsum("nqhd,nkhd->nhqk", query / math.sqrt(size), key)
-        weights = add_perturbation(self, "attention", jax.nn.softmax(scores.astype(jnp.float32)))
-        mixed = jnp.einsum("nhqk,nkhd->nqhd", weights.astype(self.dtype), value)
+        query, key, value = qkv[:, :, 0] / math.sqrt(size), qkv[:, :, 1], qkv[:, :, 2]
+        weights = attention_weights(query, key)
+        perturbed = add_perturbation(self, "attention", weights)
+        # Without a perturbation XLA drops the weights above, unless the caller uses them.
+        unchanged = perturbed is weights
+        mixed = attend(query, key, value) if unchanged else mix(perturbed, value)
         mixed = mixed.reshape(*x.shape[:2], features)
         return _dense(features, dtype=self.dtype, name="proj")(mixed), weights
+
+
+def attention_weights(
+    query: Float[Array, "n t h d"], key: Float[Array, "n t h d"]
+) -> Float[Array, "n h t t"]:
+    """Returns the softmax over keys, in float32, of scaled queries times keys."""
+    scores = jnp.einsum("nqhd,nkhd->nhqk", query, key)
+    return jax.nn.softmax(scores.astype(jnp.float32))
+
+
+def mix(
+    weights: Float[Array, "n h t t"], value: Float[Array, "n t h d"]
+) -> Float[Array, "n t h d"]:
+    """Returns the sums of values by weight."""
+    return jnp.einsum("nhqk,nkhd->nqhd", weights.astype(value.dtype), value)
+
+
+@jax.custom_vjp
+def attend(
+    query: Float[Array, "n t h d"], key: Float[Array, "n t h d"], value: Float[Array, "n t h d"]
+) -> Float[Array, "n t h d"]:
+    """Returns ``mix(attention_weights(query, key), value)``; on CPU by `cpu.attention`.
+
+    Differentiable in reverse mode.
+    """
+    return _attend_forward(query, key, value)[0]
+
+
+def _attend_forward(query: Array, key: Array, value: Array) -> tuple[Array, tuple[Array, ...]]:
+    def native(query: Array, key: Array, value: Array) -> tuple[Array, Array]:
+        weights = attention_weights(query, key)
+        return mix(weights, value), weights
+
+    mixed, weights = lax.platform_dependent(
+        query, key, value, cpu=attention.forward, default=native
+    )
+    return mixed, (query, key, value, weights)
+
+
+def _attend_backward(saved: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
+    def native(query: Array, key: Array, value: Array, weights: Array, gradient: Array) -> Any:
+        by_value, by_weights = jax.vjp(mix, weights, value)[1](gradient)[::-1]
+        by_scores = weights * (by_weights - (weights * by_weights).sum(-1, keepdims=True))
+        scores = functools.partial(jnp.einsum, "nqhd,nkhd->nhqk")
+        return *jax.vjp(scores, query, key)[1](by_scores.astype(query.dtype)), by_value
+
+    return lax.platform_dependent(*saved, gradient, cpu=attention.gradients, default=native)
+
+
+attend.defvjp(_attend_forward, _attend_backward)
 
 
 class LayerScale(nn.Module):
