@@ -116,7 +116,10 @@ class Audit:
             )
             notes.append(Note(INFO, text))
         if not self.source.subjects_known:
-            text = "The subjects are unknown: a split by subject is impossible."
+            text = (
+                "The subjects are unknown: a split by subject is impossible. A pattern finds them "
+                "in the paths: --config.data.subject_pattern='(patient_\\d+)'."
+            )
             notes.append(Note(WARNING, text))
         if self.skipped:
             first = self.skipped[0].reason

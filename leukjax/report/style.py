@@ -115,8 +115,9 @@ def _encoded(figure: Figure, kinds: Sequence[str]) -> list[bytes]:
     contents = []
     with style():
         make_drawable(figure)
-        # Each drawing changes the layout slightly: lay out once, so that saving again changes
-        # nothing.
+        # Each drawing changes the layout: after the first one, labels beside images may still be
+        # cut. Then it is fixed, so that saving again changes nothing.
+        figure.draw_without_rendering()
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
         for kind in kinds:

@@ -218,7 +218,7 @@ def _texts(entries: list[Entry], classes: tuple[str, ...], origin: str, positive
         named = (f"{name} ({count:,}) is {part_of(name)}" for name, count in phases.items())
         texts.append(f"parts: {', '.join(named)}")
     if not positive and len(classes) == 2:
-        texts.append(f"positive class: {classes[1]}, the second of two")
+        texts.append(f"positive class: {classes[1]}, the second of two; change it: data.positive")
     return texts
 
 
