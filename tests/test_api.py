@@ -199,6 +199,13 @@ def test_a_model_without_a_name(split, tmp_path):
         run.features([np.zeros((40, 40, 3), np.uint8)])
     with pytest.raises(ValueError, match=r"pass it to leukjax\.load\(run, model=…\)"):
         lj.load(tmp_path / "run")
+    message = r"^model: does not fit .*/run: Conv_0/bias is \(4,\) in the run, \(6,\) in the model$"
+    with pytest.raises(ValueError, match=message):
+        lj.load(tmp_path / "run", model=Tiny(width=6))
+    config = tmp_path / "run" / "config.json"
+    config.write_text(config.read_text().replace('"name": "custom"', '"name": "of_mine"', 1))
+    with pytest.raises(ValueError, match="import the file that registers it, or give model="):
+        lj.load(tmp_path / "run")
 
 
 def test_a_loop_of_your_own(split):
@@ -451,6 +458,7 @@ def test_fit_names_the_argument_that_is_missing(split, tmp_path):
         (lambda: trainer(mean=0.5), TypeError, "^mean: expected a text, or one number per colour"),
         (lambda: trainer(mean=(0.5,)), ValueError, "^mean=0.5: must be auto, fit, or three"),
         (lambda: trainer(std=(0, 1, 1)), ValueError, "^std=0.0,1.0,1.0: must be above 0"),
+        (lambda: trainer(image_size=(32, 32)), ValueError, r"^image_size=.* a whole number$"),
         (lambda: trainer(class_weights=(1, 2, 3)), ValueError, "^class_weights=.*2 numbers above"),
         (lambda: trainer(freeze="stemm"), ValueError, "^freeze=stemm: matches no parameter"),
         (lambda: trainer(freeze=".*"), ValueError, r"^freeze=\.\*: freezes every parameter"),
@@ -466,6 +474,13 @@ def test_fit_names_the_argument_that_is_missing(split, tmp_path):
         (lambda: trainer().init_state(), ValueError, r"mean is fitted to training images"),
         (lambda: lj.create_model("resnet51", num_classes=2), ValueError, "did you mean 'resnet50'"),
         (lambda: lj.create_model("cnn", num_classes=2, widht=3), TypeError, "did you mean 'width'"),
+        (lambda: lj.register_model("x", 3), TypeError, "^factory: expected a class or function"),
+        (lambda: lj.register_optimizer("x", 3), TypeError, "^factory: expected a function"),
+        (
+            lambda: lj.load_config("cnn", {"data.rot": "x"}),
+            ValueError,
+            r"^data\.rot: .* data\.root",
+        ),
         (lambda: lj.load("nowhere"), ValueError, "nowhere"),
         (lambda: lj.load_config("resnet51"), ValueError, "no shipped config"),
     ],

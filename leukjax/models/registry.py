@@ -105,6 +105,9 @@ def register_model(
             num_classes: int
             branches: int = 3
 
+    A config's value replaces the default of the class: an option with the name of a field that
+    configs have already, as ``width``, gets that field's default, 64.
+
     Args:
       name: an identifier that no other model has.
       factory: takes ``num_classes`` and options, returns a module.
@@ -119,6 +122,8 @@ def register_model(
     """
     if factory is None:
         return functools.partial(register_model, name, fields=fields)
+    if not callable(factory):
+        raise TypeError(f"factory: expected a class or function, got {type(factory).__name__}")
     _check_name(name, factory)
     parameters = _parameters(factory)
     for parameter in ("num_classes", *(fields or {})):

@@ -5,12 +5,9 @@ one's own cannot be. So each is tried on small fixed inputs, and a digest of the
 recorded: another learning rate, another loss or another width gives another digest.
 """
 
-import contextlib
 import hashlib
 import inspect
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax
@@ -19,11 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from leukjax.errors import UserError
 from leukjax.images.augment import Augment
 from leukjax.training.optimizers import Optimizer
 
-_IMPORT = "import the file that registers it, or give model="
 _PLAIN = (str, int, float, bool, type(None))
 
 
@@ -281,34 +276,3 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return all(map(_is_plain, value))
     return isinstance(value, _PLAIN)
-
-
-@contextlib.contextmanager
-def names_arguments(arguments: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
-    """Errors from inside are in the words of Python; a context, or a decorator.
-
-    Args:
-      arguments: config field (or another text) -> argument.
-    """
-    try:
-        yield
-    except UserError as error:
-        message = translate(str(error), arguments)
-        if message == str(error):
-            raise
-        raise type(error)(message) from error
-
-
-def translate(message: str, arguments: Mapping[str, str] = MappingProxyType({})) -> str:
-    """An error on config fields and flags in the words of the arguments that set them.
-
-    Args:
-      message: of the error.
-      arguments: config field (or another text) -> argument.
-    """
-    for field, argument in arguments.items():
-        message = message.replace(f"--config.{field}", argument).replace(field, argument)
-    message = message.replace("add --import=FILE", _IMPORT).replace("--config.", "")
-    if "python -m" in message:  # a command, whose flags stay
-        return message
-    return re.sub(r"(?<!\S)--(?=[a-z_]+\b)", "", message)

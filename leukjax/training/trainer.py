@@ -22,7 +22,7 @@ from leukjax import config as configs
 from leukjax import distributed, runtime, sharding
 from leukjax.checkpoints.writer import Checkpoints
 from leukjax.data.split import Split
-from leukjax.errors import UserError
+from leukjax.errors import UserError, names_arguments
 from leukjax.images.augment import Augment
 from leukjax.metrics.scores import NAMES, scores
 from leukjax.models import registry
@@ -84,7 +84,7 @@ def _names_arguments(method: _Method) -> _Method:
 
     @functools.wraps(method)
     def wrapped(self: "Trainer", *args: Any, **options: Any) -> Any:
-        with python_parts.names_arguments(_ARGUMENTS) if self._python else contextlib.nullcontext():
+        with names_arguments(_ARGUMENTS) if self._python else contextlib.nullcontext():
             return method(self, *args, **options)
 
     return wrapped  # type: ignore[return-value]
@@ -98,7 +98,7 @@ class Trainer:
     called, and trainers that differ in numbers only (seed, learning rate) share them.
     """
 
-    @python_parts.names_arguments(_ARGUMENTS)
+    @names_arguments(_ARGUMENTS)
     def __init__(
         self,
         model: nn.Module,
@@ -129,7 +129,8 @@ class Trainer:
 
         Args:
           model: a linen module ``(images float32[b, s, s, 3], *, train) -> logits``, as
-            `create_model` returns it.
+            `create_model` returns it. In training it is given the rng ``dropout`` and the
+            collection ``batch_stats``, no others.
           optimizer: an optax transformation. Default: ``optax.adam(1e-3)``.
           loss: "cross_entropy", "focal", "logit_adjusted", "ldam", or a function of logits
             float[b, c] and labels int[b] that returns float[b].
@@ -224,7 +225,7 @@ class Trainer:
           platform: for which the model is made: cpu, gpu or tpu. Default: this process's.
 
         Raises:
-          UserError: what is wrong with the config or its data.
+          ValueError: what is wrong with the config or its data.
         """
         mesh = sharding.check(mesh) or sharding.make_mesh(config.mesh, config.train.batch_size)
         _check_eval_batch(config, mesh)
