@@ -63,7 +63,7 @@ def train(
         contextlib.closing(trace),
         jax.transfer_guard("disallow"),
     ):
-        # A dispatch of no steps comes last: the last step is evaluated and saved, then the loop ends.
+        # A dispatch of no steps comes last: the state is evaluated and saved, then the loop ends.
         for step, steps in itertools.chain(plan(), [(total, 0)]):
             has_trained = step > start
             # Asked once per step, so that the decision to save and the message agree.

@@ -560,7 +560,8 @@ class Trainer:
         summary = table(self.model, config.data.image_size)
         logging.info("%s\n", summary.text())
         initial = pretrained.find(config, self.model, data.classes, folder)
-        self._check_fine_tuning()
+        if frozen := self._check_fine_tuning():
+            logging.info("%s", frozen)
         if batches is None:
             settings = hyperparameters.make_settings(
                 config, records, data.rows("train"), per_epoch, initial.statistics()
@@ -604,11 +605,13 @@ class Trainer:
             self._python, model, self.num_classes, self.config.data.image_size
         )
 
-    def _check_fine_tuning(self) -> None:
+    def _check_fine_tuning(self) -> str:
+        """A line on what is frozen; "" if nothing is."""
         fine_tuning = FineTuning.of(self.config.optimizer)
-        if fine_tuning.freezes:
-            shapes = pretrained.shapes(self.model, self.config.data.image_size)
-            logging.info("%s", fine_tuning.check(shapes["params"]))
+        if not fine_tuning.freezes:
+            return ""
+        shapes = pretrained.shapes(self.model, self.config.data.image_size)
+        return fine_tuning.check(shapes["params"])
 
     def _data_of(
         self, train: Any, val: Any = None, test: Any = None, *, name: str = "train"
