@@ -15,6 +15,7 @@ Importing leukjax has no side effects, and imports JAX only when it is needed. `
 """
 
 import importlib
+import inspect
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
@@ -115,6 +116,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'leukjax' has no attribute {name!r}")
     module, _, other = _PUBLIC[name].partition(":")
     value = getattr(importlib.import_module(module), other or name)
+    if inspect.isfunction(value):  # commands use the function as it is: they have flags
+        value = importlib.import_module("leukjax.errors").names_arguments()(value)
     globals()[name] = value
     return value
 

@@ -104,7 +104,7 @@ def load(name: str, overrides: Mapping[str, Any] | Iterable[tuple[str, Any]] = (
         the field has, so that ``"96"`` does as well.
 
     Raises:
-      UserError: no such file, an unknown field (the nearest one is named), or a value out of
+      ValueError: no such file, an unknown field (the nearest one is named), or a value out of
         bounds.
     """
     path, _, argument = name.partition(":")

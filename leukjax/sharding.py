@@ -74,6 +74,20 @@ def make_mesh(
     )
 
 
+def check(mesh: Any) -> Mesh | None:
+    """A mesh that was given in Python, with axes that XLA shards: those of `jax.make_mesh` may
+    be explicit.
+
+    Raises:
+      ValueError: other axes than ``data`` and ``model``.
+    """
+    if mesh is None:
+        return None
+    if getattr(mesh, "axis_names", None) != ("data", "model"):
+        raise ValueError("mesh: expected a jax.sharding.Mesh with the axes ('data', 'model')")
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto, AxisType.Auto))
+
+
 def rules(options: ConfigDict) -> Rules:
     """No rule for plain data parallelism; one for fully sharded parameters or a model axis."""
     axes = (("data",) if options.fsdp else ()) + (("model",) if options.model > 1 else ())

@@ -25,6 +25,26 @@ class NoTrain(nn.Module):
         return nn.Dense(2)(jnp.mean(images, (1, 2)))
 
 
+class Noise(nn.Module):
+    """A model with an rng that leukjax does not give."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = jnp.mean(images, (1, 2))
+        return nn.Dense(2)(x + jax.random.normal(self.make_rng("noise"), x.shape))
+
+
+class Counter(nn.Module):
+    """A model with a collection that leukjax does not keep."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        count = self.variable("counts", "steps", lambda: jnp.zeros(()))
+        if train:
+            count.value += 1
+        return nn.Dense(2)(jnp.mean(images, (1, 2)))
+
+
 class Tiny(nn.Module):
     """A model that is not registered."""
 
@@ -179,6 +199,13 @@ def test_a_model_without_a_name(split, tmp_path):
         run.features([np.zeros((40, 40, 3), np.uint8)])
     with pytest.raises(ValueError, match=r"pass it to leukjax\.load\(run, model=…\)"):
         lj.load(tmp_path / "run")
+    message = r"^model: does not fit .*/run: Conv_0/bias is \(4,\) in the run, \(6,\) in the model$"
+    with pytest.raises(ValueError, match=message):
+        lj.load(tmp_path / "run", model=Tiny(width=6))
+    config = tmp_path / "run" / "config.json"
+    config.write_text(config.read_text().replace('"name": "custom"', '"name": "of_mine"', 1))
+    with pytest.raises(ValueError, match="import the file that registers it, or give model="):
+        lj.load(tmp_path / "run")
 
 
 def test_a_loop_of_your_own(split):
@@ -222,7 +249,7 @@ def test_batches_of_your_own_train_and_resume(split, tmp_path):
         trainer(**options).fit(few, split.val, workdir=tmp_path / "c", steps_per_epoch=5)
     with pytest.raises(ValueError, match="mean is fitted to training images"):
         trainer().fit(batches, split.val, workdir=tmp_path / "d", steps_per_epoch=5)
-    with pytest.raises(ValueError, match="training batches need steps_per_epoch, val, and no test"):
+    with pytest.raises(ValueError, match=r"^steps_per_epoch: give it"):
         trainer(**options).fit(batches, split.val, workdir=tmp_path / "e")
 
 
@@ -248,7 +275,7 @@ def test_from_config_is_the_command(tmp_path):
     assert (tmp_path / "run" / "summary.json").is_file()
     assert run.classes == ("blast", "healthy") or len(run.classes) == 2
     without_data = lj.Trainer.from_config(config, num_classes=2)
-    with pytest.raises(ValueError, match="needs training and validation images"):
+    with pytest.raises(ValueError, match="fit needs training and validation images"):
         without_data.fit(workdir=tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
@@ -316,6 +343,11 @@ def _batch(**changes):
         (_batch(label=np.full(16, -1)), ValueError, r"labels are in -1\.\.-1"),
         (_batch(label=np.zeros(16)), TypeError, r"label is float64\[16\]; expected int\[16\]"),
         (_batch(label=np.zeros((16, 2), int)), TypeError, "label is int64"),
+        (
+            {name: value[:12] for name, value in _batch().items()},
+            ValueError,
+            "has 12 images, not a multiple of the 8 devices",
+        ),
         ({"image": _batch()["image"], "labels": 0}, TypeError, "image, label, and has image"),
         ((1, 2), TypeError, "must be a dictionary"),
     ],
@@ -326,12 +358,59 @@ def test_batches_are_checked(batch, error, message):
         made.train_step(made.init_state(), batch)
 
 
-def test_a_state_that_was_used_is_named():
+def test_a_state_that_was_used_is_named(split):
     made = trainer(mean=(0.5,) * 3, std=(0.25,) * 3)
     state = made.init_state()
     made.train_step(state, _batch())
     with pytest.raises(ValueError, match="donate=False"):
         made.train_step(state, _batch())
+    with pytest.raises(ValueError, match=r"^state: its memory was reused"):
+        made.evaluate(state, split.val)
+    assert repr(state).startswith("TrainState(memory reused by train_step, ")
+    assert repr(made.init_state()).startswith("TrainState(step 0, ")
+
+
+def test_a_batch_may_have_more_fields():
+    made = trainer(mean=(0.5,) * 3, std=(0.25,) * 3)
+    state, _ = made.train_step(made.init_state(), _batch(name=["a cell"] * 16))
+    assert int(state.step) == 1
+
+
+def test_a_mesh_of_explicit_axes_is_sharded_by_xla(split):
+    made = trainer(mesh=jax.make_mesh((4, 2), ("data", "model")))
+    state = made.init_state(split.train)
+    state, _ = made.train_step(state, next(made.batches(split.train)))
+    assert int(state.step) == 1
+    with pytest.raises(ValueError, match=r"^batch_size=18: not divisible by the 4 devices"):
+        trainer(batch_size=18, mesh=jax.make_mesh((4, 2), ("data", "model"))).init_state(
+            split.train
+        )
+
+
+def test_a_loop_checks_its_data_as_fit_does(data, split):
+    parts = lj.split_by_group(lj.Arrays(data._images, np.arange(144) % 3))
+    made = trainer(mean=(0.5,) * 3, std=(0.25,) * 3)
+    state = made.init_state()
+    for call in (made.init_state, made.batches, lambda subset: made.evaluate(state, subset)):
+        with pytest.raises(ValueError, match="the model has 2 classes, the data have 3"):
+            call(parts.train)
+    with pytest.raises(TypeError, match=r"^subset: expected a Subset"):
+        made.evaluate(state, (1, 2))
+
+
+def test_fit_names_the_argument_that_is_missing(split, tmp_path):
+    made = trainer(optimizer=optax.sgd(1e30), mean=(0.5,) * 3, std=(0.25,) * 3)
+    for arguments, message in (
+        ({"train": split.train}, "^val: fit needs validation images"),
+        ({"train": [], "steps_per_epoch": 2}, "^val: give a Subset"),
+        ({"train": [], "steps_per_epoch": 2, "val": split.val, "test": split.test}, "^test: "),
+    ):
+        with pytest.raises(ValueError, match=message):
+            made.fit(**arguments, workdir=tmp_path / "run")
+    with pytest.raises(TypeError, match=r"^train: expected a Subset, as split.train, or batches"):
+        made.fit(3, split.val, workdir=tmp_path / "run")
+    with pytest.raises(ValueError, match=r"lower the learning rate of your optimizer, or add"):
+        made.fit(split.train, split.val, workdir=tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -359,13 +438,49 @@ def test_a_state_that_was_used_is_named():
         (lambda: trainer(epcohs=3), TypeError, "unexpected keyword argument 'epcohs'"),
         (lambda: trainer(optimizer="adam"), TypeError, "expected an optax transformation"),
         (lambda: trainer(optimizer=optax.lbfgs()), ValueError, "line search"),
+        (
+            lambda: trainer(
+                optimizer=optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau())
+            ),
+            ValueError,
+            r"asks for more than .*reduce_on_plateau, cannot be used\): .*value",
+        ),
+        (lambda: trainer(loss=optax.softmax_cross_entropy), TypeError, "loss: .*class indices"),
+        (lambda: trainer(loss=lambda logits: logits), TypeError, "loss: .*positional"),
+        (lambda: trainer(augment=lambda images: images), TypeError, "augment: .*positional"),
+        (
+            lambda: trainer(augment=lambda k, x, p: (255 * x).astype(jnp.uint8)),
+            ValueError,
+            r"augment: must return float images in \[0, 1\].* returns uint8\[4, 32, 32, 3\]",
+        ),
+        (lambda: trainer(metrics={"mine": lambda p: 0}), TypeError, "metrics: 'mine' is called"),
+        (lambda: trainer(callbacks=[lambda: 0]), TypeError, "callbacks: number 0 is called"),
+        (lambda: trainer(mean=0.5), TypeError, "^mean: expected a text, or one number per colour"),
+        (lambda: trainer(mean=(0.5,)), ValueError, "^mean=0.5: must be auto, fit, or three"),
+        (lambda: trainer(std=(0, 1, 1)), ValueError, "^std=0.0,1.0,1.0: must be above 0"),
+        (lambda: trainer(image_size=(32, 32)), ValueError, r"^image_size=.* a whole number$"),
+        (lambda: trainer(class_weights=(1, 2, 3)), ValueError, "^class_weights=.*2 numbers above"),
+        (lambda: trainer(freeze="stemm"), ValueError, "^freeze=stemm: matches no parameter"),
+        (lambda: trainer(freeze=".*"), ValueError, r"^freeze=\.\*: freezes every parameter"),
+        (lambda: trainer(augment=lj.Augment(rotate=-5)), ValueError, r"^augment\.rotate=-5"),
+        (lambda: trainer(model=Noise()), ValueError, "only the rng 'dropout' .*make_rng|Rng"),
+        (lambda: trainer(model=Counter()), ValueError, "needs the collection 'counts'"),
+        (lambda: trainer(mean=(0.5,) * 3).evaluate(None, None), TypeError, "^state: expected"),
+        (lambda: lj.create_model("resnet18", num_classes="3"), TypeError, "^num_classes: expected"),
+        (lambda: lj.create_model("cnn", 3, dtype="bf16"), TypeError, "^dtype: 'bf16' is no"),
         (lambda: trainer(model="resnet50"), TypeError, "did you mean leukjax.create_model"),
-        (lambda: trainer(loss="hinge"), ValueError, "loss"),
+        (lambda: trainer(loss="hinge"), ValueError, "^loss=hinge: must be one of .*, ldam$"),
         (lambda: trainer(batch_size=0), ValueError, "batch_size"),
-        (lambda: trainer(std=(0, 1, 1)).init_state(), ValueError, "std|mean"),
         (lambda: trainer().init_state(), ValueError, r"mean is fitted to training images"),
         (lambda: lj.create_model("resnet51", num_classes=2), ValueError, "did you mean 'resnet50'"),
         (lambda: lj.create_model("cnn", num_classes=2, widht=3), TypeError, "did you mean 'width'"),
+        (lambda: lj.register_model("x", 3), TypeError, "^factory: expected a class or function"),
+        (lambda: lj.register_optimizer("x", 3), TypeError, "^factory: expected a function"),
+        (
+            lambda: lj.load_config("cnn", {"data.rot": "x"}),
+            ValueError,
+            r"^data\.rot: .* data\.root",
+        ),
         (lambda: lj.load("nowhere"), ValueError, "nowhere"),
         (lambda: lj.load_config("resnet51"), ValueError, "no shipped config"),
     ],

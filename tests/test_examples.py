@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,18 +80,7 @@ def test_the_first_code_of_the_readme(tmp_path, model):
         assert all(part in code for part in SHORTER)
         for part, shorter in SHORTER.items():
             code = code.replace(part, shorter)
-    rng = np.random.default_rng(0)
-    for patient in range(20):
-        for number in range(3):
-            label = "blast" if patient % 2 else "normal"
-            folder = tmp_path / "cells" / label
-            folder.mkdir(parents=True, exist_ok=True)
-            pixels = np.zeros((40, 40, 3), np.uint8)
-            half = 14 if patient % 2 else 8
-            shape = (2 * half, 2 * half, 3)
-            pixels[20 - half : 20 + half, 20 - half : 20 + half] = rng.integers(90, 220, shape)
-            Image.fromarray(pixels).save(folder / f"patient_{patient:02d}_{number}.png")
-            Image.fromarray(pixels).save(tmp_path / "cell.png")
+    _draw_cells(tmp_path)
     cached = tmp_path / "cache" / "weights" / "timm" / f"{model}.a1_in1k" / "main"
     cached.mkdir(parents=True)
     save_file(_seeded(model), cached / "model.safetensors")
@@ -102,6 +92,41 @@ def test_the_first_code_of_the_readme(tmp_path, model):
     facts = json.loads((tmp_path / "runs" / "mine" / "data.json").read_text())
     assert facts["init"]["weights"] == f"hf://timm/{model}.a1_in1k"
     assert facts["subjects"] == 20
+
+
+def test_the_code_of_the_page_on_python(tmp_path):
+    """Every block, in one namespace, on a folder of cells."""
+    page = (EXAMPLES.parent / "docs" / "start" / "python.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    shorter = {
+        '"resnet18"': '"cnn", width=8',
+        "image_size=96": "image_size=32",
+        "epochs=8": "epochs=2",
+    }
+    for part, short in {**shorter, "batches, 100": "batches, 2"}.items():
+        assert part in code
+        code = code.replace(part, short)
+    _draw_cells(tmp_path)
+    (tmp_path / "page.py").write_text(f"{code}\nassert scores['accuracy'] >= 0\n")
+    out = run("page.py", cwd=tmp_path, LEUKJAX_CACHE=str(tmp_path / "cache"))
+    assert "Event(kind='evaluation'" in out
+    assert (tmp_path / "runs" / "mine" / "summary.json").is_file()
+
+
+def _draw_cells(folder: Path) -> None:
+    """Writes ``cells/<class>/patient_<number>_<image>.png``, 20 patients, and ``cell.png``."""
+    rng = np.random.default_rng(0)
+    for patient in range(20):
+        for number in range(3):
+            label = "blast" if patient % 2 else "normal"
+            place = folder / "cells" / label
+            place.mkdir(parents=True, exist_ok=True)
+            pixels = np.zeros((40, 40, 3), np.uint8)
+            half = 14 if patient % 2 else 8
+            shape = (2 * half, 2 * half, 3)
+            pixels[20 - half : 20 + half, 20 - half : 20 + half] = rng.integers(90, 220, shape)
+            Image.fromarray(pixels).save(place / f"patient_{patient:02d}_{number}.png")
+            Image.fromarray(pixels).save(folder / "cell.png")
 
 
 def _seeded(model: str) -> dict[str, np.ndarray]:

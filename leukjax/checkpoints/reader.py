@@ -33,6 +33,7 @@ def for_evaluation(
     *,
     lower_is_better: bool,
     expected: dict[str, Any] | None = None,
+    is_given: bool = False,
 ) -> tuple[int, dict[str, Any]]:
     """Reads the variables of a run at one step.
 
@@ -45,6 +46,7 @@ def for_evaluation(
       lower_is_better: how validation scores are compared for ``best``.
       expected: ``{"params", "batch_stats"}`` as shapes, with which the checkpoint's are compared
         before anything is allocated; None: any shapes that the size of the files allows.
+      is_given: `expected` is of a model that the user gave, not of the run's own files.
 
     Returns:
       The step, and ``{"params", "batch_stats"}`` as NumPy arrays: the moving averages if the run
@@ -56,7 +58,7 @@ def for_evaluation(
     try:
         chosen = _choose(folder, step, lower_is_better)
         with plain_path(folder.absolute()) as plain:
-            return chosen, _read_variables(plain / str(chosen) / "state", expected)
+            return chosen, _read_variables(plain / str(chosen) / "state", expected, is_given)
     except OSError as error:  # a run in training removes old ones
         raise UserError(
             f"{error.filename or folder}: cannot be read ({error.strerror or error}); try again"
@@ -83,7 +85,9 @@ def _choose(folder: Path, step: int | str, lower_is_better: bool) -> int:
     return int(chosen)
 
 
-def _read_variables(folder: Path, expected: dict[str, Any] | None) -> dict[str, Any]:
+def _read_variables(
+    folder: Path, expected: dict[str, Any] | None, is_given: bool
+) -> dict[str, Any]:
     for path in (*folder.glob("_*"), *folder.glob("array_metadatas/*")):
         if path.stat().st_size > storage.MAX_JSON_BYTES:
             raise UserError(f"{path}: is too large for what it describes; copy the run again")
@@ -93,7 +97,8 @@ def _read_variables(folder: Path, expected: dict[str, Any] | None) -> dict[str, 
         prefix = "ema_" if tree["ema_params"] else ""
         names = {name: prefix + name for name in ("params", "batch_stats")}
         wanted = {stored: tree[stored] for stored in names.values()}
-        _check_sizes(folder, {name: tree[stored] for name, stored in names.items()}, expected)
+        found = {name: tree[stored] for name, stored in names.items()}
+        _check_sizes(folder, found, expected, is_given)
         how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         arguments = ocp.args.PyTreeRestore(wanted, restore_args=how, partial_restore=True)
         found = reader.restore(folder, args=arguments)
@@ -111,7 +116,9 @@ def _read_variables(folder: Path, expected: dict[str, Any] | None) -> dict[str, 
     return {name: found[stored] for name, stored in names.items()}
 
 
-def _check_sizes(folder: Path, stored: dict[str, Any], expected: dict[str, Any] | None) -> None:
+def _check_sizes(
+    folder: Path, stored: dict[str, Any], expected: dict[str, Any] | None, is_given: bool
+) -> None:
     """Checks what a checkpoint claims to hold before anything of it is allocated.
 
     A file of a megabyte can unpack to gigabytes of zeros; trained weights hardly compress.
@@ -122,6 +129,12 @@ def _check_sizes(folder: Path, stored: dict[str, Any], expected: dict[str, Any] 
     shapes = _shapes(stored)
     if expected is not None and shapes != (wanted := _shapes(expected)):
         name = min(dict(shapes.items() ^ wanted.items()))
+        if is_given:
+            raise UserError(
+                f"model: does not fit {folder.parents[2]}: {name.removeprefix('params/')} is "
+                f"{shapes.get(name, 'absent')} in the run, {wanted.get(name, 'absent')} in the "
+                "model"
+            )
         raise UserError(
             f"{folder.parent}: is of another model than preprocessing.json describes: {name} is "
             f"{shapes.get(name, 'absent')}, not {wanted.get(name, 'there')}; copy the run again"

@@ -93,7 +93,7 @@ class Dataset(Source):
           threads: threads that read and process images.
 
         Raises:
-          UserError: an image cannot be read, an argument is wrong, or the cache folder is full or
+          ValueError: an image cannot be read, an argument is wrong, or the cache folder is full or
             cannot be written.
         """
         preprocessing = Preprocessing(image_size, crop, denoise)

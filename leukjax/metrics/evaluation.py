@@ -122,7 +122,11 @@ class Evaluation:
         units = (self.by_image, self.by_subject or {})
         intervals = [interval for scores in units for interval in scores.values()]
         methods = {interval.method for interval in intervals if interval.low is not None}
-        notes = [f"95 % intervals over groups: {METHODS[m]}." for m in METHODS if m in methods]
+        notes = [
+            f"* {METHODS[m]}." if m == "exact" else f"95 % intervals over groups: {METHODS[m]}."
+            for m in METHODS
+            if m in methods
+        ]
         if self.threshold is not None:
             notes.insert(0, f"Threshold of {self.positive}: {self.threshold:.4g}.")
         if self.no_subjects:
@@ -248,10 +252,11 @@ def _by_class(predictions: Predictions) -> dict[str, dict[str, Interval]]:
 
 
 def cell(score: Interval) -> str:
-    """Returns a score and its interval as text."""
+    """Returns a score and its interval as text: "–" for a missing one, * for an exact one."""
     if score.value is None:
         return "–"
     text = f"{score.value:.3f}"
     if score.low is None or score.high is None:
-        return text
-    return f"{text} [{score.low:.3f}, {score.high:.3f}]"
+        return f"{text} –"
+    star = "*" if score.method == "exact" else ""
+    return f"{text} [{score.low:.3f}, {score.high:.3f}]{star}"

@@ -14,6 +14,7 @@ import fnmatch
 import functools
 import importlib
 import inspect
+import numbers
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -52,9 +53,13 @@ def create_model(name: str, num_classes: int, *, dtype: Any = None, **options: A
       TypeError: an option that the model does not have.
     """
     factory = _find(name)
+    if isinstance(num_classes, bool) or not isinstance(num_classes, numbers.Integral):
+        raise TypeError(f"num_classes: expected a whole number, got {num_classes!r}")
     if num_classes < 2:
         raise UserError(f"num_classes={num_classes}: a classifier needs at least 2 classes")
-    options |= {} if dtype is None else {"dtype": dtype}
+    if dtype is not None:
+        _check_dtype(dtype)
+        options["dtype"] = dtype
     known = option_names(name)
     for option in options:
         if option not in known and not _takes_any(factory):
@@ -66,6 +71,17 @@ def create_model(name: str, num_classes: int, *, dtype: Any = None, **options: A
     if not callable(getattr(module, "apply", None)):
         raise TypeError(f"model {name!r}: its factory returned {module!r}, not a Flax module")
     return module
+
+
+def _check_dtype(dtype: Any) -> None:
+    import jax.numpy as jnp
+
+    try:
+        is_floating = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:
+        is_floating = False
+    if not is_floating:
+        raise TypeError(f"dtype: {dtype!r} is no floating dtype; give jnp.bfloat16 or jnp.float32")
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -89,6 +105,9 @@ def register_model(
             num_classes: int
             branches: int = 3
 
+    A config's value replaces the default of the class: an option with the name of a field that
+    configs have already, as ``width``, gets that field's default, 64.
+
     Args:
       name: an identifier that no other model has.
       factory: takes ``num_classes`` and options, returns a module.
@@ -103,6 +122,8 @@ def register_model(
     """
     if factory is None:
         return functools.partial(register_model, name, fields=fields)
+    if not callable(factory):
+        raise TypeError(f"factory: expected a class or function, got {type(factory).__name__}")
     _check_name(name, factory)
     parameters = _parameters(factory)
     for parameter in ("num_classes", *(fields or {})):

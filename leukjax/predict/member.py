@@ -269,6 +269,7 @@ def restore(
     """
     run = RunDir(workdir)
     preprocessing, config = run.preprocessing(), run.config()
+    is_given = module is not None
     if module is None:
         module = _make_module(preprocessing)
     expected, lora = _expected(module, preprocessing["image_size"]), Lora.of(config.optimizer)
@@ -278,6 +279,7 @@ def restore(
         step,
         lower_is_better=config.checkpoint.metric == "loss",
         expected={**expected, "params": trained},
+        is_given=is_given,
     )
     if lora.rank:
         path = base.find(preprocessing.get("init") or {})

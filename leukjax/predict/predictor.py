@@ -96,7 +96,7 @@ class Predictor:
         """The only member.
 
         Raises:
-          UserError: there are several.
+          ValueError: there are several.
         """
         if len(self.members) > 1:
             raise UserError(f"one run is needed, and the predictor has {len(self.members)}")
@@ -128,7 +128,7 @@ class Predictor:
           float32[n, classes] of one run; the float64 mean of several.
 
         Raises:
-          UserError: a file that cannot be read or is no image (`BadImage`), an array of another
+          ValueError: a file that cannot be read or is no image (`BadImage`), an array of another
             shape or dtype, or a network that gives no finite probability.
         """
         return self._check_finite(self._outputs(images))
@@ -169,7 +169,7 @@ class Predictor:
           them.
 
         Raises:
-          UserError: images without a label, a class that the runs do not have, or a network that
+          ValueError: images without a label, a class that the runs do not have, or a network that
             gives no finite probability.
         """
         dataset = data.dataset if isinstance(data, Subset) else data
@@ -219,7 +219,7 @@ class Predictor:
         """Predicts labelled images in their order.
 
         Raises:
-          UserError: as `evaluate`.
+          ValueError: as `evaluate`.
         """
         _require_images(data)
         dataset = data.dataset if isinstance(data, Subset) else data
@@ -259,7 +259,7 @@ class Predictor:
           rows: rows of their manifests.
 
         Raises:
-          UserError: a network gives no finite probability.
+          ValueError: a network gives no finite probability.
         """
         return self._check_finite(self._batched(self._record_batches(records, rows)))
 
@@ -286,7 +286,7 @@ class Predictor:
         It is chosen on the validation predictions of the runs, at their temperatures.
 
         Raises:
-          UserError: the runs were validated on different images (one run may have trained on what
+          ValueError: the runs were validated on different images (one run may have trained on what
             another is validated on), `tta` is set (validation has no views), or no threshold keeps
             the share of wrong answers below `max_error`.
         """
@@ -419,7 +419,7 @@ def load(
       threads: threads that read and prepare images.
 
     Raises:
-      UserError: no run there, none with a finished checkpoint, a damaged one, or class lists that
+      ValueError: no run there, none with a finished checkpoint, a damaged one, or class lists that
         differ.
     """
     folders = [runs] if isinstance(runs, str | os.PathLike) else list(runs)

@@ -18,7 +18,7 @@ from leukjax.crossval.plan import Study
 from leukjax.data import datasets
 from leukjax.data.dataset import Dataset
 from leukjax.data.records import Records
-from leukjax.errors import UserError
+from leukjax.errors import UserError, names_arguments
 from leukjax.metrics.evaluation import Evaluation
 from leukjax.models.registry import model_from_config, name_of
 from leukjax.probe import backbone, bags, curves, features, heads, report
@@ -43,6 +43,7 @@ class Options:
     output: str = ""
 
 
+@names_arguments({"split.folds": "folds"})
 def fit_probe(
     data: Dataset,
     model: nn.Module,
@@ -92,6 +93,7 @@ def fit_probe(
         raise TypeError(
             f"data: expected a Dataset, as lj.ImageFolder(…); got {type(data).__name__}"
         )
+    heads, subjects = _listed("heads", heads), _listed("subjects", subjects)
     mesh = _mesh(configs.load("default"))
     trainer = Trainer(
         model,
@@ -117,12 +119,22 @@ def fit_probe(
     records = data.prepare(image_size, cache_dir=os.fspath(cache_dir))
     options = Options(
         folds,
-        heads=tuple(heads),
+        heads=heads,
         subjects=tuple(map(str, subjects)),
         level=level,
         subject_labels=os.fspath(subject_labels),
     )
     return _probe(study, model, records, options, echo=False)
+
+
+def _listed(argument: str, values: Any) -> tuple[Any, ...]:
+    """The values of a list; one alone is a list of one."""
+    if isinstance(values, str | int):
+        return (values,)
+    try:
+        return tuple(values)
+    except TypeError as error:
+        raise TypeError(f"{argument}: expected a list, got {type(values).__name__}") from error
 
 
 def run(

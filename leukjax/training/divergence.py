@@ -12,7 +12,7 @@ from leukjax.training.state import TrainState
 
 # Parts of the state that are evaluated, now or later. What an optimizer keeps may hold infinities.
 _CHECKED = ("params", "batch_stats", "ema_params", "ema_batch_stats")
-_ADVICE = (
+ADVICE = (
     "lower --config.optimizer.learning_rate, lengthen optimizer.warmup or set optimizer.clip_norm"
 )
 
@@ -41,7 +41,7 @@ def check_metrics(
     if "learning_rate" in metrics:
         rate = f", learning rate {metrics['learning_rate'][first]:.3g}"
     raise Diverged(
-        f"the {what} at step {end + 1 + first}{rate}: {_ADVICE}; {_last_good(checkpoints)}"
+        f"the {what} at step {end + 1 + first}{rate}: {ADVICE}; {_last_good(checkpoints)}"
     )
 
 
@@ -54,7 +54,7 @@ def check_state(state: TrainState, step: int, checkpoints: Checkpoints) -> None:
     name = not_finite(state)
     if name:
         raise Diverged(
-            f"{name} is not finite after step {step}: {_ADVICE}; {_last_good(checkpoints)}"
+            f"{name} is not finite after step {step}: {ADVICE}; {_last_good(checkpoints)}"
         )
 
 
@@ -74,7 +74,7 @@ def restore(checkpoints: Checkpoints, step: int, form: TrainState) -> TrainState
     if name:
         raise UserError(
             f"{checkpoints.folder / str(step)}: {name} is not finite, the training had diverged; "
-            f"{_ADVICE} and train in another --workdir"
+            f"{ADVICE} and train in another --workdir"
         )
     return state
 

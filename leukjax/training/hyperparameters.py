@@ -122,6 +122,20 @@ def fit_stain(
     return Normalization(jnp.zeros(3), jnp.ones(3), fitted, stain)
 
 
+def check_given(config: ConfigDict, num_classes: int) -> None:
+    """Checks the numbers that a config gives as text, before there are data.
+
+    Raises:
+      UserError: naming the field.
+    """
+    for name in ("mean", "std"):
+        if config.data[name] not in ("auto", "fit"):
+            _three(config.data[name], f"data.{name}")
+    if config.loss.class_weights != "balanced":
+        names = tuple(f"class {label}" for label in range(num_classes))
+        _class_weights(config.loss.class_weights, np.zeros(0, int), names)
+
+
 def make_settings(
     config: ConfigDict,
     records: data_records.Records,
@@ -162,15 +176,15 @@ def settings_without_data(
     for name, value in zip(("mean", "std"), statistics, strict=True):
         if value in ("auto", "fit"):
             raise ValueError(
-                f"{name} is fitted to training images: call init_state(train), or give {name} as "
+                f"{name} is fitted to training images: give training images, or {name} as "
                 "three numbers"
             )
     if config.loss.class_weights == "balanced":
-        raise ValueError("class_weights='balanced' needs training images: call init_state(train)")
+        raise ValueError("class_weights='balanced' needs training images")
     if config.data.stain != "none":
-        raise ValueError("data.stain is fitted to training images: call init_state(train)")
+        raise ValueError("data.stain is fitted to training images, which are missing")
     if config.loss.name in WITH_COUNTS:
-        raise ValueError(f"loss={config.loss.name!r} needs training images: call init_state(train)")
+        raise ValueError(f"loss={config.loss.name!r} needs training images")
     mean, std = (
         _three(value, f"data.{name}") if isinstance(value, str) else value
         for name, value in zip(("mean", "std"), statistics, strict=True)
@@ -307,8 +321,6 @@ def _statistics(
             values[name] = np.array(trained_with[index])
         elif text not in ("auto", "fit"):
             values[name] = _three(text, f"data.{name}")
-    if "std" in values and not all(value > 0 for value in values["std"]):
-        raise UserError(f"--config.data.std={config.data.std}: must be above 0")
     if len(values) < 2:
         at_once = 256 if stain is None else _STAINED_AT_ONCE
         chunks = np.array_split(rows, -(-len(rows) // at_once))
@@ -339,6 +351,8 @@ def _three(text: str, field: str) -> np.ndarray:
         raise UserError(
             f"--config.{field}={text}: must be auto, fit, or three numbers in [0, 1]: r,g,b"
         )
+    if field == "data.std" and not np.all(values > 0):
+        raise UserError(f"--config.{field}={text}: must be above 0")
     return values
 
 

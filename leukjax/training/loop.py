@@ -63,7 +63,8 @@ def train(
         contextlib.closing(trace),
         jax.transfer_guard("disallow"),
     ):
-        for step, count in itertools.chain(plan(), [(total, 0)]):  # last: evaluate and save only
+        # A dispatch of no steps comes last: the state is evaluated and saved, then the loop ends.
+        for step, steps in itertools.chain(plan(), [(total, 0)]):
             has_trained = step > start
             # Asked once per step, so that the decision to save and the message agree.
             stop_signal = stop.requested() if stop else ""
@@ -83,6 +84,7 @@ def train(
                 state = state.with_zero_totals()  # training averages start again
             if save:
                 with meter.paused():
+                    # {}: nothing is recorded beside step and score.
                     checkpoints.save(step, state.saved, {}, score)
                     run.notify("checkpoint", step, {"score": score})
             trace.before(step, state)
@@ -92,16 +94,16 @@ def train(
             if step == total:
                 break
             batch = next(batches)
-            state, metrics = run.compiled.train_steps[count](state, batch)
+            state, metrics = run.compiled.train_steps[steps](state, batch)
             # The metrics of a dispatch are read when the next one is running, so that the device
             # never waits for the host.
             if pending is not None:
                 last = _report_metrics(run, log, checkpoints, *pending)
-            pending = (step + count, metrics)
-            if count not in timed:
+            pending = (step + steps, metrics)
+            if steps not in timed:
                 jax.block_until_ready(metrics)
-                meter.first_call_done(step + count, batches.waited)
-                timed.add(count)
+                meter.first_call_done(step + steps, batches.waited)
+                timed.add(steps)
     checkpoints.wait()
 
 
@@ -123,7 +125,7 @@ def _batches(
         run.total_steps,
         device_images=run.placement.device_images,
         # A second iteration of the plan: the prefetcher runs ahead of the loop.
-        counts=(count for _, count in plan()),
+        counts=(steps for _, steps in plan()),
     )
     return plan, batches
 

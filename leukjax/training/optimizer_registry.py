@@ -31,10 +31,15 @@ def register_optimizer(name: str, factory: Callable[..., Any] | None = None) -> 
         function is a decorator.
 
     Raises:
+      TypeError: the factory is no function.
       ValueError: the name is taken, or no identifier.
     """
     if factory is None:
         return functools.partial(register_optimizer, name)
+    if not callable(factory):
+        raise TypeError(
+            f"factory: expected a function of learning_rate, got {type(factory).__name__}"
+        )
     if not name.isidentifier():
         raise ValueError(f"optimizer {name!r}: the name must be an identifier")
     old = registered.get(name)

@@ -75,8 +75,9 @@ def from_optax(transform: optax.GradientTransformation, params: Any) -> Optimize
     except Exception as error:
         if isinstance(error, TypeError) and "argument" in str(error):
             raise ValueError(
-                "optimizer: its update needs more arguments than gradients, state and parameters "
-                f"({error}); optimizers with a line search cannot be used"
+                "optimizer: its update asks for more than gradients, state and parameters (line "
+                "searches such as optax.lbfgs, and reduce_on_plateau, cannot be used): "
+                f"{str(error).splitlines()[0]}"
             ) from error
         line = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"optimizer: does not fit the parameters of the model ({line})") from error

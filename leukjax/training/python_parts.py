@@ -6,9 +6,11 @@ recorded: another learning rate, another loss or another width gives another dig
 """
 
 import hashlib
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,12 +22,13 @@ from leukjax.training.optimizers import Optimizer
 _PLAIN = (str, int, float, bool, type(None))
 
 
-def check_model(model: Any, image_size: int) -> int:
+def check_model(model: Any, image_size: int, batch_size: int) -> int:
     """Checks that a model can be trained, and returns its number of classes.
 
     Raises:
       TypeError: it is no linen module, or takes other arguments.
-      ValueError: it does not return logits [b, c] with at least two classes.
+      ValueError: it does not return logits [b, c] with at least two classes, or needs another rng
+        than ``dropout`` or another collection than ``batch_stats``.
     """
     if isinstance(model, type) and issubclass(model, nn.Module):
         raise TypeError(f"model: got the class {model.__name__}; give an instance of it")
@@ -34,7 +37,7 @@ def check_model(model: Any, image_size: int) -> int:
         raise TypeError(f"model: expected a flax linen module, got {type(model).__name__}{hint}")
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), "float32")
     try:
-        logits, _ = jax.eval_shape(
+        logits, variables = jax.eval_shape(
             lambda x: model.init_with_output(jax.random.key(0), x, train=False), images
         )
     except TypeError as error:
@@ -47,17 +50,44 @@ def check_model(model: Any, image_size: int) -> int:
     shape = getattr(logits, "shape", None)
     if shape is None or len(shape) != 2 or shape[0] != 1 or shape[1] < 2:
         raise ValueError(f"model: must return logits [b, classes], and returns {shape} for b=1")
+    if not type(model).__module__.startswith("leukjax.models."):
+        batch = jax.ShapeDtypeStruct((batch_size, *images.shape[1:]), images.dtype)
+        _check_variables(model, variables, batch)
     return int(shape[1])
 
 
+def _check_variables(model: nn.Module, variables: Any, images: jax.ShapeDtypeStruct) -> None:
+    """Traces a training step of a model with the rngs and collections that leukjax gives it."""
+    kept = {name: tree for name, tree in variables.items() if name in ("params", "batch_stats")}
+    try:
+        jax.eval_shape(
+            lambda held, x: model.apply(
+                held,
+                x,
+                train=True,
+                rngs={"dropout": jax.random.key(0)},
+                mutable=["batch_stats"],
+            ),
+            kept,
+            images,
+        )
+    except flax.errors.FlaxError as error:
+        others = sorted(set(variables) - set(kept))
+        needs = f"needs the collection {others[0]!r}" if others else _first_line(error)
+        raise ValueError(
+            "model: only the rng 'dropout' and the collection 'batch_stats' are supported in "
+            f"training; {type(model).__name__} {needs}"
+        ) from error
+
+
 def check_arguments(
-    augment: Any, metrics: Any, callbacks: Any, mesh: Any, built_in_scores: Sequence[str]
+    augment: Any, metrics: Any, callbacks: Any, built_in_scores: Sequence[str]
 ) -> None:
     """Checks the types of arguments that would fail far from their cause.
 
     Raises:
-      TypeError: an argument of another type.
-      ValueError: a metric with the name of a built-in score, a mesh with other axes.
+      TypeError: an argument of another type, or a function of other arguments.
+      ValueError: a metric with the name of a built-in score.
     """
     if not (augment is None or callable(augment) or isinstance(augment, Augment)):
         raise TypeError("augment: expected leukjax.Augment(…) or a function")
@@ -68,45 +98,92 @@ def check_arguments(
             raise TypeError(f"metrics: {name!r} is not a function")
         if name in built_in_scores:
             raise ValueError(f"metrics: {name!r} is the name of a built-in score; rename it")
+        _check_call(f"metrics: {name!r}", metric, "labels int[n]", "probabilities float32[n, c]")
     if callable(callbacks) or not all(map(callable, callbacks)):
         raise TypeError("callbacks: expected a list of functions")
-    if mesh is not None and getattr(mesh, "axis_names", None) != ("data", "model"):
-        raise ValueError("mesh: expected a jax.sharding.Mesh with the axes ('data', 'model')")
+    for number, callback in enumerate(callbacks):
+        _check_call(f"callbacks: number {number}", callback, "an lj.Event")
+
+
+def _check_call(what: str, function: Any, *arguments: str) -> None:
+    """Raises TypeError if a function cannot be called with these arguments, by position."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some built-in functions have none
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        raise TypeError(
+            f"{what} is called with {', '.join(arguments)}, and its arguments are {signature}"
+        ) from error
 
 
 def check_functions(python: Mapping[str, Any], num_classes: int, image_size: int) -> None:
-    """Checks the shapes that a loss and an augmentation return.
+    """Checks the arguments, shapes and dtypes of a loss and an augmentation; computes nothing.
 
     Raises:
-      ValueError: another shape.
+      TypeError: a function that fails when it is called.
+      ValueError: another shape or dtype of its result.
     """
-    logits, labels = jnp.zeros((4, num_classes)), jnp.zeros(4, jnp.int32)
+    size = num_classes + 2  # no other axis is as long, so that nothing broadcasts by chance
     if callable(python.get("loss")):
-        values = jax.eval_shape(python["loss"], logits, labels)
-        if values.shape != (4,):
+        logits, labels = jnp.zeros((size, num_classes)), jnp.zeros(size, jnp.int32)
+        call = "logits float[b, c] and labels int[b], which are class indices"
+        values = _returned("loss", call, python["loss"], logits, labels)
+        if not _is_float(values, (size,)):
             raise ValueError(
-                f"loss: must return one value per image, float[b]; for b=4 it returns "
-                f"{values.dtype}{list(values.shape)} (leukjax averages over the batch)"
+                f"loss: must return one value per image, float[b]; for b={size} it returns "
+                f"{_form(values)} (leukjax averages over the batch)"
             )
     if callable(python.get("augment")):
         images = jnp.zeros((4, image_size, image_size, 3))
+        call = "a key, images float32[b, s, s, 3] and positions int32[b]"
         key, positions = jax.random.key(0), jnp.arange(4)
-        views = jax.eval_shape(python["augment"], key, images, positions)
-        if views.shape != images.shape:
+        views = _returned("augment", call, python["augment"], key, images, positions)
+        if not _is_float(views, images.shape):
             raise ValueError(
-                f"augment: must return images of the shape that it is given, {images.shape}; it "
-                f"returns {views.shape}"
+                "augment: must return float images in [0, 1] of the shape that it is given, "
+                f"{_form(images)}; it returns {_form(views)}"
             )
 
 
+def _returned(argument: str, call: str, function: Any, *values: Any) -> Any:
+    """The shapes and dtypes that a function returns."""
+    try:
+        return jax.eval_shape(function, *values)
+    except Exception as error:  # whatever the user's function raises
+        raise TypeError(
+            f"{argument}: is called with {call}, and fails with {_first_line(error)}"
+        ) from error
+
+
+def _is_float(value: Any, shape: tuple[int, ...]) -> bool:
+    if not hasattr(value, "dtype"):
+        return False
+    return bool(jnp.issubdtype(value.dtype, jnp.floating)) and value.shape == shape
+
+
+def _form(value: Any) -> str:
+    """``float32[4, 2]``, or the type of what is no array."""
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{value.dtype}{list(value.shape)}"
+    return type(value).__name__
+
+
+def _first_line(error: Exception) -> str:
+    line = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {line[:200]}"
+
+
 def check_batch(
-    batch: Any, image_size: int, num_classes: int, *, name: str, labels: bool = True
+    batch: Any, image_size: int, num_classes: int, devices: int, *, name: str, labels: bool = True
 ) -> None:
-    """Checks a batch that is given in Python.
+    """Checks a batch that is given in Python; fields that are not needed may have any value.
 
     Raises:
       TypeError: no dictionary, a missing field, or another dtype.
-      ValueError: another shape, or a label that is no class.
+      ValueError: another shape, a label that is no class, or a length that `devices` do not divide.
     """
     needed = ("image", "label") if labels else ("image",)
     if not isinstance(batch, Mapping) or any(field not in batch for field in needed):
@@ -120,6 +197,11 @@ def check_batch(
     expected = (image.shape[0], image_size, image_size, 3)
     if image.shape != expected:
         raise ValueError(f"{name}: image is {image.shape}; expected {expected} (image_size)")
+    if len(image) % devices:
+        raise ValueError(
+            f"{name}: has {len(image)} images, not a multiple of the {devices} devices of the "
+            "mesh's data axis; change the batch size"
+        )
     if not labels:
         return
     label = batch["label"]
@@ -194,15 +276,3 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return all(map(_is_plain, value))
     return isinstance(value, _PLAIN)
-
-
-def translate(message: str, arguments: Mapping[str, str]) -> str:
-    """An error on config fields in the words of the arguments that set them.
-
-    Args:
-      message: of the error.
-      arguments: config field -> argument.
-    """
-    for field, argument in arguments.items():
-        message = message.replace(f"--config.{field}", argument).replace(field, argument)
-    return message

@@ -35,9 +35,9 @@ class Event:
         "checkpoint" when a save has been started.
       step: training steps done.
       epoch: the same in epochs.
-      values: "step": loss, gradient norm and learning rate; "evaluation": the training line and the
-        validation line of metrics.jsonl under "train" and "val"; "checkpoint": the validation
-        score, if any.
+      values: "step": ``loss``, ``grad_norm`` and, unless the optimizer has its own,
+        ``learning_rate``; "evaluation": ``train`` and ``val``, the lines of metrics.jsonl;
+        "checkpoint": ``score``, that of the validation or None.
     """
 
     kind: str
@@ -121,11 +121,14 @@ class Run:
         values: dict[str, float] = {}
         for name, metric in self.metrics.items():
             with jax.transfer_guard("allow"):
-                value = metric(labels, probabilities)
+                value: Any = metric(labels, probabilities)
             try:
                 values[name] = float(value)
             except (TypeError, ValueError) as error:
-                raise TypeError(f"metric {name!r} returned {value!r}, not a number") from error
+                form = f"{value.dtype}{list(value.shape)}" if hasattr(value, "shape") else ""
+                raise TypeError(
+                    f"metrics: {name!r} returned {form or type(value).__name__}, not a number"
+                ) from error
         return values
 
     def notify(self, kind: str, step: int, values: Mapping[str, Any]) -> None:

@@ -75,6 +75,12 @@ class TrainState(struct.PyTreeNode):
     totals: Totals
     settings: Settings
 
+    def __repr__(self) -> str:
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        was_reused = getattr(self.step, "is_deleted", lambda: False)()
+        step = "memory reused by train_step" if was_reused else f"step {self.step}"
+        return f"{type(self).__name__}({step}, {size:,} parameters)"
+
     @property
     def saved(self) -> "TrainState":
         """What a checkpoint holds."""
@@ -106,6 +112,8 @@ class LoraState(TrainState):
 
     base: Any
     scale: float = struct.field(pytree_node=False)
+
+    __repr__ = TrainState.__repr__  # not the one that a dataclass gets
 
     @property
     def saved(self) -> TrainState:

@@ -24,11 +24,6 @@ from leukjax.training.optimizers import Optimizer, Schedule
 from leukjax.training.state import RecipeSettings, Settings, Totals, TrainState
 from leukjax.weights.lora import ALL_TRAINED, Lora
 
-# XLA:CPU takes barriers away before it joins equal computations and fuses others, and so would undo
-# every recomputation (`train.remat`) and compute the features of whole stages again inside a
-# transpose (`conv_cpu`); other platforms keep them.
-_KEEP_BARRIERS = {"xla_disable_hlo_passes": "optimization-barrier-expander,cse_barrier_expander"}
-
 Batch = dict[str, Any]
 Metrics = dict[str, Float[Array, ""]]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -105,7 +100,7 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        settings, count = state.settings, batch["label"].shape[0]
+        settings, examples = state.settings, batch["label"].shape[0]
         key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
         images, share = _prepare(key, lookup_images(batch, mesh, image_sharding), settings, options)
         # Positions are below the batch size, so that the last number is free for dropout.
@@ -127,8 +122,8 @@ def make_train_step(
         state = _update(state, grads, statistics, rate, options)
         totals = Totals(
             steps=state.totals.steps + 1,
-            examples=state.totals.examples + count,
-            loss=state.totals.loss + value * count,
+            examples=state.totals.examples + examples,
+            loss=state.totals.loss + value * examples,
             correct=state.totals.correct + correct,
             grad_norm=state.totals.grad_norm + norm,
         )
@@ -179,6 +174,12 @@ def make_eval_step(
         out_shardings=sharding.replicated(mesh),
         compiler_options=compiler_options(mesh),
     )
+
+
+# XLA:CPU takes barriers away before it joins equal computations and fuses others, and so would undo
+# every recomputation (`train.remat`) and compute the features of whole stages again inside a
+# transpose (`conv_cpu`); other platforms keep them.
+_KEEP_BARRIERS = {"xla_disable_hlo_passes": "optimization-barrier-expander,cse_barrier_expander"}
 
 
 def compiler_options(mesh: Mesh) -> dict[str, str] | None:
@@ -266,10 +267,10 @@ def _loss_function(
     return loss_of
 
 
-def _gradients(loss_of: Callable, state: TrainState, micro: Any, count: int) -> tuple:
+def _gradients(loss_of: Callable, state: TrainState, micro: Any, parts: int) -> tuple:
     """Loss, correct answers, gradients and new statistics over all micro-batches."""
     gradient = jax.value_and_grad(loss_of, has_aux=True)
-    if count == 1:
+    if parts == 1:
         whole = jax.tree.map(lambda x: x[0], micro)
         (value, (statistics, correct)), grads = gradient(state.params, state.batch_stats, whole, 0)
         return value, correct, grads, statistics
@@ -282,7 +283,7 @@ def _gradients(loss_of: Callable, state: TrainState, micro: Any, count: int) -> 
 
     zeros = [jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params)]
     (statistics, value, correct, grads), _ = jax.lax.scan(
-        add, (state.batch_stats, *zeros), (jnp.arange(count), micro)
+        add, (state.batch_stats, *zeros), (jnp.arange(parts), micro)
     )
     return value, correct, grads, statistics
 

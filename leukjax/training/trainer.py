@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import optax
@@ -21,13 +22,14 @@ from leukjax import config as configs
 from leukjax import distributed, runtime, sharding
 from leukjax.checkpoints.writer import Checkpoints
 from leukjax.data.split import Split
-from leukjax.errors import UserError
+from leukjax.errors import UserError, names_arguments
 from leukjax.images.augment import Augment
 from leukjax.metrics.scores import NAMES, scores
 from leukjax.models import registry
 from leukjax.models.summary import table
 from leukjax.rundir import RunDir
 from leukjax.training import (
+    divergence,
     final_evaluation,
     hyperparameters,
     optimizers,
@@ -52,13 +54,17 @@ if TYPE_CHECKING:
     from leukjax.data.dataset import Dataset, Subset
     from leukjax.predict.predictor import Predictor
 
+_OF_BATCH = ("image", "label")
 # Fields, besides the places of data, in which the processes of a run may differ, for instance
 # because their machines do.
 _OF_PROCESS = ("data.prefetch", "data.threads", "data.workers", "runtime.")
 
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 _DEFAULT_OPTIMIZER = optax.adam(1e-3)
-# Config field -> argument of Trainer, for messages.
+# What messages say in the words of a config -> in those of the arguments of Trainer.
 _ARGUMENTS = {
+    divergence.ADVICE: "lower the learning rate of your optimizer, or add "
+    "optax.clip_by_global_norm",
     **{f"data.{name}": name for name in ("image_size", "mean", "std", "cache_dir")},
     **{
         f"train.{name}": name
@@ -73,6 +79,17 @@ _ARGUMENTS = {
 }
 
 
+def _names_arguments(method: _Method) -> _Method:
+    """Decorates a method: errors name arguments, unless the trainer was made from a config."""
+
+    @functools.wraps(method)
+    def wrapped(self: "Trainer", *args: Any, **options: Any) -> Any:
+        with names_arguments(_ARGUMENTS) if self._python else contextlib.nullcontext():
+            return method(self, *args, **options)
+
+    return wrapped  # type: ignore[return-value]
+
+
 class Trainer:
     """Trains a model. The command line, the tests and the benchmarks all use it.
 
@@ -81,6 +98,7 @@ class Trainer:
     called, and trainers that differ in numbers only (seed, learning rate) share them.
     """
 
+    @names_arguments(_ARGUMENTS)
     def __init__(
         self,
         model: nn.Module,
@@ -111,7 +129,8 @@ class Trainer:
 
         Args:
           model: a linen module ``(images float32[b, s, s, 3], *, train) -> logits``, as
-            `create_model` returns it.
+            `create_model` returns it. In training it is given the rng ``dropout`` and the
+            collection ``batch_stats``, no others.
           optimizer: an optax transformation. Default: ``optax.adam(1e-3)``.
           loss: "cross_entropy", "focal", "logit_adjusted", "ldam", or a function of logits
             float[b, c] and labels int[b] that returns float[b].
@@ -135,7 +154,8 @@ class Trainer:
           metrics: functions of labels int[n] and probabilities float32[n, c] that return a number,
             by name; they are logged with each validation.
           callbacks: functions that are given each `Event`.
-          mesh: devices with the axes ``data`` and ``model``. Default: all devices along ``data``.
+          mesh: devices with the axes ``data`` and ``model``, of any axis types: XLA shards
+            (``AxisType.Auto``). Default: all devices along ``data``.
           cache_dir: where prepared images are kept. Default: the user's cache folder.
           donate: `train_step` reuses the memory of the state it is given, which must not be used
             afterwards.
@@ -144,12 +164,12 @@ class Trainer:
           TypeError: an argument of another type.
           ValueError: a value that is not possible.
         """
-        python_parts.check_arguments(augment, metrics, callbacks, mesh, NAMES)
+        python_parts.check_arguments(augment, metrics, callbacks, NAMES)
         fields: dict[str, Any] = {
             "optimizer.name": CUSTOM,
             "data.image_size": image_size,
-            "data.mean": _numbers(mean),
-            "data.std": _numbers(std),
+            "data.mean": _numbers(mean, "mean"),
+            "data.std": _numbers(std, "std"),
             "data.cache_dir": os.fspath(cache_dir),
             "train.batch_size": batch_size,
             "train.epochs": epochs,
@@ -159,7 +179,7 @@ class Trainer:
             "optimizer.freeze": freeze,
             "checkpoint.metric": checkpoint_metric,
             "loss.name": CUSTOM if callable(loss) else loss,
-            "loss.class_weights": _numbers(class_weights),
+            "loss.class_weights": _numbers(class_weights, "class_weights"),
             "init.weights": os.fspath(weights),
             "seed": seed,
         }
@@ -167,17 +187,14 @@ class Trainer:
         for name, value in dataclasses.asdict(options).items():
             if name != "background":
                 fields[f"augment.{name}"] = value
-        try:
-            if loss == CUSTOM:
-                raise UserError("--config.loss.name=custom: give a function instead")
-            config = configs.load("default", fields)
-            num_classes = python_parts.check_model(model, image_size)
-            for field, value in _model_fields(model).items():
-                configs.set_field(config, field, value)
-            configs.check(config)
-            mesh = mesh or sharding.make_mesh(config.mesh, batch_size)
-        except UserError as error:
-            raise UserError(python_parts.translate(str(error), _ARGUMENTS)) from error
+        if loss == CUSTOM:
+            raise UserError("loss=custom: give a function instead")
+        config = configs.load("default", fields)
+        num_classes = python_parts.check_model(model, image_size, batch_size)
+        for field, value in _model_fields(model).items():
+            configs.set_field(config, field, value)
+        configs.check(config)
+        hyperparameters.check_given(config, num_classes)
         params = pretrained.shapes(model, image_size)["params"]
         python: dict[str, Any] = {
             "optimizer": optimizers.from_optax(optimizer or _DEFAULT_OPTIMIZER, params)
@@ -185,7 +202,10 @@ class Trainer:
         python |= {"loss": loss} if callable(loss) else {}
         python |= {"augment": augment} if callable(augment) else {}
         python_parts.check_functions(python, num_classes, image_size)
-        self._build(config, model, mesh, None, python, metrics or {}, callbacks, donate)
+        mesh = sharding.check(mesh) or sharding.make_mesh(config.mesh, batch_size)
+        self._build(
+            config, model, num_classes, mesh, None, python, metrics or {}, callbacks, donate
+        )
 
     @classmethod
     def from_config(
@@ -205,21 +225,24 @@ class Trainer:
           platform: for which the model is made: cpu, gpu or tpu. Default: this process's.
 
         Raises:
-          UserError: what is wrong with the config or its data.
+          ValueError: what is wrong with the config or its data.
         """
-        mesh = mesh or sharding.make_mesh(config.mesh, config.train.batch_size)
+        mesh = sharding.check(mesh) or sharding.make_mesh(config.mesh, config.train.batch_size)
         _check_eval_batch(config, mesh)
         data = TrainingData.from_config(config) if num_classes is None else None
         classes = len(data.classes) if data is not None else int(num_classes or 0)
         trainer = cls.__new__(cls)
         module = registry.model_from_config(config, classes, platform or jax.default_backend())
-        trainer._build(config, module, mesh, data)
+        size = config.data.image_size
+        found = python_parts.check_model(module, size, config.train.batch_size)
+        trainer._build(config, module, found, mesh, data)
         return trainer
 
     def _build(
         self,
         config: ConfigDict,
         model: nn.Module,
+        num_classes: int,
         mesh: Mesh,
         data: TrainingData | None,
         python: Mapping[str, Any] = MappingProxyType({}),
@@ -227,10 +250,11 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         donate: bool = True,
     ) -> None:
-        self.config, self.model, self.mesh, self.data = config, model, mesh, data
+        self.config, self.model, self.num_classes, self.data = config, model, num_classes, data
+        self.mesh = mesh
         self._python = python  # fields of StepOptions that no config can express
         self._metrics, self._callbacks, self._donate = dict(metrics), tuple(callbacks), donate
-        self.num_classes: int = python_parts.check_model(model, config.data.image_size)
+        self._check_fine_tuning()
 
     def __repr__(self) -> str:
         train = self.config.train
@@ -242,6 +266,7 @@ class Trainer:
 
     # A loop of your own.
 
+    @_names_arguments
     def init_state(
         self, train: "Subset | None" = None, *, steps_per_epoch: int | None = None
     ) -> TrainState:
@@ -270,24 +295,27 @@ class Trainer:
             )
         return initial.place(self.compiled().init(settings))
 
+    @_names_arguments
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """One training step.
 
         Args:
           state: its buffers are reused unless the trainer has ``donate=False``.
-          batch: ``image`` uint8[b, s, s, 3] and ``label`` int32[b].
+          batch: ``image`` uint8[b, s, s, 3] and ``label`` int32[b]; further fields are not used.
 
         Returns:
           The state one step later, and float32 metrics: ``loss``, ``grad_norm``.
         """
-        self._check_batch(state, batch, "batch")
-        return self.compiled().train_steps[1](state, batch)
+        self._check_batch(state, batch)
+        return self.compiled().train_steps[1](state, {name: batch[name] for name in _OF_BATCH})
 
+    @_names_arguments
     def eval_step(self, state: TrainState, batch: Batch) -> Float[Array, "b c"]:
         """float32[b, c], the logits of ``batch["image"]``, without augmentation or dropout."""
-        self._check_batch(state, batch, "batch", labels=False)
+        self._check_batch(state, batch, labels=False)
         return self.compiled().eval_step(state, {"image": batch["image"]})
 
+    @_names_arguments
     def batches(self, train: "Subset | None" = None, start: int = 0) -> Iterator[Batch]:
         """Yields training batches without end, from a step: those that `fit` would train on.
 
@@ -305,13 +333,22 @@ class Trainer:
         made = make_batches(self.config, data.records, data.rows("train"), size, training=True)
         return made.iterate(start, 2**31)
 
-    def _check_batch(
-        self, state: TrainState, batch: Batch, name: str, *, labels: bool = True
-    ) -> None:
-        size = self.config.data.image_size
-        python_parts.check_batch(batch, size, self.num_classes, name=name, labels=labels)
+    def _check_batch(self, state: TrainState, batch: Batch, *, labels: bool = True) -> None:
+        python_parts.check_batch(
+            batch,
+            self.config.data.image_size,
+            self.num_classes,
+            self.mesh.shape["data"],
+            name="batch",
+            labels=labels,
+        )
+        self._check_state(state)
+
+    def _check_state(self, state: TrainState) -> None:
         if not isinstance(state, TrainState):
-            raise TypeError(f"state: expected a TrainState of init_state, got {type(state)}")
+            raise TypeError(
+                f"state: expected a TrainState of init_state, got {type(state).__name__}"
+            )
         if getattr(state.step, "is_deleted", lambda: False)():
             raise ValueError(
                 "state: its memory was reused by train_step; continue with the state that it "
@@ -345,9 +382,11 @@ class Trainer:
         """What is compiled into the training step."""
         return hyperparameters.step_options(self.config, background, self._python)
 
+    @_names_arguments
     def evaluate(self, state: TrainState, subset: "Subset | Dataset") -> dict[str, float | None]:
         """Scores of a state on images; None where a score is undefined."""
-        data = self._data_of(subset)
+        self._check_state(state)
+        data = self._data_of(subset, name="subset")
         size = self.config.train.eval_batch_size or self.config.train.batch_size
         batches = make_batches(self.config, data.records, data.rows("train"), size, training=False)
         eval_step = self.compiled(data.records.background).eval_step
@@ -356,6 +395,7 @@ class Trainer:
 
     # A whole run.
 
+    @_names_arguments
     def fit(
         self,
         train: "Subset | Iterable[Batch] | Callable[[int], Iterable[Batch]] | None" = None,
@@ -395,21 +435,45 @@ class Trainer:
         if isinstance(train, Split):
             raise TypeError("train: got a Split; give split.train, split.val")
         if train is not None and not hasattr(train, "dataset") and not hasattr(train, "prepare"):
-            if steps_per_epoch is None or val is None or test is not None:
-                raise ValueError("fit: training batches need steps_per_epoch, val, and no test")
-            size = self.config.data.image_size
-            batches = GivenBatches(train, steps_per_epoch, size, self.num_classes)
+            batches = self._given_batches(train, val, test, steps_per_epoch)
             train = None
         with _lock(folder):
             data = self.data if train is None and val is None else self._data_of(train, val, test)
-            if data is None or not len(data.rows("val")):
-                raise ValueError("fit: needs training and validation images")
+            if data is None:
+                raise ValueError("train, val: fit needs training and validation images")
+            if not len(data.rows("val")):
+                raise ValueError("val: fit needs validation images, as split.val")
             if data is not self.data and test is None:
                 self.run(folder, data, score=("val",), batches=batches, echo=verbose)
             else:
                 write_report(self.run(folder, data, echo=verbose))
         is_registered = registry.name_of(self.model) is not None
         return predictor.load(folder, model=None if is_registered else self.model)
+
+    def _given_batches(
+        self, train: Any, val: Any, test: Any, steps_per_epoch: int | None
+    ) -> GivenBatches:
+        """Training batches of the user.
+
+        Raises:
+          TypeError: they cannot be iterated over.
+          ValueError: an argument that batches need is missing.
+        """
+        if not (callable(train) or isinstance(train, Iterable)):
+            raise TypeError(
+                f"train: expected a Subset, as split.train, or batches; got {type(train).__name__}"
+            )
+        if steps_per_epoch is None:
+            raise ValueError("steps_per_epoch: give it, because train is batches, not a Subset")
+        if val is None:
+            raise ValueError("val: give a Subset to validate on, as split.val")
+        if test is not None:
+            raise ValueError(
+                "test: cannot be given with training batches; use evaluate of what fit returns"
+            )
+        devices = self.mesh.shape["data"] // jax.process_count()
+        size = self.config.data.image_size
+        return GivenBatches(train, steps_per_epoch, size, self.num_classes, devices)
 
     def run(
         self,
@@ -486,11 +550,6 @@ class Trainer:
         config, records = self.config.copy_and_resolve_references(), data.records
         for field, value in (data.config_fields or {}).items():
             configs.set_field(config, field, value)
-        if len(data.classes) != self.num_classes:
-            raise ValueError(
-                f"the model has {self.num_classes} classes, the data have {len(data.classes)} "
-                f"({', '.join(data.classes)})"
-            )
         if batches is not None:
             config.data.cache = "none"  # validation is read as the training batches are: streamed
         placement = place_dataset(config, records, self.mesh)
@@ -501,7 +560,8 @@ class Trainer:
         summary = table(self.model, config.data.image_size)
         logging.info("%s\n", summary.text())
         initial = pretrained.find(config, self.model, data.classes, folder)
-        self._check_fine_tuning()
+        if frozen := self._check_fine_tuning():
+            logging.info("%s", frozen)
         if batches is None:
             settings = hyperparameters.make_settings(
                 config, records, data.rows("train"), per_epoch, initial.statistics()
@@ -545,20 +605,36 @@ class Trainer:
             self._python, model, self.num_classes, self.config.data.image_size
         )
 
-    def _check_fine_tuning(self) -> None:
+    def _check_fine_tuning(self) -> str:
+        """A line on what is frozen; "" if nothing is."""
         fine_tuning = FineTuning.of(self.config.optimizer)
-        if fine_tuning.freezes:
-            shapes = pretrained.shapes(self.model, self.config.data.image_size)
-            logging.info("%s", fine_tuning.check(shapes["params"]))
+        if not fine_tuning.freezes:
+            return ""
+        shapes = pretrained.shapes(self.model, self.config.data.image_size)
+        return fine_tuning.check(shapes["params"])
 
-    def _data_of(self, train: Any, val: Any = None, test: Any = None) -> TrainingData:
-        for name, subset in (("train", train), ("val", val), ("test", test)):
+    def _data_of(
+        self, train: Any, val: Any = None, test: Any = None, *, name: str = "train"
+    ) -> TrainingData:
+        """The data of some subsets, which fit the model and the mesh; `name` is that of `train`."""
+        for argument, subset in ((name, train), ("val", val), ("test", test)):
             if not (subset is None or hasattr(subset, "dataset") or hasattr(subset, "prepare")):
                 raise TypeError(
-                    f"{name}: expected a Subset, as split.{name} of lj.split_by_group(data), or a "
-                    f"Dataset, as lj.Arrays(images, labels); got {type(subset).__name__}"
+                    f"{argument}: expected a Subset, as split.train of lj.split_by_group(data), "
+                    f"or a Dataset, as lj.Arrays(images, labels); got {type(subset).__name__}"
                 )
-        return TrainingData.from_subsets(self.config, train, val, test)
+        data = TrainingData.from_subsets(self.config, train, val, test)
+        if len(data.classes) != self.num_classes:
+            raise ValueError(
+                f"the model has {self.num_classes} classes, the data have {len(data.classes)} "
+                f"({', '.join(data.classes)})"
+            )
+        size, devices = self.config.train.batch_size, self.mesh.shape["data"]
+        if size % devices:
+            raise ValueError(
+                f"batch_size={size}: not divisible by the {devices} devices of the mesh's data axis"
+            )
+        return data
 
 
 def train(config: ConfigDict, folder: Path, *, score: Sequence[str] = ("val", "test")) -> Outcome:
@@ -602,9 +678,18 @@ def _check_eval_batch(config: ConfigDict, mesh: Mesh) -> None:
         )
 
 
-def _numbers(value: str | Sequence[float]) -> str:
+def _numbers(value: str | Sequence[float], argument: str) -> str:
     """Numbers as the text that a config holds."""
-    return value if isinstance(value, str) else ",".join(repr(float(number)) for number in value)
+    if isinstance(value, str):
+        return value
+    try:
+        return ",".join(repr(float(number)) for number in value)
+    except (TypeError, ValueError) as error:
+        one_each = "class" if argument == "class_weights" else "colour"
+        raise TypeError(
+            f"{argument}: expected a text, or one number per {one_each}, as (0.5, 0.4, 0.6); got "
+            f"{str(value)[:100]}"
+        ) from error
 
 
 def _model_fields(model: nn.Module) -> dict[str, Any]:

@@ -176,6 +176,7 @@ class GivenBatches:
         steps_per_epoch: int,
         image_size: int,
         num_classes: int,
+        devices: int,
     ) -> None:
         """Nothing is read.
 
@@ -185,9 +186,10 @@ class GivenBatches:
           steps_per_epoch: batches that count as an epoch.
           image_size: pixels per side.
           num_classes: labels are below it.
+          devices: the length of a batch is a multiple of it.
         """
         self._batches, self.steps_per_epoch = batches, steps_per_epoch
-        self._size, self._classes = image_size, num_classes
+        self._expected = (image_size, num_classes, devices)
 
     def iterate(self, start: int, stop: int, *, images: bool = True) -> Iterator[dict[str, Any]]:
         """Yields the batches of the steps from `start` to before `stop`.
@@ -206,7 +208,7 @@ class GivenBatches:
                 raise ValueError(f"train: ended after {step} batches, and the run needs {stop}")
             if isinstance(batch, Mapping):
                 batch = {name: np.asarray(value) for name, value in batch.items()}
-            check_batch(batch, self._size, self._classes, name=f"train: batch {step}")
+            check_batch(batch, *self._expected, name=f"train: batch {step}")
             yield {"image": batch["image"], "label": batch["label"].astype(np.int32)}
 
 

@@ -45,6 +45,20 @@ def test_it_prints_as_a_table():
     assert "jackknife" in text
 
 
+def test_its_table_marks_the_method_of_each_interval():
+    p = predictions()
+    right = dataclasses.replace(p, probabilities=np.eye(2, dtype=np.float32)[p.labels])
+    text = score(right, "hem").table()
+    (line,) = [line for line in text.splitlines() if line.startswith("balanced accuracy")]
+    assert line.count("]*") == 2
+    assert "* the same result in every group" in text
+    alone = dataclasses.replace(p, group=np.full(len(p), "one"))
+    (line,) = [
+        line for line in score(alone, "hem").table().splitlines() if line.startswith("accuracy")
+    ]
+    assert line.count(" –") >= 1
+
+
 def test_a_threshold_moves_the_scores_that_depend_on_one():
     p = predictions()
     plain, strict = score(p, "hem"), score(p, "hem", threshold=0.8)

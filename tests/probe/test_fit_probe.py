@@ -139,10 +139,11 @@ def test_subjects_are_classified_from_their_cells(data, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"heads": ["logstic"]}, "--heads=logstic: no such head; by image: logistic"),
-        ({"heads": ["mean"]}, "--heads=mean: no such head; by image"),
-        ({"level": "cell"}, "--level=cell: must be image or subject"),
-        ({"subject_labels": "a.csv"}, "--subject_labels: needs --level=subject"),
+        ({"heads": ["logstic"]}, "^heads=logstic: no such head; by image: logistic"),
+        ({"heads": "logstic"}, "^heads=logstic: no such head"),
+        ({"heads": ["mean"]}, "^heads=mean: no such head; by image"),
+        ({"level": "cell"}, "^level=cell: must be image or subject"),
+        ({"subject_labels": "a.csv"}, "^subject_labels: needs level=subject"),
     ],
 )
 def test_wrong_arguments(data, tmp_path, options, message):

@@ -60,8 +60,8 @@ class Arrays(Dataset):
         for row, group in enumerate(() if groups is None else groups):
             if group is None or group != group or str(group) == "":  # NaN differs from itself
                 raise ValueError(
-                    f"groups: image {row} has the group {group!r}; give each image without a known "
-                    "group one of its own"
+                    f"groups: image {row} has the group {str(group)!r}; give each image without a "
+                    "known group one of its own"
                 )
         names, codes = _labels(labels, classes)
         width = len(str(max(len(images) - 1, 0)))
@@ -115,11 +115,28 @@ def _check_images(images: np.ndarray | Sequence[np.ndarray]) -> None:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
             raise TypeError(
                 f"images: expected uint8[n, h, w, 3], RGB in 0 to 255; image {number} is "
-                f"{image.dtype}{list(image.shape)}; for values in [0, 1]: "
-                "(255 * x).astype('uint8')"
+                f"{image.dtype}{list(image.shape)}{_image_fix(image)}"
             )
         if min(image.shape[:2]) < 1:
             raise ValueError(f"images: image {number} has no pixels")
+
+
+def _image_fix(image: np.ndarray) -> str:
+    """How to turn such images into RGB, as the end of a message; "" if unknown."""
+    if image.dtype != np.uint8:
+        is_share = image.dtype.kind == "f" and image.size > 0 and image.max() <= 1
+        return f"; use {'(255 * x)' if is_share else 'x'}.astype('uint8')"
+    if image.ndim == 2:
+        return "; greyscale: use np.stack([x] * 3, axis=-1)"
+    if image.ndim != 3:
+        return ""
+    if image.shape[-1] == 1:
+        return "; greyscale: use x.repeat(3, axis=-1)"
+    if image.shape[-1] == 4:
+        return "; RGBA: use x[..., :3]"
+    if image.shape[0] == 3:
+        return "; colours come last: use x.transpose(0, 2, 3, 1)"
+    return ""
 
 
 def _labels(
@@ -132,7 +149,7 @@ def _labels(
     if values.ndim != 1 or values.dtype.kind not in "iuU":
         raise TypeError(
             f"labels: expected n class names or whole numbers, got {values.dtype}"
-            f"{list(values.shape)}"
+            f"{list(values.shape)}{_label_fix(values)}"
         )
     texts = values.dtype.kind == "U"
     if classes is not None:
@@ -144,11 +161,31 @@ def _labels(
     if len(names) < 2 or len(set(names)) != len(names):
         raise ValueError(f"classes: expected two different names or more, got {list(names)}")
     if not texts:
-        if values.min() < -1 or values.max() >= len(names):
-            raise ValueError(f"labels: outside -1..{len(names) - 1}")
+        if values.min() < -1:
+            raise ValueError(f"labels: {values.min()} is below -1, which means unlabelled")
+        if values.max() >= len(names):
+            raise ValueError(
+                f"labels: label {values.max()} has no name in classes ({len(names)} names)"
+            )
         return names, values.tolist()
     index = {"": -1} | {name: label for label, name in enumerate(names)}
     unknown = sorted(set(values.tolist()) - set(index))
     if unknown:
         raise ValueError(f"labels: {unknown[0]!r} is not a class; one of {', '.join(names)}")
     return names, [index[label] for label in values.tolist()]
+
+
+def _label_fix(values: np.ndarray) -> str:
+    """How to turn such labels into whole numbers, as the end of a message; "" if unknown."""
+    if values.ndim == 2 and values.shape[1] > 1:
+        return "; one-hot: use labels.argmax(1)"
+    if values.ndim == 2 and values.shape[1] == 1:
+        return "; use labels[:, 0]"
+    if values.dtype.kind == "b":
+        return "; use labels.astype(int)"
+    if values.ndim == 1 and values.dtype.kind == "f":
+        if np.isnan(values).any():
+            return "; NaN: give -1 to unlabelled images, and use labels.astype(int)"
+        if (values == values.round()).all():
+            return "; use labels.astype(int)"
+    return ""

@@ -71,7 +71,7 @@ class Crops(Dataset):
             or empty), "skip" leaves it out.
 
         Raises:
-          UserError: fields or annotations that cannot be read or do not fit together; fewer than
+          ValueError: fields or annotations that cannot be read or do not fit together; fewer than
             two classes.
         """
         if format not in ("auto", *reader.FORMATS):

@@ -63,7 +63,7 @@ class ImageFolder(FileDataset):
           bad_images: "error" stops at an image that cannot be decoded, "skip" leaves it out.
 
         Raises:
-          UserError: both `subject` and `subject_csv`, or both `part` and `part_from`; a root that
+          ValueError: both `subject` and `subject_csv`, or both `part` and `part_from`; a root that
             does not hold one folder per class (it may be a level too high: train, val and test, or
             folds); a class without images; an image without a subject, class or part; an unknown
             part; a table with missing, repeated or unknown rows.

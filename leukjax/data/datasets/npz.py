@@ -65,7 +65,7 @@ class Npz(Dataset):
           bad_images: without effect: there is nothing to decode.
 
         Raises:
-          UserError: a file that cannot be read, another layout, arrays that do not fit together.
+          ValueError: a file that cannot be read, another layout, arrays that do not fit together.
         """
         self._path = Path(native(os.fspath(root))).expanduser().absolute()
         self._members = _members(self._path)

@@ -65,7 +65,7 @@ class Parquet(Dataset):
           bad_images: "error" stops at an image that cannot be decoded, "skip" leaves it out.
 
         Raises:
-          UserError: files that cannot be read or differ in their columns, have no column of images
+          ValueError: files that cannot be read or differ in their columns, have no column of images
             or labels, or have fewer than two classes.
         """
         self._root = Path(native(os.fspath(root))).expanduser().absolute()

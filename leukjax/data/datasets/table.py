@@ -59,8 +59,8 @@ class Table(FileDataset):
           bad_images: "error" stops at an image that cannot be decoded, "skip" leaves it out.
 
         Raises:
-          UserError: a table that cannot be read, has no column of paths or labels, or lists missing
-            or repeated images; fewer than two classes.
+          ValueError: a table that cannot be read, has no column of paths or labels, or lists
+            missing or repeated images; fewer than two classes.
         """
         table_path = Path(native(os.fspath(table))).expanduser().absolute()
         rows = read_table(table_path)
