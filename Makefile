@@ -1,4 +1,5 @@
 # Each target makes the environment it needs; nothing has to be done before.
+#   make install  install into .venv
 #   make train    install, then train a ResNet-50 on the embedded cells (minutes, two CPU cores)
 #   make test     install, then lint, type check and the tests
 #   make quick    the tests alone
@@ -17,8 +18,10 @@ BIN := $(VENV)/bin
 CONSTRAINTS = $(shell $(PYTHON) -c 'import sys; print("constraints/py311.txt" if sys.version_info < (3, 12) else "constraints/py312plus.txt")')
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 
-.PHONY: train test quick coverage smoke proofs long lint docs wheel clean
+.PHONY: install train test quick coverage smoke proofs long lint docs wheel clean
 .DELETE_ON_ERROR:
+
+install: $(VENV)/.installed
 
 train: $(VENV)/.installed
 	$(BIN)/python -m leukjax.main --config=configs/resnet50.py --workdir=runs/resnet50

@@ -240,8 +240,15 @@ def describe_no_device(error: BaseException) -> str | None:
     )
 
 
+# Machines whose processors have one name may differ in these, and so in the order of sums.
+_VECTORS = (("amx_tile", "AMX"), ("avx512f", "AVX-512"), ("avx2", "AVX2"))
+
+
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The name of this machine's processor: runs give the same bits on the same processor."""
+    """The name of this machine's processor, and its widest vector instructions.
+
+    Runs give the same bits on the same processor.
+    """
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # no Linux
@@ -252,7 +259,9 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     name = next((named[key] for key in keys if named.get(key)), platform.processor())
     if "CPU part" in named and not name:  # ARM has numbers there, and no name
         name = f"ARM implementer {named.get('CPU implementer')}, part {named['CPU part']}"
-    return f"{name or 'unknown'} ({platform.machine()})"
+    flags = named.get("flags", "").split()
+    vectors = next((f", {vector}" for flag, vector in _VECTORS if flag in flags), "")
+    return f"{name or 'unknown'}{vectors} ({platform.machine()})"
 
 
 def log_start() -> None:

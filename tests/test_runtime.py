@@ -133,6 +133,8 @@ def test_a_bucket_for_compiled_functions_is_left_to_jax(home, monkeypatch):
     ("lines", "name"),
     [
         ("processor\t: 0\nmodel name\t: Some Xeon\n\nprocessor\t: 1\n", "Some Xeon ("),
+        ("model name\t: An EPYC\nflags\t\t: fpu sse avx2\n", "An EPYC, AVX2 ("),
+        ("model name\t: An EPYC\nflags\t\t: fpu avx2 avx512f\n", "An EPYC, AVX-512 ("),
         ("CPU implementer\t: 0x41\nCPU part\t: 0xd40\n", "ARM implementer 0x41, part 0xd40"),
         ("no colon", ""),
     ],

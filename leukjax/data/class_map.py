@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from absl import logging
 from jaxtyping import Int, Shaped
 
 from leukjax import storage
@@ -97,6 +98,9 @@ def apply(
     left_out = dict(sorted(Counter(names[~kept].tolist()).items()))
     if not kept.any():
         raise UserError("class_map: no image has a class that it keeps; see its rows")
+    if left_out:
+        counts = ", ".join(f"{name} ({count:,} images)" for name, count in left_out.items())
+        logging.warning("the class map leaves out %s: scores are without them", counts)
     return Mapped(rows[kept], mapped[kept], names[kept], left_out)
 
 

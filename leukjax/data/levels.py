@@ -62,13 +62,13 @@ def check_sub_folders(
     folders = _folders(locations)
     if len(folders) < 2 or positive in folders:
         return []
-    below = next(iter(folders.values()))
-    if len(below) < 2 or "" in below:
-        return []
-    if any(others != below for others in folders.values()):
+    if any(len(below) < 2 or "" in below for below in folders.values()):
         return []
     if all(subjects[location] == location.split("/")[1] for location in locations):
         return []
+    below = next(iter(folders.values()))
+    if any(others != below for others in folders.values()):
+        return _note_on_other_folders(folders, root)
     if all(map(_numbered, below)):
         return [
             Note(
@@ -82,6 +82,25 @@ def check_sub_folders(
         f"{_too_high(folders, names, root)}. If {_few(names)} are the classes, say so by "
         f"--config.data.positive={names[-1]}, or rename the folders in them"
     )
+
+
+def _note_on_other_folders(folders: Mapping[str, set[str]], root: str) -> list[Note]:
+    """A warning if sub-folders may be classes: each in one folder, few, and without numbers."""
+    below = set.union(*folders.values())
+    if len(below) < sum(map(len, folders.values())) or len(below) > 12 * len(folders):
+        return []
+    if any(map(_numbered, below)):  # subjects, days or fields
+        return []
+    names = sorted(folders)
+    held = "; ".join(_few(sorted(folders[name])) for name in names[:3])
+    return [
+        Note(
+            WARNING,
+            f"{_few(names)} are taken as the classes, and hold only folders ({held}): if these are "
+            f"the classes, data.root is a level too high, e.g. --config.data.root="
+            f"{root.rstrip('/')}/{names[0]}",
+        )
+    ]
 
 
 def _folders(locations: Sequence[str]) -> dict[str, set[str]]:

@@ -81,7 +81,8 @@ def checks(result: Result) -> list[str]:
     if result.unlike is None:
         sentences.append(
             "Not checked: how many images are unlike the training images. `leukjax.predict "
-            "--flag_unlike` makes the file that this needs."
+            "--flag_unlike`, given the training images once (`--config.data.root=FOLDER`), makes "
+            "the file that this needs."
         )
     else:
         sentences.append(

@@ -100,9 +100,9 @@ def write(runs: Sequence[str], paths: Sequence[str], output: Path, options: Opti
     bad = [row for row in rows if row.error]
     if len(bad) == count:
         problem = "has a prediction" if NOT_FINITE in bad[0].error else "is an image"
-        raise UserError(f"not one of {count:,} files {problem}: {bad[0].error}")
+        raise UserError(f"none of the files ({count:,}) {problem}: {bad[0].error}")
     if bad:
-        logging.warning("%s files are bad; the first: %s", f"{len(bad):,}", bad[0].error)
+        logging.warning("bad files: %s; the first: %s", f"{len(bad):,}", bad[0].error)
     _warn_of_incomplete(rows)
     logging.info("wrote %s: %s images", output, f"{count - len(bad):,}")
 

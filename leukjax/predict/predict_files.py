@@ -190,12 +190,12 @@ class _Counts:
     def log(self, output: Path) -> None:
         if self._bad == self._images:
             what = "has a prediction" if NOT_FINITE in self._first_error else "is an image"
-            raise UserError(f"not one of {self._images:,} files {what}: {self._first_error}")
+            raise UserError(f"none of the files ({self._images:,}) {what}: {self._first_error}")
         if self._conversions:
             counts = ", ".join(f"{name}: {n:,}" for name, n in sorted(self._conversions.items()))
             logging.info("converted to 8-bit RGB (%s images)", counts)
         if self._unlike:
             logging.warning("%s images are unlike the training images", f"{self._unlike:,}")
         if self._bad:
-            logging.warning("%s files are bad; the first: %s", f"{self._bad:,}", self._first_error)
+            logging.warning("bad files: %s; the first: %s", f"{self._bad:,}", self._first_error)
         logging.info("wrote %s: %s images", output, f"{self._images - self._bad:,}")

@@ -21,7 +21,7 @@ from leukjax.images.mix import mix
 from leukjax.images.normalize import to_float
 from leukjax.report.style import save_as, style
 from leukjax.training.hyperparameters import augment_options, fit_stain
-from leukjax.training.training_data import make_batches, records_of, split_of
+from leukjax.training.training_data import log_notes, make_batches, records_of, split_of
 
 
 def write(config: ConfigDict, output: Path, *, rows: int, views: int) -> None:
@@ -38,7 +38,9 @@ def write(config: ConfigDict, output: Path, *, rows: int, views: int) -> None:
     """
     _check(output)
     records = records_of(config)
-    train = split_of(config, records).rows("train")
+    split = split_of(config, records)
+    log_notes(records, split)
+    train = split.rows("train")
     size = min(rows, len(train))
     batch = make_batches(config, records, train, size, training=True).batch(0)
     options = augment_options(config, records.background)
@@ -51,7 +53,7 @@ def write(config: ConfigDict, output: Path, *, rows: int, views: int) -> None:
         f"{manifest.classes[label]}, {manifest.subject[row]}"
         for label, row in zip(batch["label"], batch["index"], strict=True)
     ]
-    title = _title(records, f"raw, and {views} augmented views")
+    title = _title(records, f"as prepared, and {views} augmented views")
     _save(sheet(batch["image"], np.stack(augmented, axis=1), names, title), output)
 
 

@@ -122,6 +122,9 @@ def _data(
     return lines
 
 
+_NOT_SHOWN = "this test does not show that the model uses more than these numbers"
+
+
 def over_shortcuts_line(over: Mapping[str, Any]) -> str:
     """Returns a sentence on ``over_shortcuts`` of summary.json."""
     difference, low, high = over["difference"], over["low"], over["high"]
@@ -129,11 +132,13 @@ def over_shortcuts_line(over: Mapping[str, Any]) -> str:
         return f"Balanced accuracy over the shortcuts alone: undefined; {over['reason']}."
     line = f"Balanced accuracy over the shortcuts alone: {difference:+.3f}"
     if low is None:
-        return f"{line}; no interval, {over['reason']}."
+        if difference > 0:
+            return f"{line}; no interval, {over['reason']}."
+        return f"{line}: {_NOT_SHOWN} (no interval, {over['reason']})."
     line += f" (95 % CI {low:+.3f} to {high:+.3f} over {over['groups']:,} groups)"
     if low > 0:
         return f"{line}."
-    return f"{line}: this test does not show that the model uses more than these numbers."
+    return f"{line}: {_NOT_SHOWN}."
 
 
 def _caveats(summary: Mapping[str, Any], about: About) -> list[str]:

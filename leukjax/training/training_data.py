@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,7 @@ class TrainingData:
         """Writes the tables of the data into a work directory, and logs every note on them."""
         manifest = self.records.manifest
         pairs = duplicates.identical_pairs(manifest) + duplicates.near_duplicates(manifest)
-        self._log_notes(duplicates.describe(manifest, pairs))
+        log_notes(self.records, self.split, duplicates.describe(manifest, pairs))
         if jax.process_index() == 0:
             data_split.save_csv(manifest, self.split, folder / "split.csv")
             duplicates.save_csv(manifest, pairs, folder / "duplicates.csv")
@@ -143,24 +143,26 @@ class TrainingData:
             if self.records.skipped:
                 self.records.save_skipped(folder / "skipped.csv")
 
-    def _log_notes(self, on_duplicates: list[Note]) -> None:
-        notes = [*self.records.notes, *on_duplicates, *self.split.notes]
-        if self.records.skipped:
-            left_out = f"{len(self.records.skipped)} images were left out: see skipped.csv"
-            notes.append(Note(INFO, left_out))
-        for note in notes:
-            note.log()
-        for row in data_split.shares(self.records.manifest, self.split):
-            if not row["class"]:
-                logging.info(
-                    "split %s: %s has %d images (%.1f %%) of %d groups (%.1f %%)",
-                    self.split.protocol,
-                    row["part"],
-                    row["images"],
-                    100 * float(row["image_share"]),
-                    row["groups"],
-                    100 * float(row["group_share"]),
-                )
+
+def log_notes(records: Records, split: Split, on_duplicates: Sequence[Note] = ()) -> None:
+    """Logs what is known of the images, and the size of each part."""
+    notes = [*records.notes, *on_duplicates, *split.notes]
+    if records.skipped:
+        left_out = f"{len(records.skipped)} images were left out: see skipped.csv"
+        notes.append(Note(INFO, left_out))
+    for note in notes:
+        note.log()
+    for row in data_split.shares(records.manifest, split):
+        if not row["class"]:
+            logging.info(
+                "split %s: %s has %d images (%.1f %%) of %d groups (%.1f %%)",
+                split.protocol,
+                row["part"],
+                row["images"],
+                100 * float(row["image_share"]),
+                row["groups"],
+                100 * float(row["group_share"]),
+            )
 
 
 class GivenBatches:

@@ -9,7 +9,7 @@ from leukjax.errors import UserError
 THEIRS, OURS = ("L1", "L2", "normal", "smudge"), ("all", "hem")
 
 
-def test_several_classes_become_one_and_others_are_left_out(tmp_path):
+def test_several_classes_become_one_and_others_are_left_out(tmp_path, caplog):
     path = tmp_path / "map.csv"
     path.write_text("\ufefftheirs,ours,why\nL1, all,\nL2,all,\nsmudge,,no cell\nnormal,hem,\n")
     ours_of = resolve(path, THEIRS, OURS)
@@ -21,6 +21,7 @@ def test_several_classes_become_one_and_others_are_left_out(tmp_path):
     assert mapped.labels.tolist() == [1, 0, 0]
     assert mapped.theirs.tolist() == ["normal", "L2", "L1"]
     assert mapped.left_out == {"no label": 1, "smudge": 2}
+    assert "the class map leaves out no label (1 images), smudge (2 images)" in caplog.text
 
 
 def test_without_a_map_the_names_must_be_ours():

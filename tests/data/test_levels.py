@@ -115,6 +115,17 @@ def test_sub_folders_that_are_subjects_or_numbered_may_divide_classes():
         )
 
 
+def test_other_sub_folders_with_names_of_classes_give_a_warning():
+    tree = {"mine": "rbc wbc", "theirs": "erythrocyte leukocyte"}
+    (note,) = check(tree)
+    assert "mine, theirs are taken as the classes, and hold only folders (rbc, wbc; ery" in str(
+        note
+    )
+    assert str(note).endswith("/mine")
+    assert check({"blast": "p1 p2", "normal": "p3 p4"}) == []
+    assert check(tree, subject=lambda location: location.split("/")[1]) == []
+
+
 @pytest.fixture
 def root(tmp_path):
     for number, location in enumerate(locations(PARTS[0])):

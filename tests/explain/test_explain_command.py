@@ -161,7 +161,7 @@ def test_maps_are_the_same_in_every_batch(trained_run, folder, tmp_path):
         (["--workdir={run}"], "no image is given"),
         (["--workdir={run}", "{tmp}/nowhere"], "nowhere: cannot be read"),
         (["--workdir={run}", "{tmp}/empty"], "holds no image"),
-        (["--workdir={run}", "{tmp}/bad"], "not one of 1 files is an image"),
+        (["--workdir={run}", "{tmp}/bad"], "none of the files (1) is an image"),
         (["--workdir={run}", "{in}", "--method=rollout"], "--method=rollout: is not for cnn"),
         (["--workdir={run}", "{in}", "--method=lime"], "--method=lime: no such method"),
         (["--workdir={run}", "{in}", "--target=aml"], "--target=aml"),

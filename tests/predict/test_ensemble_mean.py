@@ -122,13 +122,13 @@ def test_a_prediction_that_is_not_finite_is_an_error(nan_run, tmp_path, capsys):
     Image.fromarray(np.full((30, 30, 3), 90, np.uint8)).save(image)
     out = tmp_path / "out"
     assert start(predict, f"--workdir={nan_run}", image, f"--output={out}/p.csv") == 1
-    assert "not one of 1 files has a prediction" in capsys.readouterr().err
+    assert "none of the files (1) has a prediction" in capsys.readouterr().err
     text = (out / "p.csv").read_text()
     assert "no finite probability" in text
     assert ",nan" not in text
     arguments = (f"--workdir={nan_run}", image, f"--output={out}/e", "--method=gradcam")
     assert start(cli, *arguments) == 1
-    assert "not one of 1 files has a prediction" in capsys.readouterr().err
+    assert "none of the files (1) has a prediction" in capsys.readouterr().err
     assert ",nan" not in (out / "e" / "explanations.csv").read_text()
     import leukjax
 

@@ -224,7 +224,7 @@ def test_the_submission_of_the_challenge(trained_run, tmp_path):
         (["--workdir={run}", "{in}", "--step=7"], "no checkpoint of step 7"),
         (["--workdir={run}", "{in}", "--submission={tmp}/s.zip"], "is not named N.bmp"),
         (["--workdir={run}", "{tmp}/empty"], "holds no image (.bmp, .png"),
-        (["--workdir={run}", "{tmp}/bad"], "not one of 1 files is an image"),
+        (["--workdir={run}", "{tmp}/bad"], "none of the files (1) is an image"),
     ],
 )
 def test_wrong_arguments_end_in_one_line(

@@ -92,3 +92,5 @@ def test_a_model_that_beats_the_shortcuts_is_not_doubted():
     assert over_shortcuts_line(none).endswith("undefined; a class is missing.")
     without_interval = {"difference": 0.1, "low": None, "high": None, "reason": "one group"}
     assert over_shortcuts_line(without_interval).endswith("+0.100; no interval, one group.")
+    level = {**without_interval, "difference": 0.0}
+    assert "+0.000: this test does not show that the model uses more" in over_shortcuts_line(level)

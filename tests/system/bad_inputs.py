@@ -129,7 +129,7 @@ def layout_is_not_all_idb2(folder: Path) -> dict:
     return {"data.root": images(folder / "data"), "": "cnn:all_idb2"} | NO_PATTERN
 
 
-@case(r"data\.root: p00_0\.png is not in a class folder .*: move it into one, or remove it")
+@case(r"data\.root: p00_0\.png is not in a class folder .*: move it into one, remove it")
 def root_a_level_too_low(folder: Path) -> dict:
     return {"data.root": images(folder / "data") / "blast"}
 

@@ -178,7 +178,7 @@ def _class_folders(
     if loose:
         raise UserError(
             f"root: {loose[0]} is not in a class folder ({expected}; {len(loose):,} such "
-            "images): move it into one, or remove it"
+            "images): move it into one, remove it, or give the folder above as the root"
         )
     labels = [path.split("/", 1)[0] for path in below]
     # Members of a zip have a location below it, as if it were a folder.
