@@ -94,6 +94,8 @@ def train(
             if step == total:
                 break
             batch = next(batches)
+            if not timed:
+                log.say("compiling the training step, which takes a while")
             state, metrics = run.compiled.train_steps[steps](state, batch)
             # The metrics of a dispatch are read when the next one is running, so that the device
             # never waits for the host.
