@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train with N processes on this machine: one per GPU, or on CPU one per share of the cores.
+# Train with N processes on this machine, one per GPU. On CPU the processes share all cores.
 #
 #   launch/local.sh 2 --config=configs/cnn.py --workdir=runs/cnn
 #
@@ -10,6 +10,10 @@
 
 set -u
 
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 501)); then # older ones have no wait -p
+  echo "error: launch/local.sh needs bash 5.1; this is $BASH_VERSION" >&2
+  exit 2
+fi
 if [[ ! ${1:-} =~ ^[1-9][0-9]*$ ]]; then
   echo "usage: launch/local.sh PROCESSES --config=CONFIG [--workdir=DIR] [--config.FIELD=VALUE ...]" >&2
   exit 2
@@ -22,13 +26,13 @@ grace=90 # seconds that the others get to end by themselves when one has failed
 port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])') || exit 1
 
 running=()
+# A signal between two starts reaches those that run; the later ones then miss their peers.
+trap '((${#running[@]})) && kill -TERM "${running[@]}" 2>/dev/null' TERM INT HUP
 for ((index = 0; index < count; index++)); do
   JAX_COORDINATOR_ADDRESS=127.0.0.1:$port JAX_NUM_PROCESSES=$count JAX_PROCESS_ID=$index \
     JAX_LOCAL_DEVICE_IDS=$index "$python" -m leukjax.main "$@" &
   running+=("$!")
 done
-
-trap 'kill -TERM "${running[@]}" 2>/dev/null' TERM INT HUP
 
 worst=0
 while ((${#running[@]})); do

@@ -8,6 +8,7 @@ work.
 
 import atexit
 import contextlib
+import errno
 import ipaddress
 import json
 import os
@@ -58,11 +59,14 @@ def join(timeout: int) -> None:
             f"environment: {missing} missing; several processes need {', '.join(ENVIRONMENT)}"
         )
     address, count, index = os.environ[ENVIRONMENT[0]], _whole(1), _whole(2)
-    if not (0 <= index < count and ":" in address):
+    port = address.rpartition(":")[2]
+    if not (0 <= index < count and ":" in address and port.isdecimal() and int(port) < 2**16):
         raise UserError(
             f"environment: JAX_COORDINATOR_ADDRESS={address}, JAX_PROCESS_ID={index}, "
             f"JAX_NUM_PROCESSES={count}: must be HOST:PORT and an index below the number"
         )
+    if not index:
+        _check_port(int(port))
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # Its processes may wait for each other for ever (`leukjax.training.preemption`).
     with contextlib.suppress(AttributeError):
@@ -95,6 +99,21 @@ def join(timeout: int) -> None:
     if index:
         logging.set_verbosity(logging.ERROR)  # process 0 logs for all
     _Watch(proxy).start()
+
+
+def _check_port(port: int) -> None:
+    """Raises UserError if another program listens at the port: JAX may crash."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a closed one may linger
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                return  # JAX says what it is
+            raise UserError(
+                f"JAX_COORDINATOR_ADDRESS: port {port} is in use on this machine; choose another, "
+                "the same for all processes"
+            ) from error
 
 
 def _bind_address(address: str) -> str | None:

@@ -39,10 +39,12 @@ def main(names: list[str], overrides: list[tuple[str, str]], arguments: list[str
         return
 
     # Imported late: the flags above answer at once, JAX and TFDS take seconds.
+    from leukjax.training.preemption import stops_at_once
     from leukjax.training.run_report import write_report
     from leukjax.training.trainer import train
 
-    report = write_report(train(chosen, workdir))
+    with stops_at_once():
+        report = write_report(train(chosen, workdir))
     if report:  # on the first process
         print(report)
 

@@ -7,6 +7,7 @@ import platform
 import re
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -190,12 +191,24 @@ def device_memory() -> int:
     return int((jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0))
 
 
-def available_memory() -> int:
+# Files of the control group of a container or a cluster job: limit, use, and the field of
+# memory.stat that counts the part of the use which can be dropped. Version 2, version 1.
+_CGROUPS = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
+def available_memory(
+    cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> int:
     """Bytes of host memory that can be used without swapping; 0 if that is not known."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         fields = dict(line.split(":", 1) for line in lines)
-        return int(fields["MemAvailable"].split()[0]) * 1024
+        return min(
+            int(fields["MemAvailable"].split()[0]) * 1024, *_left_in_cgroups(cgroups, own), 2**63
+        )
     except (OSError, KeyError, ValueError):  # no Linux
         pass
     try:
@@ -204,14 +217,39 @@ def available_memory() -> int:
         return 0
 
 
+def _left_in_cgroups(cgroups: Path, own: Path) -> Iterator[int]:
+    """Yields the bytes that each limit on this process leaves."""
+    folders = [cgroups, cgroups / "memory"]
+    with contextlib.suppress(OSError):
+        for line in own.read_text(encoding="utf-8").splitlines():
+            path = line.rpartition(":")[2].strip("/")
+            folders += [folder / path for folder in folders[:2]] if path else []
+    for folder in folders:
+        for limit, used, inactive in _CGROUPS:
+            with contextlib.suppress(OSError, ValueError):  # not this version; "max": no limit
+                bound = int((folder / limit).read_text(encoding="utf-8"))
+                taken = int((folder / used).read_text(encoding="utf-8"))
+                statistics = (folder / "memory.stat").read_text(encoding="utf-8").split()
+                if inactive in statistics:
+                    taken -= int(statistics[statistics.index(inactive) + 1])
+                yield max(0, bound - taken)
+
+
 def describe() -> str:
     """One line: devices, processes, JAX's version."""
     devices = jax.devices()
     kind = "CPU" if devices[0].platform == "cpu" else devices[0].device_kind
     processes = jax.process_count()
     where = f", {processes} processes" if processes > 1 else ""
-    cores = f" ({os.cpu_count()} cores)" if kind == "CPU" else ""
+    cores = f" ({_cores()} cores)" if kind == "CPU" else ""
     return f"{len(devices)} x {kind}{cores}{where}, jax {jax.__version__}"
+
+
+def _cores() -> int:
+    """Number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def describe_no_device(error: BaseException) -> str | None:

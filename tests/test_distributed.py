@@ -1,6 +1,7 @@
 """With one process every decision is the plain thing; the rest is in system/test_processes.py."""
 
 import atexit
+import socket
 
 import jax
 import pytest
@@ -38,6 +39,10 @@ def test_one_process_decides_alone():
             {"JAX_COORDINATOR_ADDRESS": "h", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"},
             "must be HOST:PORT",
         ),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "h:x", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"},
+            "must be HOST:PORT",
+        ),
     ],
 )
 def test_a_wrong_environment(monkeypatch, environment, says):
@@ -45,6 +50,15 @@ def test_a_wrong_environment(monkeypatch, environment, says):
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=says):
         distributed.join(1)
+
+
+def test_a_port_that_is_in_use(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"localhost:{other.getsockname()[1]}"
+        for name, value in zip(distributed.ENVIRONMENT, (address, "2", "0"), strict=True):
+            monkeypatch.setenv(name, value)
+        with pytest.raises(UserError, match="is in use on this machine"):
+            distributed.join(1)
 
 
 @pytest.mark.parametrize(

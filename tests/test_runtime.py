@@ -145,3 +145,17 @@ def test_the_processor_is_named(tmp_path, lines, name, monkeypatch):
     assert runtime.processor(tmp_path / "cpuinfo").startswith(name or "unknown")
     assert runtime.processor(tmp_path / "none").startswith("unknown (")
     assert runtime.processor()
+
+
+@pytest.mark.parametrize("path", ["", "job_1"])
+def test_available_memory_is_that_of_the_control_group(tmp_path, path):
+    folder = tmp_path / path
+    folder.mkdir(exist_ok=True)
+    own = tmp_path / "own"
+    own.write_text(f"0::/{path}\n")
+    (folder / "memory.max").write_text("max\n")
+    (folder / "memory.current").write_text("3000\n")
+    (folder / "memory.stat").write_text("anon 1500\ninactive_file 1000\n")
+    assert runtime.available_memory(tmp_path, own) > 2**20  # no limit
+    (folder / "memory.max").write_text("5000\n")
+    assert runtime.available_memory(tmp_path, own) == 3000

@@ -104,7 +104,7 @@ def missing(target: Target) -> str:
             return ""
     except ModuleNotFoundError:
         pass
-    return f"no compiler for {target.title} here; pip install 'leukjax[preflight]'"
+    return f"no compiler for {target.title} here; install the extra: pip install -e '.[preflight]'"
 
 
 # Variables that a process needs before it imports JAX to compile for absent devices: the CPU is the

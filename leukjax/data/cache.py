@@ -197,9 +197,8 @@ def _writing(parent: Path) -> Iterator[None]:
         reason = _disk_trouble(error)
         if reason is None:
             raise
-        raise UserError(
-            f"data.cache_dir: {parent} cannot be written ({reason}): free space there, or {_CHOOSE}"
-        ) from error
+        fix = _CHOOSE if isinstance(error, PermissionError) else f"free space there, or {_CHOOSE}"
+        raise UserError(f"data.cache_dir: {parent} cannot be written ({reason}): {fix}") from error
 
 
 def _disk_trouble(error: Exception) -> str | None:

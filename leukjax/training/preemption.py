@@ -7,17 +7,41 @@ lock while it waits, which stops the heartbeat and the coordinator proxy: in one
 processes waited for each other for ever.
 """
 
+import contextlib
 import itertools
 import json
 import logging
+import os
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType
 
 from leukjax import distributed
+from leukjax.errors import Stopped
 
 _POLL = 0.2  # seconds between two looks at what the others have published
 _generations = itertools.count()  # several trainings of one process, in the same order everywhere
+
+
+@contextlib.contextmanager
+def stops_at_once() -> Iterator[None]:
+    """Outside of the training loop, SIGTERM raises `Stopped`: there is nothing to save.
+
+    With several processes `StopRequest` answers, after the first step.
+    """
+    if os.environ.get(distributed.ENVIRONMENT[0]):
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped("SIGTERM, when nothing had to be saved; the same command continues")
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 class StopRequest:

@@ -180,6 +180,7 @@ ARRAY = {
     "SLURM_ARRAY_JOB_ID": "41",
     "SLURM_ARRAY_TASK_ID": "12",
     "SLURM_ARRAY_TASK_MIN": "10",
+    "SLURM_ARRAY_TASK_MAX": "12",
     "SLURM_ARRAY_TASK_COUNT": "3",
 }
 
@@ -249,6 +250,23 @@ def test_slurm_with_a_container(tmp_path, script):
     assert done.returncode == 0
     assert done.stderr.startswith("exec --nv leukjax.sif ")
     assert "--workdir=a b" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "changes", "message"),
+    [
+        ("slurm.sbatch", {"MAX_REQUEUES": "x"}, "MAX_REQUEUES=x: must be a number"),
+        ("slurm.sbatch", {"SLURM_JOB_ID": ""}, "submit this file with sbatch"),
+        ("slurm_crossval.sbatch", {"MAX_REQUEUES": ""}, ""),
+        ("slurm_crossval.sbatch", {"SLURM_ARRAY_TASK_MAX": "20"}, "must be consecutive numbers"),
+        ("slurm_crossval.sbatch", {"SLURM_ARRAY_TASK_ID": ""}, "submit this file with sbatch"),
+    ],
+)
+def test_slurm_names_what_is_wrong(tmp_path, script, changes, message):
+    variables = (JOB if script == "slurm.sbatch" else ARRAY) | changes
+    done = _slurm(tmp_path, script, "0 0", **variables)
+    assert (done.returncode != 0) == bool(message)
+    assert message in done.stderr
 
 
 def test_slurm_wants_a_task_for_each_gpu(tmp_path):
