@@ -149,7 +149,7 @@ def test_without_the_compilers_one_line_says_what_to_install():
         [sys.executable, "-c", _WITHOUT, str(BENCHMARKS)], capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert "pip install 'leukjax[preflight]'" in done.stderr
+    assert "pip install -e '.[preflight]'" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
