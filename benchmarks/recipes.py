@@ -1,11 +1,13 @@
 """Compares training recipes on real cells: mixing, losses for rare classes, averages, stains.
 
 python benchmarks/recipes.py --data=../shared/data/bccd_cells
+python benchmarks/recipes.py --planted --folder=runs/planted --epochs=10 --image_size=32
 
 Trains `configs/cnn.py` with each recipe of `RECIPES` and each of --seeds seeds on one split by
-field (BloodImage_NNNNN), and writes a table of test scores: the mean over the seeds, with 95 %
-intervals over fields (delete-one-group jackknife), and the difference to the plain recipe, paired
-by field. Runs that exist in --folder are not trained again.
+field (BloodImage_NNNNN), or with --planted on synthetic cells whose test subjects are stained more
+strongly, each by another factor. Writes a table of test scores: the mean over the seeds, with 95 %
+intervals over fields or subjects (delete-one-group jackknife), and the difference to the plain
+recipe, paired by group. Runs that exist in --folder are not trained again.
 """
 
 import csv
@@ -15,10 +17,12 @@ from pathlib import Path
 
 import numpy as np
 from absl import app, flags, logging
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from leukjax import config
+from leukjax.data.synthetic import specimens
 from leukjax.metrics import clustered
 from leukjax.metrics.intervals import Interval, statistic_interval
 from leukjax.metrics.predictions import read
@@ -26,6 +30,7 @@ from leukjax.training import trainer
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data", "../shared/data/bccd_cells", "folder with one sub-folder per class")
+flags.DEFINE_bool("planted", False, "synthetic cells, stained otherwise in test; not --data")
 flags.DEFINE_string("subject", r"(BloodImage_\d+)", "data.subject_pattern")
 flags.DEFINE_integer("seeds", 3, "trainings of each recipe", lower_bound=1)
 flags.DEFINE_integer("image_size", 24, "pixels per side", lower_bound=16)
@@ -48,6 +53,8 @@ RECIPES: dict[str, dict[str, object]] = {
     "swa": {"train.swa": LATE},
     "reinhard": {"data.stain": "reinhard"},
     "macenko": {"data.stain": "macenko"},
+    "varied_stain": {"augment.stain": 1.0, "augment.brightness": 0.4, "augment.contrast": 0.3},
+    "group_norm": {"model.norm": "group"},
 }
 SCORES = {"accuracy": "accuracy", "macro_f1": "macro F1"}
 Score = Callable[[np.ndarray], np.ndarray]  # weights of the groups -> value
@@ -74,8 +81,7 @@ def _train(name: str, seed: int) -> clustered.Grouped:
     table = workdir / "predictions" / "test.csv"
     if not table.exists():
         fields = {
-            "data.root": FLAGS.data,
-            "data.subject_pattern": FLAGS.subject,
+            **_data(),
             "data.image_size": FLAGS.image_size,
             "train.epochs": FLAGS.epochs,
             "optimizer.learning_rate": 1e-3,
@@ -88,6 +94,37 @@ def _train(name: str, seed: int) -> clustered.Grouped:
         print(f"{name}, seed {seed}: trained", flush=True)
     predictions = read(table)
     return clustered.group(predictions.labels, predictions.probabilities, predictions.group)
+
+
+def _data() -> dict[str, object]:
+    """The config fields of the images; planted ones are drawn if they are not there."""
+    if not FLAGS.planted:
+        return {"data.root": FLAGS.data, "data.subject_pattern": FLAGS.subject}
+    root = Path(FLAGS.folder) / "cells"
+    for seed, (part, subjects) in enumerate({"train": 60, "val": 20, "test": 40}.items()):
+        if not (root / part).exists():
+            _draw(root / part, seed, subjects, (1.2, 2.2) if part == "test" else (1.0, 1.0))
+    return {
+        "data.root": str(root),
+        "data.subject_pattern": r"(subject_\d+)",
+        "data.part_from": "folder",
+        "split.protocol": "given",
+    }
+
+
+def _draw(folder: Path, seed: int, subjects: int, strength: tuple[float, float]) -> None:
+    """Draws cells; the optical density of each subject is times a number between two."""
+    cells = specimens.draw(seed=seed, subjects=subjects, cells=6, size=48)
+    factors = np.random.default_rng(seed).uniform(*strength, subjects)
+    of_subject = cells.parameters["subject_index"]
+    for number, (pixels, label) in enumerate(zip(cells.images, cells.label, strict=True)):
+        subject = int(of_subject[number])
+        stained = 255 * (np.maximum(pixels, 1) / 255.0) ** factors[subject]
+        stained = np.where(pixels == 0, 0, np.maximum(stained, 1)).astype(np.uint8)
+        place = folder / ("blast", "mature")[label]
+        place.mkdir(parents=True, exist_ok=True)
+        name = f"subject_{100 * seed + subject:03d}_cell{number}.png"
+        Image.fromarray(stained).save(place / name)
 
 
 def _row(
