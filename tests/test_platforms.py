@@ -37,7 +37,9 @@ def test_the_help_of_a_command(run):
     assert "--workdir" in run("leukjax.predict", "--help")
 
 
-def test_compare(run, finished_run, tmp_path):
+def test_compare(run, trained_run, finished_run, tmp_path, monkeypatch):
+    # There are prepared images, which nothing can read here.
+    monkeypatch.setenv("LEUKJAX_CACHE", str(trained_run.parent / "cache"))
     run("leukjax.compare", finished_run, "--output=report")
     assert (tmp_path / "report" / "report.html").is_file()
 

@@ -239,8 +239,17 @@ def cached_images(
             logging.info("no pictures in the report: the images are not in the cache")
             return None
         return _read_images(stored, run.split, ids)
-    # A damaged cache can raise any of these, and a report does not need its pictures.
-    except (UserError, OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError) as error:
+    # A damaged cache can raise any of these, and array_record may be missing (Windows): a report
+    # does not need its pictures.
+    except (
+        UserError,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        RuntimeError,
+        ImportError,
+    ) as error:
         logging.info("no pictures in the report: the images cannot be read (%s)", error)
         return None
 

@@ -41,8 +41,9 @@ def train(tmp_path_factory):
         trainer.train(configs.load("cnn", fields), folder / name)
         return folder / name
 
+    before = jax.config.jax_compilation_cache_dir
     yield run
-    jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_compilation_cache_dir", before)
     compilation_cache.reset_cache()
 
 
