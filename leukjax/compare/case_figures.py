@@ -241,15 +241,7 @@ def cached_images(
         return _read_images(stored, run.split, ids)
     # A damaged cache can raise any of these, and array_record may be missing (Windows): a report
     # does not need its pictures.
-    except (
-        UserError,
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        RuntimeError,
-        ImportError,
-    ) as error:
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError) as error:
         logging.info("no pictures in the report: the images cannot be read (%s)", error)
         return None
 
