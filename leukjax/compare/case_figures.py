@@ -13,7 +13,6 @@ from leukjax.compare.analysis import Study
 from leukjax.compare.figures import panels
 from leukjax.compare.load_results import Entry
 from leukjax.data import records
-from leukjax.errors import UserError
 from leukjax.metrics import confusion
 from leukjax.metrics.predictions import Predictions
 from leukjax.metrics.scores import predicted_class

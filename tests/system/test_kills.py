@@ -106,14 +106,14 @@ def _soak(tmp_path, *arguments: str) -> str:
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments_and_some_flipped_bytes(tmp_path):
-    said = _soak(tmp_path, "--kills=20", "--flips=21", "--seed=1")
-    assert "kills: 20 kills of " in said
+def test_ten_kills_at_random_moments_and_some_flipped_bytes(tmp_path):
+    said = _soak(tmp_path, "--kills=10", "--flips=21", "--seed=1")
+    assert "kills: 10 kills of " in said
     assert " 0 different, 0 failed" in said
     assert "flips: 21 bytes flipped: 21 detected" in said
     assert len((tmp_path / "soak.csv").read_text().splitlines()) == 3
     # The same command again finds its work done.
-    assert "] run" not in _soak(tmp_path, "--kills=20", "--seed=1")
+    assert "] run" not in _soak(tmp_path, "--kills=10", "--seed=1")
 
 
 @pytest.mark.slow
@@ -144,6 +144,6 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, cache):
 
 @pytest.mark.slow
 def test_soak_of_stopped_processes(tmp_path):
-    said = _soak(tmp_path, "--kills=0", "--stops=5", "--seed=1")
-    assert "5 runs of two processes got SIGTERM" in said
-    assert "5 ended with status 75 within 20 s" in said
+    said = _soak(tmp_path, "--kills=0", "--stops=3", "--seed=1")
+    assert "3 runs of two processes got SIGTERM" in said
+    assert "3 ended with status 75 within 20 s" in said

@@ -147,7 +147,11 @@ def _close(ours, theirs, rtol=2e-4, atol=2e-5):
 
 @pytest.mark.parametrize(
     "name",
-    ["cnn", pytest.param("resnet", marks=pytest.mark.slow), "hybrid_vit"],  # cnn: BatchNorm too
+    [  # cnn: BatchNorm too
+        "cnn",
+        pytest.param("resnet", marks=pytest.mark.slow),
+        pytest.param("hybrid_vit", marks=pytest.mark.slow),
+    ],
 )
 def test_eight_devices_train_as_one(name):
     ours = Small(name, 8, **EVERYTHING, model__variant="tiny")
