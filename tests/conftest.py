@@ -34,24 +34,9 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
-    """Prepared images and compiled functions of tests never reach the user's cache folder.
-
-    All tests, and the Python processes that they start, share one cache of compiled functions:
-    most of a test's time is compilation, and many compile the same.
-    """
-    base = tmp_path_factory.getbasetemp()
+    """Prepared images and compiled functions of tests never reach the user's cache folder."""
     if "LEUKJAX_CACHE" not in os.environ:
         os.environ["LEUKJAX_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-        compiled = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled"
-    else:
-        compiled = Path(os.environ["LEUKJAX_CACHE"]) / "compiled-by-tests"
-    compiled.mkdir(parents=True, exist_ok=True)
-    for name, value in {
-        "jax_compilation_cache_dir": str(compiled),
-        "jax_persistent_cache_min_compile_time_secs": 0.3,
-    }.items():
-        os.environ[name.upper()] = str(value)
-        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="session")

@@ -344,7 +344,7 @@ def workdir_without_permission(folder: Path) -> dict:
     return {"data.root": images(folder / "data"), "workdir": folder / "closed" / "run"}
 
 
-@case(r"data\.cache_dir: .*/closed/cache.* cannot be written \(Permission denied\): .* choose")
+@case(r"data\.cache_dir: .*/closed/cache.* cannot be written \(Permission denied\): choose")
 def cache_without_permission(folder: Path) -> dict:
     (folder / "closed").mkdir(mode=0o555)
     return {"data.root": images(folder / "data"), "data.cache_dir": folder / "closed" / "cache"}

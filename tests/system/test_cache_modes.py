@@ -41,9 +41,8 @@ def train(tmp_path_factory):
         trainer.train(configs.load("cnn", fields), folder / name)
         return folder / name
 
-    before = jax.config.jax_compilation_cache_dir
     yield run
-    jax.config.update("jax_compilation_cache_dir", before)
+    jax.config.update("jax_compilation_cache_dir", None)
     compilation_cache.reset_cache()
 
 

@@ -94,7 +94,7 @@ def test_a_device_that_is_not_known_is_named(device):
 
 def test_without_the_extra_one_line_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(targets.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'leukjax\[preflight\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[preflight\]'"):
         preflight.run(config_of("cnn"), tmp_path, "h100:8")
     assert not list(tmp_path.iterdir())
 
