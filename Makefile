@@ -6,7 +6,7 @@
 #   make coverage the same, with the lines that no test reaches (a sixth more time)
 #   make smoke    a few of them: each command once, models, step and predictions
 #   make proofs   the slow proofs
-#   make long     the longest ones: the synthetic cells are hard enough, planted labels are found
+#   make long     the longest ones, which CI leaves out: run them before a release
 #   make lint     ruff and mypy alone
 #   make docs     the site, into site/: open site/index.html
 #   make wheel    build wheel and sdist, and check them

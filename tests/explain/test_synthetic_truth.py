@@ -122,6 +122,7 @@ WANTED = [name for name in METHODS if fits(name, "convolutional")]
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("method", WANTED)
 def test_maps_point_at_the_only_difference(method):
     """Checks the map, and its change when the nucleolus is removed.
@@ -144,6 +145,7 @@ def test_maps_point_at_the_only_difference(method):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["gradcam", "hirescam", "integrated_gradients"])
 def test_randomised_parameters_destroy_the_map(method):
     """Cascading from the head and layer by layer, in the cell (the outline is always visible)."""
@@ -174,6 +176,7 @@ def test_randomised_parameters_destroy_the_map(method):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_deleting_the_pixels_of_a_map_lowers_the_probability():
     """With a blurred and a mean-cell baseline, against maps without information."""
     net, images, _, prepare = learned()

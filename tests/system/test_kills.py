@@ -143,6 +143,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, cache):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_soak_of_stopped_processes(tmp_path):
     said = _soak(tmp_path, "--kills=0", "--stops=3", "--seed=1")
     assert "3 runs of two processes got SIGTERM" in said

@@ -6,7 +6,7 @@ import sys
 import pytest
 from runs import finish
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def test_a_resnet_50_learns_the_embedded_cells(tmp_path):
