@@ -309,7 +309,7 @@ def resnet50(out: Path, small: bool) -> None:
 
 def models(out: Path, small: bool) -> None:
     """Measures the training steps of the other models."""
-    training("c", out, small, *(["vit_s16"] if small else ["hybrid", "vit_s16", "vit_b16", "cnn"]))
+    training("c", out, small, *(["cnn"] if small else ["hybrid", "vit_s16", "vit_b16", "cnn"]))
 
 
 def inference(out: Path, small: bool) -> None:
