@@ -60,4 +60,5 @@ def gradients(
 
 
 def _heads_first(x: Heads) -> Float[Array, "n h t d"]:
+    # The barrier keeps the transpose apart from the product that reads it.
     return lax.optimization_barrier(x.swapaxes(1, 2))
