@@ -55,8 +55,8 @@ def path_fields() -> tuple[str, ...]:
 
 def without_places(config: ConfigDict) -> dict[str, Any]:
     """All fields but those that name a file or folder: for what leaves this machine."""
-    places = path_fields()
-    return {name: value for name, value in flatten(config).items() if name not in places}
+    paths = path_fields()
+    return {name: value for name, value in flatten(config).items() if name not in paths}
 
 
 def declare(name: str, field: Field) -> None:
@@ -375,11 +375,11 @@ def _fields_of_json(content: Any) -> dict[str, Any]:
     for name, value in content.items():
         inner = {name: value}
         if isinstance(value, dict):
-            inner = {f"{name}.{key}": each for key, each in value.items()}
-        for field, each in inner.items():
-            if not isinstance(each, str | int | float | bool):
+            inner = {f"{name}.{key}": item for key, item in value.items()}
+        for field, item in inner.items():
+            if not isinstance(item, str | int | float | bool):
                 raise UserError(f"{field[:100]}: must be a number, a text, true or false")
-            if isinstance(each, str) and len(each) > _MAX_TEXT:
+            if isinstance(item, str) and len(item) > _MAX_TEXT:
                 raise UserError(f"{field[:100]}: has more than {_MAX_TEXT:,} characters")
         fields |= inner
     return fields

@@ -281,9 +281,9 @@ def _leave(end: dict[str, Any]) -> None:
     """Tells the others, prints the reason, and ends this process at once."""
     _leaving.acquire()  # never released: the first reason counts
     index, count = _place()
-    own = end["process"] == index
+    is_own = end["process"] == index
     if end["message"]:
-        who = "" if own else f"process {end['process']} of {count}: "
+        who = "" if is_own else f"process {end['process']} of {count}: "
         line = f"error: {who}{end['message']}"
     else:
         line = (

@@ -200,14 +200,16 @@ _CGROUPS = (
 
 
 def available_memory(
-    cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+    cgroups: Path = Path("/sys/fs/cgroup"), cgroup_file: Path = Path("/proc/self/cgroup")
 ) -> int:
     """Bytes of host memory that can be used without swapping; 0 if that is not known."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         fields = dict(line.split(":", 1) for line in lines)
         return min(
-            int(fields["MemAvailable"].split()[0]) * 1024, *_left_in_cgroups(cgroups, own), 2**63
+            int(fields["MemAvailable"].split()[0]) * 1024,
+            *_left_in_cgroups(cgroups, cgroup_file),
+            2**63,
         )
     except (OSError, KeyError, ValueError):  # no Linux
         pass
@@ -217,11 +219,11 @@ def available_memory(
         return 0
 
 
-def _left_in_cgroups(cgroups: Path, own: Path) -> Iterator[int]:
+def _left_in_cgroups(cgroups: Path, cgroup_file: Path) -> Iterator[int]:
     """Yields the bytes that each limit on this process leaves."""
     folders = [cgroups, cgroups / "memory"]
     with contextlib.suppress(OSError):
-        for line in own.read_text(encoding="utf-8").splitlines():
+        for line in cgroup_file.read_text(encoding="utf-8").splitlines():
             path = line.rpartition(":")[2].strip("/")
             folders += [folder / path for folder in folders[:2]] if path else []
     for folder in folders:

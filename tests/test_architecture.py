@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import re
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -205,6 +206,26 @@ def test_no_dependency_brings_in_tensorflow_or_pytorch():
     needed = _needs("leukjax", set())
     assert {"jax", "tensorflow-datasets", "grain"} <= needed
     assert not {name for name in needed if re.fullmatch(r"(tensorflow|torch)(-?cpu|vision)?", name)}
+
+
+def _named(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Every local variable, parameter and field of a file, with its line."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id, node.lineno
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr, node.lineno
+        elif isinstance(node, ast.arg):
+            yield node.arg, node.lineno
+        elif isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
+            yield node.name, node.lineno
+
+
+@pytest.mark.parametrize("file", FILES, ids=NAMES)
+def test_function_words_are_not_variable_names(file: Path):
+    words = {"found", "one", "own", "each", "of", "here", "again", "anew"}
+    for name, line in _named(ast.parse(file.read_text("utf-8"))):
+        assert name not in words, f"{file}:{line}: {name!r} does not say what the variable holds"
 
 
 def test_there_is_no_drawer_for_everything():

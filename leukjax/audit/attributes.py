@@ -68,7 +68,7 @@ def associations(manifest: Manifest, attributes: Attributes) -> list[Association
       manifest: the images.
       attributes: column -> id -> value; images without a value are left out.
     """
-    found = []
+    results = []
     for name, value_of in list(attributes.items())[:MAX_ATTRIBUTES]:
         rows, values = _stated(manifest, value_of)
         names, codes = np.unique(values, return_inverse=True)
@@ -80,12 +80,12 @@ def associations(manifest: Manifest, attributes: Attributes) -> list[Association
             reason = f"above {MAX_VALUES} values" if len(names) > MAX_VALUES else (
                 "needs two values, two classes and three groups"
             )  # fmt: skip
-            found.append(Association(*facts, None, reason))
+            results.append(Association(*facts, None, reason))
             continue
         table = np.zeros((len(names), len(classes)))
         np.add.at(table, (codes, label_codes), 1 / size[member])
-        found.append(Association(*facts, cramers_v(table)))
-    return found
+        results.append(Association(*facts, cramers_v(table)))
+    return results
 
 
 def source_shortcuts(

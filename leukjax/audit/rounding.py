@@ -168,10 +168,10 @@ def _true_positives(
         return range(0)
     if r_high <= 0:  # recall is undefined only without any positive
         return range(1 if fewest == 0 else 0)
-    one, zero = Fraction(1), Fraction(0)
-    least_positive = [(1 / r_high, zero), (one, zero), (zero, Fraction(fewest))]
+    zero, unit = Fraction(0), Fraction(1)
+    least_positive = [(1 / r_high, zero), (unit, zero), (zero, Fraction(fewest))]
     most_positive = [(zero, Fraction(most)), *([(1 / r_low, zero)] if r_low > 0 else [])]
-    least_called = [(1 / p_high, zero), (one, zero), (zero, one)]
+    least_called = [(1 / p_high, zero), (unit, zero), (zero, unit)]
     most_called = [(zero, Fraction(total)), *([(1 / p_low, zero)] if p_low > 0 else [])]
     # Slope and bound of every "slope * tp >= bound".
     conditions = []

@@ -112,8 +112,9 @@ def unlabeled_phase(paper: Paper) -> Iterator[Finding]:
         total = max((n for key, n in paper.data.items() if key.startswith("images")), default=0)
         if used or total <= labelled:
             continue
-        of = f" of {subjects} subjects" if subjects else ""
-        why = f"{total:,} images are printed; at most {labelled:,} images{of} have public labels"
+        of_subjects = f" of {subjects} subjects" if subjects else ""
+        labels = f"{labelled:,} images{of_subjects} have public labels"
+        why = f"{total:,} images are printed; at most {labels}"
         for test in paper.tests:
             if "accuracy" in test.percent:
                 errors = (1 - Fraction(rounding.share(test.percent["accuracy"]))) * part.images

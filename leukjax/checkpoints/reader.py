@@ -66,22 +66,26 @@ def for_evaluation(
 
 
 def _choose(folder: Path, step: int | str, lower_is_better: bool) -> int:
-    problems = {each: checksums.problem(folder / str(each)) for each in checksums.steps(folder)}
+    problems = {
+        number: checksums.problem(folder / str(number)) for number in checksums.steps(folder)
+    }
     # The newest checkpoint of a run in training may not be finished yet.
-    verified = sorted(each for each, problem in problems.items() if problem != checksums.UNFINISHED)
+    verified = sorted(
+        number for number, problem in problems.items() if problem != checksums.UNFINISHED
+    )
     if not verified:
         raise UserError(f"{folder}: holds no finished checkpoint; train first, or wait for one")
     chosen: int | str | None = verified[-1] if step == "latest" else step
     if step == "best":
-        scores = {each: checksums.read_meta(folder / str(each))["score"] for each in verified}
+        scores = {number: checksums.read_meta(folder / str(number))["score"] for number in verified}
         chosen = checksums.best_of(scores, lower_is_better=lower_is_better)
     if chosen not in verified:
         listed = ", ".join(map(str, verified))
         raise UserError(f"{folder}: no checkpoint of step {step}; there are latest, {listed}")
     # For "best" all of them count: a damaged score could hide the best.
-    for each in verified if step == "best" else [chosen]:
-        if problems[int(each)] is not None:
-            raise UserError(f"{folder / str(each)}: {problems[int(each)]}; copy the run again")
+    for number in verified if step == "best" else [chosen]:
+        if problems[int(number)] is not None:
+            raise UserError(f"{folder / str(number)}: {problems[int(number)]}; copy the run again")
     return int(chosen)
 
 
@@ -97,11 +101,11 @@ def _read_variables(
         prefix = "ema_" if tree["ema_params"] else ""
         names = {name: prefix + name for name in ("params", "batch_stats")}
         wanted = {stored: tree[stored] for stored in names.values()}
-        found = {name: tree[stored] for name, stored in names.items()}
-        _check_sizes(folder, found, expected, is_given)
+        saved = {name: tree[stored] for name, stored in names.items()}
+        _check_sizes(folder, saved, expected, is_given)
         how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         arguments = ocp.args.PyTreeRestore(wanted, restore_args=how, partial_restore=True)
-        found = reader.restore(folder, args=arguments)
+        restored = reader.restore(folder, args=arguments)
     except UserError:
         raise
     # Orbax and TensorStore have errors of their own; the checksums match, so it is no damage.
@@ -113,7 +117,7 @@ def _read_variables(
         raise UserError(line) from error
     finally:
         reader.close()
-    return {name: found[stored] for name, stored in names.items()}
+    return {name: restored[stored] for name, stored in names.items()}
 
 
 def _check_sizes(

@@ -278,13 +278,13 @@ def _check_readable(folder: Path, shapes: list[tuple[int, ...]], named: Path) ->
         database = tensorstore.KvStore.open(kvstore).result()
         names = [key for key in database.list().result() if key.endswith(_DESCRIPTIONS)]
         reads = [database.read(name) for name in names]
-        found = sorted(tuple(json.loads(read.result().value)["shape"]) for read in reads)
+        stored = sorted(tuple(json.loads(read.result().value)["shape"]) for read in reads)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(
             f"{named}: was written but cannot be read back ({str(error).splitlines()[0]})"
         ) from error
-    if found != shapes:
+    if stored != shapes:
         raise UserError(
-            f"{named}: was written but cannot be read back: it holds {len(found)} arrays of "
+            f"{named}: was written but cannot be read back: it holds {len(stored)} arrays of "
             f"{len(shapes)}, or different ones; the checkpoints before it are intact"
         )

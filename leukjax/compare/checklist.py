@@ -51,7 +51,9 @@ _FILLED = {
     "calibration": lambda _: "reliability with intervals, temperature scaling",
     "subjects": lambda _: "accuracy on every subject",
     "subgroups": lambda s: "scores by " + ", ".join(_attributes(s)),
-    "external": lambda s: " ".join(sentence(test) for of in s.external.values() for test in of),
+    "external": lambda s: " ".join(
+        sentence(test) for tests in s.external.values() for test in tests
+    ),
     "mistakes": lambda _: "the errors with the highest confidence",
     "robustness": lambda _: "scores under distortion",
     "reproduction": lambda _: "versions, hardware, seeds, checksums",
@@ -59,7 +61,7 @@ _FILLED = {
 
 
 def _attributes(study: Study) -> list[str]:
-    rows = [row for found in study.subgroups.values() for row in found.rows]
+    rows = [row for subgroups in study.subgroups.values() for row in subgroups.rows]
     return list(dict.fromkeys(row.attribute for row in rows))
 
 

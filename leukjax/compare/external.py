@@ -42,20 +42,24 @@ def by_model(entries: Sequence[Entry], tests: Sequence[External]) -> dict[str, l
     if not tests:
         return {}
     names = {frozenset(_digests(entry)): entry.name for entry in entries if entry.runs}
-    found: dict[str, list[External]] = {}
+    tests_of: dict[str, list[External]] = {}
     for test in tests:
         runs = "+".join(name for name, _ in test.runs) + " (not compared here)"
         digests = frozenset(digest for _, digest in test.runs)
-        found.setdefault(names.get(digests, runs), []).append(test)
-    return found
+        tests_of.setdefault(names.get(digests, runs), []).append(test)
+    return tests_of
 
 
 def as_json(tests: Mapping[str, Sequence[External]]) -> list[dict[str, Any]]:
     """Returns the external tests for results.json."""
-    fields = ("data", "images", "groups", "left_out", "absent", "by_image", "own", "drop")
+    fields = ("data", "images", "groups", "left_out", "absent", "by_image", "own_scores", "drop")
     return [
         {"model": model, "folder": test.folder.absolute().name}
-        | {name: content for name, content in dataclasses.asdict(test).items() if name in fields}
+        | {
+            "own" if name == "own_scores" else name: content
+            for name, content in dataclasses.asdict(test).items()
+            if name in fields
+        }
         for model, of_model in tests.items()
         for test in of_model
     ]

@@ -238,7 +238,7 @@ def _subjects(study: Study) -> Section | None:
 
 
 def _subgroups(study: Study) -> Section | None:
-    models = {name: found for name, found in study.subgroups.items() if found.rows}
+    models = {name: subgroups for name, subgroups in study.subgroups.items() if subgroups.rows}
     if not models:
         return None
     overall = {name: study.scores[name].by_image for name in models}

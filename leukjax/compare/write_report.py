@@ -153,10 +153,10 @@ def results_json(study: Study) -> str:
     }
     if study.external:
         content["external_tests"] = external.as_json(study.external)
-    if any(found.rows for found in study.subgroups.values()):
+    if any(subgroups.rows for subgroups in study.subgroups.values()):
         content["subgroups"] = {
-            model: [dataclasses.asdict(row) for row in found.rows]
-            for model, found in study.subgroups.items()
+            model: [dataclasses.asdict(row) for row in subgroups.rows]
+            for model, subgroups in study.subgroups.items()
         }
     if study.baseline is not None:
         content["baseline"] = _models({BASELINE: study.baseline})

@@ -213,7 +213,7 @@ def _box(values: Sequence[Any], where: str) -> tuple[float, float, float, float]
 
 def parse_names(documents: Sequence[Document]) -> dict[str, str] | None:
     """Returns the names of YOLO's classes by their numbers, or None if no file names them."""
-    found: dict[str, dict[str, str]] = {}
+    names_of: dict[str, dict[str, str]] = {}
     for document in documents:
         base = document.location.rsplit("/", 1)[-1]
         if document.suffix in (".yaml", ".yml"):
@@ -224,14 +224,14 @@ def parse_names(documents: Sequence[Document]) -> dict[str, str] | None:
         else:
             continue
         if names:
-            found[document.location] = names
-    if not found:
+            names_of[document.location] = names
+    if not names_of:
         return None
-    first, *others = found
+    first, *others = names_of
     for other in others:
-        if found[other] != found[first]:
+        if names_of[other] != names_of[first]:
             raise wrong(other, f"names other classes than {first}: remove one of them")
-    return found[first]
+    return names_of[first]
 
 
 def _yaml_names(document: Document) -> dict[str, str]:

@@ -88,14 +88,14 @@ def _collected(located: Iterator[Located]) -> tuple[dict[str, list[Cell]], dict[
     cells: dict[str, list[Cell]] = {}
     origins: dict[str, str] = {}
     total = 0
-    for document, field, found in located:
+    for document, field, field_cells in located:
         if field.location in origins:
             raise wrong(
                 document.location,
                 f"{field.location} is annotated in {origins[field.location]} too: remove one",
             )
-        origins[field.location], cells[field.location] = document.location, found
-        total += len(found)
+        origins[field.location], cells[field.location] = document.location, field_cells
+        total += len(field_cells)
         if total > MAX_CELLS:
             raise wrong(document.location, f"there are more than {MAX_CELLS:,} cells")
     return cells, origins
@@ -120,11 +120,11 @@ class _Fields:
         ``labels/train/a.txt`` belongs to ``images/train/a.jpg``; else the name decides.
         """
         key = _key(document.location)
-        found = self._by_key.get(key) or self._by_stem.get(key[-1], [])
-        if len(found) > 1:
-            listed = _some([field.location for field in found])
+        matches = self._by_key.get(key) or self._by_stem.get(key[-1], [])
+        if len(matches) > 1:
+            listed = _some([field.location for field in matches])
             raise wrong(document.location, f"may belong to {listed}: rename them")
-        return found[0] if found else None
+        return matches[0] if matches else None
 
     def named(self, name: str, folder: str) -> File | None:
         """Returns the field that a file in `folder` names, or None if none or several fit."""
@@ -132,8 +132,8 @@ class _Fields:
         for path in (f"{folder}/{name}".lstrip("/"), name):
             if path in self._by_path:
                 return self._by_path[path]
-        found = self._by_name.get(name.rsplit("/", 1)[-1], [])
-        return found[0] if len(found) == 1 else None
+        matches = self._by_name.get(name.rsplit("/", 1)[-1], [])
+        return matches[0] if len(matches) == 1 else None
 
 
 def _key(location: str) -> tuple[str, ...]:
@@ -142,28 +142,28 @@ def _key(location: str) -> tuple[str, ...]:
 
 
 def _find_format(documents: Sequence[Document], of_fields: list[Document]) -> str:
-    found: dict[str, str] = {}
+    formats: dict[str, str] = {}
     for document in of_fields:
         if document.suffix == ".xml":
-            found.setdefault("voc", document.location)
+            formats.setdefault("voc", document.location)
         elif document.suffix == ".xyc":
-            found.setdefault("points", document.location)
-        elif not {"yolo", "points"} & set(found):
+            formats.setdefault("points", document.location)
+        elif not {"yolo", "points"} & set(formats):
             columns = next((len(values) for _, values in rows(document)), 0)
             if columns:
-                found["yolo" if columns > 3 else "points"] = document.location
+                formats["yolo" if columns > 3 else "points"] = document.location
     for document in documents:
         if document.suffix == ".json":
-            found.setdefault("coco", document.location)
-    if not found:
+            formats.setdefault("coco", document.location)
+    if not formats:
         raise UserError(
             "annotations: none were found below root (.json, .xml, .txt or .xyc): give their file "
             "or folder"
         )
-    if len(found) > 1:
-        listed = ", ".join(f"{name} ({location})" for name, location in found.items())
+    if len(formats) > 1:
+        listed = ", ".join(f"{name} ({location})" for name, location in formats.items())
         raise UserError(f"format: there are annotations of several formats: {listed}; choose one")
-    return next(iter(found))
+    return next(iter(formats))
 
 
 def _of_coco(documents: list[Document], index: _Fields) -> Iterator[Located]:

@@ -101,14 +101,14 @@ def _left_behind(folder: Path) -> Path | None:
     The caller holds the lock, so that process has ended. Where the file system has no locks this
     is not known, and nothing is returned.
     """
-    found = sorted(folder.parent.glob(f".{folder.name}.*.tmp"))
-    if not found or found[0].is_symlink():
+    folders = sorted(folder.parent.glob(f".{folder.name}.*.tmp"))
+    if not folders or folders[0].is_symlink():
         return None
     with open(_lock_file(folder), "rb") as file:
         try:
             storage.flock(file.fileno(), wait=False)
         except BlockingIOError:
-            return found[0]
+            return folders[0]
         except OSError:
             pass
     return None

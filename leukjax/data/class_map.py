@@ -64,7 +64,7 @@ def resolve(class_map: ClassMap | None, theirs: Sequence[str], ours: Sequence[st
             if value not in known:
                 raise UserError(
                     f"class_map: {str(value)[:100]!r} is no class of the {side}; its classes are "
-                    f"{_few([each for each in known if each])}"
+                    f"{_few([choice for choice in known if choice])}"
                 )
     if not any(pairs.values()):
         raise UserError(f"class_map: leaves out every class of the data: {_few(theirs)}")

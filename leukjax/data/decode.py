@@ -35,13 +35,13 @@ def decode(
       BadImage: empty, truncated, no image, of a size out of bounds, or too costly to decode.
     """
     try:
-        found = parts(data)
-        if found.size:
-            image_file.check_size(*found.size, max_pixels)
-        if found.costly:
+        file_parts = parts(data)
+        if file_parts.size:
+            image_file.check_size(*file_parts.size, max_pixels)
+        if file_parts.costly:
             return image_limits.decode(data, max_pixels)
-        image = image_file.open_image(found, max_pixels)
+        image = image_file.open_image(file_parts, max_pixels)
         image_limits.take_pixels(image.width * image.height)
-        return image_file.pixels(found, image)
+        return image_file.pixels(file_parts, image)
     except Unreadable as error:
         raise BadImage(f"{name}: {error}") from error

@@ -155,10 +155,10 @@ def settle(
             )
         )
         return part, True
-    own = counts.argmax(axis=1)[codes]
-    elsewhere = (sides >= 0) & (sides != own)
+    majority = counts.argmax(axis=1)[codes]
+    elsewhere = (sides >= 0) & (sides != majority)
     notes.append(Note(INFO, _what_was_done(manifest, elsewhere, crossing, name)))
-    target = np.array(_SIDES)[own] if crossing == "move" else ""
+    target = np.array(_SIDES)[majority] if crossing == "move" else ""
     return np.where(elsewhere, target, part), False
 
 

@@ -51,20 +51,20 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, tuple
     Raises:
       Unreadable: empty, truncated, no image, of a size out of bounds, or too costly to decode.
     """
-    found = parts(data)
-    return pixels(found, open_image(found, max_pixels))
+    file_parts = parts(data)
+    return pixels(file_parts, open_image(file_parts, max_pixels))
 
 
-def open_image(found: Parts, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(file_parts: Parts, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Opens an image without decoding its pixels, and checks its size.
 
     Raises:
       Unreadable: as `decode`.
     """
-    if found.size:
-        check_size(*found.size, max_pixels)
+    if file_parts.size:
+        check_size(*file_parts.size, max_pixels)
     try:
-        image = Image.open(io.BytesIO(found.data), formats=FORMATS)
+        image = Image.open(io.BytesIO(file_parts.data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise Unreadable(
             f"has more pixels than {max_pixels / 1e6:g} million: crop or shrink it"
@@ -95,7 +95,7 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def pixels(found: Parts, image: Image.Image) -> tuple[np.ndarray, tuple[str, ...]]:
+def pixels(file_parts: Parts, image: Image.Image) -> tuple[np.ndarray, tuple[str, ...]]:
     """Returns the pixels of what `open_image` opened; see `decode`.
 
     Raises:
@@ -103,7 +103,7 @@ def pixels(found: Parts, image: Image.Image) -> tuple[np.ndarray, tuple[str, ...
     """
     try:
         image.load()
-        return _to_rgb(found, image)
+        return _to_rgb(file_parts, image)
     except Unreadable:
         raise
     except MemoryError as error:
@@ -113,14 +113,14 @@ def pixels(found: Parts, image: Image.Image) -> tuple[np.ndarray, tuple[str, ...
         raise Unreadable(f"is damaged or cut off ({text}): download or copy it again") from error
 
 
-def _to_rgb(found: Parts, image: Image.Image) -> tuple[np.ndarray, tuple[str, ...]]:
+def _to_rgb(file_parts: Parts, image: Image.Image) -> tuple[np.ndarray, tuple[str, ...]]:
     conversions = []
-    if found.several or getattr(image, "is_animated", False):
+    if file_parts.several or getattr(image, "is_animated", False):
         conversions.append("first page of several")
     # Pillow reduces 16-bit colour to its high byte, but not 16-bit grey.
-    if _bits(found, image) == 16:
+    if _bits(file_parts, image) == 16:
         conversions.append("16-bit")
-    orientation = found.orientation
+    orientation = file_parts.orientation
     if image.format in ("WEBP", "AVIF"):
         exif, xmp = image.info.get("exif", b""), image.info.get("xmp", b"")
         orientation = orientation_of(exif, xmp)
@@ -175,10 +175,10 @@ def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
     return image
 
 
-def _bits(found: Parts, image: Image.Image) -> int:
+def _bits(file_parts: Parts, image: Image.Image) -> int:
     """Returns the bits per sample of the file; 8 if the format does not state them."""
     if image.format == "PNG":
-        return found.data[24]  # IHDR is always the first chunk
+        return file_parts.data[24]  # IHDR is always the first chunk
     if image.format == "TIFF":
         return max(image.tag_v2.get(258, (8,)))  # type: ignore[attr-defined]
     return 8

@@ -172,10 +172,10 @@ def _jpeg(data: bytes) -> Parts:
     exif = xmp = b""
     scans = pixels = 0
     for _ in range(MAX_SEGMENTS):
-        found = _MARKER.search(data, offset)
-        if found is None:
+        match = _MARKER.search(data, offset)
+        if match is None:
             break
-        marker, offset = found[1][0], found.end()
+        marker, offset = match[1][0], match.end()
         if marker == 0xD9:  # the end: what follows is another image, or none
             kept.append(view[offset - 2 : offset])
             break
@@ -354,54 +354,54 @@ class _Directory:
 
 
 def _tiff(data: bytes) -> Parts:
-    found = _Directory(data)
-    width, height = found.whole(256, 0), found.whole(257, 0)
-    rows = min(found.whole(278, height) or height, height)
-    pieces = _pieces(found, width, height, rows)
+    directory = _Directory(data)
+    width, height = directory.whole(256, 0), directory.whole(257, 0)
+    rows = min(directory.whole(278, height) or height, height)
+    pieces = _pieces(directory, width, height, rows)
     tags = {}
-    for tag in found.tags.keys() & _TIFF_KEPT:
-        kind, values, where = found.tags[tag]
+    for tag in directory.tags.keys() & _TIFF_KEPT:
+        kind, values, where = directory.tags[tag]
         if tag in _PIECES:
             values = min(values, pieces)
         elif values > _LONGEST.get(tag, 64):
             raise _damaged()
         tags[tag] = (kind, values, where)
-    _, length, where = found.tags.get(700, (0, 0, 0))
+    _, length, where = directory.tags.get(700, (0, 0, 0))
     xmp = data[where : where + min(length, MAX_PROFILE_BYTES)]
-    stated = found.whole(274, 0)
+    stated = directory.whole(274, 0)
     return Parts(
-        found.written(tags),
+        directory.written(tags),
         stated if 1 <= stated <= 8 else orientation_of(b"", xmp),
-        found.several,
-        costly=found.whole(259, 1) not in _BOUNDED,
+        directory.several,
+        costly=directory.whole(259, 1) not in _BOUNDED,
     )
 
 
-def _pieces(found: _Directory, width: int, height: int, rows: int) -> int:
+def _pieces(directory: _Directory, width: int, height: int, rows: int) -> int:
     """Returns the number of strips or tiles there must be; what they unpack and read is bounded.
 
     Raises:
       Unreadable: tiles far larger than the image, too many of them, or bytes that are read again
         and again.
     """
-    samples = found.whole(277, 1)
-    planes = samples if found.whole(284, 1) == 2 else 1
+    samples = directory.whole(277, 1)
+    planes = samples if directory.whole(284, 1) == 2 else 1
     pieces = -(-height // max(rows, 1))
-    if 322 in found.tags:
-        wide, high = found.whole(322, 0), found.whole(323, 0)
+    if 322 in directory.tags:
+        wide, high = directory.whole(322, 0), directory.whole(323, 0)
         if not wide or not high:
             raise _damaged()
         if wide * high > max(MAX_TILE_PIXELS, width * height * 5 // 4):
             raise Unreadable(
                 f"has tiles of {wide} x {high} pixels around {width} x {height}: save it again"
             )
-        pieces = max(pieces if 273 in found.tags else 0, -(-width // wide) * -(-height // high))
+        pieces = max(pieces if 273 in directory.tags else 0, -(-width // wide) * -(-height // high))
     pieces *= planes
     if pieces > MAX_PIECES or samples > 64:
         raise Unreadable(f"has more than {MAX_PIECES:,} strips or tiles: save it again")
-    unpacked = width * height * samples * max(found.wholes(258, 64) or (1,)) // 8
+    unpacked = width * height * samples * max(directory.wholes(258, 64) or (1,)) // 8
     for tag in (279, 325):
-        if sum(found.wholes(tag, pieces)) > 4 * max(len(found.data), unpacked):
+        if sum(directory.wholes(tag, pieces)) > 4 * max(len(directory.data), unpacked):
             raise Unreadable("has strips or tiles that overlap: save it again")
     return pieces
 

@@ -31,5 +31,5 @@ def official_parts(phases: Iterable[str]) -> dict[str, str]:
     Args:
       phases: `Entry.phase` of the images, as "Training", "valid" or "".
     """
-    found = {phase: part for phase in set(phases) if (part := part_of(phase))}
-    return found if {"train", "test"} <= set(found.values()) else {}
+    parts = {phase: part for phase in set(phases) if (part := part_of(phase))}
+    return parts if {"train", "test"} <= set(parts.values()) else {}

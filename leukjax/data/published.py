@@ -74,8 +74,8 @@ class Published:
         notes.append(Note(INFO, f"{self.title}: {licence}; cite {self.citation}"))
         caveats = list(self.caveats)
         if not subjects_known:
-            of = f"the images are of {self.people:,} people, but whose is which is not known; "
-            caveats.insert(0, f"{of if self.people else ''}no patients: intervals are by image")
+            people = f"the images are of {self.people:,} people, but whose is which is not known; "
+            caveats.insert(0, f"{people if self.people else ''}no patients: intervals are by image")
         return [*notes, *(Note(WARNING, f"{self.title}: {text}") for text in caveats)]
 
 
@@ -111,9 +111,9 @@ class PublishedFiles(FileDataset):
         labels = {place.label for _, place in placed}
         classes = tuple(name for name in published.classes if name in labels)
         if len(classes) < 2:
-            found = images[0].location if images else "no image"
+            example = images[0].location if images else "no image"
             raise UserError(
-                f"root: {root} is not laid out as {published.title}: found {found}; expected "
+                f"root: {root} is not laid out as {published.title}: found {example}; expected "
                 f"{published.layout} of two classes or more"
             )
         entries = [

@@ -56,10 +56,10 @@ def run(
         thresholds.check(criterion)
 
     def predict(part: str) -> Predictions:
-        again = functools.partial(
+        predict_run = functools.partial(
             predict_again, part=part, tta=tta, by="evaluate", overrides=overrides
         )
-        return mean([again(folder) for folder in folders])
+        return mean([predict_run(folder) for folder in folders])
 
     # Validation first: the threshold is chosen before test is accessed.
     validation = predict("val") if binary or part == "val" else None
@@ -68,12 +68,12 @@ def run(
     points = {}
     if validation is not None and binary:
         points = scores.operating_points(criterion, validation, predictions, about.positive)
-    found = subgroups(predictions, RunDir(folders[0]).attributes(), about.positive)
+    subgroup_scores = subgroups(predictions, RunDir(folders[0]).attributes(), about.positive)
     predictions.write(output / "predictions.csv")
     content = _content(folders, part, evaluation, points, about) | {"tta": tta}
-    if found.rows:
-        content["subgroups"] = [dataclasses.asdict(row) for row in found.rows]
-        figure = forest_figure({"all": found}, {"all": evaluation.by_image}, about)
+    if subgroup_scores.rows:
+        content["subgroups"] = [dataclasses.asdict(row) for row in subgroup_scores.rows]
+        figure = forest_figure({"all": subgroup_scores}, {"all": evaluation.by_image}, about)
         save(figure, RunDir(output).path("figures"), "subgroups")
     write_atomic(output / "scores.json", json.dumps(content, indent=1) + "\n")
     name = folders[0].name if len(folders) == 1 else f"ensemble of {len(folders)} runs"
@@ -85,7 +85,7 @@ def run(
                 scores.table({name: evaluation}, about, markdown=markdown),
                 *_thresholds(points, part, about, markdown=markdown),
                 *rare_lines(evaluation, about.rare),
-                *_subgroups(found, about, markdown=markdown),
+                *_subgroups(subgroup_scores, about, markdown=markdown),
                 *ending,
             ]
         )
@@ -141,11 +141,11 @@ def _thresholds(
     return [f"**{title}**\n" if markdown else title, render(header, body, markdown=markdown), ""]
 
 
-def _subgroups(found: Subgroups, about: About, *, markdown: bool) -> list[str]:
+def _subgroups(subgroup_scores: Subgroups, about: About, *, markdown: bool) -> list[str]:
     """The table of subgroups; nothing without any."""
-    if not found.rows:
-        return [*found.notes, ""] if found.notes else []
-    table = subgroup_table({"": found}, about)
+    if not subgroup_scores.rows:
+        return [*subgroup_scores.notes, ""] if subgroup_scores.notes else []
+    table = subgroup_table({"": subgroup_scores}, about)
     if markdown:
         return [table.markdown()]
     body = render(table.header, table.text(), left=table.left)

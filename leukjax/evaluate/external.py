@@ -64,10 +64,10 @@ def run(folders: Sequence[Path], output: Path, options: Options) -> None:
     predictor = load(list(folders), tta=options.tta, batch_size=batch_size_of(config))
     threshold = _threshold(predictor, options)
     dataset = make_dataset(data)
-    found = predictor.external_predictions(dataset, options.class_map or None, data.cache_dir)
-    for note in found.records.notes:
+    predicted = predictor.external_predictions(dataset, options.class_map or None, data.cache_dir)
+    for note in predicted.records.notes:
         note.log()
-    result = _result(predictor, found, threshold, options)
+    result = _result(predictor, predicted, threshold, options)
     _write(output, result)
 
 
@@ -104,10 +104,12 @@ def _threshold(predictor: Predictor, options: Options) -> float | None:
 
 
 def _result(
-    predictor: Predictor, found: ExternalPredictions, threshold: float | None, options: Options
+    predictor: Predictor, predicted: ExternalPredictions, threshold: float | None, options: Options
 ) -> Result:
-    logging.info("scoring %d images of %s", len(found.predictions), found.records.name)
-    identical, not_compared = overlap(predictor.members[0], found.records, found.mapped.rows)
+    logging.info("scoring %d images of %s", len(predicted.predictions), predicted.records.name)
+    identical, not_compared = overlap(
+        predictor.members[0], predicted.records, predicted.mapped.rows
+    )
     if identical:
         logging.warning(
             "%d images are identical to training images of the run (first: %s): the scores are "
@@ -115,20 +117,20 @@ def _result(
             len(identical),
             identical[0],
         )
-    attributes = found.records.attributes
+    attributes = predicted.records.attributes
     return Result(
         runs=[_facts(predictor, index) for index in range(len(predictor.members))],
         warnings=_warnings(predictor),
-        found=found,
-        test=found.test(),
-        at_threshold=None if threshold is None else found.test(threshold),
+        predicted=predicted,
+        test=predicted.test(),
+        at_threshold=None if threshold is None else predicted.test(threshold),
         criterion=options.threshold,
         tta=options.tta,
-        calibrated=_calibrated(predictor, found, options),
-        unlike=_unlike(predictor, found),
+        calibrated=_calibrated(predictor, predicted, options),
+        unlike=_unlike(predictor, predicted),
         identical=identical,
         not_compared=not_compared,
-        subgroups=subgroups(found.predictions, attributes, predictor.positive),
+        subgroups=subgroups(predicted.predictions, attributes, predictor.positive),
     )
 
 
@@ -154,7 +156,7 @@ def _warnings(predictor: Predictor) -> list[str]:
 
 
 def _calibrated(
-    predictor: Predictor, found: ExternalPredictions, options: Options
+    predictor: Predictor, predicted: ExternalPredictions, options: Options
 ) -> Calibrated | None:
     """Returns the predictions at the temperatures of the runs' validation."""
     if options.tta:  # the temperatures fit predictions without views
@@ -169,31 +171,31 @@ def _calibrated(
         average = mean([calibration.rescale(table, t) for table, t in pairs])
         return dataclasses.replace(p, probabilities=average)
 
-    external = scaled([output.probabilities for output in found.outputs], found.predictions)
-    own = None
-    if found.own is not None:
+    external = scaled([output.probabilities for output in predicted.outputs], predicted.predictions)
+    own_scaled = None
+    if predicted.own_predictions is not None:
         tables = [RunDir(m.workdir).predictions("test").probabilities for m in predictor.members]
-        own = scaled(tables, found.own)
+        own_scaled = scaled(tables, predicted.own_predictions)
     sets = {
-        "external test, as given": found.predictions,
+        "external test, as given": predicted.predictions,
         "external test, scaled": external,
-        "own test, as given": found.own,
-        "own test, scaled": own,
+        "own test, as given": predicted.own_predictions,
+        "own test, scaled": own_scaled,
     }
     values = {
-        name: scores(p.labels, p.probabilities, p.classes, found.positive).values
+        name: scores(p.labels, p.probabilities, p.classes, predicted.positive).values
         for name, p in sets.items()
         if p is not None
     }
     return Calibrated(temperatures, external, values)
 
 
-def _unlike(predictor: Predictor, found: ExternalPredictions) -> Unlike | None:
+def _unlike(predictor: Predictor, predicted: ExternalPredictions) -> Unlike | None:
     """Returns which images are unlike the training images; None if the runs cannot tell."""
     distances = out_of_distribution.read_all(predictor)
     if not distances:
         return None
-    pairs = zip(distances, found.outputs, strict=True)
+    pairs = zip(distances, predicted.outputs, strict=True)
     values = np.stack([d.score(output.features) for d, output in pairs]).mean(axis=0)
     flagged: Bool[np.ndarray, " n"] = values > 1
     return Unlike(values, int(flagged.sum()), float(flagged.mean()))
@@ -205,10 +207,10 @@ def _write(output: Path, result: Result) -> None:
     folder = RunDir(output)
     for picture in document.pictures():
         save(picture.figure, folder.path("figures"), picture.name)
-    more = {"their_label": result.found.mapped.theirs.tolist()}
+    more = {"their_label": result.predicted.mapped.theirs.tolist()}
     if result.unlike is not None:
         more["unlikeness"] = [f"{value:.6g}" for value in result.unlike.values]
-    result.found.predictions.write(output / "predictions.csv", more)
+    result.predicted.predictions.write(output / "predictions.csv", more)
     write_atomic(output / "summary.md", page.markdown(document))
     # Last: a folder that has it is complete.
     write_atomic(output / FILE, numbers + "\n")

@@ -51,9 +51,9 @@ def _headline(result: Result) -> str:
     name = "balanced_accuracy"
     score, drop = result.test.by_image[name], result.test.drop.get(name)
     text = f"{capitalized(title_of(name))} on the external test: {_described(score)}."
-    if drop is not None and result.test.own is not None:
-        own = result.test.own.by_image[name]
-        text += f" On the own test: {_described(own)}. Difference: {_described(drop)}."
+    if drop is not None and result.test.own_test is not None:
+        own_score = result.test.own_test.by_image[name]
+        text += f" On the own test: {_described(own_score)}. Difference: {_described(drop)}."
     return text
 
 
@@ -104,9 +104,10 @@ def _scores(result: Result) -> Section:
     if test.by_subject is None:
         blocks.append(f"There are no scores by subject: {test.no_subjects}.")
     else:
-        own = test.own.by_subject if test.own is not None else None
+        own_scores = test.own_test.by_subject if test.own_test is not None else None
         rows: list[list[Cell]] = [
-            [title_of(name), test.by_subject[name], own[name] if own else None] for name in COLUMNS
+            [title_of(name), test.by_subject[name], own_scores[name] if own_scores else None]
+            for name in COLUMNS
         ]
         title = f"Scores by subject (mean probability of its images) on {result.about.data}"
         header = ["score", PART, "own test"]
@@ -115,7 +116,7 @@ def _scores(result: Result) -> Section:
 
 
 def _score_table(name: str, title: str, test: ExternalTest) -> Table:
-    own = test.own.by_image if test.own is not None else None
+    own_scores = test.own_test.by_image if test.own_test is not None else None
     shown = [name for name in COLUMNS if test.threshold is None or name in confusion.NAMES]
     rows: list[list[Cell]] = []
     for score in shown:
@@ -123,7 +124,7 @@ def _score_table(name: str, title: str, test: ExternalTest) -> Table:
         resampled = None
         if drop is not None and drop.bootstrap is not None:
             resampled = "{:.3f} to {:.3f}".format(*drop.bootstrap).replace("-", "−")
-        cells: list[Cell] = [own[score] if own else None, drop, resampled]
+        cells: list[Cell] = [own_scores[score] if own_scores else None, drop, resampled]
         rows.append([title_of(score), test.by_image[score], *cells])
     notes = [
         f"In brackets 95 % intervals over groups: {METHODS['jackknife']}.",
@@ -132,16 +133,19 @@ def _score_table(name: str, title: str, test: ExternalTest) -> Table:
         " resampled independently, percentiles; with fewer than 24 groups per class it is too"
         " narrow.",
     ]
-    if test.own is None:
+    if test.own_test is None:
         notes.append(f"No own test: {test.no_own}.")
     reasons = [
-        (f"{title_of(score)}, {what}", f"interval undefined: {each.reason}" if each.reason else "")
-        for score in shown
-        for what, each in (
-            ("external test", test.by_image[score]),
-            ("own test", own[score] if own else None),
+        (
+            f"{title_of(score)}, {what}",
+            f"interval undefined: {interval.reason}" if interval.reason else "",
         )
-        if each is not None
+        for score in shown
+        for what, interval in (
+            ("external test", test.by_image[score]),
+            ("own test", own_scores[score] if own_scores else None),
+        )
+        if interval is not None
     ]
     notes += reason_notes(reasons)
     header = ["score", PART, "own test", "difference", "bootstrap"]
@@ -155,7 +159,7 @@ def _classes(result: Result) -> Section:
         result.test.left_out
     )
     rows: list[list[Cell]] = [
-        [name, result.found.ours_of.get(name, "") or "left out", int(count)]
+        [name, result.predicted.ours_of.get(name, "") or "left out", int(count)]
         for name, count in counts.items()
     ]
     table = Table(
@@ -189,8 +193,8 @@ def confusion_figure(test: ExternalTest, about: About) -> Figure:
 def _prevalence(result: Result) -> Section:
     test = result.at_threshold or result.test
     shares: list[list[Cell]] = [
-        [name, f"{external:.1%}", "–" if own is None else f"{own:.1%}"]
-        for name, (external, own) in test.prevalence().items()
+        [name, f"{external:.1%}", "–" if own_share is None else f"{own_share:.1%}"]
+        for name, (external, own_share) in test.prevalence().items()
     ]
     blocks: list[str | Table | Picture] = [
         Table("prevalence", "Shares of the classes", ["class", PART, "own test"], shares)
@@ -240,7 +244,7 @@ def reliability_figure(result: Result) -> Figure:
     about = result.about
     two = len(about.classes) == 2
     positive = about.classes.index(about.positive) if about.positive else 0
-    p = result.found.predictions
+    p = result.predicted.predictions
     bins = int(np.clip(len(p) // 40, 3, calibration.BINS))
     with style():
         figure = Figure(figsize=(4.8, 5.2))
@@ -251,11 +255,11 @@ def reliability_figure(result: Result) -> Figure:
         if result.calibrated is not None:
             scaled = result.calibrated.predictions
             sets.append(("at the temperature of validation", scaled, VERMILION, "s", 0.004))
-        for label, each, colour, marker, shift in sets:
-            found = calibration.reliability(
-                each.labels, each.probabilities, each.group, positive, bins
+        for label, predictions, colour, marker, shift in sets:
+            reliability = calibration.reliability(
+                predictions.labels, predictions.probabilities, predictions.group, positive, bins
             )
-            draw_bins(axes, found, colour, marker, label, shift)
+            draw_bins(axes, reliability, colour, marker, label, shift)
         axes.set(
             xlim=(0, 1),
             ylim=(0, 1),
@@ -273,10 +277,10 @@ def reliability_figure(result: Result) -> Figure:
 
 
 def _subgroups(result: Result) -> Section | None:
-    found = result.subgroups
-    if not found.rows:
-        return Section("subgroups", "Subgroups", found.notes) if found.notes else None
-    models = {PART: found}
+    subgroups = result.subgroups
+    if not subgroups.rows:
+        return Section("subgroups", "Subgroups", subgroups.notes) if subgroups.notes else None
+    models = {PART: subgroups}
     picture = Picture(
         "subgroups",
         "Scores of each subgroup with their intervals.",

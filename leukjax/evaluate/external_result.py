@@ -53,7 +53,7 @@ class Result:
     Attributes:
       runs: what identifies each run.
       warnings: sentences on the runs that their own scores must state.
-      found: the predictions.
+      predicted: the predictions.
       test: scores of the class with the largest probability.
       at_threshold: scores at the threshold chosen on validation; None above two classes.
       criterion: of the threshold.
@@ -67,7 +67,7 @@ class Result:
 
     runs: list[dict[str, Any]]
     warnings: list[str]
-    found: ExternalPredictions
+    predicted: ExternalPredictions
     test: ExternalTest
     at_threshold: ExternalTest | None
     criterion: str
@@ -81,11 +81,11 @@ class Result:
     @property
     def about(self) -> About:
         """What tables and figures must state."""
-        records = self.found.records
+        records = self.predicted.records
         return About(
             records.name,
             PART,
-            self.found.predictions.classes,
+            self.predicted.predictions.classes,
             self.test.positive,
             synthetic=records.synthetic,
             subjects_known=records.subjects_known,
@@ -94,9 +94,9 @@ class Result:
 
 def content(result: Result) -> dict[str, Any]:
     """Returns every number as JSON."""
-    test, records = result.test, result.found.records
+    test, records = result.test, result.predicted.records
     theirs, matrix = test.confusion
-    own = test.own
+    own_test = test.own_test
     values: dict[str, Any] = {
         "external_test": True,
         "runs": result.runs,
@@ -107,16 +107,16 @@ def content(result: Result) -> dict[str, Any]:
         "classes": list(test.predictions.classes),
         "positive": test.positive,
         **{name: test.counts[name] for name in ("images", "subjects", "groups", "groups_with")},
-        "class_map": dict(result.found.ours_of),
+        "class_map": dict(result.predicted.ours_of),
         "left_out": dict(test.left_out),
         "absent": list(test.absent),
         **_contrast(test),
         "by_subject": None if test.by_subject is None else _as_json(test.by_subject),
         "own_by_subject": None
-        if own is None or own.by_subject is None
-        else _as_json(own.by_subject),
+        if own_test is None or own_test.by_subject is None
+        else _as_json(own_test.by_subject),
         "no_own": test.no_own,
-        "own_counts": None if own is None else own.counts,
+        "own_counts": None if own_test is None else own_test.counts,
         "prevalence": {
             name: {"external": external, "own": of_own}
             for name, (external, of_own) in test.prevalence().items()
@@ -149,7 +149,7 @@ def content(result: Result) -> dict[str, Any]:
 def _contrast(test: ExternalTest) -> dict[str, Any]:
     return {
         "by_image": _as_json(test.by_image),
-        "own": {} if test.own is None else _as_json(test.own.by_image),
+        "own": {} if test.own_test is None else _as_json(test.own_test.by_image),
         "drop": _as_json(test.drop),
         "at_own_prevalence": _as_json(test.at_own_prevalence),
     }

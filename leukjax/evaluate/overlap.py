@@ -42,13 +42,13 @@ def overlap(member: Member, records: Records, rows: Int[np.ndarray, "n"]) -> tup
     except (UserError, OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError) as error:
         logging.info("the images in the cache cannot be read (%s)", error)
         return [], "the images in this machine's cache cannot be read"
-    found = []
+    identical = []
     for start in range(0, len(rows), _AT_ONCE):
         part = rows[start : start + _AT_ONCE]
         for name, image in zip(records.manifest.id[part], records.images(part), strict=True):
             if _digest(image) in digests:
-                found.append(str(name))
-    return found, ""
+                identical.append(str(name))
+    return identical, ""
 
 
 def _training_digests(stored: Stored, run: RunDir) -> set[bytes]:

@@ -73,8 +73,8 @@ def fit(images: Iterable[UInt8[np.ndarray, "n s s 3"]], stain: Stain) -> Float[n
       UserError: no image can be measured.
     """
     measure_all = jax.jit(lambda batch: measure(batch.astype(jnp.float32) / 255, stain))
-    found = [jax.device_get(measure_all(batch)) for batch in images]
-    values = np.concatenate([values[valid] for values, valid in found]).astype(np.float64)
+    measured = [jax.device_get(measure_all(batch)) for batch in images]
+    values = np.concatenate([values[valid] for values, valid in measured]).astype(np.float64)
     if not len(values):
         raise UserError(
             f"--config.data.stain={stain.method}: no training image has {_FEWEST} stained pixels "
@@ -133,11 +133,11 @@ def _reinhard(
 
 
 def _to_reinhard(
-    images: Float[Array, "n h w 3"], own: Float[Array, "n 2 4"], target: Float[Array, "2 4"]
+    images: Float[Array, "n h w 3"], statistics: Float[Array, "n 2 4"], target: Float[Array, "2 4"]
 ) -> Float[Array, "n h w 3"]:
-    own, target = own[..., None, :3], target[:, :3]
-    scale = target[1] / jnp.maximum(own[:, 1], _SMALLEST_SPREAD)
-    lab = (_to_lab(images) - own[:, 0]) * scale + target[0]
+    statistics, target = statistics[..., None, :3], target[:, :3]
+    scale = target[1] / jnp.maximum(statistics[:, 1], _SMALLEST_SPREAD)
+    lab = (_to_lab(images) - statistics[:, 0]) * scale + target[0]
     # Bounded, so that no target makes infinities that cancel.
     lms = 10 ** jnp.clip(_linear(lab, np.linalg.inv(_LAB)), -6, 2)
     return _linear(lms, np.linalg.inv(_LMS)).reshape(images.shape)
@@ -181,10 +181,12 @@ def _macenko(
 
 
 def _to_macenko(
-    images: Float[Array, "n h w 3"], own: Float[Array, "n 2 4"], target: Float[Array, "2 4"]
+    images: Float[Array, "n h w 3"], statistics: Float[Array, "n 2 4"], target: Float[Array, "2 4"]
 ) -> Float[Array, "n h w 3"]:
-    amounts = jnp.maximum(_amounts(_density(images), own[..., :3]), 0)  # no stain is negative
-    amounts = amounts * (target[:, 3] / jnp.maximum(own[..., 3], _SMALLEST_SPREAD))[:, None]
+    amounts = jnp.maximum(
+        _amounts(_density(images), statistics[..., :3]), 0
+    )  # no stain is negative
+    amounts = amounts * (target[:, 3] / jnp.maximum(statistics[..., 3], _SMALLEST_SPREAD))[:, None]
     return 10 ** -_linear_rows(amounts, target[:, :3]).reshape(images.shape)
 
 

@@ -65,21 +65,21 @@ def run(config: ConfigDict, workdir: Path, steps: int, low: float, high: float) 
         folder.path(name)
     trainer = Trainer.from_config(_of_the_test(config))
     assert trainer.data is not None
-    found = measure(trainer, np.geomspace(low, high, steps).tolist())
+    result = measure(trainer, np.geomspace(low, high, steps).tolist())
     folder.write_json(
         DATA,
         {
-            "suggestion": found.suggestion,
-            "diverged": found.diverged,
-            "learning_rate": found.rates,
-            "loss": found.losses,
-            "smoothed": found.smoothed,
+            "suggestion": result.suggestion,
+            "diverged": result.diverged,
+            "learning_rate": result.rates,
+            "loss": result.losses,
+            "smoothed": result.smoothed,
         },
     )
     records = trainer.data.records
     marks = [records.name, *(["SYNTHETIC"] if records.synthetic else [])]
-    save(figure(found, marks), workdir, FIGURE, kinds=("png",))
-    return _message(found, workdir)
+    save(figure(result, marks), workdir, FIGURE, kinds=("png",))
+    return _message(result, workdir)
 
 
 def _of_the_test(config: ConfigDict) -> ConfigDict:
@@ -118,32 +118,32 @@ def measure(trainer: Trainer, rates: list[float]) -> RangeTest:
     return RangeTest(rates[: len(losses)], losses, diverged)
 
 
-def figure(found: RangeTest, marks: list[str]) -> Figure:
+def figure(result: RangeTest, marks: list[str]) -> Figure:
     """Draws the losses over the learning rate, and the suggestion."""
     with style():
         drawing = Figure(figsize=(5.2, 3.4), facecolor="white")
         axes = drawing.subplots()
-        axes.plot(found.rates, found.losses, color=GREY, linewidth=0.7, label="loss of each step")
-        axes.plot(found.rates, found.smoothed, color=BLUE, label="smoothed")
-        if found.suggestion is not None:
-            label = f"suggestion {found.suggestion:g}"
-            axes.axvline(found.suggestion, color=VERMILION, linestyle="--", label=label)
+        axes.plot(result.rates, result.losses, color=GREY, linewidth=0.7, label="loss of each step")
+        axes.plot(result.rates, result.smoothed, color=BLUE, label="smoothed")
+        if result.suggestion is not None:
+            label = f"suggestion {result.suggestion:g}"
+            axes.axvline(result.suggestion, color=VERMILION, linestyle="--", label=label)
         axes.set(xscale="log", xlabel="learning rate", ylabel="training loss")
         axes.xaxis.set_major_formatter(lambda rate, _: f"{rate:g}")  # powers need math text
-        if found.losses:
-            start = found.smoothed[0]
-            axes.set_ylim(0.9 * min(found.losses), 1.1 * max(1.5 * start, *found.losses[:3]))
+        if result.losses:
+            start = result.smoothed[0]
+            axes.set_ylim(0.9 * min(result.losses), 1.1 * max(1.5 * start, *result.losses[:3]))
         axes.legend()
         entitle(drawing, "Learning-rate range test", marks)
     return drawing
 
 
-def _message(found: RangeTest, workdir: Path) -> str:
+def _message(result: RangeTest, workdir: Path) -> str:
     where = f"{workdir / FIGURE}.png, {workdir / DATA}"
-    if found.suggestion is None:
+    if result.suggestion is None:
         return f"no suggestion: the loss never fell; lower --low or raise --steps\n{where}"
-    lines = [f"--config.optimizer.learning_rate={found.suggestion:g}", where]
-    if not found.diverged:
+    lines = [f"--config.optimizer.learning_rate={result.suggestion:g}", where]
+    if not result.diverged:
         lines.insert(
             1, "the loss did not explode up to --high: the best rate may be above the suggestion"
         )

@@ -44,17 +44,17 @@ class ExternalTest(Evaluation):
       theirs: the class of each image as the data set calls it.
       left_out: their class -> number of images that no class of the run is given for.
       over: the classes of the run that the data set has; means over classes are over these.
-      own: scores of the run's own test images of these classes; None where `no_own` says why.
+      own_test: scores of the run's own test images of these classes; None where `no_own` says why.
       no_own: reason, else "".
-      drop: external minus own, by image; empty without `own`.
+      drop: external minus own, by image; empty without `own_test`.
       at_own_prevalence: scores with the classes as frequent as in the run's own test, by image (see
-        `at_prevalence`); empty without `own`.
+        `at_prevalence`); empty without `own_test`.
     """
 
     theirs: Shaped[np.ndarray, " n"]
     left_out: Mapping[str, int]
     over: tuple[str, ...]
-    own: Evaluation | None
+    own_test: Evaluation | None
     no_own: str
     drop: dict[str, Drop]
     at_own_prevalence: dict[str, Interval]
@@ -84,19 +84,25 @@ class ExternalTest(Evaluation):
     def prevalence(self) -> dict[str, tuple[float, float | None]]:
         """Returns the share of each class in the external test and in the run's own test."""
         shares = class_shares(self.predictions)
-        own = [None] * len(shares) if self.own is None else class_shares(self.own.predictions)
+        own_shares = (
+            [None] * len(shares)
+            if self.own_test is None
+            else class_shares(self.own_test.predictions)
+        )
         return {
             name: (float(share), None if share_of_own is None else float(share_of_own))
-            for name, share, share_of_own in zip(self.predictions.classes, shares, own, strict=True)
+            for name, share, share_of_own in zip(
+                self.predictions.classes, shares, own_shares, strict=True
+            )
         }
 
     def table(self) -> str:
         """The scores as a text table: external test, the run's own test, and the difference."""
-        if self.own is None:
+        if self.own_test is None:
             return f"{super().table()}\nNo scores of the run's own test: {self.no_own}."
         rows = [["", "external test", "own test", "difference"]]
         for name, drop in self.drop.items():
-            scores = (self.by_image[name], self.own.by_image[name], drop)
+            scores = (self.by_image[name], self.own_test.by_image[name], drop)
             rows.append([name.replace("_", " "), *map(cell, scores)])
         return self._page(rows)
 
@@ -121,7 +127,7 @@ def external_test(
     predictions: Predictions,
     theirs: Shaped[np.ndarray, " n"],
     left_out: Mapping[str, int],
-    own: Predictions | None,
+    own_predictions: Predictions | None,
     *,
     positive: str = "",
     threshold: float | None = None,
@@ -135,26 +141,29 @@ def external_test(
       predictions: on the other data set, labelled with the classes of the run.
       theirs: the class of each image as that data set calls it.
       left_out: their class -> number of images that are not in `predictions`.
-      own: predictions of the same model on the run's own test; None if there are none.
+      own_predictions: of the same model on the run's own test; None if there are none.
       positive, threshold, name, notes: as in `score`.
-      no_own: reason why `own` is None.
+      no_own: reason why `own_predictions` is None.
     """
     classes = predictions.classes
     over = tuple(name for c, name in enumerate(classes) if (predictions.labels == c).any())
     external = score(predictions, positive, threshold=threshold, name=name, notes=notes, over=over)
     own_scores = None
-    if own is not None:
-        own = own.take(np.isin(own.labels, [classes.index(name) for name in over]))
-        missing = [name for name in over if not (own.labels == classes.index(name)).any()]
+    if own_predictions is not None:
+        kept = [classes.index(name) for name in over]
+        own_predictions = own_predictions.take(np.isin(own_predictions.labels, kept))
+        missing = [
+            name for name in over if not (own_predictions.labels == classes.index(name)).any()
+        ]
         if missing:
-            own, no_own = None, f"it has no image of {', '.join(missing)}"
+            own_predictions, no_own = None, f"it has no image of {', '.join(missing)}"
         else:
-            own_scores = score(own, positive, threshold=threshold, over=over)
+            own_scores = score(own_predictions, positive, threshold=threshold, over=over)
     drops: dict[str, Drop] = {}
     weighted: dict[str, Interval] = {}
-    if own is not None and own_scores is not None:
+    if own_predictions is not None and own_scores is not None:
         drops = _drops(external, own_scores, over)
-        shares = class_shares(own)
+        shares = class_shares(own_predictions)
         weighted = at_prevalence(external.predictions, shares, positive, threshold, over)
     fields = {field.name: getattr(external, field.name) for field in dataclasses.fields(external)}
     return ExternalTest(
@@ -162,7 +171,7 @@ def external_test(
         theirs=theirs,
         left_out=left_out,
         over=over,
-        own=own_scores,
+        own_test=own_scores,
         no_own=no_own,
         drop=drops,
         at_own_prevalence=weighted,
@@ -176,7 +185,7 @@ def class_shares(predictions: Predictions) -> Float[np.ndarray, " c"]:
 
 
 def drop(
-    external: Interval, own: Interval, groups: int, bootstrap: tuple[float, float] | None
+    external: Interval, own_score: Interval, groups: int, bootstrap: tuple[float, float] | None
 ) -> Drop:
     """Returns the difference of two independent scores, with an interval made of theirs.
 
@@ -187,38 +196,43 @@ def drop(
     (tests/metrics/test_coverage.py).
 
     Args:
-      external, own: the scores.
+      external, own_score: the scores.
       groups: number of groups of both.
       bootstrap: the interval to show beside it.
     """
-    sides = (("external test", external), ("own test", own))
-    if external.value is None or own.value is None:
+    sides = (("external test", external), ("own test", own_score))
+    if external.value is None or own_score.value is None:
         reason = "; ".join(f"{side}: {s.reason}" for side, s in sides if s.value is None)
         return Drop(None, None, None, "mover", groups, reason)
-    d = external.value - own.value
-    if external.low is None or external.high is None or own.low is None or own.high is None:
+    d = external.value - own_score.value
+    if (
+        external.low is None
+        or external.high is None
+        or own_score.low is None
+        or own_score.high is None
+    ):
         reason = "; ".join(f"{side}: {s.reason}" for side, s in sides if s.low is None)
         return Drop(d, None, None, "mover", groups, reason)
-    below = np.hypot(external.value - external.low, own.high - own.value)
-    above = np.hypot(external.high - external.value, own.value - own.low)
+    below = np.hypot(external.value - external.low, own_score.high - own_score.value)
+    above = np.hypot(external.high - external.value, own_score.value - own_score.low)
     return Drop(d, float(d - below), float(d + above), "mover", groups, bootstrap=bootstrap)
 
 
-def _drops(external: Evaluation, own: Evaluation, over: Sequence[str]) -> dict[str, Drop]:
+def _drops(external: Evaluation, own_test: Evaluation, over: Sequence[str]) -> dict[str, Drop]:
     at_threshold = external.threshold is not None
     drops = {}
     for name in NAMES:
         data = []
-        for evaluation in (external, own):
+        for evaluation in (external, own_test):
             p = evaluation.predictions
             if at_threshold and name in confusion.NAMES:
                 p = decided(p, external.positive, evaluation.threshold or 0.0)
             data.append(_grouped(p, over))
         positive = _index(external.predictions, external.positive)
-        scores = [clustered.statistic(name, each, positive) for each in data]
+        scores = [clustered.statistic(name, grouped, positive) for grouped in data]
         groups = data[0].groups + data[1].groups
-        of_both = (external.by_image[name], own.by_image[name])
-        has_interval = all(each.low is not None for each in of_both)
+        of_both = (external.by_image[name], own_test.by_image[name])
+        has_interval = all(interval.low is not None for interval in of_both)
         resampled = bootstrap(scores, data) if has_interval else None
         drops[name] = drop(*of_both, groups, resampled)
     return drops
@@ -242,8 +256,8 @@ def bootstrap(
       None if a score is undefined in more than 5 % of the draws.
     """
     first, second = (
-        clustered.evaluate(s, clustered.resamples(each, draws, seed + i))
-        for i, (s, each) in enumerate(zip(scores, data, strict=True))
+        clustered.evaluate(s, clustered.resamples(grouped, draws, seed + i))
+        for i, (s, grouped) in enumerate(zip(scores, data, strict=True))
     )
     differences = first - second
     defined = differences[~np.isnan(differences)]
@@ -284,12 +298,12 @@ def at_prevalence(
         scaled = shares[:, None] * confusion.ratio(matrix, rows)
         return np.where(shares[:, None] > 0, scaled, 0.0)
 
-    def of(name: str) -> Statistic:
+    def statistic_of(name: str) -> Statistic:
         return lambda weights: confusion.score(name, weighted(weights), index, data.classes)
 
     reach = {name: RANGE.get(name, (0.0, 1.0)) for name in confusion.NAMES}
     return {
-        name: statistic_interval(of(name), data, reach[name], ("score", "score"))[0]
+        name: statistic_interval(statistic_of(name), data, reach[name], ("score", "score"))[0]
         for name in confusion.NAMES
     }
 

@@ -67,11 +67,11 @@ def find_label_issues(members: Sequence[Predictions]) -> LabelIssues:
         reaches[rows, labels] = False
         votes.append(reaches.any(axis=1))
     margin = np.mean(margins, axis=0)
-    own = margin[rows, labels]
+    label_margin = margin[rows, labels]
     others = margin.copy()
     others[rows, labels] = -np.inf
     suggested = others.argmax(axis=1)
-    doubt, agreement = others.max(axis=1) - own, np.mean(votes, axis=0)
+    doubt, agreement = others.max(axis=1) - label_margin, np.mean(votes, axis=0)
     order = np.lexsort((first.id, -doubt))
     return LabelIssues(
         order, suggested[order], doubt[order], agreement[order], agreement[order] >= 0.5

@@ -145,10 +145,10 @@ def _counts_without_each(
         stop = min(start + size, len(weights))
         mine = slice(*np.searchsorted(row, [start, stop]))
         shape = (stop - start, len(thresholds))
-        own = _counts(row[mine] - start, slot[mine], is_class[mine], shape)
+        counts = _counts(row[mine] - start, slot[mine], is_class[mine], shape)
         same = totals[:, stratum[start:stop]]
         others = totals.sum(axis=1, keepdims=True) - same
-        yield others + weights.factor[start:stop, None] * (same - own)
+        yield others + weights.factor[start:stop, None] * (same - counts)
 
 
 def _counts(

@@ -75,7 +75,7 @@ def subgroups(predictions: Predictions, attributes: Attributes, positive: str) -
             notes.append(f"{name} is left out: it is {values[0]} for every image.")
         else:
             for value in sorted(counts):
-                chosen = predictions.take(np.array([each == value for each in values]))
+                chosen = predictions.take(np.array([stated == value for stated in values]))
                 rows.append(_subgroup(name, value, chosen, positive))
     return Subgroups(rows, notes)
 
@@ -89,7 +89,7 @@ def _subgroup(attribute: str, value: str, p: Predictions, positive: str) -> Subg
     data = clustered.group(p.labels, p.probabilities, p.group)
     index = p.classes.index(positive) if positive else 0
     reasons = scores(p.labels, p.probabilities, p.classes, positive).reasons
-    found = {}
+    intervals = {}
     for name in score_names(p):
         score = interval(name, data, index)
         if score.value is None:
@@ -97,5 +97,5 @@ def _subgroup(attribute: str, value: str, p: Predictions, positive: str) -> Subg
         elif data.groups < MIN_GROUPS:
             reason = f"fewer than {MIN_GROUPS} groups"
             score = dataclasses.replace(score, low=None, high=None, reason=reason)
-        found[name] = score
-    return Subgroup(attribute, value, len(p), data.groups, found)
+        intervals[name] = score
+    return Subgroup(attribute, value, len(p), data.groups, intervals)

@@ -1,8 +1,8 @@
-"""ResNet (He et al. 2016) in the version 1.5 of torchvision: a bottleneck's stride is in its 3x3.
+"""ResNet v1.5 (He et al. 2016), as in torchvision: a bottleneck strides in its 3x3 convolution.
 
 Padding, order of operations and parameter counts are those of timm and torchvision. Parameters are
-named after theirs, ``layer1_0/conv1/kernel`` for ``layer1.0.conv1.weight``; `weights.names` has the
-mapping.
+named after theirs: ``layer1_0/conv1/kernel`` is ``layer1.0.conv1.weight``, ``norm1`` is ``bn1``,
+``downsample_conv`` is ``downsample.0`` (`leukjax.weights.names`).
 """
 
 import functools
@@ -32,20 +32,21 @@ STAGES = {
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
 }
-EXPANSION = 4  # output channels of a bottleneck, in widths
+EXPANSION = 4  # a bottleneck of width w has 4 w output channels
 
 
 class Block(nn.Module):
     """A residual block: two 3x3 convolutions, or a bottleneck of 1x1, 3x3 and 1x1.
 
     Attributes:
-      width: channels inside the block.
+      width: channels of the 3x3 convolutions; a bottleneck returns `EXPANSION` times as many.
       bottleneck: whether the block is a bottleneck.
       strides: strides of the first 3x3 convolution and of the projection shortcut.
       conv: makes a convolution; takes features, kernel size and strides.
-      norm: makes a normalisation layer.
+      norm: makes a layer of `models.norms`. It normalises; then, where its call says so, adds the
+        shortcut, applies a ReLU, and max pools. As one layer, `models.fused` can replace them all.
       zero_init: start the scale of the last normalisation at 0.
-      drop_rate: probability that an image skips the block's residual in training.
+      drop_rate: probability, in training, that the residual branch of an image is set to 0.
     """
 
     width: int
@@ -59,6 +60,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n p q o"]:
         y = x
+        # The last convolution is made in `finish_block`, which a fused block replaces.
         if self.bottleneck:
             y = self.conv(self.width, (1, 1), name="conv1")(y)
             y = self.norm(name="norm1")(y, train=train, relu=True)
@@ -76,10 +78,10 @@ class Block(nn.Module):
     def finish_block(
         self, x: Array, y: Array, make_last_conv: functools.partial[Any], *, train: bool
     ) -> Float[Array, "n p q o"]:
-        """Computes the last convolution and normalisation, the shortcut, the sum and the ReLU.
+        """Applies the last convolution and normalisation, adds the shortcut, and applies the ReLU.
 
-        `models.fused.FusedBlock` overrides it: it computes the last convolution together with the
-        normalisation, and so needs the convolution unbuilt.
+        `models.fused.FusedBlock` overrides this: it does not make the last convolution, but
+        computes it together with the normalisation.
 
         Args:
           x: input of the block.
@@ -88,7 +90,7 @@ class Block(nn.Module):
           train: whether this is a training step.
         """
         y = make_last_conv()(y)
-        if x.shape != y.shape:  # projection shortcut
+        if x.shape != y.shape:  # the block changes the shape: project the shortcut to the new one
             x = self.conv(y.shape[-1], (1, 1), self.strides, name="downsample_conv")(x)
             x = self.norm(name="downsample_norm")(x, train=train)
         return self.normalize_and_add(y, x, train=train)
@@ -97,7 +99,8 @@ class Block(nn.Module):
         """Normalises `y`, adds the shortcut, and applies the ReLU.
 
         Args:
-          y: output of the last convolution; in `models.fused`, its two factors.
+          y: output of the last convolution; in `models.fused`, its input and kernel, which are not
+            multiplied yet.
           shortcut: input of the block, or its projection.
           train: whether this is a training step.
         """
@@ -105,7 +108,7 @@ class Block(nn.Module):
         norm = self.norm(name="norm3" if self.bottleneck else "norm2", scale_init=scale_init)
         if self.drop_rate == 0:
             return norm(y, train=train, shortcut=shortcut, relu=True)
-        # The residual may be dropped, so the sum cannot be part of the normalisation.
+        # The residual is dropped after its normalisation, so the sum is not part of that layer.
         y = StochasticDepth(self.drop_rate, name="stochastic_depth")(
             norm(y, train=train), train=train
         )
@@ -113,21 +116,22 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Normalised images float[n, h, w, 3] of any size to logits float32[n, num_classes].
+    """Maps normalised images float[n, h, w, 3] of any size to logits float32[n, num_classes].
 
     Attributes:
       num_classes: number of logits.
       depth: 18, 34, 50, 101 or 152.
-      width: channels inside the blocks of the first stage; each later stage doubles them.
-      norm: ``batch``, ``group`` or ``frozen`` (batch normalisation that never uses the batch).
-      norm_batch: images per BatchNorm sub-batch, 0 = the whole batch.
+      width: channels inside the blocks of the first stage; doubled in each later stage.
+      norm: ``batch``, ``group`` or ``frozen`` (BatchNorm that uses its stored averages in training
+        too; scale and bias are trained).
+      norm_batch: consecutive images that share BatchNorm statistics; 0 = the whole batch.
       zero_init: the scale of each block's last normalisation starts at 0, so that its residual
         branch starts at 0 (Goyal et al. 2017).
       dropout: rate before the head.
-      stochastic_depth: rate at which the last block's residual is dropped, growing linearly from 0
-        at the first (Huang et al. 2016).
+      stochastic_depth: `Block.drop_rate` of the last block; it grows linearly from 0 at the first
+        block (Huang et al. 2016).
       dtype: dtype of convolutions; parameters, statistics, pooling and head are float32.
-      remat: recompute the inside of each block in the backward pass, to save memory.
+      remat: recompute the activations of each block in the backward pass, to save memory.
     """
 
     num_classes: int
@@ -141,7 +145,7 @@ class ResNet(nn.Module):
     dtype: DTypeLike = jnp.float32
     remat: bool = False
 
-    # Class attributes, which `models.fused` replaces; no fields of the module.
+    # Subclasses in `models.fused` replace these. They are not fields of the module.
     block: ClassVar[type[Block]] = Block
     norm_layers: ClassVar[norms.Layers] = norms.Layers()
 
@@ -157,8 +161,10 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, "n h w 3"], *, train: bool) -> Float[Array, "n c"]:
         norm = norms.make_norm(self.norm, self.norm_batch, self.norm_layers)
+        # "HALF" pads kernel_size // 2 on every side, as PyTorch does; that is not "SAME".
         conv = functools.partial(Conv, padding="HALF", dtype=self.dtype)
         x = conv(self.width, (7, 7), (2, 2), name="conv1")(images)
+        # pool: window, strides, padding
         x = norm(name="norm1")(x, train=train, relu=True, pool=((3, 3), (2, 2), "HALF"))
 
         drop_rates = iter(stochastic_depth_rates(self.stochastic_depth, sum(STAGES[self.depth])))
@@ -175,7 +181,9 @@ class ResNet(nn.Module):
                     name=f"layer{stage + 1}_{number}",
                 )
                 x = run_block(block, x, train=train, remat=self.remat)
+        # Zeros, unless a caller passes others to get the gradient by the feature map.
         x = add_perturbation(self, "feature_map", x)
+        # What is sown is read by name, by probes and explanations for instance.
         self.sow("intermediates", "feature_map", x)
 
         pooled = jnp.mean(x.astype(jnp.float32), (1, 2))

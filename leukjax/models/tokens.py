@@ -88,11 +88,11 @@ def resize_position_embeddings(
 
 def _dinov2_weights(old: int, new: int) -> Float[np.ndarray, "new old"]:
     """Weights of PyTorch's bicubic interpolation: a = -0.75, and edges are repeated."""
-    places = (np.arange(new) + 0.5) * old / (new + 0.1) - 0.5
-    nearest = np.floor(places).astype(int)
+    positions = (np.arange(new) + 0.5) * old / (new + 0.1) - 0.5
+    nearest = np.floor(positions).astype(int)
     weights = np.zeros((new, old), np.float32)
     for offset in (-1, 0, 1, 2):
-        x = np.abs(places - nearest - offset)
+        x = np.abs(positions - nearest - offset)
         near = (1.25 * x - 2.25) * x * x + 1
         far = ((-0.75 * x + 3.75) * x - 6) * x + 3
         columns = np.clip(nearest + offset, 0, old - 1)

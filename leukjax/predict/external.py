@@ -24,7 +24,7 @@ class ExternalPredictions:
       outputs: of each member, in the order of the predictions.
       records: the prepared images of the first member.
       positive: the positive class of the runs; "" above two classes.
-      own: predictions on the runs' own test; None where `no_own` says why.
+      own_predictions: on the runs' own test; None where `no_own` says why.
       no_own: reason, else "".
     """
 
@@ -34,7 +34,7 @@ class ExternalPredictions:
     outputs: Sequence[Outputs]
     records: Records
     positive: str
-    own: Predictions | None
+    own_predictions: Predictions | None
     no_own: str
 
     def test(self, threshold: float | None = None) -> ExternalTest:
@@ -47,7 +47,7 @@ class ExternalPredictions:
             self.predictions,
             self.mapped.theirs,
             self.mapped.left_out,
-            self.own,
+            self.own_predictions,
             positive=self.positive,
             threshold=threshold,
             no_own=self.no_own,

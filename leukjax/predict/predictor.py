@@ -210,9 +210,16 @@ class Predictor:
             labels=mapped.labels,
             probabilities=self._check_finite(outputs),
         )
-        own, no_own = own_test(self.members, tta=self.tta)
+        own_predictions, no_own = own_test(self.members, tta=self.tta)
         return ExternalPredictions(
-            predictions, mapped, ours_of, outputs, records[0], self.positive, own, no_own
+            predictions,
+            mapped,
+            ours_of,
+            outputs,
+            records[0],
+            self.positive,
+            own_predictions,
+            no_own,
         )
 
     def predict_dataset(self, data: Dataset | Subset | Records) -> Predictions:

@@ -114,8 +114,8 @@ def _computed(
     parts = (chunks[start : start + devices] for start in range(0, len(chunks), devices))
     for part, outputs in overlapped(map(dispatch, parts)):
         for place, chunk in enumerate(part):
-            own = slice(place * CHUNK, place * CHUNK + len(store.rows(chunk)))
-            values = {name: array[own] for name, array in outputs.items()}
+            rows = slice(place * CHUNK, place * CHUNK + len(store.rows(chunk)))
+            values = {name: array[rows] for name, array in outputs.items()}
             for name, array in values.items():
                 if not np.isfinite(array).all():
                     raise UserError(

@@ -112,8 +112,8 @@ def logistic(
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(x[problem.train], problem.labels[problem.train])
         given = probabilities(model, x[problem.val], problem.classes)
-        own = given[np.arange(len(given)), problem.labels[problem.val]]
-        loss = float(-np.log(np.maximum(own, np.finfo(np.float64).eps)).mean())
+        likelihood = given[np.arange(len(given)), problem.labels[problem.val]]
+        loss = float(-np.log(np.maximum(likelihood, np.finfo(np.float64).eps)).mean())
         worse = worse + 1 if loss >= least else 0
         if best is None or loss < least:
             best, least = (copy.deepcopy(model), strength), loss

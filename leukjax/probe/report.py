@@ -71,15 +71,15 @@ def _document(
         caption = "Scores by number of training subjects; bars: 95 % intervals."
         blocks: list[str | Table | Picture] = [table, Picture("curve", caption, picture)]
         sections.append(Section("curve", "Learning curves", blocks))
-    found = views.make(probe.features, probe.records)
+    view = views.make(probe.features, probe.records)
     sections.append(
         Section(
             "features",
             "What the features encode",
             [
                 Picture("features", "Features of images by class, subject and source.",
-                        views.figure(found, about)),
-                *found.sentences(),
+                        views.figure(view, about)),
+                *view.sentences(),
             ],
         )
     )  # fmt: skip
@@ -218,10 +218,12 @@ def _curve_figure(probe: Probe, points: Sequence[Point], about: About) -> Figure
         entitle(figure, f"Learning curves – {about.data}, out of fold", about.marks())
         for axes, name in zip(figure.subplots(1, len(SCORES)), SCORES, strict=True):
             for i, model in enumerate(models):
-                own = sorted((p for p in points if p.model == model), key=lambda p: p.subjects)
+                model_points = sorted(
+                    (p for p in points if p.model == model), key=lambda p: p.subjects
+                )
                 # Side by side: bars at equal numbers would hide each other.
-                x = [p.subjects * 1.04 ** (i - (len(models) - 1) / 2) for p in own]
-                values = [p.scores[name] for p in own]
+                x = [p.subjects * 1.04 ** (i - (len(models) - 1) / 2) for p in model_points]
+                values = [p.scores[name] for p in model_points]
                 y = np.array([v.value for v in values], float)
                 low = np.array([v.value if v.low is None else v.low for v in values], float)
                 high = np.array([v.value if v.high is None else v.high for v in values], float)
@@ -250,9 +252,9 @@ def _sheet(probe: Probe, model: str, about: About) -> Picture | None:
     row_of = {str(name): row for row, name in enumerate(probe.records.manifest.id)}
     lines, images = [], []
     for label, name in enumerate(table.classes):
-        own = np.flatnonzero(table.labels == label)
-        own = own[np.lexsort((table.id[own], -table.probabilities[own, label]))]
-        for row in own[:_SHEET_SUBJECTS]:
+        rows = np.flatnonzero(table.labels == label)
+        rows = rows[np.lexsort((table.id[rows], -table.probabilities[rows, label]))]
+        for row in rows[:_SHEET_SUBJECTS]:
             subject = str(table.id[row])
             cells = sorted(weights[subject], key=lambda cell: (-cell[0], cell[1]))[:_SHEET_CELLS]
             images.append(probe.records.images(np.array([row_of[cell[1]] for cell in cells])))

@@ -140,7 +140,7 @@ def make_study(base: Study, name: str, heads: Mapping[str, Head]) -> tuple[Study
       heads: by name.
     """
     (model,) = base.models
-    names = {f"{name}-{head}": one for head, one in heads.items()}
+    names = {f"{name}-{key}": head for key, head in heads.items()}
     study = dataclasses.replace(
         base,
         sources=dict.fromkeys(names, base.sources[model]),

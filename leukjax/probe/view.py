@@ -93,9 +93,9 @@ def _draw(axes: Axes, points: Float[np.ndarray, "n 2"], name: str, values: np.nd
     marks: dict[str, Any] = {"s": 7, "alpha": 0.6, "linewidths": 0, "rasterized": True}
     if len(names) <= _NAMED:
         for code, value in enumerate(names.tolist()):
-            own = points[codes == code]
+            selected = points[codes == code]
             axes.scatter(
-                *own.T, color=CLASSES[code], marker=MARKERS[code],
+                *selected.T, color=CLASSES[code], marker=MARKERS[code],
                 label=legend_label(value or "not known"), **marks,
             )  # fmt: skip
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, markerscale=2)

@@ -47,7 +47,7 @@ class External:
     left_out: int
     absent: tuple[str, ...]
     by_image: dict[str, Interval]
-    own: dict[str, Interval]
+    own_scores: dict[str, Interval]
     drop: dict[str, Interval]
 
     @property
@@ -86,7 +86,7 @@ def read(folder: str | os.PathLike[str]) -> External:
         images=content["images"],
         groups=content["groups"],
         by_image=_intervals(content["by_image"]),
-        own=_intervals(content["own"]),
+        own_scores=_intervals(content["own"]),
         drop=_intervals(content["drop"]),
     )
 
@@ -103,13 +103,17 @@ def external_table(tests: Mapping[str, Sequence[External]]) -> Table:
     for model, of_model in tests.items():
         for test in of_model:
             for name in SHOWN:
-                score, own, drop = (s.get(name) for s in (test.by_image, test.own, test.drop))
+                score, own_score, drop = (
+                    s.get(name) for s in (test.by_image, test.own_scores, test.drop)
+                )
                 if score is None:
                     continue
                 counts = [test.images, test.groups]
-                rows.append([model, test.title, *counts, title_of(name), score, own, drop])
+                rows.append([model, test.title, *counts, title_of(name), score, own_score, drop])
                 label = f"{title_of(name)} on {test.title}"
-                reasons += [(label, each.reason) for each in (score, drop) if each is not None]
+                reasons += [
+                    (label, interval.reason) for interval in (score, drop) if interval is not None
+                ]
             notes += _notes(test)
     header = ["model", "external test", "images", "groups", "score", "external", "own test",
               "external − own"]  # fmt: skip

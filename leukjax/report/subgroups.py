@@ -25,7 +25,7 @@ def subgroup_table(models: Mapping[str, Subgroups], about: About) -> Table:
       about: what was evaluated.
     """
     several = len(models) > 1
-    all_rows = [(model, row) for model, found in models.items() for row in found.rows]
+    all_rows = [(model, row) for model, subgroups in models.items() for row in subgroups.rows]
     names = list(all_rows[0][1].scores)
     rows: list[list[Cell]] = [
         [
@@ -48,7 +48,7 @@ def subgroup_table(models: Mapping[str, Subgroups], about: About) -> Table:
         "Intervals are over groups. Many subgroups are compared: some intervals miss the others by"
         f" chance. Subgroups below {MIN_GROUPS} groups are shown without intervals.",
         *reason_notes(dict.fromkeys(reasons)),
-        *dict.fromkeys(note for found in models.values() for note in found.notes),
+        *dict.fromkeys(note for subgroups in models.values() for note in subgroups.notes),
     ]
     title = f"Scores by subgroup on {about.data}, {about.part}"
     left = (0, 1, 2) if several else (0, 1)
@@ -73,12 +73,12 @@ def forest_figure(
         entitle(figure, f"Subgroups – {about.data}, {about.part}", about.marks())
         panels = figure.subplots(1, len(DRAWN), sharey=True, gridspec_kw={"wspace": 0.06})
         for axes, name in zip(panels, DRAWN, strict=True):
-            for i, (model, found) in enumerate(models.items()):
+            for i, (model, subgroups) in enumerate(models.items()):
                 of_all = overall[model][name].value
                 if of_all is not None:
                     axes.axvline(of_all, color=CLASSES[i % 6], lw=1, ls=":")
                 shift = 0.5 * (i - (len(models) - 1) / 2)
-                _draw_model(axes, found, name, rows, shift, i)
+                _draw_model(axes, subgroups, name, rows, shift, i)
                 axes.plot([], [], MARKERS[i % 6], color=CLASSES[i % 6], label=legend_label(model))
             axes.set(xlim=(-0.02, 1.02), ylim=(height - 0.4, -0.6), title=title_of(name))
             axes.xaxis.set_major_formatter(PercentFormatter(1))
@@ -121,10 +121,10 @@ def _rows(keys: Sequence[tuple[str, str, int]], step: float) -> list[_Row]:
 
 
 def _draw_model(
-    axes: Axes, found: Subgroups, name: str, rows: Sequence[_Row], shift: float, index: int
+    axes: Axes, subgroups: Subgroups, name: str, rows: Sequence[_Row], shift: float, index: int
 ) -> None:
     place = {(row.attribute, row.value): row.y for row in rows}
-    for subgroup in found.rows:
+    for subgroup in subgroups.rows:
         y = place.get((subgroup.attribute, subgroup.value))
         if y is not None:
             _draw(axes, subgroup.scores[name], y + shift, index)
@@ -136,8 +136,8 @@ def _shortened(text: str, most: int = 32) -> str:
 
 def _keys(models: Mapping[str, Subgroups]) -> list[tuple[str, str, int]]:
     """Attribute, value and groups of each subgroup of any model, in order."""
-    found = {(r.attribute, r.value): r.groups for m in models.values() for r in m.rows}
-    return [(attribute, value, groups) for (attribute, value), groups in found.items()]
+    groups_of = {(r.attribute, r.value): r.groups for m in models.values() for r in m.rows}
+    return [(attribute, value, groups) for (attribute, value), groups in groups_of.items()]
 
 
 def _draw(axes: Axes, score: Interval, y: float, index: int) -> None:

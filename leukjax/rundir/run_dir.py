@@ -94,9 +94,9 @@ class RunDir:
         self._refuse_probe()
         config, recorded = self.config(overrides), self.recorded()
         flat = configs.flatten(config)
-        places = [name for name in configs.path_fields() if name.startswith("data.")]
-        unused = ["data.cache_dir", *(places if config.data.name == "smears" else [])]
-        for name in places:
+        paths = [name for name in configs.path_fields() if name.startswith("data.")]
+        unused = ["data.cache_dir", *(paths if config.data.name == "smears" else [])]
+        for name in paths:
             if name not in unused and recorded[name] and not flat[name]:
                 before = files.short(repr(recorded[name]))
                 raise UserError(

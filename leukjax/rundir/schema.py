@@ -154,8 +154,8 @@ def _stain_target(value: Any) -> None:
     rows = value if isinstance(value, list) else []
     if len(rows) != 2 or not all(isinstance(row, list) and len(row) == 4 for row in rows):
         raise ValueError("must be two lists of four numbers")
-    for each in (*rows[0], *rows[1]):
-        check_number(each)
+    for item in (*rows[0], *rows[1]):
+        check_number(item)
 
 
 def _groups(value: Any) -> None:

@@ -38,8 +38,8 @@ def predict_batches(
 ) -> Predictions:
     """Runs the evaluation step over batches; each image counts once."""
     steps = range(batches.steps_per_epoch)
-    feed = DevicePrefetcher(batches, mesh, 0, len(steps), device_images=device_images)
-    pending = [eval_step(state, batch) for batch in feed]
+    prefetcher = DevicePrefetcher(batches, mesh, 0, len(steps), device_images=device_images)
+    pending = [eval_step(state, batch) for batch in prefetcher]
     # Read when all are dispatched, so that the device never waits for the host.
     logits = np.concatenate([jax.device_get(batch) for batch in pending])
     rows = np.concatenate([batches.indices(step) for step in steps])

@@ -4,12 +4,13 @@ This order makes a resume exact. At step k the state holds k updates, and batch 
 yet. A checkpoint of step k is all that is needed to resume: evaluation and log lines of step k are
 on disk before the checkpoint is, and batch k and the random numbers of its step are functions of
 (seed, k). A run restored at step k takes batch k as if it had never stopped. Every evaluation is
-followed by a save, else a killed run would evaluate, and log, twice.
+followed by a save, so that a run that is killed later does not repeat it.
 
-One dispatch of the compiled step does ``train.steps_per_call`` steps, or one step if fewer are left
-before the next evaluation, checkpoint, or first or last step of a trace (`plan_dispatches`). So
-these happen at the steps that the config names. A request to stop may arrive within a dispatch; it
-is answered after it. Metrics of a dispatch are read when the next one is running.
+A dispatch is one call of the jitted function. It does ``train.steps_per_call`` steps, or one step
+if fewer are left before the next evaluation, checkpoint, or start or end of a trace
+(`plan_dispatches`). So each of these happens at the step that the config names. A request to stop
+that arrives during a dispatch is answered after it. The metrics of a dispatch are read after the
+next one has been dispatched, or before a save.
 """
 
 import contextlib
@@ -44,7 +45,15 @@ def train(
     log: MetricWriter,
     stop: StopRequest | None = None,
 ) -> None:
-    """Trains from the state of step `start` to the end; the last state is saved in `checkpoints`.
+    """Trains from step `start` to the end, and saves the last state.
+
+    Args:
+      run: what the loop needs besides.
+      state: the state after `start` updates. It is donated: do not use it afterwards.
+      start: number of updates done.
+      checkpoints: of the run.
+      log: of the run.
+      stop: entered here, so that it catches signals; None: they are not caught.
 
     Raises:
       Stopped: `stop` was requested; everything is saved.
@@ -54,68 +63,72 @@ def train(
     eval_every, save_every = run.steps("train.eval_every"), run.steps("checkpoint.every")
     meter, trace = _meter(run), _trace(run)
     plan, batches = _batches(run, start, every=(eval_every, save_every), at=trace.ends)
-    timed: set[int] = set()  # lengths of dispatches that have run, and so are compiled
-    pending: tuple[int, dict[str, jax.Array]] | None = None  # end and metrics of a dispatch
-    last: dict[str, float] = {}
+    compiled: set[int] = set()  # numbers of steps of a dispatch whose function is compiled
+    # Steps done after the last dispatch, and its metrics, which are not read yet.
+    pending: tuple[int, dict[str, jax.Array]] | None = None
+    last_metrics: dict[str, float] = {}
 
     with (
         stop or contextlib.nullcontext(),
         contextlib.closing(trace),
-        jax.transfer_guard("disallow"),
+        jax.transfer_guard("disallow"),  # an implicit transfer would make the device wait
     ):
-        # A dispatch of no steps comes last: the state is evaluated and saved, then the loop ends.
+        # The last entry has no steps: the state is evaluated and saved, then the loop ends.
         for step, steps in itertools.chain(plan(), [(total, 0)]):
+            # The state of `start` is untrained, or was evaluated and saved before.
             has_trained = step > start
-            # Asked once per step, so that the decision to save and the message agree.
+            # Asked once per step: a signal may arrive between the save and the end below.
             stop_signal = stop.requested() if stop else ""
             evaluate = has_trained and (step % eval_every == 0 or step == total)
             save = has_trained and (evaluate or step % save_every == 0 or bool(stop_signal))
             score = None
             if save and pending is not None:
-                last = _report_metrics(run, log, checkpoints, *pending)
+                last_metrics = _report_metrics(run, log, checkpoints, *pending)
                 pending = None
-            if save:  # never a diverged state: it would be resumed from, or chosen as the best
+            if save:
+                # A diverged state is not saved: it would be resumed from, or chosen as the best.
                 with meter.paused():
                     divergence.check_state(state, step, checkpoints)
             if evaluate:
+                # The device is idle: the metrics of the last dispatch have been read.
                 times = meter.read(step, batches.waited)
                 with meter.paused():
-                    score = _evaluate(run, state, step, last | times, log, meter)
-                state = state.with_zero_totals()  # training averages start again
+                    score = _evaluate(run, state, step, last_metrics | times, log, meter)
+                state = state.with_zero_totals()  # the next training averages begin here
             if save:
                 with meter.paused():
-                    # {}: nothing is recorded beside step and score.
+                    # `saved` leaves out frozen base parameters, which the run's source has.
                     checkpoints.save(step, state.saved, {}, score)
                     run.notify("checkpoint", step, {"score": score})
-            trace.before(step, state)
+            trace.before(step, state)  # waits for the state where a trace starts or ends
             if stop_signal:
                 checkpoints.wait()
-                raise Stopped(_stopped(run, stop_signal, step))
+                raise Stopped(_stop_message(run, stop_signal, step))
             if step == total:
                 break
             batch = next(batches)
-            if not timed:
+            if not compiled:
                 log.say("compiling the training step, which takes a while")
             state, metrics = run.compiled.train_steps[steps](state, batch)
-            # The metrics of a dispatch are read when the next one is running, so that the device
-            # never waits for the host.
+            # The metrics of a dispatch are read after the next one has been dispatched, so that the
+            # device never waits for the host.
             if pending is not None:
-                last = _report_metrics(run, log, checkpoints, *pending)
+                last_metrics = _report_metrics(run, log, checkpoints, *pending)
             pending = (step + steps, metrics)
-            if steps not in timed:
+            if steps not in compiled:  # the throughput leaves out the time of compiling
                 jax.block_until_ready(metrics)
-                meter.first_call_done(step + steps, batches.waited)
-                timed.add(steps)
+                meter.restart(step + steps, batches.waited)
+                compiled.add(steps)
     checkpoints.wait()
 
 
 def _batches(
     run: Run, start: int, *, every: tuple[int, ...], at: tuple[int, ...]
 ) -> tuple[Callable[[], Iterator[tuple[int, int]]], DevicePrefetcher]:
-    """Returns the plan of the dispatches, and their batches.
+    """Returns a function that yields (step, number of steps) of each dispatch, and the batches.
 
-    Every step at which the loop does something else must be in `every` or `at`: dispatches of
-    several steps never run across these.
+    No dispatch crosses a step of `at` or a multiple of `every`. These must hold every step at which
+    the loop evaluates, saves, or starts or ends a trace.
     """
     plan = functools.partial(
         plan_dispatches, start, run.total_steps, run.config.train.steps_per_call, every=every, at=at
@@ -150,11 +163,11 @@ def _meter(run: Run) -> ThroughputMeter:
     )
 
 
-def _stopped(run: Run, name: str, step: int) -> str:
+def _stop_message(run: Run, signal: str, step: int) -> str:
     if step == 0:
-        return f"{name} before the first step of {run.workdir}; the same command starts again"
-    where = f"at step {step} of {run.total_steps}, saved in {run.workdir}"
-    return f"{name} {where}; the same command resumes from here"
+        return f"{signal} before the first step of {run.workdir}; the same command starts again"
+    position = f"at step {step} of {run.total_steps}, saved in {run.workdir}"
+    return f"{signal} {position}; the same command resumes from here"
 
 
 def _report_metrics(
@@ -165,6 +178,7 @@ def _report_metrics(
     Raises:
       Diverged: loss or gradient are not finite.
     """
+    # A dispatch of one step returns numbers, a longer one an array of one value per step.
     by_step = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
     values = divergence.check_metrics(by_step, step, checkpoints)
     log.step(step, values["loss"])
@@ -176,21 +190,21 @@ def _evaluate(
     run: Run,
     state: TrainState,
     step: int,
-    last: dict[str, float],
+    last_metrics: dict[str, float],
     log: MetricWriter,
     meter: ThroughputMeter,
 ) -> float | None:
-    """Logs the training since the last evaluation and the scores on the validation split.
+    """Scores the validation split; logs the scores and the training averages since the last time.
 
     Returns:
       The score that chooses the best checkpoint; None if it is undefined.
     """
     totals = jax.device_get(state.totals)
-    where: dict[str, Any] = {"step": step, "epoch": round(step / run.steps_per_epoch, 4)}
+    position: dict[str, Any] = {"step": step, "epoch": round(step / run.steps_per_epoch, 4)}
     train_line = {
-        **where,
+        **position,
         "part": "train",
-        **last,  # learning rate, speed since the last line; loss and grad_norm follow as means
+        **last_metrics,  # learning rate and throughput; loss and grad_norm follow as means
         "loss": float(totals.loss / totals.examples),
         "accuracy": float(totals.correct / totals.examples),
         "grad_norm": float(totals.grad_norm / totals.steps),
@@ -200,7 +214,7 @@ def _evaluate(
         predictions.labels, predictions.probabilities, run.data.classes, run.data.positive
     )
     custom = run.custom_scores(predictions.labels, predictions.probabilities)
-    val_line = {**where, "part": "val", **result.values, **custom}
+    val_line = {**position, "part": "val", **result.values, **custom}
     log.write(train_line)
     log.write(val_line)
     log.epoch(train_line, val_line, left=meter.time_left(step))

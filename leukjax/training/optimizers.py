@@ -230,12 +230,12 @@ def parse_options(text: str) -> dict[str, Any]:
         call = ast.parse(f"options({text})", mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
             raise ValueError
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for keyword in call.keywords:
             if keyword.arg is None:
                 raise ValueError
-            found[keyword.arg] = ast.literal_eval(keyword.value)
-        return found
+            values[keyword.arg] = ast.literal_eval(keyword.value)
+        return values
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise UserError(
             f"{where}: must read NAME=VALUE, …, as in b1=0.95, nesterov=True"

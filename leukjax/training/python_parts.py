@@ -226,23 +226,23 @@ def digests(
       num_classes: of the model.
       image_size: pixels per side.
     """
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     if "optimizer" in python:
-        found["optimizer"] = _digest(_try_optimizer(python["optimizer"]))
+        result["optimizer"] = _digest(_try_optimizer(python["optimizer"]))
     if callable(python.get("loss")):
         logits = jnp.linspace(-2.0, 3.0, 6 * num_classes).reshape(6, num_classes)
-        found["loss"] = _digest(python["loss"](logits, jnp.arange(6) % num_classes))
+        result["loss"] = _digest(python["loss"](logits, jnp.arange(6) % num_classes))
     if callable(python.get("augment")):
         shape = (2, image_size, image_size, 3)
         images = jnp.linspace(0.0, 1.0, int(np.prod(shape))).reshape(shape)
         views = python["augment"](jax.random.key(1), images, jnp.arange(2))
-        found["augment"] = _digest([views.mean((1, 2)), views.std((1, 2)), views[:, ::7, ::7]])
+        result["augment"] = _digest([views.mean((1, 2)), views.std((1, 2)), views[:, ::7, ::7]])
     if model is not None:
         fields = {name: getattr(model, name) for name in type(model).__dataclass_fields__}
         plain = {name: value for name, value in fields.items() if _is_plain(value)}
         plain = {k: v for k, v in sorted(plain.items()) if k not in ("parent", "name")}
-        found["model"] = _hash(f"{type(model).__qualname__} {plain}")
-    return found
+        result["model"] = _hash(f"{type(model).__qualname__} {plain}")
+    return result
 
 
 def _try_optimizer(optimizer: Optimizer) -> Any:

@@ -151,12 +151,12 @@ def _closing_notes(outcome: Outcome, best_epoch: float) -> list[str]:
     run, run_dir = outcome.run, RunDir(outcome.run.workdir)
     accesses, starts = run_dir.test_accesses(), len(run_dir.starts())
     total = duration(run_dir.seconds_trained())
-    again = "" if starts == 1 else f" (start {starts}; total training time {total})"
+    start_note = "" if starts == 1 else f" (start {starts}; total training time {total})"
     times = {1: "once", 2: "twice"}.get(accesses, f"{accesses} times")
     return [
         f"Epoch {best_epoch:g} of {run.config.train.epochs:g}, chosen by "
         f"{run.config.checkpoint.metric} on validation; test accessed {times}.",
-        f"Took {duration(outcome.seconds)}{again} on {runtime.describe()}; processor: "
+        f"Took {duration(outcome.seconds)}{start_note} on {runtime.describe()}; processor: "
         f"{runtime.processor()}.",
         f"Figures: {run.workdir / 'figures'}; all scores: {run.workdir / 'summary.json'}",
     ]

@@ -100,8 +100,8 @@ class TrainState(struct.PyTreeNode):
 
     def with_zero_totals(self) -> "TrainState":
         """The same state with all sums 0, on the same devices."""
-        places = jax.tree.map(lambda x: x.sharding, self.totals)
-        return self.replace(totals=jax.device_put(Totals.zero(), places))
+        shardings = jax.tree.map(lambda x: x.sharding, self.totals)
+        return self.replace(totals=jax.device_put(Totals.zero(), shardings))
 
 
 class LoraState(TrainState):

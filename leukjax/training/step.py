@@ -135,7 +135,9 @@ def make_train_step(
     def train_steps(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         indices = {name: value for name, value in batch.items() if name != DEVICE_IMAGES}
         return jax.lax.scan(
-            lambda state, each: train_step(state, each | {DEVICE_IMAGES: batch[DEVICE_IMAGES]}),
+            lambda state, step_batch: train_step(
+                state, step_batch | {DEVICE_IMAGES: batch[DEVICE_IMAGES]}
+            ),
             state,
             indices,
         )
@@ -226,13 +228,13 @@ def _targets(
     class_weights: Float[Array, " c"],
 ) -> tuple[Target, ...]:
     """One target, or two with weights in proportion to share and class weight."""
-    own = class_weights[labels]
+    weights = class_weights[labels]
     if share is None:
-        return (Target(labels, jnp.ones(labels.shape), own / jnp.sum(own)),)
+        return (Target(labels, jnp.ones(labels.shape), weights / jnp.sum(weights)),)
     others = partners(labels)
-    own, other = share * own, (1 - share) * class_weights[others]
-    total = jnp.sum(own + other)
-    return Target(labels, share, own / total), Target(others, 1 - share, other / total)
+    weights, other = share * weights, (1 - share) * class_weights[others]
+    total = jnp.sum(weights + other)
+    return Target(labels, share, weights / total), Target(others, 1 - share, other / total)
 
 
 def _loss_function(

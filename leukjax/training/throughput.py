@@ -30,8 +30,8 @@ class ThroughputMeter:
         self._first: tuple[float, int] | None = None  # time and step after the first step
         self._since: tuple[float, int, float] = (0.0, 0, 0.0)  # time, step, seconds waited
 
-    def first_call_done(self, step: int, waited: float) -> None:
-        """Restarts the clock; call it when a compiled function has run for the first time."""
+    def restart(self, step: int, waited: float) -> None:
+        """Restarts the clock; called when a compiled function has run for the first time."""
         now = time.perf_counter()
         self._first = self._first or (now, step)
         self._since = (now, step, waited)

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from leukjax.predict.predictor import Predictor
 
 _OF_BATCH = ("image", "label")
-# Fields, besides the places of data, in which the processes of a run may differ, for instance
+# Fields, besides the paths of data, in which the processes of a run may differ, for instance
 # because their machines do.
 _OF_PROCESS = ("data.prefetch", "data.threads", "data.workers", "runtime.")
 
@@ -234,8 +234,8 @@ class Trainer:
         trainer = cls.__new__(cls)
         module = registry.model_from_config(config, classes, platform or jax.default_backend())
         size = config.data.image_size
-        found = python_parts.check_model(module, size, config.train.batch_size)
-        trainer._build(config, module, found, mesh, data)
+        num_outputs = python_parts.check_model(module, size, config.train.batch_size)
+        trainer._build(config, module, num_outputs, mesh, data)
         return trainer
 
     def _build(
@@ -655,8 +655,8 @@ def train(config: ConfigDict, folder: Path, *, score: Sequence[str] = ("val", "t
     runtime.start(config)
     stop = StopRequest()
     with distributed.ending_together(), _lock(folder):
-        places = [name for name in configs.path_fields() if name.startswith(("data.", "split."))]
-        distributed.check_same(config.to_dict(), "--config", ignore=(*_OF_PROCESS, *places))
+        paths = [name for name in configs.path_fields() if name.startswith(("data.", "split."))]
+        distributed.check_same(config.to_dict(), "--config", ignore=(*_OF_PROCESS, *paths))
         runtime.log_start()
         trainer = Trainer.from_config(config)
         assert trainer.data is not None

@@ -84,19 +84,19 @@ def mapped(source: Source, variables: Mapping[Any, Any], *, allow: str, new_head
     )
 
 
-def checked(found: Mapped, base: Mapping[Any, Any], path: Path) -> dict[Any, Any]:
+def checked(weights: Mapped, base: Mapping[Any, Any], path: Path) -> dict[Any, Any]:
     """Returns the values of a base.
 
     Raises:
       UserError: one of them is not in the file, and so would be random and frozen.
     """
-    missing = sorted("/".join(name[1:]) for name in base if name not in found.values)
+    missing = sorted("/".join(name[1:]) for name in base if name not in weights.values)
     if missing:
         raise UserError(
             f"optimizer.lora_rank: {path} has no {missing[0]}, which LoRA would freeze at random "
             "values; take weights of the whole model"
         )
-    return {name: found.values[name] for name in base}
+    return {name: weights.values[name] for name in base}
 
 
 def _note(sha256: str) -> Path:

@@ -86,7 +86,7 @@ class Lora:
                 jax.random.fold_in(key, number), (inputs, self.rank), jnp.float32, -bound, bound
             )
             trained[place + _B] = jnp.zeros((self.rank, *outputs), jnp.float32)
-        return tuple(traverse_util.unflatten_dict(each, sep="/") for each in (base, trained))
+        return tuple(traverse_util.unflatten_dict(part, sep="/") for part in (base, trained))
 
     def shapes(self, params: Any) -> tuple[Any, Any]:
         """Returns the shapes of what `split` returns, from those of the parameters."""

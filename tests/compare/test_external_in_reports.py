@@ -77,6 +77,7 @@ def test_external_tests_are_listed_beside_the_models(report):
         ("a", "city"),
         ("c (not compared here)", "village"),
     ]
+    assert {"by_image", "own", "drop"} <= set(results["external_tests"][0])
     table = (report / "tables" / "external.csv").read_text().splitlines()
     assert table[1].startswith("a,table (city),300,30,balanced accuracy,0.951,0.9,0.99,")
     assert table[1].endswith("-0.125,-0.25,0.01")

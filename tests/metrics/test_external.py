@@ -86,10 +86,10 @@ def test_means_are_over_the_classes_that_are_there():
     assert test.by_image["auroc"].value == pytest.approx(np.mean(aurocs))
     assert test.by_image["auroc"].low < np.mean(aurocs) < test.by_image["auroc"].high
     # The own test beside it: the same classes, and no image of the third.
-    assert set(test.own.predictions.labels) == {0, 2}
+    assert set(test.own_test.predictions.labels) == {0, 2}
     kept = own.take(own.labels != 1)
     recalls = [np.mean(kept.probabilities.argmax(1)[kept.labels == c] == c) for c in (0, 2)]
-    assert test.own.by_image["balanced_accuracy"].value == pytest.approx(np.mean(recalls))
+    assert test.own_test.by_image["balanced_accuracy"].value == pytest.approx(np.mean(recalls))
     assert test.at_own_prevalence["balanced_accuracy"].low is not None
     assert "No image of b" in str(test)
 

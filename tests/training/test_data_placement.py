@@ -93,8 +93,8 @@ def test_a_step_sees_the_images_of_its_batch(records, devices, shared):
         in_shardings=(batch_shardings(mesh, images.sharding),),
     )
     batches = Batches(records, ROWS, 8, training=True, seed=3)
-    feed = DevicePrefetcher(batches, mesh, 2, 9, device_images=images)
-    for step, batch in enumerate(feed, 2):
+    prefetcher = DevicePrefetcher(batches, mesh, 2, 9, device_images=images)
+    for step, batch in enumerate(prefetcher, 2):
         expected = batches.batch(step)
         np.testing.assert_array_equal(look(batch), expected.pop("image"))
         for name, value in expected.items():

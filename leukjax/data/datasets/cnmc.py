@@ -78,9 +78,9 @@ class Cnmc(FileDataset):
         notes = files.notes()
         placed, other = _place(files)
         if not placed:
-            found = ", ".join(file.location for file in other[:3])
+            listed = ", ".join(file.location for file in other[:3])
             raise UserError(
-                f"root: {root} is not laid out as C-NMC 2019: found {found}; expected {_EXPECTED}"
+                f"root: {root} is not laid out as C-NMC 2019: found {listed}; expected {_EXPECTED}"
             )
         if other:
             notes.append(f"{len(other):,} files belong to no part of C-NMC: {other[0].location}, …")

@@ -88,12 +88,12 @@ class Crops(Dataset):
         documents = _documents(self._files)
         if given:  # what names the classes may be in the root all the same
             documents = [d for d in documents if d.suffix in _NAMES] + _given(given)
-        found = reader.read_annotations(documents, fields, format)
-        if found.format == "points" and not size:
+        parsed = reader.read_annotations(documents, fields, format)
+        if parsed.format == "points" and not size:
             raise UserError("size: give the side of the window around a point, in pixels")
         self._margin, self._size = margin, size
         self._cells: dict[str, Cell] = {}
-        entries, classes = self._entries(fields, found, subject, label)
+        entries, classes = self._entries(fields, parsed, subject, label)
         self._field = FieldCache(self._decode)
         super().__init__(
             name="crops",
@@ -101,7 +101,7 @@ class Crops(Dataset):
             positive=positive,
             entries=entries,
             notes=[
-                *_notes(entries, classes, fields, found, bool(subject)),
+                *_notes(entries, classes, fields, parsed, bool(subject)),
                 *(Note(INFO, text) for text in self._files.notes()),
             ],
             background=find_background(self._sampled(entries))[0],
@@ -145,24 +145,24 @@ class Crops(Dataset):
         return decode(self._files.read(path), path)
 
     def _entries(
-        self, fields: list[File], found: Annotations, subject: str, label: str
+        self, fields: list[File], annotations: Annotations, subject: str, label: str
     ) -> tuple[list[Entry], tuple[str, ...]]:
-        used = [field for field in fields if found.cells.get(field.location)]
+        used = [field for field in fields if annotations.cells.get(field.location)]
         locations = [field.location for field in used]
         subjects = search("subject", subject, locations) if subject else locations
         labels = search("label", label, locations) if label else [""] * len(used)
         named: list[tuple[str, File, str, str]] = []
-        for field, of_field, own in zip(used, subjects, labels, strict=True):
-            for number, cell in enumerate(found.cells[field.location]):
-                if not (cell.label or own):
+        for field, of_field, field_label in zip(used, subjects, labels, strict=True):
+            for number, cell in enumerate(annotations.cells[field.location]):
+                if not (cell.label or field_label):
                     raise UserError(f"label: {cell.where} has no class: give a pattern that finds "
                                     "the class in the path of the field")  # fmt: skip
                 id = f"{field.location}#{number:04d}"
                 self._cells[id] = cell
-                named.append((id, field, cell.label or own, of_field))
+                named.append((id, field, cell.label or field_label, of_field))
         classes = _classes({name for _, _, name, _ in named})
         codes = {name: code for code, name in enumerate(classes)}
-        phases = {field.location: _phase(field, found) for field in used}
+        phases = {field.location: _phase(field, annotations) for field in used}
         entries = [
             Entry(id, field.path, codes[name], of_field, phases[field.location])
             for id, field, name, of_field in named
@@ -277,11 +277,11 @@ def _classes(labels: set[str]) -> tuple[str, ...]:
     return sort_labels(labels)
 
 
-def _phase(field: File, found: Annotations) -> str:
+def _phase(field: File, annotations: Annotations) -> str:
     """Returns the word that names the part of a field: in its COCO file's path, or in its own."""
     words = field.location.lower().split("/")[:-1]
-    if found.format == "coco":
-        words += re.findall("[a-z]+", found.origins[field.location].lower())
+    if annotations.format == "coco":
+        words += re.findall("[a-z]+", annotations.origins[field.location].lower())
     return next((word for word in reversed(words) if word in PART_NAMES), "")
 
 
@@ -289,18 +289,21 @@ def _notes(
     entries: list[Entry],
     classes: tuple[str, ...],
     fields: list[File],
-    found: Annotations,
+    annotations: Annotations,
     has_subjects: bool,
 ) -> list[Note]:
     counts = Counter(entry.label for entry in entries)
     per_class = ", ".join(f"{name} {counts[label]:,}" for label, name in enumerate(classes))
     used = len({entry.path for entry in entries})
     notes = [
-        Note(INFO, f"{len(entries):,} cells ({per_class}) of {used:,} fields, by {found.format}")
+        Note(
+            INFO,
+            f"{len(entries):,} cells ({per_class}) of {used:,} fields, by {annotations.format}",
+        )
     ]
     if used < len(fields):
         notes.append(Note(INFO, f"{len(fields) - used:,} images have no annotated cell"))
-    notes += [Note(WARNING, text) for text in found.unused]
+    notes += [Note(WARNING, text) for text in annotations.unused]
     if not has_subjects:
         notes.append(
             Note(WARNING, "the fields are the subjects, because no patients are given: if one has "

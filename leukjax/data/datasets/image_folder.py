@@ -1,7 +1,8 @@
 """ImageFolder: images in one folder per class.
 
-Every module of this folder is a data set: its name is the value of `data.name`, and `make` builds
-it from a config. A `FileDataset` like this one needs only an ``__init__``.
+Every module of this package defines one data set. The name of the module is a value of `data.name`,
+and its `make` builds the data set from a config. A subclass of `FileDataset`, such as this one,
+needs only an ``__init__``.
 """
 
 import csv
@@ -39,65 +40,80 @@ class ImageFolder(FileDataset):
         positive: str = "",
         bad_images: str = "error",
     ) -> None:
-        """Lists ROOT/CLASS/…/IMAGE, in folders or in one zip, in any supported image format.
+        """Lists ROOT/CLASS/IMAGE, with or without folders between CLASS and IMAGE.
 
-        Classes are the names of the folders, sorted; ids are the paths below the root. A few
-        images, evenly spaced, are decoded to find the background. Regular expressions are searched
-        in the path below the root, and what their first parenthesis matches is the value.
+        Classes are the names of the folders, sorted. The id of an image is its path below the root,
+        where a zip counts as a folder. A few images, evenly spaced, are decoded to find out whether
+        the background is black or bright. A regular expression is searched in the path below the
+        root; its first group is the value.
 
         Args:
-          root: a folder or a zip.
-          subject: regular expression of the subject (the patient, or whatever must stay on one side
-            of a split). Give this or `subject_csv`; with neither each image is its own subject.
+          root: a folder or a zip of images in any supported format.
+          subject: regular expression of the subject (the patient): all images of a subject are in
+            one part of a split. Give this or `subject_csv`; with neither, each image is its own
+            subject.
           subject_csv: table with the columns path, subject; relative to the working directory or to
             the root.
           label: regular expression of the class, instead of the folder.
-          part: regular expression of the part of the published split: train, val, test, or another
-            name of `leukjax.data.parts.PART_NAMES`. With train and test these are the official
-            parts.
+          part: regular expression of the part of the published split. Names of parts are those of
+            `leukjax.data.parts.PART_NAMES`, those whose first word is one of them (train_set), and
+            those that begin with test. If both train and test occur, this is the official split.
+            The class is the first folder all the same, unless `label` is given.
           part_from: "folder": the folders below the root are the parts, and classes the folders in
-            them: ROOT/train/CLASS/…/IMAGE. Names that begin with test are test.
+            them: ROOT/train/CLASS/IMAGE.
           source: regular expression of the source (hospital, scanner), for scores by subgroup.
-          positive: class of precision, recall and F1. Default: the second of two; none if there are
-            more than two classes.
+          positive: class for precision, recall and F1. Default: the second class if there are two,
+            else none.
           bad_images: "error" stops at an image that cannot be decoded, "skip" leaves it out.
 
         Raises:
-          ValueError: both `subject` and `subject_csv`, or both `part` and `part_from`; a root that
-            does not hold one folder per class (it may be a level too high: train, val and test, or
-            folds); a class without images; an image without a subject, class or part; an unknown
-            part; a table with missing, repeated or unknown rows.
+          UserError: a ValueError; its message starts with the name of the argument. Both `subject`
+            and `subject_csv` are given, or both `part` and `part_from`; a regular expression is
+            malformed or has no group; the root does not hold one folder per class (it may be a
+            level too high, and hold train, val and test, or folds); a class has no image; an image
+            has no subject, class or part; a part is unknown; a row of the table is missing,
+            repeated or unknown.
         """
         root, subject_csv = os.fspath(root), os.fspath(subject_csv)
         if subject and subject_csv:
             raise UserError("subject_csv: give either this or subject, not both")
         files = Files(root)
-        images = [file for file in files.files if file.suffix != ".csv"]  # it lists both
+        images = [file for file in files.files if file.suffix != ".csv"]  # `Files` lists both
         if subject_csv:
             subject_csv = os.fspath(_csv_path(subject_csv, files.root))
+        # Paths below the root, with a zip as a folder; `path` of a file is "zip!member".
         locations = [file.location for file in images]
         parts, below = _parts(locations, part, part_from)
         if label:
             labels = search("label", label, locations)
         else:
             levels.check_names(below, root)
-            labels = _class_folders(locations, below, set() if part_from else files.folders, root)
+            # Folders below the root that hold no image; with `part_from` they are not classes.
+            folders = set() if part_from else files.folders
+            labels = _class_folders(locations, below, folders, root)
         classes = _classes(labels, root)
         subjects, origin = _subjects(locations, subject, subject_csv)
         warnings = []
         if not label:
-            owners = {path: subjects[place] for path, place in zip(below, locations, strict=True)}
-            warnings = levels.check_sub_folders(below, owners, positive, root)
+            # Equal paths in two parts share an entry, which this check of the layout allows.
+            pairs = zip(below, locations, strict=True)
+            subject_of_path = {path: subjects[location] for path, location in pairs}
+            warnings = levels.check_sub_folders(below, subject_of_path, positive, root)
         index = {name: number for number, name in enumerate(classes)}
         entries = [
-            # The id is the path with a zip as a folder.
-            Entry(file.location, file.path, index[name], subjects[file.location], phase)
+            Entry(
+                id=file.location,
+                path=file.path,
+                label=index[name],
+                subject=subjects[file.location],
+                phase=phase,  # the name of the part in the path, for instance Training
+            )
             for file, name, phase in zip(images, labels, parts, strict=True)
         ]
-        background, share = find_background(sampled_images(files, images))
+        background, black_share = find_background(sampled_images(files, images))
         texts = [
             *_texts(entries, classes, origin, positive),
-            f"background: {background} ({share:.0%} of the border pixels are exactly black)",
+            f"background: {background} ({black_share:.0%} of the border pixels are exactly black)",
             *files.notes(),
         ]
         sources = search("source", source, locations) if source else []
@@ -112,6 +128,7 @@ class ImageFolder(FileDataset):
             official_parts=official_parts(parts),
             attributes={"source": dict(zip(locations, sources, strict=True))} if source else {},
             bad_images=bad_images,
+            # A run records these, so that its config builds the same data set again.
             config_fields={
                 "data.root": str(files.root.absolute()),
                 "data.subject_pattern": subject,
@@ -127,11 +144,11 @@ class ImageFolder(FileDataset):
         )
 
 
-@names_config_fields
+@names_config_fields  # an error that starts with "part:" then starts with "data.part_pattern:"
 def make(data: ConfigDict) -> ImageFolder:
     """Returns the data set of the `data` section of a config.
 
-    `make_dataset`, which calls this, sets ``bad_images``.
+    ``bad_images`` is not passed: `make_dataset`, which calls this, sets it for every data set.
     """
     return ImageFolder(
         data.root,
@@ -146,11 +163,11 @@ def make(data: ConfigDict) -> ImageFolder:
 
 
 def _parts(locations: list[str], expression: str, part_from: str) -> tuple[list[str], list[str]]:
-    """Returns the part of each image ("" = none), and its path below the folder of the part."""
+    """Returns each image's part as its path names it ("" = none), and its path below that part."""
     if expression and part_from:
         raise UserError("part: give either this or part_from, not both")
     if part_from not in ("", "folder"):
-        raise ValueError(f'part_from: {part_from!r} is neither "" nor "folder"')
+        raise UserError(f'part_from: {part_from!r} is neither "" nor "folder"')
     if not expression and not part_from:
         return [""] * len(locations), locations
     if expression:
@@ -163,7 +180,8 @@ def _parts(locations: list[str], expression: str, part_from: str) -> tuple[list[
         names = ", ".join(unknown[:3])
         raise UserError(
             f"{'part' if expression else 'part_from'}: no part is called {names}; parts are "
-            f"{', '.join(PART_NAMES)}, or begin with test: rename or remove it"
+            f"{', '.join(PART_NAMES)}, alone or as the first word, or begin with test: "
+            "rename or remove it"
         )
     return parts, below
 
@@ -171,7 +189,7 @@ def _parts(locations: list[str], expression: str, part_from: str) -> tuple[list[
 def _class_folders(
     locations: list[str], below: list[str], folders: set[str], root: str
 ) -> list[str]:
-    """Returns the name of the folder of each image's class, after checking the layout."""
+    """Returns the class of each image, which is the first folder of its path; checks the layout."""
     expected = f"expected {root}/{'' if below is locations else '<part>/'}<class>/…/<image>"
     pairs = zip(locations, below, strict=True)
     loose = [location for location, path in pairs if "/" not in path]
@@ -181,7 +199,7 @@ def _class_folders(
             "images): move it into one, remove it, or give the folder above as the root"
         )
     labels = [path.split("/", 1)[0] for path in below]
-    # Members of a zip have a location below it, as if it were a folder.
+    # A zip below the root counts as a folder, but is no class.
     zips = sorted(name for name in set(labels) if name.lower().endswith(".zip"))
     if zips:
         raise UserError(
@@ -211,8 +229,8 @@ def _texts(entries: list[Entry], classes: tuple[str, ...], origin: str, positive
     """Returns notes on the images, subjects, parts and classes."""
     counts = Counter(entry.label for entry in entries)
     per_class = ", ".join(f"{name} {counts[label]:,}" for label, name in enumerate(classes))
-    number = len({entry.subject for entry in entries})
-    texts = [f"{len(entries):,} images ({per_class}) of {number:,} subjects, {origin}"]
+    subjects = len({entry.subject for entry in entries})
+    texts = [f"{len(entries):,} images ({per_class}) of {subjects:,} subjects, {origin}"]
     phases = Counter(entry.phase for entry in entries if entry.phase)
     if phases:
         named = (f"{name} ({count:,}) is {part_of(name)}" for name, count in phases.items())
@@ -225,7 +243,7 @@ def _texts(entries: list[Entry], classes: tuple[str, ...], origin: str, positive
 def _subjects(locations: list[str], expression: str, table: str) -> tuple[dict[str, str], str]:
     """Returns the subject of each image by its location, and where the subjects come from."""
     if table:
-        return _from_csv(table, locations), f"read from {table}"
+        return _from_csv(Path(table), locations), f"read from {table}"
     if not expression:
         origin = "each image its own, because no subjects are given: scores may be too high"
         return {location: location for location in locations}, origin
@@ -234,15 +252,15 @@ def _subjects(locations: list[str], expression: str, table: str) -> tuple[dict[s
 
 
 def _csv_path(name: str, root: Path) -> Path:
+    """Returns the absolute path of the CSV: in the working directory, else below the root."""
     path = Path(native(name)).expanduser()
     if not path.is_file() and (root / path).is_file():
         path = root / path
     return path.absolute()
 
 
-def _from_csv(name: str, locations: list[str]) -> dict[str, str]:
+def _from_csv(path: Path, locations: list[str]) -> dict[str, str]:
     """Returns the subject of each image from a CSV with the columns path, subject."""
-    path = Path(name)
     try:
         reader = csv.DictReader(
             io.StringIO(read_text(path, MAX_TABLE_BYTES), newline=""), strict=True
@@ -251,7 +269,7 @@ def _from_csv(name: str, locations: list[str]) -> dict[str, str]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"subject_csv: {name} cannot be read ({reason}): give a CSV with the columns "
+            f"subject_csv: {path} cannot be read ({reason}): give a CSV with the columns "
             "path,subject"
         ) from error
     header = reader.fieldnames or []
@@ -278,6 +296,7 @@ def _from_csv(name: str, locations: list[str]) -> dict[str, str]:
     missing = sorted(known - set(subjects))
     if missing:
         raise UserError(
-            f"subject_csv: {path} has no row for {missing[0]} ({len(missing):,} images): add them"
+            f"subject_csv: {path} has no row for {missing[0]} ({len(missing):,} images have none): "
+            "add their rows"
         )
     return subjects

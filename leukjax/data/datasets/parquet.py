@@ -176,21 +176,21 @@ def _shards(root: Path) -> dict[str, str]:
     try:
         if not root.is_dir():
             return {root.name: str(root)}
-        found = {}
+        paths = {}
         for folder, folders, names in os.walk(root):
             folders[:] = [name for name in folders if not hidden(name)]
             for name in names:
                 if name.lower().endswith(".parquet") and not hidden(name):
                     path = os.path.join(folder, name)
-                    found[os.fsencode(os.path.relpath(path, root)).decode()] = path
+                    paths[os.fsencode(os.path.relpath(path, root)).decode()] = path
     except UnicodeDecodeError as error:
         raise UserError(f"root: {root}: the name of a file is not UTF-8: rename it") from error
-    if not 1 <= len(found) <= MAX_SHARDS:
+    if not 1 <= len(paths) <= MAX_SHARDS:
         raise UserError(
-            f"root: {root} holds {len(found):,} .parquet files; give a folder with 1 to "
+            f"root: {root} holds {len(paths):,} .parquet files; give a folder with 1 to "
             f"{MAX_SHARDS:,}, or a file"
         )
-    return dict(sorted(found.items()))
+    return dict(sorted(paths.items()))
 
 
 def _read(
