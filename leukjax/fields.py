@@ -148,7 +148,7 @@ class Choice(Field):
 
     def check(self, value: Any, name: str) -> None:
         if value not in self.values:
-            # "custom" is recorded for what was given in Python; nobody can choose it.
+            # "custom" is recorded for what was given in Python; no one can choose it.
             known = [str(choice) for choice in self.values if choice != "custom"]
             close = difflib.get_close_matches(str(value), known, n=1)
             guess = f"; did you mean {close[0]}?" if close else ""
