@@ -38,7 +38,7 @@ smoke: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'smoke and not slow'
 
 proofs: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'slow and not long' --durations=0
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'slow and not long' --durations=0 -rs --no-fold-skipped
 
 long: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m long --durations=0

@@ -2,7 +2,9 @@
 
 import json
 import os
+import random
 import shutil
+import time
 from pathlib import Path
 
 # Before JAX is first imported by a test: devices cannot be added later. Commands that tests start
@@ -15,6 +17,41 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import pytest  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# XLA compiles the small programs of tests in half the time with these. jax 0.11 has no fusion
+# emitters to switch off, and XLA ends a process that names an unknown flag.
+FAST_COMPILATION = [
+    "--xla_backend_optimization_level=0",
+    *(["--xla_cpu_use_fusion_emitters=false"] if jax.__version_info__ < (0, 11) else []),
+]
+
+
+def pytest_configure(config):
+    """Quick tests, and the commands they start, compile fast; slow ones compile as users do."""
+    if "not slow" in config.option.markexpr:
+        os.environ.setdefault("XLA_FLAGS", " ".join(FAST_COMPILATION))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Skips slow tests after PROOFS_UNTIL, in seconds since 1970, which CI sets."""
+    until = float(os.environ.get("PROOFS_UNTIL", "inf"))
+    if item.get_closest_marker("slow") and time.time() > until:
+        pytest.skip("no time was left for it in CI: run `make proofs`")
+
+
+def pytest_collection_modifyitems(items):
+    """Where slow tests may be skipped, each run begins with other modules."""
+    if until := os.environ.get("PROOFS_UNTIL"):
+        rank = {path: random.Random(f"{until} {path}").random() for path in {i.path for i in items}}
+        items.sort(key=lambda item: rank[item.path])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_compiled_functions_are_kept():
+    """Without this the functions of all modules fill the memory, and each compilation is slower."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 from base64 import b64decode
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -14,15 +15,18 @@ from mkdocs.structure.files import File
 from nbclient import NotebookClient
 
 TUTORIALS = Path(__file__).resolve().parents[1] / "tutorials"
+AT_ONCE = 2  # a notebook waits for its steps to compile, on one core
 _TERMINAL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def on_files(files, config):
     """Adds a page, and the figures of its cells, for each notebook."""
-    for path in sorted(TUTORIALS.glob("*.ipynb")):
-        notebook = nbformat.read(path, as_version=4)
-        if config.extra["execute_notebooks"]:
-            execute(notebook, path.name)
+    paths = sorted(TUTORIALS.glob("*.ipynb"))
+    notebooks = [nbformat.read(path, as_version=4) for path in paths]
+    if config.extra["execute_notebooks"]:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(execute, notebooks, [path.name for path in paths]))
+    for path, notebook in zip(paths, notebooks, strict=True):
         text, figures = as_markdown(notebook, path.stem)
         files.append(File.generated(config, f"tutorials/{path.stem}.md", content=text))
         for name, data in figures.items():
@@ -35,7 +39,7 @@ def execute(notebook: nbformat.NotebookNode, name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         print(f"executing {name}", flush=True)
-        client = NotebookClient(notebook, timeout=300, kernel_name="python3")
+        client = NotebookClient(notebook, timeout=600, kernel_name="python3")
         client.execute(cwd=folder)
 
 

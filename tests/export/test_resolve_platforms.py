@@ -25,7 +25,16 @@ def primitives(jaxpr: core.Jaxpr) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("family", [*SMALL, pytest.param("vit", marks=pytest.mark.slow)])
+_SLOW = ("bit", "vit")
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        *(name for name in SMALL if name not in _SLOW),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in _SLOW),
+    ],
+)
 def test_the_same_logits_without_a_choice(family: str):
     module = create_model(family, 3, **SMALL.get(family, {}))
     images = np.random.default_rng(1).normal(size=(2, 32, 32, 3)).astype(np.float32)

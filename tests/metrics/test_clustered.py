@@ -62,7 +62,7 @@ def test_weights_are_repetitions(classes, ties):
     """Each statistic under weights equals the plain score of the images repeated so often."""
     labels, p, groups = random_predictions(0, classes, ties)
     data = clustered.group(labels, p, groups)
-    weights = np.random.default_rng(1).integers(0, 3, (20, data.groups))
+    weights = np.random.default_rng(1).integers(0, 3, (8, data.groups))
     names = [str(i) for i in range(classes)]
     for name in ("loss", "brier", "auroc", *confusion.NAMES):
         result = clustered.statistic(name, data, 1)(weights)

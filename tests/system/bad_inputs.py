@@ -210,7 +210,7 @@ def table_missing(folder: Path) -> dict:
     return {"data.root": folder / "data", "data.subject_csv": "none.csv"} | NO_PATTERN
 
 
-@case(r"data\.subject_csv: .* has no row for blast/p00_0\.png \(1 images\): add them")
+@case(r"data\.subject_csv: .* has no row for blast/p00_0\.png \(1 such images\): add their rows")
 def table_with_a_missing_row(folder: Path) -> dict:
     return subjects(folder, lambda text: text.replace("blast/p00_0.png,p00\n", ""))
 

@@ -51,7 +51,11 @@ def streamed(train):
     return train("none", {"data.cache": "none"})
 
 
-@pytest.mark.parametrize("changes", [{"data.cache": "host"}, DEVICE], ids=str)
+# A step that takes its images from device memory is another program. It gives the same bits as users
+# compile it, and other ones with the flags of tests/conftest.py: hence the slow tests.
+@pytest.mark.parametrize(
+    "changes", [{"data.cache": "host"}, pytest.param(DEVICE, marks=pytest.mark.slow)], ids=str
+)
 def test_all_modes_end_with_the_same_bits(train, streamed, changes):
     other = train("-".join(map(str, changes.values())), changes)
     assert_same_bits(streamed, other)
@@ -66,6 +70,7 @@ def test_shared_by_eight_devices_is_the_same_as_whole_on_each(train):
     assert_same_bits(whole, shared)
 
 
+@pytest.mark.slow
 def test_stopped_between_two_checkpoints_and_gone_on_in_other_modes(train, streamed, monkeypatch):
     original = MetricWriter.step
     said = []

@@ -153,9 +153,8 @@ def _cells(root, folder, every):
     return folder
 
 
-@pytest.mark.parametrize(
-    ("every", "width"), [(3, 8), pytest.param(1, 32, marks=[pytest.mark.slow, pytest.mark.long])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("every", "width"), [(3, 8), pytest.param(1, 32, marks=pytest.mark.long)])
 def test_the_simple_cnn_tells_the_cells_of_bccd_apart(shared, tmp_path, cache, every, width):
     workdir = tmp_path / "run"
     root = _cells(shared / "data" / "bccd_cells", tmp_path / "cells", every)

@@ -78,8 +78,13 @@ def whole(tmp_path_factory, cache):
             "before the first checkpoint", MID_EPOCH.format(step=1), (1,), marks=pytest.mark.slow
         ),
         pytest.param("during a save", DURING_SAVE.format(step=8), (2,), marks=pytest.mark.slow),
-        ("between commit and checksums", BEFORE_CHECKSUMS.format(step=12), (2, 3, 4)),
-        ("while test is scored", DURING_TEST, (0,)),
+        pytest.param(
+            "between commit and checksums",
+            BEFORE_CHECKSUMS.format(step=12),
+            (2, 3, 4),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("while test is scored", DURING_TEST, (0,), marks=pytest.mark.slow),
     ],
 )
 def test_killed_and_started_again(tmp_path, cache, whole, name, patch, repeated):

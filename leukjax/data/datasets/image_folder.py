@@ -296,7 +296,7 @@ def _from_csv(path: Path, locations: list[str]) -> dict[str, str]:
     missing = sorted(known - set(subjects))
     if missing:
         raise UserError(
-            f"subject_csv: {path} has no row for {missing[0]} ({len(missing):,} images have none): "
+            f"subject_csv: {path} has no row for {missing[0]} ({len(missing):,} such images): "
             "add their rows"
         )
     return subjects
