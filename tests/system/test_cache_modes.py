@@ -51,8 +51,8 @@ def streamed(train):
     return train("none", {"data.cache": "none"})
 
 
-# A step that takes its images from device memory is another program. It gives the same bits as users
-# compile it, and other ones with the flags of tests/conftest.py: hence the slow tests.
+# A step that takes its images from device memory is another program. Its bits are the same as
+# users compile it, but not with the flags of tests/conftest.py: hence the slow tests.
 @pytest.mark.parametrize(
     "changes", [{"data.cache": "host"}, pytest.param(DEVICE, marks=pytest.mark.slow)], ids=str
 )
