@@ -45,8 +45,10 @@ def make_config(spec: dict[str, Any]) -> ConfigDict:
 
 
 def make_trainer(spec: dict[str, Any]) -> Trainer:
-    """Returns the trainer of a spec."""
-    return Trainer.from_config(make_config(spec), num_classes=2)
+    """Returns the trainer of a spec; sets up this process as the commands do."""
+    config = make_config(spec)
+    runtime.start(config)  # before the trainer, which looks for devices
+    return Trainer.from_config(config, num_classes=2)
 
 
 def make_batch(count: int, size: int) -> dict[str, np.ndarray]:
@@ -63,7 +65,6 @@ def make_batch(count: int, size: int) -> dict[str, np.ndarray]:
 def prepare(spec: dict[str, Any]) -> tuple[dict[str, Any], Round]:
     """Compiles the training step or the prediction, warms up."""
     trainer = make_trainer(spec)
-    runtime.start(trainer.config)
     batch = make_batch(spec["batch"], spec["image_size"])
     spread = sharding.batch_sharding(trainer.mesh)
     held = [trainer.init_state()]

@@ -20,7 +20,7 @@ import contender_leukjax
 import jax
 from absl import app, flags
 
-from leukjax import runtime, sharding
+from leukjax import sharding
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("model", "resnet50", list(contender_leukjax.MODELS), "which model")
@@ -47,7 +47,6 @@ def trace(
 ) -> tuple[dict[str, tuple[float, int]], str, int, float]:
     """Returns events of about `seconds`, the program, number of steps, seconds per step."""
     trainer = contender_leukjax.make_trainer(spec)
-    runtime.start(trainer.config)
     state = trainer.init_state()
     batch = contender_leukjax.make_batch(spec["batch"], spec["image_size"])
     batch = sharding.put(batch, sharding.batch_sharding(trainer.mesh))
