@@ -127,7 +127,7 @@ def test_subjects_by_csv(root, tmp_path, inside):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (table(list(ROWS.items())[1:]), r"no row for blast/p1_c\.JPG \(1 images"),
+        (table(list(ROWS.items())[1:]), r"no row for blast/p1_c\.JPG \(1 such images"),
         (table([*ROWS.items(), ("blast/p1_c.JPG", "Z")]), "line 7: .* has two rows"),
         (table([*ROWS.items(), ("blast/none.png", "Z")]), "blast/none.png is not an image"),
         (table([*ROWS.items(), ("blast/none.png", "")]), "lacks a value"),
