@@ -274,6 +274,7 @@ def main(_: list[str]) -> None:
     from leukjax.report.style import save
 
     logging.set_verbosity(logging.ERROR)
+    runtime.hold_memory()  # before JAX looks for devices, which loading a run does
     pairs, output = draw(FLAGS.images, FLAGS.seed), Path(FLAGS.output)
     pointed, deleted, shuffled = {}, {}, {}
     for folder in FLAGS.workdir:

@@ -33,6 +33,9 @@ def main(_: list[str]) -> None:
     """Measures, prints, appends the rows."""
     import jax
 
+    from leukjax import runtime
+
+    runtime.hold_memory()  # before JAX looks for devices
     with tempfile.TemporaryDirectory() as folder:
         weights = write_weights(Path(folder) / "weights.safetensors")
         methods = {FULL: {}, f"lora {FLAGS.rank}": {"optimizer.lora_rank": FLAGS.rank},

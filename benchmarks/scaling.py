@@ -213,7 +213,7 @@ def prepare_pipeline(spec: dict[str, Any]) -> tuple[dict[str, Any], harness.Roun
     import jax
     from synthetic import Synthetic
 
-    from leukjax import config, sharding
+    from leukjax import config, runtime, sharding
     from leukjax.data import duplicates, split
     from leukjax.training.trainer import Trainer
 
@@ -229,6 +229,7 @@ def prepare_pipeline(spec: dict[str, Any]) -> tuple[dict[str, Any], harness.Roun
         "model.norm_batch": spec.get("norm_batch", 0),
     }
     settings = config.load("cnn", fields)
+    runtime.start(settings)  # before the mesh, which looks for devices
     rows = split.make_split(records.manifest, "subject", 0, 5, 0).rows("train")
     split_at = time.perf_counter()
     duplicates.near_duplicates(records.manifest)

@@ -48,7 +48,7 @@ def train(
     """Trains from step `start` to the end, and saves the last state.
 
     Args:
-      run: what the loop needs besides.
+      run: config, data and compiled functions of the run.
       state: the state after `start` updates. It is donated: do not use it afterwards.
       start: number of updates done.
       checkpoints: of the run.
@@ -97,7 +97,7 @@ def train(
                 state = state.with_zero_totals()  # the next training averages begin here
             if save:
                 with meter.paused():
-                    # `saved` leaves out frozen base parameters, which the run's source has.
+                    # {}: no metadata. `saved` leaves out the parameters that LoRA freezes.
                     checkpoints.save(step, state.saved, {}, score)
                     run.notify("checkpoint", step, {"score": score})
             trace.before(step, state)  # waits for the state where a trace starts or ends
