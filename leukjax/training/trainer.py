@@ -49,6 +49,7 @@ from leukjax.training.run import Callback, Metric, Outcome, Run
 from leukjax.training.state import TrainState
 from leukjax.training.step import Augmentation, Batch, Loss, Metrics, StepOptions
 from leukjax.training.training_data import GivenBatches, TrainingData, make_batches
+from leukjax.weights.lora import Lora
 
 if TYPE_CHECKING:
     from leukjax.data.dataset import Dataset, Subset
@@ -74,6 +75,7 @@ _ARGUMENTS = {
     "loss.name": "loss",
     "loss.class_weights": "class_weights",
     "optimizer.freeze": "freeze",
+    "optimizer.lora_rank": "lora_rank",
     "init.weights": "weights",
     "--config.seed": "seed",
 }
@@ -117,6 +119,7 @@ class Trainer:
         accumulate: int = 1,
         ema_decay: float = 0.0,
         freeze: str = "",
+        lora_rank: int = 0,
         eval_every: str = "1 epochs",
         checkpoint_metric: str = "balanced_accuracy",
         metrics: Mapping[str, Metric] | None = None,
@@ -149,6 +152,8 @@ class Trainer:
           ema_decay: moving average of the parameters, which is then evaluated; 0: none.
           freeze: regular expression over paths of parameters ("stem/conv/kernel"); those that it
             matches are not trained.
+          lora_rank: rank of the updates of LoRA (`leukjax.weights.lora`, which also says what is
+            trained), for a transformer with `weights`; 0: no LoRA.
           eval_every: duration between two validations, as "1 epochs" or "200 steps".
           checkpoint_metric: validation score that chooses the best checkpoint.
           metrics: functions of labels int[n] and probabilities float32[n, c] that return a number,
@@ -177,6 +182,7 @@ class Trainer:
             "train.ema_decay": ema_decay,
             "train.eval_every": eval_every,
             "optimizer.freeze": freeze,
+            "optimizer.lora_rank": lora_rank,
             "checkpoint.metric": checkpoint_metric,
             "loss.name": CUSTOM if callable(loss) else loss,
             "loss.class_weights": _numbers(class_weights, "class_weights"),
@@ -196,8 +202,9 @@ class Trainer:
         configs.check(config)
         hyperparameters.check_given(config, num_classes)
         params = pretrained.shapes(model, image_size)["params"]
+        _, trained = Lora.of(config.optimizer).shapes(params)
         python: dict[str, Any] = {
-            "optimizer": optimizers.from_optax(optimizer or _DEFAULT_OPTIMIZER, params)
+            "optimizer": optimizers.from_optax(optimizer or _DEFAULT_OPTIMIZER, trained)
         }
         python |= {"loss": loss} if callable(loss) else {}
         python |= {"augment": augment} if callable(augment) else {}

@@ -58,3 +58,26 @@ def test_bfloat16_is_as_close_to_the_truth_as_the_definition(inputs):
             assert actual.dtype == jnp.bfloat16
             actual = actual.astype(jnp.float32)
             np.testing.assert_allclose(actual, expected, rtol=0.1, atol=0.1)
+
+
+def test_blocks_of_images_change_nothing(monkeypatch):
+    rng = np.random.default_rng(0)
+    arrays = [jnp.asarray(rng.normal(size=(8, 33, 2, 8)), jnp.float32) for _ in range(4)]
+    *inputs, gradient = arrays
+    blocks = []
+    for name in ("_forward", "_gradients"):
+        function = getattr(attention, name)
+        monkeypatch.setattr(
+            attention, name, lambda *x, call=function: blocks.append(x[0].shape) or call(*x)
+        )
+    whole = attention.forward(*inputs)
+    whole += attention.gradients(*inputs, whole[1], gradient)
+    assert blocks == [(8, 33, 2, 8)] * 2
+    monkeypatch.setattr(attention.jax, "device_count", lambda: 1)
+    monkeypatch.setattr(attention, "_WORTH_DIVIDING", 0)
+    blocks.clear()
+    divided = attention.forward(*inputs)
+    divided += attention.gradients(*inputs, divided[1], gradient)
+    assert blocks == [(2, 33, 2, 8)] * 8
+    for actual, expected in zip(divided, whole, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-6)

@@ -7,12 +7,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import traverse_util
 from safetensors.numpy import save_file
 
+from leukjax import Arrays, Trainer, load, split_by_group
 from leukjax import config as configs
-from leukjax import load
 from leukjax.checkpoints import reader
 from leukjax.data.datasets import make_dataset
 from leukjax.errors import UserError
@@ -153,3 +154,41 @@ def test_a_run_with_lora_is_no_file_of_weights(place, tmp_path):
     changes = {"init__weights": str(place / "run"), "optimizer__lora_rank": 0}
     with pytest.raises(UserError, match="is a run with LoRA"):
         train(settings(place, **changes), tmp_path / "run")
+
+
+def test_a_trainer_in_python_trains_the_updates_alone(place, tmp_path):
+    pixels = np.stack(images(48))
+    brightness = pixels.mean((1, 2, 3))
+    data = Arrays(pixels, (brightness > np.median(brightness)).astype(int))
+    trainer = Trainer(
+        create_model("vit", 2),
+        optimizer=optax.adam(1e-2),
+        weights=place / "base",
+        lora_rank=2,
+        image_size=16,
+        batch_size=16,
+        epochs=2,
+    )
+    split = split_by_group(data, seed=0)
+    trainer.fit(split.train, split.val, workdir=tmp_path / "run")
+    saved = checkpoint(tmp_path / "run")
+    updates = {path for path in saved if path.endswith(("lora_a", "lora_b"))}
+    assert set(saved) - updates == {"head/kernel", "head/bias"}
+    assert all(np.any(saved[path]) for path in updates)
+    probabilities = load(tmp_path / "run").predict(images())
+    assert probabilities.shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "message"),
+    [
+        ("vit", "", "lora_rank=2: random weights would be frozen; give weights=FILE"),
+        ("cnn", "base", "lora_rank=2: the model has no attn/qkv"),
+    ],
+)
+def test_a_trainer_in_python_names_its_argument(place, name, weights, message):
+    file = place / weights if weights else ""
+    with pytest.raises(ValueError, match=message):
+        Trainer(create_model(name, 2), weights=file, lora_rank=2, image_size=16).init_state(
+            steps_per_epoch=1
+        )

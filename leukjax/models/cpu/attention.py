@@ -3,9 +3,13 @@
 Left to itself, XLA:CPU chooses a layout for the products in which they read columns, and is five
 times slower at 197 tokens. Here heads stand before tokens, so that every product reads whole rows,
 and rows are divided by their sums after the second product, which is a third of the divisions.
-docs/development/tried.md has the measurements.
+XLA:CPU computes the products of a batch one after the other, in one thread; those of four blocks of
+images run at the same time. docs/development/tried.md has the measurements.
 """
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -24,15 +28,8 @@ def forward(query: Heads, key: Heads, value: Heads) -> tuple[Heads, Float[Array,
     Returns:
       The mixed values, and the weights.
     """
-    query, key, value = (_heads_first(x) for x in (query, key, value))
-    scores = lax.optimization_barrier(jnp.einsum("nhqd,nhkd->nhqk", query, key))
-    scores = scores.astype(jnp.float32)
-    weights = jnp.exp(scores - scores.max(-1, keepdims=True))
-    weights = lax.optimization_barrier(weights)
-    inverse = 1 / weights.sum(-1, keepdims=True)
-    mixed = jnp.einsum("nhqk,nhkd->nhqd", weights.astype(value.dtype), value)
-    mixed = lax.optimization_barrier(mixed) * inverse.astype(value.dtype)
-    return mixed.swapaxes(1, 2), weights * inverse
+    mixed, weights = _in_blocks(_forward, query, key, value)
+    return mixed, weights
 
 
 def gradients(
@@ -47,8 +44,45 @@ def gradients(
       weights: the second result of `forward`.
       gradient: with respect to the first one.
     """
+    by_query, by_key, by_value = _in_blocks(_gradients, query, key, value, weights, gradient)
+    return by_query, by_key, by_value
+
+
+_BLOCKS = 4
+_WORTH_DIVIDING = 1e8  # FLOPs of one product; smaller ones gain nothing
+
+
+def _in_blocks(function: Callable[..., tuple[Array, ...]], *arrays: Array) -> list[Array]:
+    """Returns the results of a function that treats images one by one, from blocks of them."""
+    images, tokens, heads, features = arrays[0].shape
+    # Several devices share the images, and a block of them would have to be gathered. A batch of
+    # symbolic size (in an export) is not divided either.
+    divides = jax.device_count() == 1 and isinstance(images, int) and images % _BLOCKS == 0
+    if not divides or 2 * images * heads * tokens**2 * features < _WORTH_DIVIDING:
+        return list(function(*arrays))
+    blocks = zip(*(jnp.split(array, _BLOCKS) for array in arrays), strict=True)
+    results = [function(*block) for block in blocks]
+    return [jnp.concatenate(parts) for parts in zip(*results, strict=True)]
+
+
+def _forward(query: Array, key: Array, value: Array) -> tuple[Array, Array]:
+    query, key, value = (_heads_first(x) for x in (query, key, value))
+    scores = lax.optimization_barrier(jnp.einsum("nhqd,nhkd->nhqk", query, key))
+    scores = scores.astype(jnp.float32)
+    weights = jnp.exp(scores - scores.max(-1, keepdims=True))
+    weights = lax.optimization_barrier(weights)
+    inverse = 1 / weights.sum(-1, keepdims=True)
+    mixed = jnp.einsum("nhqk,nhkd->nhqd", weights.astype(value.dtype), value)
+    mixed = lax.optimization_barrier(mixed) * inverse.astype(value.dtype)
+    return mixed.swapaxes(1, 2), weights * inverse
+
+
+def _gradients(
+    query: Array, key: Array, value: Array, weights: Array, gradient: Array
+) -> tuple[Array, Array, Array]:
     dtype = query.dtype
     query, key, value, gradient = (_heads_first(x) for x in (query, key, value, gradient))
+    weights = lax.optimization_barrier(weights)  # copies a block once, not at each use
     by_value = jnp.einsum("nhqd,nhqk->nhdk", gradient, weights.astype(dtype))
     by_weights = lax.optimization_barrier(jnp.einsum("nhqd,nhkd->nhqk", gradient, value))
     total = (weights * by_weights).sum(-1, keepdims=True)
