@@ -1,6 +1,7 @@
 """The arithmetic of benchmarks/harness.py, and its processes."""
 
 import csv
+import subprocess
 import sys
 from pathlib import Path
 
@@ -93,3 +94,16 @@ def test_a_variable_names_the_folder_of_the_peers(tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").touch()
     assert harness.peers_python() == str(tmp_path / "bin" / "python")
+
+
+def test_touching_memory_leaves_the_peak_of_this_process(monkeypatch):
+    monkeypatch.setattr(harness, "MOST_TOUCHED", 2**28)
+    ran = []
+    run = subprocess.run
+    monkeypatch.setattr(
+        harness.subprocess, "run", lambda *a, **options: ran.append(run(*a, **options))
+    )
+    before = harness.host_memory()
+    harness.touch_memory.__wrapped__()
+    assert [done.returncode for done in ran] == [0]
+    assert harness.host_memory() < before + 2**27
