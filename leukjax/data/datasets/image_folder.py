@@ -52,13 +52,13 @@ class ImageFolder(FileDataset):
           subject: regular expression of the subject (the patient): all images of a subject are in
             one part of a split. Give this or `subject_csv`; with neither, each image is its own
             subject.
-          subject_csv: table with the columns path, subject; relative to the working directory or to
-            the root.
+          subject_csv: a table with the columns path (the id of an image) and subject. A relative
+            name is looked up in the working directory, then in the root.
           label: regular expression of the class, instead of the folder.
-          part: regular expression of the part of the published split. Names of parts are those of
-            `leukjax.data.parts.PART_NAMES`, those whose first word is one of them (train_set), and
-            those that begin with test. If both train and test occur, this is the official split.
-            The class is the first folder all the same, unless `label` is given.
+          part: regular expression of the part of the published split. A part begins with test, or
+            its first word is in `leukjax.data.parts.PART_NAMES` (train_set). If both train and test
+            occur, this is the official split. The class is still the first folder below the root,
+            unless `label` is given.
           part_from: "folder": the folders below the root are the parts, and classes the folders in
             them: ROOT/train/CLASS/IMAGE.
           source: regular expression of the source (hospital, scanner), for scores by subgroup.
@@ -70,15 +70,15 @@ class ImageFolder(FileDataset):
           UserError: a ValueError; its message starts with the name of the argument. Both `subject`
             and `subject_csv` are given, or both `part` and `part_from`; a regular expression is
             malformed or has no group; the root does not hold one folder per class (it may be a
-            level too high, and hold train, val and test, or folds); a class has no image; an image
-            has no subject, class or part; a part is unknown; a row of the table is missing,
-            repeated or unknown.
+            level too high, and hold train, val and test, or folds); there are fewer than two
+            classes, or one without an image; an image has no subject, class, part or source; a part
+            is unknown; a row of the table is missing, repeated or unknown.
         """
         root, subject_csv = os.fspath(root), os.fspath(subject_csv)
         if subject and subject_csv:
             raise UserError("subject_csv: give either this or subject, not both")
         files = Files(root)
-        images = [file for file in files.files if file.suffix != ".csv"]  # `Files` lists both
+        images = [file for file in files.files if file.suffix != ".csv"]  # it lists tables too
         if subject_csv:
             subject_csv = os.fspath(_csv_path(subject_csv, files.root))
         # Paths below the root, with a zip as a folder; `path` of a file is "zip!member".
@@ -88,14 +88,15 @@ class ImageFolder(FileDataset):
             labels = search("label", label, locations)
         else:
             levels.check_names(below, root)
-            # Folders below the root that hold no image; with `part_from` they are not classes.
+            # The folders directly below the root, empty ones too; with `part_from` they are parts.
             folders = set() if part_from else files.folders
             labels = _class_folders(locations, below, folders, root)
         classes = _classes(labels, root)
         subjects, origin = _subjects(locations, subject, subject_csv)
         warnings = []
         if not label:
-            # Equal paths in two parts share an entry, which this check of the layout allows.
+            # With `part_from`, equal paths below two parts share an entry. For this check of the
+            # layout it does not matter which subject they get.
             pairs = zip(below, locations, strict=True)
             subject_of_path = {path: subjects[location] for path, location in pairs}
             warnings = levels.check_sub_folders(below, subject_of_path, positive, root)
@@ -128,7 +129,7 @@ class ImageFolder(FileDataset):
             official_parts=official_parts(parts),
             attributes={"source": dict(zip(locations, sources, strict=True))} if source else {},
             bad_images=bad_images,
-            # A run records these, so that its config builds the same data set again.
+            # A run on a data set made in Python records these, to build it again.
             config_fields={
                 "data.root": str(files.root.absolute()),
                 "data.subject_pattern": subject,
@@ -189,7 +190,7 @@ def _parts(locations: list[str], expression: str, part_from: str) -> tuple[list[
 def _class_folders(
     locations: list[str], below: list[str], folders: set[str], root: str
 ) -> list[str]:
-    """Returns the class of each image, which is the first folder of its path; checks the layout."""
+    """Returns the class of each image, the first folder of `below`; checks the layout."""
     expected = f"expected {root}/{'' if below is locations else '<part>/'}<class>/…/<image>"
     pairs = zip(locations, below, strict=True)
     loose = [location for location, path in pairs if "/" not in path]
