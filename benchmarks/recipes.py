@@ -36,7 +36,9 @@ flags.DEFINE_integer("seeds", 3, "trainings of each recipe", lower_bound=1)
 flags.DEFINE_integer("image_size", 24, "pixels per side", lower_bound=16)
 flags.DEFINE_float("epochs", 4.0, "of each run")
 flags.DEFINE_string("folder", "runs/recipes", "folder of the runs")
-flags.DEFINE_string("output", "benchmarks/results/recipes.csv", "table to write")
+flags.DEFINE_string(
+    "output", "", "table to write; default benchmarks/results/recipes.csv, recipes_planted.csv"
+)
 
 LATE = "late"  # stands for the last quarter of the epochs
 RECIPES: dict[str, dict[str, object]] = {
@@ -65,7 +67,8 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     tables = {name: [_train(name, seed) for seed in range(FLAGS.seeds)] for name in RECIPES}
     rows = [_row(name, tables[name], tables["plain"]) for name in RECIPES]
-    output = Path(FLAGS.output)
+    name = "recipes_planted.csv" if FLAGS.planted else "recipes.csv"
+    output = Path(FLAGS.output or f"benchmarks/results/{name}")
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
