@@ -4,17 +4,7 @@ import subprocess
 import sys
 from typing import Any
 
-from harness import (
-    REPOSITORY,
-    Contender,
-    Results,
-    append,
-    measure,
-    peers_python,
-    rows,
-    spread,
-    touch_memory,
-)
+from harness import REPOSITORY, Contender, Results, append, measure, peers_python, rows, spread
 from harness import verdict as verdict_of
 
 OURS = "leukjax"
@@ -50,7 +40,6 @@ def compare(task: str, spec: dict[str, Any], peers: list[str], rounds: int, seco
       rounds: of each contender.
       seconds: length of a round, about.
     """
-    touch_memory()
     latency = task == "predict"
     options = {"task": task, "seconds": seconds, "wait_each": latency, **spec}
     results = measure(field(options, peers), rounds)

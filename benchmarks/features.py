@@ -57,7 +57,6 @@ def compare(model: str) -> None:
             )
             for name in FLAGS.peers
         ]
-    harness.touch_memory()
     results = harness.measure(contenders, FLAGS.rounds)
     for answers in results.values():
         for answer in answers:

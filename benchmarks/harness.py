@@ -180,8 +180,9 @@ def touch_memory() -> None:
     except (OSError, StopIteration):
         return  # not Linux
     size = min(free * 1024 * 4 // 5, MOST_TOUCHED)
-    # In a process of its own: contenders inherit the peak memory of this one.
-    subprocess.run([sys.executable, "-c", f"b'1' * {size}"], check=True)
+    # In a process of its own: contenders inherit the peak memory of this one. It may fail, for
+    # instance where a container has less memory than the machine.
+    subprocess.run([sys.executable, "-c", f"b'1' * {size}"], stderr=subprocess.DEVNULL)
 
 
 @contextlib.contextmanager
@@ -221,8 +222,16 @@ def interleave(field: list[Contender], rounds: int) -> Results:
     return results
 
 
-def measure(contenders: list[Contender], rounds: int) -> Results:
-    """Starts contenders, runs interleaved rounds, ends them."""
+def measure(contenders: list[Contender], rounds: int, touch: bool = True) -> Results:
+    """Starts contenders, runs interleaved rounds, ends them.
+
+    Args:
+      contenders: what is compared.
+      rounds: of each.
+      touch: call `touch_memory` before; a short run, or one on an accelerator, goes without.
+    """
+    if touch:
+        touch_memory()
     with running(contenders) as alive:
         return interleave(alive, rounds)
 

@@ -182,8 +182,8 @@ def test_a_trainer_in_python_trains_the_updates_alone(place, tmp_path):
 @pytest.mark.parametrize(
     ("name", "weights", "message"),
     [
-        ("vit", "", "lora_rank=2: random weights would be frozen; give weights=FILE"),
-        ("cnn", "base", "lora_rank=2: the model has no attn/qkv"),
+        ("vit", "", "^lora_rank=2: random weights would be frozen; give weights=FILE"),
+        ("cnn", "base", "^lora_rank=2: the model has no attn/qkv"),
     ],
 )
 def test_a_trainer_in_python_names_its_argument(place, name, weights, message):

@@ -78,7 +78,7 @@ class ImageFolder(FileDataset):
         if subject and subject_csv:
             raise UserError("subject_csv: give either this or subject, not both")
         files = Files(root)
-        images = [file for file in files.files if file.suffix != ".csv"]  # it lists tables too
+        images = [file for file in files.files if file.suffix != ".csv"]  # `Files` has tables too
         if subject_csv:
             subject_csv = os.fspath(_csv_path(subject_csv, files.root))
         # Paths below the root, with a zip as a folder; `path` of a file is "zip!member".
